@@ -1,0 +1,50 @@
+"""The block GRU of DreamerV3 (Hafner et al. 2023, appendix B): the recurrent core of the RSSM."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from dynamics.base import Core, Memory, clear_rows
+from worldmodels.nets import BlockLinear, Hidden, RMSNorm, init_
+
+
+class GRU(Core):
+    """A gated recurrent core whose recurrent weights are block-diagonal, so that a wide memory stays cheap.
+
+    Blocks exchange information through a dense projection of the whole memory, which every block reads beside its own
+    part. The memory is kept in fp32 under autocast, or small updates would be lost.
+    """
+
+    def __init__(self, in_dim: int, deter: int, hidden: int, blocks: int = 8) -> None:
+        super().__init__()
+        self.out_dim = deter
+        self.blocks = blocks
+        self.mix = Hidden(deter, hidden)
+        self.own = BlockLinear(deter, deter, blocks)
+        self.shared = init_(nn.Linear(hidden + in_dim, deter, bias=False))
+        self.norm = RMSNorm(deter)
+        self.gates = BlockLinear(deter, 3 * deter, blocks)
+
+    def initial(self, n: int) -> Memory:
+        """Zeros."""
+        return {"deter": self.norm.weight.new_zeros(n, self.out_dim)}
+
+    def output(self, memory: Memory) -> Float[Tensor, "N D"]:
+        """The memory is the output."""
+        return memory["deter"]
+
+    def step(
+        self, x: Float[Tensor, "N X"], reset: Bool[Tensor, " N"], memory: Memory
+    ) -> tuple[Float[Tensor, "N D"], Memory]:
+        """One gated update; the update gate starts mostly closed (its logit is shifted by -1)."""
+        deter = clear_rows(memory, reset, self.initial(len(x)))["deter"]
+        # A block reads its own part of the memory and all that is shared; the latter is one dense map for all blocks.
+        inner = self.own(deter) + self.shared(torch.cat([self.mix(deter), x], dim=-1))
+        gates = self.gates(F.silu(self.norm(inner))).float().unflatten(-1, (self.blocks, 3, -1))
+        reset_gate, candidate, update = (gate.flatten(1) for gate in gates.unbind(2))
+        candidate = torch.tanh(torch.sigmoid(reset_gate) * candidate)
+        deter = torch.lerp(deter, candidate, torch.sigmoid(update - 1))
+        return deter, {"deter": deter}

@@ -1,0 +1,105 @@
+"""What a stochastic latent can be made of: categorical groups, Gaussians, or simplices without noise."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Generator, Tensor
+
+from worldmodels.distributions import categorical_kl, mix_uniform, mode_one_hot, sample_one_hot
+
+
+class LatentSpace(ABC):
+    """Turns the raw outputs of a network into a distribution over ``dim`` numbers.
+
+    A distribution is one tensor of parameters with the leading axes of the raw outputs, so that it can be stacked over
+    time and stored in a :class:`~dynamics.base.Rollout`.
+    """
+
+    dim: int
+    """Numbers in one latent."""
+    raw_dim: int
+    """Network outputs it takes to describe one."""
+
+    @abstractmethod
+    def params(self, raw: Float[Tensor, "... R"]) -> Tensor:
+        """Parameters of the distribution, fp32."""
+
+    @abstractmethod
+    def draw(self, params: Tensor, sample: bool, generator: Generator | None = None) -> Float[Tensor, "... Z"]:
+        """A sample (or the mode) through which gradients flow."""
+
+    @abstractmethod
+    def kl(self, p: Tensor, q: Tensor) -> Float[Tensor, "..."]:
+        """KL(p || q) in nats, summed over the whole latent."""
+
+    @abstractmethod
+    def entropy(self, params: Tensor) -> Float[Tensor, "..."]:
+        """Entropy in nats, summed over the whole latent."""
+
+
+class Categorical(LatentSpace):
+    """``groups`` one-hot variables of ``classes``, straight-through (DreamerV2), with a uniform share (DreamerV3)."""
+
+    def __init__(self, groups: int = 32, classes: int = 32, unimix: float = 0.01) -> None:
+        self.groups, self.classes, self.unimix = groups, classes, unimix
+        self.dim = self.raw_dim = groups * classes
+
+    def params(self, raw: Float[Tensor, "... R"]) -> Float[Tensor, "... S C"]:
+        """Log-probabilities."""
+        return mix_uniform(raw.unflatten(-1, (self.groups, self.classes)), self.unimix)
+
+    def draw(self, params: Tensor, sample: bool, generator: Generator | None = None) -> Float[Tensor, "... Z"]:
+        """One-hot groups, flattened."""
+        return (sample_one_hot(params, generator) if sample else mode_one_hot(params)).flatten(-2)
+
+    def kl(self, p: Tensor, q: Tensor) -> Float[Tensor, "..."]:
+        """Summed over groups."""
+        return categorical_kl(p, q).sum(-1)
+
+    def entropy(self, params: Tensor) -> Float[Tensor, "..."]:
+        """Summed over groups."""
+        return -(params.exp() * params).sum((-1, -2))
+
+
+class SimNorm(Categorical):
+    """Groups of softmax probabilities without noise (TD-MPC2, eq. 4), compared as if each were a categorical."""
+
+    def __init__(self, groups: int = 32, classes: int = 8) -> None:
+        super().__init__(groups, classes, unimix=0.0)
+
+    def draw(self, params: Tensor, sample: bool, generator: Generator | None = None) -> Float[Tensor, "... Z"]:
+        """The probabilities themselves."""
+        return params.exp().flatten(-2)
+
+
+class Gaussian(LatentSpace):
+    """Independent normals with a floor under the standard deviation (PlaNet: 0.1)."""
+
+    def __init__(self, dim: int = 32, min_std: float = 0.1) -> None:
+        self.dim, self.raw_dim, self.min_std = dim, 2 * dim, min_std
+
+    def params(self, raw: Float[Tensor, "... R"]) -> Float[Tensor, "... Z 2"]:
+        """Mean and standard deviation on the last axis."""
+        mean, std = raw.float().chunk(2, dim=-1)
+        return torch.stack([mean, F.softplus(std) + self.min_std], dim=-1)
+
+    def draw(self, params: Tensor, sample: bool, generator: Generator | None = None) -> Float[Tensor, "... Z"]:
+        """Reparameterised."""
+        mean, std = params.unbind(-1)
+        if not sample:
+            return mean
+        return mean + std * torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
+
+    def kl(self, p: Tensor, q: Tensor) -> Float[Tensor, "..."]:
+        """Closed form, summed over dimensions."""
+        (mean_p, std_p), (mean_q, std_q) = p.unbind(-1), q.unbind(-1)
+        ratio = (std_p / std_q).square()
+        return 0.5 * (ratio + ((mean_p - mean_q) / std_q).square() - 1 - ratio.log()).sum(-1)
+
+    def entropy(self, params: Tensor) -> Float[Tensor, "..."]:
+        """Closed form, summed over dimensions."""
+        return (params[..., 1].log() + 0.5 * torch.log(torch.tensor(2 * torch.pi * torch.e))).sum(-1)

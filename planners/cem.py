@@ -1,0 +1,86 @@
+"""The cross-entropy method, with the improvements of iCEM as options."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from dynamics.base import Memory
+from planners.proposals import Proposal
+from planners.returns import Value
+from planners.sampling import Found, SamplingPlanner, require
+
+
+class CEM(SamplingPlanner):
+    """Refits a distribution to the best action sequences, each counting alike, and executes the best one found.
+
+    ``noise_beta``, ``keep_elites``, ``decay`` and ``add_mean`` are iCEM's: Pinneri et al., "Sample-efficient
+    Cross-Entropy Method for Real-time Planning", 2020; 0, 0, 1 and false give the plain method. ``keep_elites`` in
+    [0, 1] is the share of elites that take part again in the next iteration and, moved up by the steps executed, in
+    the first iteration of the next plan (with ``warm_start``). ``decay`` >= 1 divides the number of candidates at
+    each iteration, down to twice ``num_elites``. ``add_mean`` lets the mean take part in the last iteration. Kept
+    elites and the mean replace drawn candidates, so that their number stays what it says. Exploring, the fitted
+    distribution is sampled. ``options`` are those of :class:`planners.sampling.Search`.
+    """
+
+    def __init__(
+        self,
+        action_dim: int,
+        discrete: bool,
+        keep_elites: float = 0.3,
+        decay: float = 1.25,
+        add_mean: bool = True,
+        terminal_value: Value | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(action_dim, discrete, options, terminal_value)
+        search = self.search
+        require(0 <= keep_elites <= 1, f"keep_elites={keep_elites} must lie in [0, 1].")
+        require(decay >= 1, f"decay={decay} must be at least 1.")
+        self.kept = round(keep_elites * search.num_elites)
+        require(
+            self.kept + add_mean < search.num_samples,
+            f"num_samples={search.num_samples} leaves no new candidates beside {self.kept} kept elites.",
+        )
+        self.decay = decay
+        self.add_mean = add_mean
+
+    def initial(self, n: int) -> Memory:
+        """No plan and no elites yet."""
+        memory = super().initial(n)
+        return memory | {"elites": memory["plan"][:, None].repeat(1, self.kept, 1, 1)}
+
+    def remember(self, found: Found) -> Memory:
+        """Keep the best elites for the next plan."""
+        return {"elites": found.elites[:, : self.kept]}
+
+    def propose(self, i: int, proposal: Proposal, noise: Tensor, found: Found | None, memory: Memory) -> Tensor:
+        """Draw fewer candidates at each iteration; kept elites come first, the mean last."""
+        search = self.search
+        least = min(search.num_samples, 2 * search.num_elites)
+        count = max(int(search.num_samples * self.decay**-i), least)
+        candidates = super().propose(i, proposal, noise[:, :count], found, memory)
+        if self.kept > 0 and found is not None:
+            candidates[:, : self.kept] = found.elites[:, : self.kept]
+        elif self.kept > 0 and search.warm_start:
+            candidates[:, : self.kept] = self._earlier(candidates[:, : self.kept], memory)
+        if self.add_mean and i == search.iterations - 1:
+            candidates[:, -1] = self.family.mode(proposal.mean)
+        return candidates
+
+    def _earlier(self, drawn: Tensor, memory: Memory) -> Tensor:
+        """Elites of the last plan, whose unknown end is taken from ``drawn``; only ``drawn`` where there was none."""
+        rest = self.search.plan_horizon - self.search.replan_every
+        elites = torch.cat([memory["elites"][:, :, :rest], drawn[:, :, rest:]], dim=2)
+        return torch.where((memory["age"] > 0)[:, None, None, None], elites, drawn)
+
+    def weigh(self, values: Float[Tensor, "N E"]) -> Float[Tensor, "N E"]:
+        """Every elite counts alike."""
+        return torch.full_like(values, 1 / values.shape[1])
+
+    def choose(self, found: Found, explore: bool, noise: Float[Tensor, "N E"]) -> Float[Tensor, "N H A"]:
+        """Return the best candidate or, exploring, the mean."""
+        return found.proposal.mean if explore else found.elites[:, 0]

@@ -1,0 +1,52 @@
+"""Model predictive path integral control."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from planners.noise import exponential
+from planners.returns import Value
+from planners.sampling import Found, SamplingPlanner, require
+
+SPREAD_FLOOR = 1e-4
+"""Elites whose values differ by less count alike: normalising must not blow up rounding errors."""
+
+
+class MPPI(SamplingPlanner):
+    """Weighs the best action sequences by the exponential of their value and averages them.
+
+    Williams et al., "Information Theoretic MPC for Model-Based Reinforcement Learning", 2017, with elites and a
+    fitted deviation as in TD-MPC2 (Hansen et al., 2024). Unlike there, values are divided by their deviation among
+    the elites, so that ``temperature`` (> 0; towards 0 only the best counts) does not depend on the reward's scale.
+    Exploring, one elite is drawn by weight and noise of the fitted deviation added; otherwise the mean is executed.
+    ``options`` are those of :class:`planners.sampling.Search`.
+    """
+
+    def __init__(
+        self,
+        action_dim: int,
+        discrete: bool,
+        temperature: float = 1.0,
+        terminal_value: Value | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(action_dim, discrete, options, terminal_value)
+        require(temperature > 0, f"temperature={temperature} must be positive.")
+        self.temperature = temperature
+
+    def weigh(self, values: Float[Tensor, "N E"]) -> Float[Tensor, "N E"]:
+        """Softmax of the normalised values."""
+        advantage = values - values[:, :1]
+        scale = advantage.std(dim=1, keepdim=True, unbiased=False).clamp_min(SPREAD_FLOOR)
+        return torch.softmax(advantage / (scale * self.temperature), dim=1)
+
+    def choose(self, found: Found, explore: bool, noise: Float[Tensor, "N E"]) -> Float[Tensor, "N H A"]:
+        """Return the mean plan or, exploring, one elite drawn by weight."""
+        if not explore:
+            return self.family.mode(found.proposal.mean)
+        index = (found.weights / exponential(noise)).argmax(dim=1)
+        return found.elites[torch.arange(len(index), device=index.device), index]

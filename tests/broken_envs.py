@@ -1,0 +1,91 @@
+"""Environments that do what environments must not do, for the tests of what is said then."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+
+from worldmodels.envs.toy import Counter
+
+
+class Broken(Counter):
+    """A counter that, from its third step on, fails in the way ``how`` says; only environment ``who`` does."""
+
+    def __init__(self, how: str, who: int = 1, seed: int = 0, index: int = 0) -> None:
+        super().__init__(lengths=[20], action_dim=1, seed=seed, index=index)
+        self._how = how if index == who else ""
+
+    def step(self, action):
+        observation, reward, terminated, truncated, info = super().step(action)
+        if self._step < 3:
+            return observation, reward, terminated, truncated, info
+        if self._how == "raise":
+            raise ValueError("the gripper is gone")
+        if self._how == "exit":
+            os._exit(7)
+        if self._how == "hang":
+            time.sleep(600)
+        if self._how == "nan observation":
+            observation = {"state": np.full_like(observation["state"], np.nan)}
+        if self._how == "nan reward":
+            reward = float("nan")
+        if self._how == "shape":
+            observation = {"state": observation["state"][:-1]}
+        return observation, reward, terminated, truncated, info
+
+
+class Unbuildable(Counter):
+    """Fails while it is built."""
+
+    def __init__(self, seed: int = 0) -> None:
+        raise RuntimeError("no such asset")
+
+
+class HangsInBuilding(Counter):
+    """Never comes into being."""
+
+    def __init__(self, seed: int = 0) -> None:
+        time.sleep(600)
+
+
+class Forgetful(Counter):
+    """Its snapshot leaves the step out."""
+
+    def snapshot(self):
+        return {**super().snapshot(), "step": 0}
+
+
+class Unseeded(Counter):
+    """Draws from a generator that no seed controls."""
+
+    def reset(self, **kwargs):
+        observation, info = super().reset(**kwargs)
+        observation["state"][0] = float(np.random.default_rng().standard_normal())
+        return observation, info
+
+
+class Canvas(Counter):
+    """Has a frame to draw: blank, or never done."""
+
+    def __init__(self, how: str, seed: int = 0) -> None:
+        super().__init__(obs="pixels", seed=seed)
+        self._how = how
+
+    def render(self):
+        if self._how == "hang":
+            time.sleep(600)
+        return np.zeros((16, 16, 3), np.uint8)
+
+    def renderer(self) -> str:
+        return "llvmpipe (test)"
+
+
+class Stubborn(Counter):
+    """Writes its process id to a file, and takes its time over every step."""
+
+    def __init__(self, path: str, seed: int = 0, index: int = 0) -> None:
+        super().__init__(seed=seed, index=index)
+        Path(path, str(index)).write_text(str(os.getpid()))

@@ -1,0 +1,391 @@
+"""dm_control and Gymnasium environments against the libraries themselves, exact snapshots, and what mistakes say."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+import pytest
+from dm_control import suite
+from gymnasium import spaces
+from omegaconf import OmegaConf
+
+from worldmodels.envs import base, make
+from worldmodels.envs.check import check, main
+from worldmodels.envs.dmc import DMC, MODEL_FIELDS
+from worldmodels.envs.gym import GymEnv
+from worldmodels.errors import UserError
+
+TASKS = ["_".join(pair) for pair in suite.ALL_TASKS]
+DRAWN = ["cheetah_run", "quadruped_escape", "lqr_lqr_6_2", "swimmer_swimmer6"]
+CONFIGS = Path(__file__).parents[1] / "configs" / "env"
+
+
+def tape(env: gymnasium.Env, steps: int, seed: int = 0) -> np.ndarray:
+    shape = (steps, *env.action_space.shape)
+    return np.random.default_rng(seed).uniform(-1, 1, shape).astype(np.float32)
+
+
+def flat(observation: dict) -> np.ndarray:
+    return np.concatenate([np.ravel(value) for value in observation.values()]).astype(np.float32)
+
+
+# --- dm_control ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_an_action_tape_gives_what_bare_dm_control_gives(task):
+    env = DMC(task, obs="state", action_repeat=2, seed=7)
+    domain, name = dict(zip(TASKS, suite.ALL_TASKS, strict=True))[task]
+    bare = suite.load(domain, name, task_kwargs={"random": 7})
+    spec = bare.action_spec()
+    low, high = np.maximum(spec.minimum, -1e3), np.minimum(spec.maximum, 1e3)
+    low, high = np.where(low == -1e3, -1, low), np.where(high == 1e3, 1, high)
+    for _ in range(2):  # the second reset draws from the generator the first one left behind
+        np.testing.assert_array_equal(env.reset()[0]["state"], flat(bare.reset().observation))
+        for action in tape(env, 5):
+            steps = [bare.step(low + (action.astype(np.float64) + 1) * 0.5 * (high - low)) for _ in range(2)]
+            observation, reward, terminated, truncated, info = env.step(action)
+            assert reward == pytest.approx(steps[0].reward + steps[1].reward, abs=1e-12)
+            np.testing.assert_allclose(observation["state"], flat(steps[1].observation), rtol=1e-6, atol=1e-7)
+            assert (terminated, truncated, info["frames"]) == (False, False, 2)
+
+
+def roll(env: DMC, actions: np.ndarray, reset_at: int) -> list:
+    rows = []
+    for t, action in enumerate(actions):
+        if t == reset_at:
+            rows.append([env.reset()[0]["state"].tobytes()])
+        else:
+            observation, reward, terminated, truncated, _ = env.step(action)
+            rows.append([observation["state"].tobytes(), reward, terminated, truncated])
+    return rows
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("before", [0, 7])
+def test_snapshots_are_exact_over_a_reset_and_in_another_instance(task, before):
+    env = DMC(task, obs="state", action_repeat=1, seed=1)
+    env.reset()
+    for action in tape(env, before, seed=2):
+        env.step(action)
+    snapshot = env.snapshot()
+    here = env._state.copy()
+    actions = tape(env, 20, seed=3)
+    expected = roll(env, actions, reset_at=6)
+    other = DMC(task, obs="state", action_repeat=1, seed=99)
+    other.reset()
+    for target in (env, other):
+        np.testing.assert_array_equal(target.restore(snapshot)["state"], here)
+        assert roll(target, actions, reset_at=6) == expected
+
+
+def test_snapshots_cover_every_part_of_the_model_that_tasks_change():
+    for domain, name in suite.ALL_TASKS:
+        one, two = (suite.load(domain, name, task_kwargs={"random": seed}) for seed in (1, 2))
+        built = suite.load(domain, name, task_kwargs={"random": 1})
+        for env in (one, two):
+            env.reset()
+            env.reset()
+        models = [env.physics.model.ptr for env in (one, two, built)]
+        fields = [name for name in dir(models[0]) if isinstance(getattr(models[0], name), np.ndarray)]
+        for field in fields:
+            first, *rest = (getattr(model, field) for model in models)
+            if not all(np.array_equal(first, other, equal_nan=True) for other in rest):
+                assert field in MODEL_FIELDS, f"{domain}_{name} changes {field}"
+
+
+@pytest.mark.parametrize("task", DRAWN)
+def test_frames_are_those_of_dm_control_also_after_restoring(task):
+    env = DMC(task, obs="both", size=32, seed=3)
+    first = env.reset()[0]
+    domain, name = dict(zip(TASKS, suite.ALL_TASKS, strict=True))[task]
+    bare = suite.load(domain, name, task_kwargs={"random": 3})
+    bare.reset()
+    frame = bare.physics.render(32, 32, camera_id=2 if domain == "quadruped" else 0)
+    np.testing.assert_array_equal(first["pixels"], frame.transpose(2, 0, 1))
+    assert first["pixels"].dtype == np.uint8
+    assert first["pixels"].std() > 5
+    for action in tape(env, 3):
+        expected = env.step(action)[0]["pixels"]
+    snapshot = env.snapshot()
+    env.reset()
+    np.testing.assert_array_equal(env.restore(snapshot)["pixels"], expected)
+
+
+def test_action_repeat_sums_rewards_and_stops_at_the_episodes_end():
+    one, three = (DMC("cheetah_run", obs="state", action_repeat=repeat, seed=5) for repeat in (1, 3))
+    one.reset()
+    three.reset()
+    action, frames, truncated = np.full(6, 0.4, np.float32), 0, False
+    while not truncated:
+        observation, reward, terminated, truncated, info = three.step(action)
+        assert not terminated
+        singles = [one.step(action) for _ in range(info["frames"])]
+        assert reward == pytest.approx(sum(row[1] for row in singles), abs=1e-12)
+        np.testing.assert_array_equal(observation["state"], singles[-1][0]["state"])
+        assert singles[-1][3] == truncated
+        frames += info["frames"]
+    assert (frames, info["frames"]) == (1000, 1)
+    with pytest.raises(UserError, match="reset"):
+        three.step(action)
+
+
+def test_lqr_terminates_when_it_has_converged_and_is_truncated_otherwise():
+    env = DMC("lqr_lqr_2_1", obs="state", action_repeat=4)
+    env.reset()
+    ends = [env.step(np.ones(1))[2:4] for _ in range(250)]
+    assert ends == [(False, False)] * 249 + [(False, True)]
+    env.reset()
+    env._physics.data.qpos[:], env._physics.data.qvel[:] = 0, 0
+    _, _, terminated, truncated, info = env.step(np.zeros(1))
+    assert (terminated, truncated, info["frames"]) == (True, False, 1)
+
+
+def test_fast_rendering_differs_and_full_is_the_default():
+    frames = {}
+    for quality in ("full", "fast", None):
+        render = None if quality is None else {"quality": quality}
+        frames[quality] = DMC("cheetah_run", size=64, render=render).reset()[0]["pixels"]
+    assert np.array_equal(frames[None], frames["full"])
+    assert not np.array_equal(frames["fast"], frames["full"])
+
+
+def test_state_observations_never_touch_opengl():
+    code = (
+        "import sys\n"
+        "from worldmodels.envs.stream import enter_worker\n"
+        "from worldmodels.envs.dmc import DMC\n"
+        "enter_worker({'obs': 'state'})\n"
+        "env = DMC('cheetah_run', obs='state')\n"
+        "env.reset(); env.step(env.action_space.sample())\n"
+        "assert not [m for m in sys.modules if m.startswith(('OpenGL', 'glfw'))]"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_nan_and_divergence_are_errors_that_name_the_task(monkeypatch):
+    env = DMC("cheetah_run", obs="state")
+    env.reset()
+    with pytest.raises(UserError, match="cheetah_run was given the action"):
+        env.step(np.full(6, np.nan))
+    monkeypatch.setattr(env._env.task, "get_reward", lambda physics: np.nan)
+    with pytest.raises(UserError, match="cheetah_run returned a reward of nan"):
+        env.step(np.zeros(6))
+    monkeypatch.undo()
+    env.reset()
+    env._physics.data.qvel[:] = 1e12
+    with pytest.raises(UserError, match="cheetah_run: the simulation diverged"):
+        env.step(np.zeros(6))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"task": "cheeta_run"}, "Did you mean 'cheetah_run'"),
+        ({"task": "walker"}, "is not a dm_control task"),
+        ({"camera": "sid"}, r"cameras 0 \(side\), 1 \(back\). Did you mean 'side'"),
+        ({"camera": 2}, r"cameras 0 \(side\), 1 \(back\)"),
+        ({"size": 50}, "multiple of 16"),
+        ({"obs": "pixel"}, "Did you mean 'pixels'"),
+        ({"action_repeat": 0}, "action_repeat=0"),
+        ({"render": {"quality": "fasst"}}, "Did you mean 'fast'"),
+        ({"render": {"shadow": False}}, "only 'quality'"),
+    ],
+)
+def test_mistakes_are_one_sentence(options, said):
+    with pytest.raises(UserError, match=said) as caught:
+        DMC(**{"task": "cheetah_run", **options})
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["dmc", "gym"])
+def test_the_shipped_configuration_has_every_option_of_its_class(name):
+    config = OmegaConf.to_container(OmegaConf.load(CONFIGS / f"{name}.yaml"))
+    env = make({**config, "obs": "state"}, seed=0)
+    assert "state" in env.reset()[0]
+
+
+# --- Gymnasium -----------------------------------------------------------------------------------------------------
+
+
+class Painter(gymnasium.Env):
+    """An image environment whose every pixel and end is known; ``repeats=False`` makes it forget its seed."""
+
+    def __init__(self, channels: int = 3, repeats: bool = True, nan: bool = False) -> None:
+        shape = (40, 60) if channels == 0 else (40, 60, channels)
+        self.observation_space = spaces.Box(0, 255, shape, np.uint8)
+        self.action_space = spaces.Discrete(3, start=5)
+        self._repeats, self._nan, self.given = repeats, nan, []
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self._random = np.random.default_rng(seed if self._repeats else None)
+        return self._paint(), {}
+
+    def step(self, action):
+        self.given.append(action)
+        return self._paint(), float("nan") if self._nan else 1.0, action == 7, False, {}
+
+    def _paint(self):
+        return np.full(self.observation_space.shape, self._random.integers(256), np.uint8)
+
+
+class Wide(gymnasium.Env):
+    """A vector environment with a lopsided box, or one without bounds."""
+
+    observation_space = spaces.Box(-np.inf, np.inf, (2,), np.float64)
+
+    def __init__(self, high: float = 6.0) -> None:
+        self.action_space = spaces.Box(np.array([-2.0, 1.0], np.float32), np.array([2.0, high], np.float32))
+
+    def reset(self, *, seed=None, options=None):
+        return np.zeros(2), {}
+
+    def step(self, action):
+        return action.astype(np.float64), 0.0, False, False, {}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def registered():
+    gymnasium.register("Painter-v0", entry_point=Painter, max_episode_steps=7)
+    gymnasium.register("Wide-v0", entry_point=Wide)
+    yield
+    del gymnasium.registry["Painter-v0"], gymnasium.registry["Wide-v0"]
+
+
+@pytest.mark.parametrize("channels", [0, 1, 3])
+def test_images_become_square_colour_images(channels):
+    env = GymEnv("Painter-v0", size=32, kwargs={"channels": channels})
+    image = env.reset()[0]["pixels"]
+    assert (image.shape, image.dtype) == ((3, 32, 32), np.uint8)
+    assert (image == image[0, 0, 0]).all()
+    assert env.observation_space.contains({"pixels": image})
+
+
+def test_shrinking_averages_areas():
+    env = GymEnv("Painter-v0", size=16)
+    checkers = np.indices((32, 32)).sum(0) % 2 * 255
+    np.testing.assert_allclose(env._resize(checkers.astype(np.uint8)), 128, atol=1)
+    stripes = np.zeros((16, 16, 3), np.uint8)
+    stripes[3, :, 2] = 9
+    resized = env._resize(stripes)
+    assert resized[2, 3].tolist() == [9] * 16
+    assert resized.sum() == 9 * 16
+
+
+def test_discrete_actions_start_at_zero_and_repeat_until_the_end():
+    env = GymEnv("Painter-v0", size=16, action_repeat=3)
+    env.reset()
+    assert env.action_space == spaces.Discrete(3)
+    assert env.step(0)[1:] == (3.0, False, False, {"frames": 3})
+    assert env.step(1)[1:] == (3.0, False, False, {"frames": 3})
+    assert env.step(1)[1:] == (1.0, False, True, {"frames": 1})
+    assert env._env.unwrapped.given == [5, 5, 5, 6, 6, 6, 6]
+    env.reset()
+    assert env.step(2)[1:] == (1.0, True, False, {"frames": 1})
+
+
+def test_box_actions_are_mapped_to_the_environments_box_and_clamped():
+    env = GymEnv("Wide-v0", obs="state")
+    env.reset()
+    assert env.step(np.array([-1, -1]))[0]["state"].tolist() == [-2, 1]
+    assert env.step(np.array([0.5, 0]))[0]["state"].tolist() == [1, 3.5]
+    assert env.step(np.array([9, 9]))[0]["state"].tolist() == [2, 6]
+    assert env.observation_space["state"].dtype == np.float32
+
+
+def test_each_episode_has_its_own_seed_and_runs_repeat():
+    def images(seed: int) -> list[int]:
+        env = GymEnv("Painter-v0", size=16, seed=seed)
+        return [int(env.reset()[0]["pixels"][0, 0, 0]) for _ in range(6)]
+
+    assert images(1) == images(1)
+    assert images(1) != images(2)
+    assert len(set(images(1))) > 1
+
+
+@pytest.mark.parametrize(
+    "config",
+    [{"id": "Painter-v0", "size": 16}, {"id": "CartPole-v1", "obs": "state"}, {"id": "Hopper-v5", "obs": "both"}],
+)
+def test_gymnasium_snapshots_are_exact(config):
+    one, two = GymEnv(**config, seed=1), GymEnv(**config, seed=2)
+    discrete = isinstance(one.action_space, spaces.Discrete)
+    actions = [0, 1, 0, 1, 1, 0] if discrete else list(tape(one, 6))
+    one.reset()
+    one.reset()
+    for action in actions[:3]:
+        here = one.step(action)[0]
+    snapshot = one.snapshot()
+    expected = [one.step(action) for action in actions[3:]] + [one.reset()]
+    for env in (one, two):
+        restored = env.restore(snapshot)
+        again = [env.step(action) for action in actions[3:]] + [env.reset()]
+        for key in here:
+            np.testing.assert_array_equal(restored[key], here[key])
+            for row, other in zip(expected, again, strict=True):
+                np.testing.assert_array_equal(row[0][key], other[0][key])
+        assert [row[1:] for row in expected] == [row[1:] for row in again]
+
+
+def test_an_environment_that_does_not_repeat_itself_is_refused():
+    env = GymEnv("Painter-v0", size=16, kwargs={"repeats": False})
+    env.reset()
+    for _ in range(4):
+        env.step(0)
+    with pytest.raises(UserError, match="Painter-v0 does not repeat itself"):
+        env.restore(env.snapshot())
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"id": "CartPol-v1"}, "Did you mean"),
+        ({"id": "CartPole-v1", "kwargs": {"sped": 1}}, "cannot be made"),
+        ({"id": "FrozenLake-v1", "obs": "state"}, "only images and vectors"),
+        ({"id": "Painter-v0", "obs": "state"}, "use env.obs=pixels"),
+        ({"id": "Painter-v0", "kwargs": {"channels": 5}}, "observes images of shape"),
+        ({"id": "Wide-v0", "obs": "state", "kwargs": {"high": float("inf")}}, "without bounds"),
+        ({"id": "Painter-v0", "size": 50}, "multiple of 16"),
+    ],
+)
+def test_gymnasium_mistakes_are_one_sentence(options, said):
+    with pytest.raises(UserError, match=said) as caught:
+        GymEnv(**options)
+    assert "\n" not in str(caught.value)
+
+
+def test_nan_from_gymnasium_is_refused():
+    env = GymEnv("Painter-v0", size=16, kwargs={"nan": True})
+    env.reset()
+    with pytest.raises(UserError, match="Painter-v0 returned a reward of nan"):
+        env.step(0)
+
+
+# --- one's own -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("target", "failing"),
+    [("Forgetful", "snapshot and restore"), ("Unseeded", "same seed, same episodes")],
+)
+def test_the_checker_finds_what_is_wrong(target, failing):
+    report = dict(check({"_target_": f"broken_envs.{target}"}, steps=30))
+    assert report[failing] != "ok"
+    assert report["observations and rewards"] == "ok"
+
+
+def test_the_checker_reports_on_the_command_line(capsys):
+    assert main(["_target_=worldmodels.envs.toy.Chain", "length=4"]) == 0
+    assert capsys.readouterr().out.count("ok  ") == 5
+    assert main(["_target_=worldmodels.envs.toy.Chain", "lenght=4"]) == 1
+    assert "Did you mean 'length'" in capsys.readouterr().err
+
+
+def test_seeds_of_neighbours_differ():
+    seeds = {base.derive_seed(seed, index) for seed in range(20) for index in range(20)}
+    assert len(seeds) == 400

@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+import torch
+from planner_cases import both_spaces, build, flags, none, searching, seeded, world
+from true_models import Chain, LinearGaussian
+
+from planners.proposals import Proposal
+from planners.returns import discounted_return
+
+
+@searching
+@both_spaces
+@pytest.mark.parametrize("replan_every", [1, 2])
+def test_warm_start_moves_up_by_the_steps_executed(name, discrete, replan_every):
+    model, state = world(discrete)
+    planner = build(
+        name,
+        model,
+        replan_every=replan_every,
+        num_samples=2048,
+        keep_elites=0.0,
+        min_std=1e-3,
+        max_std=1e-3,
+        iterations=1,
+        add_mean=False,
+        noise_beta=0.0,
+    )
+    _, memory = planner.act(model, state, planner.initial(5), none(5), False, seeded())
+    length = planner.search.plan_horizon
+    ramp = torch.linspace(-0.9, 0.9, length)[None, :, None].expand(5, -1, model.action_dim)
+    if discrete:
+        ramp = torch.nn.functional.one_hot(torch.arange(length) % 3, 3).float().expand(5, -1, -1)
+    memory["mean"] = ramp.clone()
+    model.asked.clear()
+    for step in range(1, replan_every + 1):
+        reset = flags(0, step == replan_every, 0, 0, 0)
+        _, memory = planner.act(model, state, memory, reset, False, seeded())
+    tried = model.asked[0].reshape(5, 2048, length, model.action_dim).mean(dim=1)
+    blank = torch.full_like(ramp[0, :replan_every], 1 / 3 if discrete else 0.0)
+    expected = torch.cat([ramp[0, replan_every:], blank])
+    if discrete:
+        expected = 0.5 * expected + 0.5 / 3
+    torch.testing.assert_close(tried[0], expected, atol=0.06 if discrete else 1e-3, rtol=0)
+    clear = torch.full_like(expected, 1 / 3 if discrete else 0.0)
+    torch.testing.assert_close(tried[1], clear, atol=0.06 if discrete else 1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("fraction", [0.5, 1.0])
+def test_cem_tries_its_best_again_moved_up_but_not_after_a_reset(fraction):
+    model, state = world(False)
+    planner = build("cem", model, keep_elites=fraction, num_elites=4, num_samples=32)
+    kept = int(4 * fraction)
+    _, memory = planner.act(model, state, planner.initial(5), none(5), False, seeded())
+    last = model.asked[-1].reshape(5, -1, 12, 2)
+    values = discounted_return(model_imagine(model, state, last), 0.99).reshape(5, -1)
+    best = values.topk(kept, dim=1).indices
+    model.asked.clear()
+    planner.act(model, state, memory, flags(0, 1, 0, 0, 0), False, seeded())
+    first = model.asked[0].reshape(5, 32, 12, 2)
+    for n in (0, 2, 3, 4):
+        torch.testing.assert_close(first[n, :kept, :-1], last[n, best[n], 1:])
+    assert not torch.allclose(first[1, :kept, :-1], last[1, best[1], 1:], atol=0.05)
+
+
+def model_imagine(model, state, candidates):
+    with torch.no_grad():
+        forked = state.map(lambda x: x.repeat_interleave(candidates.shape[1], dim=0))
+        return model.imagine(forked, candidates.flatten(0, 1), candidates.shape[2])
+
+
+@searching
+def test_equal_values_and_long_searches_leave_a_floor_under_the_noise(name):
+    model = LinearGaussian()
+    planner = build(name, model, iterations=25, keep_elites=0.0, add_mean=False, min_std=0.1)
+    _, memory = planner.act(model, model.start(4), planner.initial(4), none(4), True, seeded())
+    last = model.asked[-1].reshape(4, -1, 12, 2)
+    assert last.std(dim=1).min() > 0.07
+    chain = Chain()
+    planner = build(name, chain, iterations=25, keep_elites=0.0, add_mean=False, min_prob=0.05)
+    planner.act(chain, chain.at(0, 2, 3, 5), planner.initial(4), none(4), True, seeded())
+    last = chain.asked[-1].reshape(4, -1, 12, 3)
+    assert last.mean(dim=(0, 1)).min() > 0.02
+
+    class Flat(LinearGaussian):
+        def step(self, feat, action):
+            return feat, torch.zeros(len(feat)), torch.ones(len(feat))
+
+    flat = Flat()
+    action, memory = build(name, flat).act(flat, flat.start(4), build(name, flat).initial(4), none(4), True, seeded())
+    assert action.isfinite().all()
+    assert memory["mean"].abs().mean() < 0.3
+
+
+@searching
+@pytest.mark.parametrize("explore", [False, True])
+def test_nothing_outside_the_box_is_tried_or_done(name, explore):
+    model = LinearGaussian(cost=0.0)
+    planner = build(name, model, max_std=2.0)
+    memory = planner.initial(5)
+    for _ in range(3):
+        action, memory = planner.act(model, model.start(5, scale=50.0), memory, none(5), explore, seeded())
+        assert action.abs().max() <= 1
+        assert memory["plan"].abs().max() <= 1
+    assert max(tried.abs().max() for tried in model.asked) == 1
+
+
+@searching
+@both_spaces
+def test_the_rest_of_a_plan_is_executed_and_flushed_on_reset(name, discrete):
+    model, state = world(discrete)
+    planner, generator = build(name, model, replan_every=3), seeded()
+    first, memory = planner.act(model, state, planner.initial(5), none(5), False, generator)
+    assert torch.equal(first, memory["actions"][:, 0])
+    rest = memory["actions"].clone()
+    model.asked.clear()
+    second, memory = planner.act(model, state, memory, none(5), False, generator)
+    assert model.asked == []
+    assert torch.equal(second, rest[:, 1])
+    same = seeded()
+    same.set_state(generator.get_state())
+    third, memory = planner.act(model, state, memory, flags(0, 1, 0, 0, 0), False, generator)
+    assert len(model.asked[0]) == planner.search.num_samples
+    fresh, _ = planner.act(model, state.map(lambda x: x[1:2]), planner.initial(1), none(1), False, same)
+    torch.testing.assert_close(third[1], fresh[0])
+    others = flags(1, 0, 1, 1, 1)
+    assert torch.equal(third[others], rest[others, 2])
+    model.asked.clear()
+    _, memory = planner.act(model, state, memory, none(5), False, generator)
+    assert len(model.asked[0]) == planner.search.num_samples * 4
+    assert memory["age"].tolist() == [1, 2, 1, 1, 1]
+
+
+@searching
+@both_spaces
+def test_one_call_of_the_model_an_iteration_and_one_fork_a_plan(name, discrete):
+    model, state = world(discrete)
+    planner = build(name, model, decay=1.0)
+    planner.act(model, state, planner.initial(5), none(5), False, seeded())
+    assert [len(tried) for tried in model.asked] == [5 * planner.search.num_samples] * planner.search.iterations
+    assert model.forks == [planner.search.num_samples]
+
+
+def test_cem_tries_fewer_each_time_its_best_again_and_its_mean_last():
+    model, state = world(False)
+    config = {"num_samples": 64, "num_elites": 10, "keep_elites": 0.3, "decay": 2.0, "iterations": 4, "momentum": 0.0}
+    planner = build("cem", model, add_mean=True, **config)
+    planner.act(model, state, planner.initial(5), none(5), False, seeded())
+    tried = [x.reshape(5, -1, 12, 2) for x in model.asked]
+    assert [x.shape[1] for x in tried] == [64, 32, 20, 20]
+    assert tried[0][:, :, :-1].abs().sum(dim=(2, 3)).min() > 0
+
+    def best(candidates, count):
+        values = discounted_return(model_imagine(model, state, candidates), 0.99).reshape(5, -1)
+        return torch.stack([candidates[n, values[n].topk(count).indices] for n in range(5)])
+
+    for earlier, later in pairwise(tried):
+        torch.testing.assert_close(later[:, :3], best(earlier, 3))
+    torch.testing.assert_close(tried[3][:, -1], best(tried[2], 10).mean(dim=1))
+
+
+def test_mppi_explores_around_one_elite_drawn_by_weight():
+    model, state = world(False)
+    planner = build("mppi", model, iterations=1)
+    planner.family.fit = lambda elites, weights: Proposal(elites.mean(dim=1), torch.zeros_like(elites[:, 0]))
+    _, memory = planner.act(model, state, planner.initial(5), none(5), True, seeded())
+    tried = model.asked[-1].reshape(5, -1, 12, 2)
+    distance = (tried - memory["actions"][:, None]).abs().sum(dim=(2, 3)).min(dim=1).values
+    assert distance.max() < 1e-4
+    assert (memory["actions"] - memory["mean"]).abs().mean() > 0.1
+
+
+@searching
+def test_executing_the_mean_is_not_exploring(name):
+    model, state = world(False)
+    planner = build(name, model, min_std=0.3)
+    calm, memory = planner.act(model, state, planner.initial(5), none(5), False, seeded())
+    wild, other = planner.act(model, state, planner.initial(5), none(5), True, seeded())
+    assert torch.equal(memory["mean"], other["mean"])
+    assert (calm - wild).abs().mean() > 0.05
+    if name == "mppi":
+        assert torch.equal(calm, memory["plan"][:, 0])

@@ -1,0 +1,186 @@
+from __future__ import annotations
+
+import inspect
+
+import pytest
+import torch
+from hydra.utils import get_class
+from planner_cases import CONFIGS, PLANNERS, both_spaces, build, every, flags, none, options, searching, seeded, world
+
+from dynamics.base import State
+from planners.noise import colour
+from worldmodels.errors import UserError
+
+
+def test_every_config_has_a_row():
+    assert {path.stem for path in CONFIGS.glob("*.yaml")} == set(PLANNERS)
+
+
+@every
+@both_spaces
+@pytest.mark.parametrize("explore", [False, True])
+def test_actions_fit_the_space_and_nothing_is_touched(name, discrete, explore):
+    model, state = world(discrete)
+    planner = build(name, model)
+    memory = planner.initial(5)
+    for _ in range(3):
+        given = {key: value.clone() for key, value in memory.items()}
+        stream = torch.get_rng_state()
+        action, after = planner.act(model, state, memory, none(5), explore, seeded())
+        assert torch.equal(stream, torch.get_rng_state())
+        assert memory.keys() == after.keys() == given.keys()
+        assert all(torch.equal(memory[key], given[key]) for key in given)
+        assert {key: (v.shape, v.dtype) for key, v in memory.items()} == {
+            key: (v.shape, v.dtype) for key, v in after.items()
+        }
+        assert action.shape == (5, model.action_dim)
+        assert action.dtype == torch.float32
+        assert action.abs().max() <= 1
+        if discrete:
+            assert torch.equal(action.sum(1), torch.ones(5))
+            assert set(action.unique().tolist()) == {0.0, 1.0}
+        memory = after
+
+
+@every
+@both_spaces
+def test_same_seed_same_plan_other_seed_other_plan(name, discrete):
+    model, state = world(discrete)
+    planner = build(name, model)
+
+    def run(seed):
+        generator, memory, actions = seeded(seed), planner.initial(5), []
+        for _ in range(6):
+            action, memory = planner.act(model, state, memory, none(5), True, generator)
+            actions.append(action)
+        return torch.stack(actions)
+
+    assert torch.equal(run(1), run(1))
+    assert not torch.equal(run(1), run(2))
+
+
+@every
+@both_spaces
+@pytest.mark.parametrize("replan_every", [1, 3])
+@pytest.mark.parametrize("explore", [False, True])
+def test_planning_together_equals_planning_one_by_one(name, discrete, replan_every, explore):
+    model, state = world(discrete)
+    planner = build(name, model, replan_every=replan_every, noise_beta=1.0, beta=1.0, length=4)
+    resets = [none(5), flags(0, 0, 1, 0, 0), none(5), flags(1, 0, 0, 0, 1), none(5)]
+    together, generator, memory = [], seeded(), planner.initial(5)
+    for reset in resets:
+        action, memory = planner.act(model, state, memory, reset, explore, generator)
+        together.append(action)
+    generator, memories = seeded(), [planner.initial(1) for _ in range(5)]
+    for reset, expected in zip(resets, together, strict=True):
+        for n in range(5):
+            row = state.map(lambda x, n=n: x[n : n + 1])
+            action, memories[n] = planner.act(model, row, memories[n], reset[n : n + 1], explore, generator)
+            torch.testing.assert_close(action[0], expected[n], atol=1e-4, rtol=0)
+
+
+@every
+@both_spaces
+def test_evaluating_in_between_changes_no_training_action(name, discrete):
+    model, state = world(discrete)
+    planner = build(name, model)
+
+    def run(evaluate):
+        generator, memory, actions = seeded(), planner.initial(5), []
+        for _ in range(4):
+            action, memory = planner.act(model, state, memory, none(5), True, generator)
+            actions.append(action)
+            if evaluate:
+                planner.act(model, state.map(lambda x: x[:2]), planner.initial(2), none(2), False, seeded(9))
+        return torch.stack(actions)
+
+    assert torch.equal(run(False), run(True))
+
+
+@every
+@both_spaces
+def test_a_reset_row_plans_as_if_new_and_the_others_go_on(name, discrete):
+    model, state = world(discrete)
+    planner = build(name, model, noise_beta=1.0, beta=2.0)
+    _, memory = planner.act(model, state, planner.initial(5), none(5), True, seeded())
+    with_reset, _ = planner.act(model, state, memory, flags(0, 0, 1, 0, 0), True, seeded(1))
+    if name == "random":
+        without, _ = planner.act(model, state, memory, none(5), True, seeded(1))
+        fresh, _ = planner.act(model, state.map(lambda x: x[:1]), planner.initial(1), none(1), True, seeded(1))
+        assert torch.equal(with_reset[2], fresh[0])
+    else:
+        without, _ = planner.act(model, state, memory, none(5), True, seeded(1))
+        fresh, _ = planner.act(model, state, planner.initial(5), none(5), True, seeded(1))
+        torch.testing.assert_close(with_reset[2], fresh[2])
+    others = flags(1, 1, 0, 1, 1)
+    assert torch.equal(with_reset[others], without[others])
+
+
+@searching
+def test_mistaken_options_are_refused_in_one_sentence(name):
+    config = options(name)
+    planner = get_class(config.pop("_target_"))
+
+    def refused(match, discrete=False, **overrides):
+        with pytest.raises(UserError, match=match) as error:
+            planner(action_dim=3, discrete=discrete, **(config | overrides))
+        assert "\n" not in str(error.value)
+
+    refused("warm_start", replan_every=12)
+    refused("replan_every", replan_every=13, warm_start=False)
+    refused("num_elites", num_elites=257)
+    refused("iterations", iterations=0)
+    refused("min_std", min_std=0.0)
+    refused("min_prob", min_prob=0.4, discrete=True)
+    refused("Did you mean 'num_samples'", num_sample=3)
+    planner(action_dim=3, discrete=False, **(config | {"replan_every": 12, "warm_start": False}))
+
+
+@both_spaces
+@pytest.mark.parametrize("beta", [0.0, 1.0, 2.0])
+def test_random_actions_are_uniform_and_correlated_as_asked(discrete, beta):
+    model, state = world(discrete)
+    planner = build("random", model, beta=beta, length=25)
+    state = State(torch.zeros(400, 1), {})
+    memory, generator, actions = planner.initial(400), seeded(), []
+    for _ in range(60):
+        action, memory = planner.act(model, state, memory, none(400), True, generator)
+        actions.append(action)
+    actions = torch.stack(actions)
+    centred = actions - actions.mean()
+    within = [t for t in range(59) if t % 25 != 24]
+    persistence = (centred[within] * centred[[t + 1 for t in within]]).mean() / centred.square().mean()
+    across = (centred[24] * centred[25]).mean() / centred.square().mean()
+    assert abs(across) < 0.1
+    if beta == 0:
+        assert abs(persistence) < 0.02
+    else:
+        assert persistence > (0.25 if beta == 1 else 0.6)
+    if discrete:
+        torch.testing.assert_close(actions.mean(dim=(0, 1)), torch.full((3,), 1 / 3), atol=0.03, rtol=0)
+    else:
+        quantiles = actions.flatten().quantile(torch.tensor([0.1, 0.5, 0.9]))
+        torch.testing.assert_close(quantiles, torch.tensor([-0.8, 0.0, 0.8]), atol=0.06, rtol=0)
+
+
+@pytest.mark.parametrize("length", [1, 2, 7, 12])
+def test_coloured_noise_keeps_unit_variance_and_gains_the_spectrum(length):
+    white = torch.randn(20000, length, 2, generator=seeded())
+    assert torch.equal(colour(white, 0.0), white)
+    pink = colour(white, 1.0)
+    torch.testing.assert_close(pink.std(dim=0), torch.ones(length, 2), atol=0.03, rtol=0)
+    if length == 12:
+        power = torch.fft.rfft(pink, dim=1).abs().square().mean(dim=(0, 2))
+        torch.testing.assert_close(power[2] / power[4], torch.tensor(2.0), atol=0.1, rtol=0)
+        torch.testing.assert_close(power[1] / power[5], torch.tensor(5.0), atol=0.25, rtol=0)
+
+
+@every
+def test_planners_hold_no_state_between_decisions(name):
+    model, state = world(False)
+    planner = build(name, model)
+    before = {key: value for key, value in vars(planner).items() if not key.startswith("_")}
+    planner.act(model, state, planner.initial(5), none(5), True, seeded())
+    assert {key: value for key, value in vars(planner).items() if not key.startswith("_")} == before
+    assert planner.state_dict() == {}
+    assert inspect.signature(planner.act).parameters["generator"].default is None

@@ -1,0 +1,155 @@
+"""Replay: alignment, uniform windows in a wrapped ring, and what precedes a window."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from replay_stream import (
+    ENVS,
+    EPISODE,
+    SPEC,
+    STEPS,
+    assert_unbroken,
+    assert_uniform,
+    counter,
+    draw,
+    fill,
+    make,
+    valid_starts,
+)
+
+from worldmodels.data.replay import Replay, context_rows, split_context
+from worldmodels.errors import UserError
+
+
+@pytest.mark.parametrize("rows", [STEPS - 3, 3 * STEPS + 17])
+def test_actions_and_rewards_belong_to_the_row_they_led_to(tmp_path, rows):
+    batch = draw(fill(make(tmp_path), rows), length=6)
+    first = batch["is_first"]
+    episode, step, action, reward = batch["state"].unbind(-1)
+    assert torch.equal(batch["action"][..., 0], action)
+    assert torch.equal(batch["reward"], reward)
+    assert (batch["action"][first] == 0).all()
+    assert (batch["reward"][first] == 0).all()
+    # Chosen at the row before, the episode's first row included: its action is the easily lost one.
+    inside = ~first[:, 1:]
+    chosen = 1.0 + batch["env"] + 10.0 * batch["tick"]
+    assert torch.equal(action[:, 1:][inside], chosen[:, :-1][inside])
+    assert (step[:, 1:][inside] == step[:, :-1][inside] + 1).all()
+    assert (episode.diff(dim=1) == first[:, 1:]).all()
+    assert (batch["action"][step == 1] != 0).all()
+    assert torch.equal(first[:, 1:], batch["is_last"][:, :-1])
+    assert torch.equal(batch["is_terminal"], batch["is_last"] & (episode % 2 == 0))
+
+
+def test_a_sample_holds_the_stored_keys_as_they_are(tmp_path):
+    batch = fill(make(tmp_path), STEPS).sample(4, 7)
+    assert {key: (value.shape[2:], value.dtype) for key, value in batch.items()} == SPEC
+    assert all(value.shape[:2] == (4, 7) and value.is_contiguous() for value in batch.values())
+    seen = (batch["tick"] + 31 * batch["env"]) % 256
+    assert torch.equal(batch["pixels"], seen.to(torch.uint8)[..., None, None, None].expand(4, 7, 3, 4, 4))
+
+
+def test_changing_a_batch_changes_nothing_stored(tmp_path):
+    replay = fill(make(tmp_path), STEPS)
+    state = replay.state_dict()
+    before = replay.sample(8, 5)
+    kept = {key: value.clone() for key, value in before.items()}
+    split_context(before, 2)
+    assert all(torch.equal(before[key], kept[key]) for key in kept)
+    for value in before.values():
+        value.zero_()
+    replay.load_state_dict(state)
+    after = replay.sample(8, 5)
+    assert all(torch.equal(after[key], kept[key]) for key in kept)
+
+
+@pytest.mark.parametrize("cross_resets", [True, False])
+@pytest.mark.parametrize("rows", [STEPS // 2, STEPS, STEPS + 1, 3 * STEPS + 17])
+def test_starts_are_uniform_over_the_valid_ones(tmp_path, rows, cross_resets):
+    replay = fill(make(tmp_path, cross_resets=cross_resets), rows)
+    batch = draw(replay, length=4)
+    assert_unbroken(batch)
+    assert_uniform(batch, valid_starts(range(max(0, rows - STEPS), rows), 4, cross_resets))
+    assert batch["is_first"][:, 1:].any() == cross_resets
+    assert len(replay) == min(rows, STEPS) * ENVS
+
+
+def test_sampling_follows_every_new_row(tmp_path):
+    replay, stream = make(tmp_path, cross_resets=False), counter()
+    for rows in range(1, 2 * STEPS):
+        replay.extend(next(stream))
+        if replay.can_sample(5):
+            batch = replay.sample(16, 5)
+            assert_unbroken(batch)
+            assert rows - STEPS <= batch["tick"].min()
+            assert batch["tick"].max() < rows
+
+
+def test_no_valid_start_is_a_clear_error(tmp_path):
+    replay = make(tmp_path)
+    assert not replay.can_sample(1)
+    with pytest.raises(UserError, match=r"no window of 6 steps.*has 0"):
+        replay.sample(2, 6)
+    fill(replay, 5)
+    assert replay.can_sample(5)
+    assert not replay.can_sample(6)
+    with pytest.raises(UserError, match="longest stretch has 5"):
+        replay.sample(2, 6)
+    within = fill(make(tmp_path / "within", cross_resets=False), 3 * STEPS)
+    assert within.can_sample(max(EPISODE))
+    assert (within.sample(9, max(EPISODE))["env"] == 2).all()
+    with pytest.raises(UserError, match=r"longest episode .* has 11"):
+        within.sample(2, max(EPISODE) + 1)
+
+
+def test_capacity_is_rounded_up_to_whole_steps(tmp_path):
+    replay = fill(make(tmp_path, capacity=3 * 10 + 1), 30)
+    assert len(replay) == 33
+
+
+def test_rows_that_do_not_fit_are_refused(tmp_path):
+    row = next(counter())
+    with pytest.raises(ValueError, match="reward must be"):
+        make(tmp_path).extend(row | {"reward": row["reward"].double()})
+
+
+def test_planned_bytes_are_the_files_bytes_and_really_reserved(tmp_path):
+    replay = make(tmp_path, capacity=3000)
+    files = {path.stem: path.stat() for path in replay.directory.glob("*.memmap") if path.stem != "ledger"}
+    assert sum(stat.st_size for stat in files.values()) == Replay.planned_bytes(SPEC, ENVS, 3000)
+    assert all(stat.st_blocks * 512 >= stat.st_size for stat in files.values())
+    assert replay.describe() == "replay: 3,000 rows of 3 environments, 0.00 GiB at most (pixels 40 %)"
+
+
+# Contexts ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("context", "burn_in", "rows"), [("none", 0, 0), ("burn_in", 3, 3), ("latent", 9, 1)])
+def test_a_windows_first_step_is_a_reset_only_without_context(tmp_path, context, burn_in, rows):
+    prefix = context_rows(context, burn_in)
+    assert prefix == rows
+    batch = fill(make(tmp_path), STEPS).sample(50, prefix + 6)
+    front, window = split_context(batch, prefix)
+    assert window["reset"].shape == (50, 6)
+    assert torch.equal(window["is_first"], batch["is_first"][:, prefix:])
+    assert not window["is_first"][:, 0].all()
+    assert torch.equal(window["reset"][:, 1:], window["is_first"][:, 1:])
+    if prefix:
+        assert torch.equal(window["reset"][:, 0], window["is_first"][:, 0])
+        assert front["reset"][:, 0].all()
+        assert torch.equal(front["reset"][:, 1:], front["is_first"][:, 1:])
+        assert torch.equal(front["tick"][:, -1] + 1, window["tick"][:, 0])
+        # The row in front holds the memory of the very step before the window.
+        memory = (front["tick"] + front["env"]).float()[..., None].expand(50, prefix, 6)
+        assert torch.equal(front["memory.stoch"], memory)
+    else:
+        assert front is None
+        assert window["reset"][:, 0].all()
+
+
+def test_contexts_that_do_not_exist():
+    with pytest.raises(UserError, match="Did you mean 'burn_in'"):
+        context_rows("burnin", 3)
+    with pytest.raises(UserError, match="at least 1"):
+        context_rows("burn_in", 0)

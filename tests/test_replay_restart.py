@@ -1,0 +1,209 @@
+"""Replay after restarts, kills and trouble with disks."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import logging
+import os
+
+import pytest
+import torch
+from replay_stream import ENVS, SPEC, STEPS, assert_unbroken, assert_uniform, draw, fill, make, valid_starts
+
+from worldmodels.data.replay import Replay
+from worldmodels.data.storage import Ledger
+from worldmodels.errors import UserError
+
+# Restarts: a second object on the same folder is what a killed process leaves -----------------------------------------
+
+
+def restart(replay: Replay, state: dict, tmp_path, **change) -> Replay:
+    torch.save(state, tmp_path / "state.pt")
+    again = make(tmp_path, **change)
+    again.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    return again
+
+
+@pytest.mark.parametrize("cross_resets", [True, False])
+def test_after_a_kill_everything_goes_on_bit_for_bit(tmp_path, cross_resets):
+    replay = fill(make(tmp_path, cross_resets=cross_resets, seed=4), 15)
+    replay.sample(8, 4)
+    state = replay.state_dict()
+    fill(replay, 20, start=15)
+    expected = [replay.sample(8, 4) for _ in range(3)]
+    # The lost rows were other ones (another policy, say), so that any left behind would show.
+    again = restart(replay, state, tmp_path, cross_resets=cross_resets)
+    fill(again, 20, start=900)
+    again = restart(again, state, tmp_path, cross_resets=cross_resets)
+    assert len(again) == 15 * ENVS
+    fill(again, 20, start=15)
+    for batch in expected:
+        actual = again.sample(8, 4)
+        assert all(torch.equal(actual[key], batch[key]) for key in SPEC)
+
+
+@pytest.mark.parametrize("saved", [STEPS - 10, 3 * STEPS + 7])
+def test_rows_overwritten_since_the_checkpoint_are_dropped_and_that_is_said(tmp_path, saved, caplog):
+    replay = fill(make(tmp_path), saved)
+    state = replay.state_dict()
+    newer = 17
+    fill(replay, newer, start=saved)
+    with caplog.at_level(logging.INFO):
+        again = restart(replay, state, tmp_path)
+    oldest = saved + newer - STEPS
+    assert_uniform(draw(again, 4), valid_starts(range(oldest, saved), 4, True))
+    lost = oldest - max(0, saved - STEPS)
+    assert f"{newer * ENVS} rows newer than the checkpoint are dropped" in caplog.text
+    assert f"{lost * ENVS} of the checkpoint's {min(saved, STEPS) * ENVS} rows" in caplog.text
+    # What is recorded from here on joins on without a seam, and the dropped rows never come back.
+    for rows in range(1, 3 * STEPS):
+        fill(again, 1, start=saved + rows - 1)
+        batch = again.sample(32, 4)
+        assert_unbroken(batch)
+        assert batch["tick"].min() >= oldest
+    assert len(again) == STEPS * ENVS
+
+
+def test_when_everything_was_overwritten_recording_starts_afresh(tmp_path):
+    replay = fill(make(tmp_path), 10)
+    state = replay.state_dict()
+    fill(replay, 5 * STEPS, start=10)
+    again = restart(replay, state, tmp_path)
+    assert len(again) == 0
+    fill(again, 6, start=10)
+    assert len(again) == 6 * ENVS
+    assert_uniform(draw(again, 4), valid_starts(range(10, 16), 4, True))
+
+
+def test_a_row_cut_off_by_a_kill_is_not_sampled(tmp_path):
+    replay = fill(make(tmp_path), 2 * STEPS)
+    replay._ledger.begin()  # killed while the bytes of row 2 * STEPS replace those of row STEPS
+    again = make(tmp_path)
+    assert_uniform(draw(again, 4), valid_starts(range(STEPS + 1, 2 * STEPS), 4, True))
+
+
+def test_a_recorded_folder_opens_by_itself(tmp_path):
+    fill(make(tmp_path), 2 * STEPS + 3)
+    again = Replay.open(tmp_path / "replay", cross_resets=False)
+    assert_uniform(draw(again, 3), valid_starts(range(STEPS + 3, 2 * STEPS + 3), 3, False))
+
+
+def test_the_capacity_on_disk_stays(tmp_path, caplog):
+    fill(make(tmp_path), 30)
+    again = make(tmp_path, capacity=9000)
+    assert again.layout.steps == STEPS
+    assert "keeps the 120 rows" in caplog.text
+
+
+# Disks ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rows", [30, STEPS + 12])
+def test_of_a_truncated_file_the_whole_rows_are_used_and_that_is_said(tmp_path, rows, caplog):
+    replay = fill(make(tmp_path), rows)
+    state, size = replay.state_dict(), ENVS * 3 * 4 * 4
+    del replay
+    pixels = tmp_path / "replay" / "pixels.memmap"
+    os.truncate(pixels, 20 * size + size // 2)
+    again = make(tmp_path)
+    before = min(rows, STEPS)
+    left = [tick for tick in range(rows - before, rows) if tick % STEPS < 20]
+    assert f"the {len(left) * ENVS} whole rows that are left of {before * ENVS} are used" in caplog.text
+    # The checkpoint counts the lost rows, and so does a second restart, when the file has its full size again.
+    for _ in range(2):
+        again = restart(again, state, tmp_path)
+        assert len(again) == len(left) * ENVS
+        batch = draw(again, 2)
+        assert_unbroken(batch)
+        assert set(batch["tick"].flatten().tolist()) == set(left)
+    fill(again, 6, start=rows)
+    batch = draw(again, 2)
+    assert_unbroken(batch)
+    kept = {tick for tick in left if tick >= rows + 6 - STEPS} | set(range(rows, rows + 6))
+    assert set(batch["tick"].flatten().tolist()) == kept
+    assert len(fill(again, 2 * STEPS, start=rows + 6)) == STEPS * ENVS
+
+
+def test_folders_that_are_not_this_replay(tmp_path):
+    (tmp_path / "replay").mkdir()
+    (tmp_path / "replay" / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="not empty and not a replay"):
+        make(tmp_path)
+    with pytest.raises(UserError, match="not the layout of a replay"):
+        Replay.open(tmp_path / "replay")
+    good = fill(make(tmp_path / "a"), 3)
+    with pytest.raises(UserError, match=r"other columns.*different: reward"):
+        make(tmp_path / "a", spec=SPEC | {"reward": ((2,), torch.float32)})
+    with pytest.raises(UserError, match="3 environments"):
+        make(tmp_path / "a", num_envs=2)
+    with pytest.raises(UserError, match="not of one run"):
+        make(tmp_path / "b").load_state_dict(good.state_dict())
+    (good.directory / "reward.memmap").unlink()
+    with pytest.raises(UserError, match=r"reward.memmap is missing"):
+        make(tmp_path / "a")
+    (good.directory / "reward.memmap").write_bytes(bytes(10**6))
+    with pytest.raises(UserError, match="does not belong"):
+        make(tmp_path / "a")
+    (good.directory / "replay.json").write_text('{"spec": {"x": [[], "no such dtype"]}}')
+    with pytest.raises(UserError, match="not the layout of a replay"):
+        make(tmp_path / "a")
+
+
+def test_a_folder_half_made_by_a_kill_is_made_again(tmp_path):
+    half = tmp_path / "replay.new"
+    half.mkdir()
+    (half / "pixels.memmap").write_bytes(b"half")
+    assert len(fill(make(tmp_path), 4)) == 4 * ENVS
+    assert not half.exists()
+
+
+def test_more_than_the_limit_is_refused_with_what_to_change(tmp_path):
+    with pytest.raises(UserError, match=r"needs 1\.\d\d GiB for 12,000,000 rows.*`frames`.*capacity.*size.*limit_gib"):
+        make(tmp_path, capacity=12_000_000)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_refused_before_anything_is_recorded(tmp_path, monkeypatch):
+    def full(descriptor, offset, size):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "posix_fallocate", full)
+        with pytest.raises(UserError, match=r"needs .* GiB.*No space left on device.*`data.capacity`"):
+            make(tmp_path)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(UserError, match="GiB left"):
+        make(tmp_path, capacity=10**15, limit_gib=1e12)
+    assert not list(tmp_path.iterdir())
+
+
+# The ledger against a plain model of a ring --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_ledger_agrees_with_a_list_of_cells(seed):
+    generator = torch.Generator().manual_seed(seed)
+    steps = 7
+    values = torch.zeros(5, dtype=torch.int64)
+    ledger, cells, saved = Ledger(values, steps), [None] * steps, 0
+    for time in range(400):
+        event = int(torch.randint(30, (), generator=generator))
+        if time == 100 + 2 * seed:  # killed, and a file was truncated
+            ledger = Ledger(values, steps)
+            ledger.lose(3)
+            cells[3:] = [None] * (steps - 3)
+        if event == 0:  # killed and restarted from the checkpoint
+            ledger = Ledger(values, steps)
+            ledger.rewind(saved)
+            cells = [cell if cell is not None and cell < saved else None for cell in cells]
+        elif event == 1:
+            saved = ledger.count
+        else:
+            ledger.begin()
+            cells[ledger.count % steps] = ledger.count
+            ledger.commit()
+        runs = ledger.runs()
+        valid = [row for first, end in runs for row in range(first, end)]
+        assert valid == sorted(cell for cell in cells if cell is not None)
+        assert all(end < first for (_, end), (first, _) in itertools.pairwise(runs))

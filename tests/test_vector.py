@@ -1,0 +1,242 @@
+"""Streams of rows from worker processes: alignment, staggered resets, seeds, snapshots, and workers that fail."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from worldmodels.envs import make
+from worldmodels.envs.vector import VectorEnv
+from worldmodels.errors import UserError
+
+COUNTER = {
+    "_target_": "worldmodels.envs.toy.Counter",
+    "lengths": [3, 5, 2],
+    "ends": ["truncate", "terminate", "both", "truncate"],
+    "action_dim": 2,
+    "obs": "both",
+}
+NOISY = {"_target_": "worldmodels.envs.toy.LinearGaussian", "noise": 0.2, "limit": 4}
+
+
+def tape(steps: int, n: int, a: int, seed: int = 0) -> torch.Tensor:
+    return torch.rand(steps, n, a, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+def single(config: dict, seed: int, index: int, actions: torch.Tensor) -> list[dict]:
+    """The reference: one environment in this process, its resets done by hand."""
+    env = make(config, seed, index)
+    observation, _ = env.reset()
+    blank = np.zeros(actions.shape[1], np.float32)
+    rows = [(observation, blank, 0.0, True, False, False, 0)]
+    for action in actions.numpy():
+        if rows[-1][4]:
+            rows.append((env.reset()[0], blank, 0.0, True, False, False, 0))
+        else:
+            observation, reward, terminated, truncated, info = env.step(action)
+            rows.append((observation, action, reward, False, terminated or truncated, terminated, info["frames"]))
+    keys = ("action", "reward", "is_first", "is_last", "is_terminal", "frames")
+    return [{**row[0], **dict(zip(keys, row[1:], strict=True))} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def counters():
+    with VectorEnv(COUNTER, 3, seed=1) as envs:
+        yield envs
+
+
+def test_rows_of_staggered_episodes_equal_those_of_single_environments(counters):
+    actions = tape(17, 3, 2)
+    with VectorEnv(COUNTER, 3, seed=1) as envs:
+        rows = [envs.reset(), *(envs.step(action) for action in actions)]
+        assert envs.observation_spec == {"pixels": ((3, 16, 16), torch.uint8), "state": ((6,), torch.float32)}
+    for index in range(3):
+        for t, expected in enumerate(single(COUNTER, 1, index, actions[:, index])):
+            for key, value in expected.items():
+                np.testing.assert_array_equal(rows[t][key][index].numpy(), np.float32(value), err_msg=f"{key} {t}")
+    ends = torch.stack([row["is_last"] for row in rows])
+    assert (ends.any(1) & ~ends.all(1)).any(), "the fixture must stagger its episodes"
+
+
+def test_every_row_tells_the_action_and_reward_that_led_there(counters):
+    row = counters.reset()
+    previous_last = torch.zeros(3, dtype=torch.bool)
+    for action in tape(20, 3, 2, seed=1):
+        assert torch.equal(row["state"][:, 4:], row["action"])
+        assert torch.equal(row["state"][:, 3], row["reward"])
+        first = row["is_first"]
+        assert torch.equal(row["state"][:, 2] == 0, first)
+        assert not row["action"][first].any()
+        assert not row["reward"][first].any()
+        assert torch.equal(row["frames"], (~first).long())
+        assert not (row["is_terminal"] & ~row["is_last"]).any()
+        previous_last = row["is_last"]
+        row = counters.step(action)
+        assert torch.equal(row["is_first"], previous_last)
+
+
+def test_rows_do_not_change_once_given(counters):
+    first = counters.reset()
+    kept = {key: value.clone() for key, value in first.items()}
+    counters.step(torch.ones(3, 2))
+    assert all(torch.equal(first[key], kept[key]) for key in kept)
+
+
+def test_actions_are_clamped_and_refused_when_wrong(counters):
+    counters.reset()
+    assert torch.equal(counters.step(torch.full((3, 2), 9.0))["action"], torch.ones(3, 2))
+    with pytest.raises(UserError, match=r"shape \(3, 2\)"):
+        counters.step(torch.zeros(2, 2))
+    with pytest.raises(UserError, match="not finite"):
+        counters.step(torch.full((3, 2), torch.nan))
+
+
+def test_discrete_actions_are_one_hot():
+    with VectorEnv({"_target_": "worldmodels.envs.toy.Chain", "length": 3}, 2, seed=0) as envs:
+        assert envs.discrete
+        assert envs.action_dim == 2
+        envs.reset()
+        row = envs.step(torch.tensor([[0.1, 0.9], [0.8, 0.2]]))
+        assert row["action"].tolist() == [[0, 1], [1, 0]]
+        assert row["state"].argmax(-1).tolist() == [1, 0]
+        row = envs.step(torch.eye(2)[[1, 1]])
+        assert row["is_terminal"].tolist() == [True, False]
+
+
+def test_seeds_differ_between_environments_and_repeat_between_runs():
+    def states(seed: int) -> torch.Tensor:
+        with VectorEnv(NOISY, 2, seed) as envs:
+            envs.reset()
+            return torch.stack([envs.step(torch.zeros(2, 1))["state"] for _ in range(3)], 1)
+
+    one, again, other = states(5), states(5), states(6)
+    assert torch.equal(one, again)
+    assert not torch.equal(one[0], one[1])
+    assert not torch.equal(one, other)
+
+
+@pytest.mark.parametrize("steps", [2, 4])
+def test_snapshots_continue_elsewhere_and_keep_a_pending_reset(steps):
+    actions = tape(12, 2, 1)
+    with VectorEnv(NOISY, 2, seed=0) as envs:
+        envs.reset()
+        last = [envs.step(action) for action in actions[:steps]][-1]
+        assert last["is_last"].all() == (steps == 4)
+        file = io.BytesIO()
+        torch.save(envs.snapshot(), file)
+        expected = [envs.step(action) for action in actions[steps:]]
+    file.seek(0)
+    with VectorEnv(NOISY, 2, seed=9) as envs:
+        envs.restore(torch.load(file, weights_only=True))
+        rows = [envs.step(action) for action in actions[steps:]]
+    for row, other in zip(rows, expected, strict=True):
+        assert all(torch.equal(row[key], other[key]) for key in row)
+
+
+def broken(how: str) -> dict:
+    return {"_target_": "broken_envs.Broken", "how": how}
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ("raise", r"worker 1 \(Broken, pid \d+\) failed: ValueError: the gripper is gone \(broken_envs.py, line \d+\)"),
+        ("nan observation", r"worker 1 \(Broken, pid \d+\) failed: .*nan in its observation 'state'"),
+        ("nan reward", r"worker 1 \(Broken, pid \d+\) failed: .*reward of nan"),
+        ("shape", r"worker 1 \(Broken, pid \d+\) failed: observation 'state' is float32 \(4,\)"),
+        ("exit", r"worker 1 \(Broken, pid \d+\) died with exit code 7"),
+        ("hang", r"worker 1 \(Broken, pid \d+\) did not answer within 1 s"),
+    ],
+)
+def test_a_worker_that_fails_is_named(how, said):
+    with VectorEnv(broken(how), 3, seed=0, timeout=1.0) as envs:
+        envs.reset()
+        rows = [envs.step(torch.zeros(3, 1)) for _ in range(2)]
+        with pytest.raises(UserError, match=said):
+            envs.step(torch.zeros(3, 1))
+        with pytest.raises(UserError, match=said):
+            envs.step(torch.zeros(3, 1))
+        assert all(torch.isfinite(row["state"]).all() for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("number", "said"), [(signal.SIGKILL, "died with exit code -9"), (signal.SIGSTOP, "did not answer within 1 s")]
+)
+def test_a_worker_killed_or_stopped_from_outside_is_named(number, said):
+    with VectorEnv(COUNTER, 2, seed=0, timeout=1.0) as envs:
+        envs.reset()
+        pids = envs.pids
+        os.kill(pids[1], number)
+        with pytest.raises(UserError, match=rf"worker 1 \(Counter, pid {pids[1]}\) {said}"):
+            envs.step(torch.zeros(2, 2))
+    assert not any(alive(pid) for pid in pids)
+
+
+def test_workers_ignore_ctrl_c(counters):
+    counters.reset()
+    for pid in counters.pids:
+        os.kill(pid, signal.SIGINT)
+    assert torch.isfinite(counters.step(torch.zeros(3, 2))["reward"]).all()
+
+
+def test_what_cannot_be_built_is_said_at_once():
+    for config, said in [
+        ({**COUNTER, "lenghts": [1]}, "no option 'lenghts'. Did you mean 'lengths'"),
+        ({"_target_": "worldmodels.envs.toy.Countr"}, "cannot be loaded"),
+        ({"_target_": "broken_envs.Unbuildable"}, "no such asset"),
+        ({"_target_": "worldmodels.envs.dmc.DMC", "task": "cheeta_run", "obs": "state"}, "Did you mean 'cheetah_run'"),
+    ]:
+        with pytest.raises(UserError, match=said):
+            VectorEnv(config, 1, seed=0)
+
+
+def test_an_environment_that_hangs_in_building_is_said(monkeypatch):
+    monkeypatch.setattr("worldmodels.envs.vector.START_SECONDS", 1.5)
+    with pytest.raises(UserError, match=r"HangsInBuilding could not be built within 1.5 s"):
+        VectorEnv({"_target_": "broken_envs.HangsInBuilding"}, 1, seed=0, timeout=1.0)
+
+
+def test_workers_die_with_a_parent_that_is_killed(tmp_path):
+    script = (
+        f"import sys, time\nsys.path[:0] = [{os.path.dirname(__file__)!r}]\n"
+        "from worldmodels.envs.vector import VectorEnv\n"
+        "if __name__ == '__main__':\n"
+        f"    envs = VectorEnv({{'_target_': 'broken_envs.Stubborn', 'path': {str(tmp_path)!r}}}, 2, 0)\n"
+        "    envs.reset()\n    print('ready', flush=True)\n    time.sleep(60)\n"
+    )
+    (tmp_path / "main.py").write_text(script)
+    parent = subprocess.Popen([sys.executable, str(tmp_path / "main.py")], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout.readline() == "ready\n"
+    pids = [int((tmp_path / str(index)).read_text()) for index in range(2)]
+    assert all(alive(pid) for pid in pids)
+    parent.kill()
+    parent.wait()
+    deadline = time.monotonic() + 10
+    while any(alive(pid) for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(alive(pid) for pid in pids)
+
+
+def test_workers_never_import_torch():
+    code = (
+        "import sys\n"
+        "import worldmodels.envs.stream, worldmodels.envs.dmc, worldmodels.envs.gym, worldmodels.envs.toy\n"
+        "assert 'torch' not in sys.modules and 'mujoco' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def alive(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False

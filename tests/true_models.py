@@ -1,0 +1,116 @@
+"""Worlds that are known exactly, with the interface of a world model, so that planners can be held to the truth."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import torch
+from torch import Tensor
+
+from dynamics.base import State
+from worldmodels.trajectory import Trajectory
+
+
+class TrueModel:
+    """Imagines by ``step(feat, action) -> feat, reward, cont`` and keeps what it was asked."""
+
+    feat_dim: int
+    action_dim: int
+    discrete: bool
+
+    def __init__(self) -> None:
+        self.dynamics = SimpleNamespace(fork=self._fork)
+        self.asked: list[Tensor] = []
+        self.forks: list[int] = []
+
+    def _fork(self, state: State, n: int) -> State:
+        self.forks.append(n)
+        return state.map(lambda x: x.repeat_interleave(n, dim=0))
+
+    def step(self, feat: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        raise NotImplementedError
+
+    def imagine(self, state: State, policy: Tensor, imag_horizon: int, generator=None) -> Trajectory:
+        assert policy.shape == (len(state.feat), imag_horizon, self.action_dim)
+        assert not torch.is_grad_enabled()
+        self.asked.append(policy)
+        feats, rewards, conts = [state.feat], [], []
+        for t in range(imag_horizon):
+            feat, reward, cont = self.step(feats[-1], policy[:, t])
+            feats.append(feat)
+            rewards.append(reward)
+            conts.append(cont)
+        return Trajectory(torch.stack(feats, 1), policy, torch.stack(rewards, 1), torch.stack(conts, 1))
+
+
+class LinearGaussian(TrueModel):
+    """x' = A x + B u with reward -|x'|^2 - cost |u|^2: the mean of a linear-Gaussian world with a known best plan."""
+
+    feat_dim, action_dim, discrete = 3, 2, False
+
+    def __init__(self, cost: float = 0.1) -> None:
+        super().__init__()
+        self.a = torch.tensor([[1.0, 0.3, 0.0], [0.0, 0.9, 0.2], [0.0, 0.0, 0.8]])
+        self.b = torch.tensor([[0.0, 0.2], [0.4, 0.0], [0.0, 0.5]])
+        self.cost = cost
+
+    def start(self, n: int, scale: float = 0.5) -> State:
+        generator = torch.Generator().manual_seed(7)
+        feat = torch.randn(n, self.feat_dim, generator=generator) * scale
+        return State(feat, {"x": feat.clone()})
+
+    def step(self, feat: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        feat = feat @ self.a.T + action @ self.b.T
+        reward = -feat.square().sum(1) - self.cost * action.square().sum(1)
+        return feat, reward, torch.ones_like(reward)
+
+    def best_plan(self, feat: Tensor, length: int, gamma: float) -> Tensor:
+        """The best plan [N, length, A] without the box, by least squares in float64."""
+        a, b, x = self.a.double(), self.b.double(), feat.double()
+        rows, targets = [], []
+        power = [torch.linalg.matrix_power(a, k) for k in range(length + 1)]
+        for t in range(length):
+            weight = gamma ** (t / 2)
+            row = torch.cat([power[t - k] @ b if k <= t else torch.zeros_like(b) for k in range(length)], dim=1)
+            rows.append(weight * row)
+            targets.append(-weight * (power[t + 1] @ x.T))
+        effort = torch.cat([torch.full((2,), gamma ** (t / 2)) for t in range(length)]).double() * self.cost**0.5
+        rows.append(torch.diag(effort))
+        targets.append(torch.zeros(2 * length, len(x)).double())
+        solution = torch.linalg.lstsq(torch.cat(rows), torch.cat(targets)).solution
+        return solution.T.reshape(len(x), length, 2).float()
+
+
+class Chain(TrueModel):
+    """Cells 0..goal: left, stay or right; arriving at the goal gives 1 and ends, beyond it lies a lure of 100 a step.
+
+    Arriving in cell 0 gives ``crumb``. Box actions go left below -1/3 and right above 1/3.
+    """
+
+    feat_dim = 1
+
+    def __init__(self, goal: int = 6, crumb: float = 0.02, discrete: bool = True) -> None:
+        super().__init__()
+        self.goal, self.crumb, self.discrete = goal, crumb, discrete
+        self.action_dim = 3 if discrete else 1
+
+    def at(self, *cells: int) -> State:
+        feat = torch.tensor(cells, dtype=torch.float32)[:, None]
+        return State(feat, {"x": feat.clone()})
+
+    def actions(self, moves: Tensor) -> Tensor:
+        """Moves in {-1, 0, 1} as actions."""
+        if self.discrete:
+            return torch.nn.functional.one_hot(moves.long() + 1, 3).float()
+        return moves[..., None].float()
+
+    def step(self, feat: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        move = action.argmax(1) - 1.0 if self.discrete else (action[:, 0] * 1.5).round().clamp(-1, 1)
+        before = feat[:, 0]
+        after = torch.where(before >= self.goal, before + 1, (before + move).clamp(0, self.goal))
+        reward = (after == self.goal).float() + 100.0 * (after > self.goal) + self.crumb * (after == 0)
+        return after[:, None], reward, (after != self.goal).float()
+
+    def value(self, gamma: float):
+        """The value of heading straight for the goal, from feat [N, 1]."""
+        return lambda feat: gamma ** (self.goal - 1 - feat[:, 0])

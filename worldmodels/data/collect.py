@@ -1,0 +1,156 @@
+"""Acting in a vector of environments and recording every row of it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dynamics.base import Memory, State
+from planners.base import Planner
+from worldmodels.data.replay import Replay
+from worldmodels.envs.vector import VectorEnv
+from worldmodels.errors import UserError
+from worldmodels.model import WorldModel
+from worldmodels.timing import Stopwatch
+
+log = logging.getLogger(__name__)
+
+ROW_FLAGS = {"is_first": torch.bool, "is_last": torch.bool, "is_terminal": torch.bool}
+MEMORY = "memory."
+"""Prefix of the replay columns that keep the latent a row was filtered to (``data.context=latent``)."""
+
+
+def row_spec(envs: VectorEnv, model: WorldModel, store_latents: bool) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+    """Shape and dtype of every column of the replay."""
+    spec = dict(envs.observation_spec)
+    spec["action"] = ((envs.action_dim,), torch.float32)
+    spec["reward"] = ((), torch.float32)
+    spec |= {key: ((), dtype) for key, dtype in ROW_FLAGS.items()}
+    if store_latents:
+        memory = model.initial(1).memory
+        spec |= {MEMORY + key: (tuple(value.shape[1:]), value.dtype) for key, value in memory.items()}
+    return spec
+
+
+@dataclass(frozen=True)
+class Episode:
+    """A finished episode: its undiscounted return, its frames, and the total of frames when it ended."""
+
+    score: float
+    length: int
+    frames: int
+
+
+class Actor:
+    """Filters rows and chooses actions: the one acting path, for collecting, evaluating and drawing alike."""
+
+    def __init__(
+        self,
+        n: int,
+        model: WorldModel,
+        explore: bool,
+        generator: torch.Generator,
+        precision: Callable[[], AbstractContextManager] = nullcontext,
+    ) -> None:
+        self.model, self.explore, self.generator, self.precision = model, explore, generator, precision
+        self.state: State = model.initial(n).map(torch.detach)
+        self.memory: Memory | None = None
+
+    @torch.no_grad()
+    def filter(self, rows: dict[str, Tensor]) -> None:
+        """Take in the newest rows."""
+        rows = {key: value.to(self.model.device) for key, value in rows.items()}
+        with self.precision():
+            self.state = self.model.obs_step(rows, rows["action"], rows["is_first"], self.state, self.generator)
+
+    @torch.no_grad()
+    def act(self, planner: Planner, reset: Tensor) -> Tensor:
+        """Choose the next actions [N, A], on the CPU; a planner's memory begins with its first decision."""
+        if self.memory is None:
+            self.memory = planner.initial(len(reset))
+        with self.precision():
+            action, self.memory = planner.act(
+                self.model, self.state, self.memory, reset.to(self.model.device), self.explore, self.generator
+            )
+        return action.float().cpu()
+
+
+class Collector:
+    """Steps the environments with a planner and appends every row to the replay.
+
+    ``decisions`` counts stored steps that an action led to, summed over environments; ``frames`` counts control steps.
+    The row of a reset counts as neither.
+    """
+
+    def __init__(self, envs: VectorEnv, replay: Replay, actor: Actor, watch: Stopwatch) -> None:
+        self.envs, self.replay, self.actor, self.watch = envs, replay, actor, watch
+        self.decisions = self.frames = 0
+        self.score = torch.zeros(envs.num_envs, dtype=torch.float64)
+        self.length = torch.zeros(envs.num_envs, dtype=torch.int64)
+        self.rows: dict[str, Tensor] | None = None
+
+    def step(self, planner: Planner) -> list[Episode]:
+        """Filter and store the newest rows, then act on them; return the episodes that they ended."""
+        if self.rows is None:
+            with self.watch("environments"):
+                self.rows = self.envs.reset()
+        rows = self.rows
+        with self.watch("filter"):
+            self.actor.filter(rows)
+        with self.watch("replay"):
+            self.replay.extend(rows | {MEMORY + key: value.cpu() for key, value in self.actor.state.memory.items()})
+        episodes = self._account(rows)
+        with self.watch("plan"):
+            action = self.actor.act(planner, rows["is_first"])
+        with self.watch("environments"):
+            self.rows = self.envs.step(action)
+        return episodes
+
+    def _account(self, rows: dict[str, Tensor]) -> list[Episode]:
+        self.decisions += int((~rows["is_first"]).sum())
+        self.frames += int(rows["frames"].sum())
+        self.score = torch.where(rows["is_first"], 0.0, self.score) + rows["reward"].double()
+        self.length = torch.where(rows["is_first"], 0, self.length) + rows["frames"]
+        ended = rows["is_last"].nonzero().flatten().tolist()
+        return [Episode(float(self.score[i]), int(self.length[i]), self.frames) for i in ended]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that continuing in mid-episode takes, simulators included; plain containers only."""
+        try:
+            snapshots = self.envs.snapshot()
+        except UserError as error:
+            log.warning("the environments could not be saved (%s): a resumed run starts new episodes", error)
+            snapshots = None
+        return {
+            "decisions": self.decisions,
+            "frames": self.frames,
+            "score": self.score,
+            "length": self.length,
+            "rows": self.rows,
+            "feat": self.actor.state.feat,
+            "state": self.actor.state.memory,
+            "memory": self.actor.memory,
+            "generator": self.actor.generator.get_state(),
+            "envs": snapshots,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where :meth:`state_dict` was taken."""
+        self.decisions, self.frames = state["decisions"], state["frames"]
+        self.score, self.length = state["score"], state["length"]
+        device = self.actor.model.device
+        self.actor.state = State(state["feat"], state["state"]).map(lambda x: x.to(device))
+        self.actor.memory = state["memory"] and {key: value.to(device) for key, value in state["memory"].items()}
+        self.actor.generator.set_state(state["generator"].cpu())
+        if state["envs"] is None:
+            log.warning("the checkpoint holds no simulator states: new episodes begin")
+            self.rows = None
+        else:
+            self.envs.restore(state["envs"])
+            self.rows = state["rows"]

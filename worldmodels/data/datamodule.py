@@ -1,0 +1,122 @@
+"""Online data for Lightning: collect as much as ``train_ratio`` asks for, then hand out one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import lightning
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
+
+from planners.base import Planner
+from worldmodels.data.collect import Collector, Episode
+from worldmodels.data.replay import Replay
+
+
+class Schedule:
+    """How many updates are due after how many decisions.
+
+    ``train_ratio`` is replayed time steps per decision; decisions of the prefill earn no updates, so that none are
+    owed when it ends.
+    """
+
+    def __init__(self, prefill: int, decisions: int, train_ratio: float, steps_per_update: int) -> None:
+        self.prefill, self.decisions = prefill, decisions
+        self.train_ratio, self.steps_per_update = train_ratio, steps_per_update
+
+    def updates_due(self, decisions: int) -> int:
+        """Updates that ``decisions`` pay for."""
+        return int(max(0, decisions - self.prefill) * self.train_ratio / self.steps_per_update)
+
+    @property
+    def total(self) -> int:
+        """Updates of the whole run."""
+        return self.updates_due(self.decisions)
+
+
+class OnlineDataset(IterableDataset):
+    """Alternates between collecting and sampling, one batch an update, and counts its own updates.
+
+    It has a length, or Lightning would fetch one batch early and neither resuming nor on-policy order would be exact.
+    """
+
+    def __init__(
+        self,
+        collector: Collector,
+        replay: Replay,
+        schedule: Schedule,
+        planner: Planner,
+        prefill_planner: Planner,
+        batch_size: int,
+        rows: int,
+    ) -> None:
+        self.collector, self.replay, self.schedule = collector, replay, schedule
+        self.planner, self.prefill_planner = planner, prefill_planner
+        self.batch_size, self.rows = batch_size, rows
+        self.updates = 0
+        self.on_episode: Callable[[Episode], None] = lambda episode: None
+        self.should_stop: Callable[[], bool] = lambda: False
+
+    def __len__(self) -> int:
+        return self.schedule.total
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        while self.updates < len(self):
+            while self._must_collect():
+                if self.should_stop():
+                    return
+                self._collect()
+            with self.collector.watch("replay"):
+                batch = self.replay.sample(self.batch_size, self.rows)
+            self.updates += 1
+            yield batch
+
+    def _must_collect(self) -> bool:
+        due = self.schedule.updates_due(self.collector.decisions) > self.updates
+        return not due or not self.replay.can_sample(self.rows)
+
+    def _collect(self) -> None:
+        prefilling = self.collector.decisions < self.schedule.prefill
+        if not prefilling and not self._planning:
+            self._planning = True
+            self.collector.actor.memory = None  # another planner's memory means nothing to this one
+        for episode in self.collector.step(self.prefill_planner if prefilling else self.planner):
+            self.on_episode(episode)
+
+    _planning = False
+
+    def state_dict(self) -> dict[str, Any]:
+        """Counters, collector and replay."""
+        return {
+            "updates": self.updates,
+            "planning": self._planning,
+            "collector": self.collector.state_dict(),
+            "replay": self.replay.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where :meth:`state_dict` was taken."""
+        self.updates, self._planning = state["updates"], state["planning"]
+        self.replay.load_state_dict(state["replay"])
+        self.collector.load_state_dict(state["collector"])
+
+
+class OnlineData(lightning.LightningDataModule):
+    """Lightning's handle on an :class:`OnlineDataset`, saved into every checkpoint."""
+
+    def __init__(self, dataset: OnlineDataset) -> None:
+        super().__init__()
+        self.dataset = dataset
+
+    def train_dataloader(self) -> DataLoader:
+        """Batches come ready-made, in this process, from where the model is."""
+        return DataLoader(self.dataset, batch_size=None)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The dataset's."""
+        return self.dataset.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """The dataset's."""
+        self.dataset.load_state_dict(state_dict)

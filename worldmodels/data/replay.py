@@ -1,0 +1,225 @@
+"""Replay: one endless stream of rows per environment in memory-mapped files, sampled as windows [B, L].
+
+The alignment of actions, rewards and observations is made here and nowhere else. A row is what one step *led to*::
+
+    episode                |<------------ episode i ------------>|<--- episode i+1 ---
+    row t                     0       1       2     ...     n        n+1     n+2
+    obs[t]                   o_0 ---> o_1 --> o_2 -> ... -> o_n      o_0 --> o_1
+                                  ^       ^                               ^
+    action[t]                 0   |a_0    |a_1    ...     a_n-1       0   |a_0        led INTO obs[t]
+    reward[t]                 0   r_1     r_2     ...     r_n         0   r_1         for arriving in obs[t]
+    is_first[t]               1       0       0     ...     0         1       0
+    is_last[t]                0       0       0     ...     1         0       0       the episode ends in obs[t]
+    is_terminal[t]            0       0       0     ...     0|1       0       0       ... really, not by a time limit
+
+So ``action[:, t]`` is the action of the transition ``obs[:, t-1] -> obs[:, t]``; ``reward[:, t]`` and
+``is_terminal[:, t]`` are what arriving in ``obs[:, t]`` gave. The row after ``is_last`` is the next episode's first,
+whose action and reward are zero: there a recurrent state is cleared *before* the row is filtered.
+
+A window may start anywhere, in mid-episode too, and its first row is then not an episode's first (``is_first`` stays
+as recorded). What the model knows when the window starts is the **context**, ``prefix`` extra rows drawn in front::
+
+    none      prefix 0   [ r r r r r ... ]            the first step counts as a reset
+    burn_in   prefix K   [ b b b | r r r r r ... ]    K rows are only filtered, without loss, the first as a reset
+    latent    prefix 1   [ m | r r r r r ... ]        the row's stored `memory.*` is the state the filter starts from
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Shaped
+from tensordict import TensorDict
+from torch import Tensor
+from torchrl.data import ReplayBuffer
+
+from worldmodels.data.storage import GIB, Layout, MappedStorage, Spec, create, map_files
+from worldmodels.data.windows import WindowSampler
+from worldmodels.errors import UserError, near_match
+
+log = logging.getLogger(__name__)
+
+
+class Replay:
+    """A ring of rows per environment, on disk, that survives restarts and is sampled reproducibly.
+
+    Rows of all environments are written in lockstep, so that the ring holds ``[time, env]``, the last ``capacity`` rows
+    altogether (rounded up to a multiple of ``num_envs``). A folder that holds a replay already is opened, not emptied,
+    and keeps the capacity it was made with.
+
+    Args:
+        directory: the folder; made with all its disk space where it is missing or empty.
+        spec: key to (shape of one row, dtype); ``is_first`` must be among them.
+        limit_gib: refuse to plan more than this.
+        cross_resets: whether windows may run from one episode into the next.
+        seed: of the generator that draws windows.
+
+    Raises:
+        UserError: more than the limit or the free disk space; a folder that is not this replay.
+    """
+
+    def __init__(
+        self,
+        directory: Path | str,
+        spec: Spec,
+        num_envs: int,
+        capacity: int,
+        limit_gib: float,
+        cross_resets: bool = True,
+        seed: int = 0,
+    ):
+        self.directory = Path(directory)
+        self.layout = plan(spec, num_envs, capacity)
+        if not (self.directory / "replay.json").exists():
+            create(self.directory, self.layout, limit_gib)
+        self._adopt(Layout.load(self.directory / "replay.json"))
+        columns, self._ledger = map_files(self.directory, self.layout)
+        self._sampler = WindowSampler(self._ledger, num_envs, None if cross_resets else columns["is_first"])
+        self._generator = torch.Generator().manual_seed(seed)
+        self._buffer = ReplayBuffer(
+            storage=MappedStorage(columns, self.directory), sampler=self._sampler, generator=self._generator
+        )
+        self._place_cursor()
+
+    @classmethod
+    def open(cls, directory: Path | str, cross_resets: bool = True, seed: int = 0) -> Replay:
+        """Open a recorded folder by what it says of itself."""
+        layout = Layout.load(Path(directory) / "replay.json")
+        capacity = layout.steps * layout.num_envs
+        return cls(directory, layout.spec, layout.num_envs, capacity, float("inf"), cross_resets, seed)
+
+    @staticmethod
+    def planned_bytes(spec: Spec, num_envs: int, capacity: int) -> int:
+        """Bytes on disk of a replay that has not been made."""
+        return sum(plan(spec, num_envs, capacity).column_bytes().values())
+
+    def describe(self) -> str:
+        """One line for the start of a run: rows, environments, space, and what takes most of it."""
+        sizes = self.layout.column_bytes()
+        key = max(sizes, key=sizes.__getitem__)
+        total = sum(sizes.values())
+        rows = self.layout.steps * self.layout.num_envs
+        return (
+            f"replay: {rows:,} rows of {self.layout.num_envs} environments, {total / GIB:.2f} GiB at most "
+            f"({key} {100 * sizes[key] / total:.0f} %)"
+        )
+
+    def extend(self, rows: Mapping[str, Shaped[Tensor, "N ..."]]) -> None:
+        """Append one step of every environment; keys that are not in the spec are left out."""
+        batch = {key: self._checked(key, rows[key]) for key in self.layout.spec}
+        step = TensorDict(batch, batch_size=[self.layout.num_envs]).unsqueeze(1)
+        self._ledger.begin()
+        self._buffer.extend(step)
+        self._ledger.commit()
+
+    def sample(self, batch_size: int, length: int) -> dict[str, Shaped[Tensor, "B L ..."]]:
+        """Copies of ``batch_size`` windows of ``length`` consecutive rows, uniform over the valid starts.
+
+        Raises:
+            UserError: no stretch (or, without ``cross_resets``, no episode) is that long.
+        """
+        self._sampler.slice_len = length
+        rows = self._buffer.sample(batch_size * length)
+        return {key: value.unflatten(0, (batch_size, length)) for key, value in rows.items()}
+
+    def can_sample(self, length: int) -> bool:
+        """Whether there is at least one window of ``length`` rows."""
+        return self._sampler.valid_starts(length) > 0
+
+    def __len__(self) -> int:
+        """Valid rows of all environments together."""
+        return sum(end - first for first, end in self._ledger.runs()) * self.layout.num_envs
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint needs beside the files, which stay where they are: plain numbers and one tensor."""
+        return {"count": self._ledger.count, "rows": len(self), "generator": self._generator.get_state()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go back to a checkpoint: later rows are forgotten, and so are earlier ones that they have overwritten.
+
+        Until the ring has wrapped since the checkpoint nothing else is lost and sampling goes on bit for bit.
+
+        Raises:
+            UserError: the checkpoint counts rows that were never written here.
+        """
+        if state["count"] > self._ledger.high:
+            raise UserError(
+                f"The checkpoint counts {state['count']:,} steps and {self.directory} has only seen "
+                f"{self._ledger.high:,}: they are not of one run, or files were lost; start a new run."
+            )
+        later = self._ledger.count - state["count"]
+        self._ledger.rewind(state["count"])
+        self._generator.set_state(state["generator"])
+        self._place_cursor()
+        lost = state["rows"] - len(self)
+        if later > 0:
+            log.info("replay: %d rows newer than the checkpoint are dropped", later * self.layout.num_envs)
+        if lost > 0:
+            log.warning(
+                "replay: %d of the checkpoint's %d rows have been lost or overwritten since", lost, state["rows"]
+            )
+
+    def _adopt(self, found: Layout) -> None:
+        if found.spec != self.layout.spec or found.num_envs != self.layout.num_envs:
+            wrong = sorted(
+                k for k in found.spec.keys() | self.layout.spec.keys() if found.spec.get(k) != self.layout.spec.get(k)
+            )
+            raise UserError(
+                f"{self.directory} holds a replay of {found.num_envs} environments with other columns than asked for "
+                f"({self.layout.num_envs} environments; different: {', '.join(wrong) or 'none'}): use another folder."
+            )
+        if found.steps != self.layout.steps:
+            log.warning("replay: keeps the %d rows it was made with", found.steps * found.num_envs)
+        self.layout = found
+
+    def _place_cursor(self) -> None:
+        count = self._ledger.count
+        self._buffer.writer.load_state_dict({"_cursor": count % self.layout.steps, "_write_count": count})
+
+    def _checked(self, key: str, value: Tensor) -> Tensor:
+        shape, dtype = self.layout.spec[key]
+        if value.shape != (self.layout.num_envs, *shape) or value.dtype != dtype:
+            raise ValueError(
+                f"{key} must be {dtype} {(self.layout.num_envs, *shape)}, not {value.dtype} {tuple(value.shape)}"
+            )
+        return value
+
+
+def plan(spec: Spec, num_envs: int, capacity: int) -> Layout:
+    """The layout of a replay of at least ``capacity`` rows in all."""
+    if "is_first" not in spec:
+        raise ValueError("a replay needs the key 'is_first'")
+    if capacity < 1:
+        raise UserError(f"`data.capacity={capacity}` keeps no rows: give at least 1.")
+    return Layout(
+        {key: (tuple(shape), dtype) for key, (shape, dtype) in spec.items()}, num_envs, -(-capacity // num_envs)
+    )
+
+
+def context_rows(context: str, burn_in: int) -> int:
+    """How many extra rows a context draws in front of a window; ``UserError`` for one that does not exist."""
+    prefix = {"none": 0, "burn_in": burn_in, "latent": 1}
+    if context not in prefix:
+        raise UserError(f"`context={context}` is not one of {', '.join(prefix)}.{near_match(context, prefix)}")
+    if context == "burn_in" and burn_in < 1:
+        raise UserError(f"`context=burn_in` with {burn_in} rows burns nothing in: give at least 1, or `context=none`.")
+    return prefix[context]
+
+
+def split_context(
+    batch: Mapping[str, Shaped[Tensor, "B P_plus_T ..."]], prefix: int
+) -> tuple[dict[str, Shaped[Tensor, "B P ..."]] | None, dict[str, Shaped[Tensor, "B T ..."]]]:
+    """A sampled batch as (``prefix`` rows in front or None, the window), each with ``reset``, without changing it.
+
+    ``reset`` is ``is_first``, and True at the very first row, before which nothing is known; with a prefix that row is
+    in the prefix, and the window's own first step is a reset only where an episode really begins. ``is_first`` stays.
+    """
+    reset = batch["is_first"].clone()
+    reset[:, 0] = True
+    whole = {**batch, "reset": reset}
+    window = {key: value[:, prefix:] for key, value in whole.items()}
+    return {key: value[:, :prefix] for key, value in whole.items()} if prefix else None, window

@@ -1,0 +1,212 @@
+"""Files of a replay folder: one preallocated memory-mapped column per key, a layout, and a ledger of what is valid.
+
+``replay.json`` says what the columns are, ``<key>.memmap`` holds ``[time, env, *shape]``, and ``ledger.memmap`` five
+int64 numbers. Folders appear whole or not at all: they are built aside and renamed.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+import torch
+from jaxtyping import Int64
+from tensordict import MemoryMappedTensor, TensorDict
+from torch import Tensor
+from torchrl.data import LazyMemmapStorage
+
+from worldmodels.errors import UserError
+
+Spec = dict[str, tuple[tuple[int, ...], torch.dtype]]
+GIB = 2**30
+LESS = "lower `frames` or `data.capacity` (rows kept) or `env.size` (image size)"
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a replay folder holds: the columns, the environments, and the ring's ``steps`` rows per environment."""
+
+    spec: Spec
+    num_envs: int
+    steps: int
+
+    def column_bytes(self) -> dict[str, int]:
+        """Bytes of each column's file."""
+        rows = self.steps * self.num_envs
+        return {key: rows * prod(shape) * dtype.itemsize for key, (shape, dtype) in self.spec.items()}
+
+    def save(self, path: Path) -> None:
+        """Write the layout as JSON."""
+        spec = {key: [list(shape), str(dtype).removeprefix("torch.")] for key, (shape, dtype) in self.spec.items()}
+        path.write_text(json.dumps({"num_envs": self.num_envs, "steps": self.steps, "spec": spec}, indent=1))
+
+    @classmethod
+    def load(cls, path: Path) -> Layout:
+        """Read a layout; ``UserError`` where the file is not one."""
+        try:
+            content = json.loads(path.read_text())
+            spec = {key: (tuple(shape), getattr(torch, dtype)) for key, (shape, dtype) in content["spec"].items()}
+            return cls(spec, int(content["num_envs"]), int(content["steps"]))
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise UserError(
+                f"{path} is not the layout of a replay ({type(error).__name__}: {error}): "
+                "use another folder, or one that a training or a recording left behind."
+            ) from error
+
+
+class Ledger:
+    """Which rows of the ring are valid, in five numbers on disk that outlive a killed process.
+
+    A row has a number, 0, 1, 2, ..., and lies at ``number % steps``; all environments are written in lockstep and
+    share it. ``count`` is the next row's number; ``high`` is one more than the last row *begun*, so that a row cut off
+    by a kill does not pass for the older one it was overwriting; rows below ``low`` are gone for good; positions from
+    ``hole_from`` on have lost the rows below ``hole_until`` (a truncated file). Each number is one atomic write.
+    """
+
+    BYTES = 5 * 8
+
+    def __init__(self, values: Int64[Tensor, "5"], steps: int):
+        self.values = values
+        self.steps = steps
+        self.high, self.count, self.low, self.hole_from, self.hole_until = values.tolist()
+
+    def begin(self) -> None:
+        """Mark the next row's place as being overwritten; called before its bytes change."""
+        self.high = self.count + 1
+        self.values[0] = self.high
+
+    def commit(self) -> None:
+        """Count the row that has just been written."""
+        self.count += 1
+        self.values[1] = self.count
+
+    def rewind(self, count: int) -> None:
+        """Go back to a checkpoint's row number: later rows are invalid, and so are those they have overwritten."""
+        self.low = min(count, max(self.low, self.high - self.steps))
+        self.hole_until = min(count, self.hole_until)
+        self.high = self.count = count
+        for place in (2, 4, 1, 0):
+            self.values[place] = (self.high, self.count, self.low, self.hole_from, self.hole_until)[place]
+
+    def lose(self, position: int) -> None:
+        """Positions from ``position`` on hold nothing any more, for the rows that have been counted so far."""
+        self.hole_from = min(position, self.hole_from) if self.hole_until else position
+        self.hole_until = self.count
+        self.values[3] = self.hole_from
+        self.values[4] = self.hole_until
+
+    def runs(self) -> list[tuple[int, int]]:
+        """Unbroken stretches ``[first, end)`` of valid row numbers, oldest first."""
+        low = max(self.low, self.high - self.steps)
+        cut = min(max(low, self.hole_until), self.count)
+        laps = range(low // self.steps * self.steps, cut, self.steps)
+        pieces = [(max(low, lap), min(cut, lap + self.hole_from)) for lap in laps]
+        pieces.append((max(low, cut), self.count))
+        runs: list[tuple[int, int]] = []
+        for first, end in pieces:
+            if first >= end:
+                continue
+            if runs and runs[-1][1] == first:
+                first = runs.pop()[0]
+            runs.append((first, end))
+        return runs
+
+
+class MappedStorage(LazyMemmapStorage):
+    """TorchRL's memory-mapped storage over files that exist already, read with one copy a row.
+
+    ``LazyMemmapStorage`` itself makes sparse files on the first write, whose pages a full disk turns into SIGBUS, and
+    cannot be opened again; and indexing ``[time, env]`` copies element by element, several times slower than
+    ``index_select`` over whole rows. Every position is addressable: what is valid is the sampler's business.
+    """
+
+    def __init__(self, columns: TensorDict, directory: Path):
+        super().__init__(columns.numel(), ndim=2, scratch_dir=directory, existsok=True)
+        self._storage = columns
+        self.initialized = True
+        self._len = self.max_size
+        self._flat = {key: column.as_subclass(Tensor).flatten(0, 1) for key, column in columns.items()}
+        self._num_envs = columns.shape[1]
+
+    def get(self, index: tuple[Int64[Tensor, " R"], Int64[Tensor, " R"]]) -> TensorDict:
+        """Copies of the rows at (position in the ring, environment)."""
+        time, env = index
+        row = time * self._num_envs + env
+        return TensorDict({k: flat.index_select(0, row) for k, flat in self._flat.items()}, batch_size=row.shape)
+
+
+def reserve(path: Path, size: int) -> None:
+    """Give a file all its blocks now, so that no later write into the mapping can meet a full disk (SIGBUS)."""
+    with path.open("ab") as file:
+        os.posix_fallocate(file.fileno(), 0, size)
+
+
+def create(directory: Path, layout: Layout, limit_gib: float) -> None:
+    """Make a replay folder with all its disk space; ``UserError`` above the limit or where the disk has less."""
+    need = sum(layout.column_bytes().values())
+    what = f"The replay needs {need / GIB:.2f} GiB for {layout.steps * layout.num_envs:,} rows"
+    if need > limit_gib * GIB:
+        raise UserError(f"{what}, more than `data.limit_gib={limit_gib:g}`: {LESS}, or raise `data.limit_gib`.")
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise UserError(f"{directory} is not empty and not a replay: use another folder.")
+    building = directory.with_name(directory.name + ".new")
+    try:
+        shutil.rmtree(building, ignore_errors=True)
+        building.mkdir(parents=True)
+        free = shutil.disk_usage(building).free
+        if need > free:
+            raise UserError(f"{what}, and the disk of {directory} has {free / GIB:.2f} GiB left: free some, or {LESS}.")
+        layout.save(building / "replay.json")
+        for key, size in layout.column_bytes().items():
+            reserve(building / f"{key}.memmap", size)
+        reserve(building / "ledger.memmap", Ledger.BYTES)
+        building.replace(directory)
+    except (OSError, UserError) as error:
+        shutil.rmtree(building, ignore_errors=True)
+        if isinstance(error, UserError):
+            raise
+        raise UserError(
+            f"{what}, which {directory} has no place for ({error.strerror}): free some space, or {LESS}."
+        ) from error
+
+
+def map_files(directory: Path, layout: Layout) -> tuple[TensorDict, Ledger]:
+    """Map a folder's files without copying; rows that a truncated file has lost are marked, and that is logged."""
+    left = layout.steps
+    for key, size in {**layout.column_bytes(), "ledger": Ledger.BYTES}.items():
+        path = directory / f"{key}.memmap"
+        if not path.is_file():
+            raise UserError(
+                f"{path} is missing, so this replay cannot be read: restore the file or use another folder."
+            )
+        found = path.stat().st_size
+        if found > size or (key == "ledger" and found < size):
+            raise UserError(f"{path} has {found:,} bytes instead of {size:,}: it does not belong to this replay.")
+        if found < size:
+            left = min(left, found * layout.steps // size)
+            log.warning("replay: %s was cut short (%d of %d bytes)", path, found, size)
+
+    def mapped(key: str, shape: tuple[int, ...], dtype: torch.dtype) -> MemoryMappedTensor:
+        return MemoryMappedTensor.from_filename(directory / f"{key}.memmap", dtype, shape)
+
+    ledger = Ledger(mapped("ledger", (5,), torch.int64), layout.steps)
+    if left < layout.steps:
+        before = sum(end - first for first, end in ledger.runs())
+        ledger.lose(left)
+        after = sum(end - first for first, end in ledger.runs())
+        rows = layout.num_envs
+        log.warning("replay: the %d whole rows that are left of %d are used", after * rows, before * rows)
+        for key, size in layout.column_bytes().items():
+            try:
+                reserve(directory / f"{key}.memmap", size)
+            except OSError as error:
+                raise UserError(f"The disk has no room to mend {directory} ({error.strerror}): free some.") from error
+    shape = (layout.steps, layout.num_envs)
+    columns = {key: mapped(key, (*shape, *inner), dtype) for key, (inner, dtype) in layout.spec.items()}
+    return TensorDict(columns, batch_size=shape), ledger

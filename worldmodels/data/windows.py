@@ -1,0 +1,99 @@
+"""Where training windows may start: uniform over every valid start, across resets or within one episode."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Int64
+from torch import Tensor
+from torchrl.data.replay_buffers import Sampler, Storage
+
+from worldmodels.data.storage import Ledger
+from worldmodels.errors import UserError
+
+
+def segments(
+    runs: list[tuple[int, int]], num_envs: int, is_first: Bool[Tensor, "S E"] | None
+) -> tuple[Int64[Tensor, " G"], Int64[Tensor, " G"], Int64[Tensor, " G"]]:
+    """Stretches no window may leave: (first row number, environment, number of rows) of each.
+
+    ``is_first`` is the ring's column [position, environment] where windows must stay within one episode: an episode
+    begins at every such row, so that one cut off by an interruption ends where the next begins. None: whole runs.
+    """
+    firsts, envs, lengths = [], [], []
+    for begin, end in runs:
+        starts = torch.zeros(num_envs, end - begin, dtype=torch.bool)
+        if is_first is not None:
+            starts = is_first[torch.arange(begin, end) % is_first.shape[0]].T.contiguous()
+        starts[:, 0] = True
+        env, offset = starts.nonzero(as_tuple=True)
+        # The next start of the same environment, or the run's end, closes a segment.
+        stop = torch.cat([offset[1:], offset.new_zeros(1)])
+        stop = torch.where(stop == 0, end - begin, stop)
+        firsts.append(begin + offset)
+        envs.append(env)
+        lengths.append(stop - offset)
+    empty = torch.zeros(0, dtype=torch.int64)
+    return torch.cat([empty, *firsts]), torch.cat([empty, *envs]), torch.cat([empty, *lengths])
+
+
+class WindowSampler(Sampler):
+    """Draws windows of ``slice_len`` consecutive rows of one environment, every valid start equally likely.
+
+    It stands in for TorchRL's ``SliceSampler``, which after reloading forgets the write cursor (windows then join the
+    newest row to the oldest), cannot leave out overwritten rows, draws *episodes* uniformly instead of starts, and
+    reads every batch twice.
+    """
+
+    def __init__(self, ledger: Ledger, num_envs: int, is_first: Bool[Tensor, "S E"] | None):
+        self.ledger = ledger
+        self.num_envs = num_envs
+        self.is_first = is_first
+        self.slice_len = 1
+        self._known: tuple[list[tuple[int, int]], tuple[Tensor, Tensor, Tensor]] | None = None
+
+    def segments(self) -> tuple[Int64[Tensor, " G"], Int64[Tensor, " G"], Int64[Tensor, " G"]]:
+        """The current segments, found again only where rows came or went."""
+        runs = self.ledger.runs()
+        if self._known is None or self._known[0] != runs:
+            self._known = runs, segments(runs, self.num_envs, self.is_first)
+        return self._known[1]
+
+    def valid_starts(self, length: int) -> int:
+        """How many windows of ``length`` rows there are."""
+        return int((self.segments()[2] - length + 1).clamp_min(0).sum())
+
+    def sample(self, storage: Storage, batch_size: int) -> tuple[tuple[Tensor, Tensor], dict[str, Any]]:
+        """(position in the ring, environment) of ``batch_size`` rows, window after window."""
+        first, env, rows = self.segments()
+        ends = (rows - self.slice_len + 1).clamp_min(0).cumsum(0)
+        if not ends.numel() or not ends[-1]:
+            longest = int(rows.max()) if rows.numel() else 0
+            stretch = "stretch" if self.is_first is None else "episode (`data.cross_resets=false`)"
+            raise UserError(
+                f"The replay has no window of {self.slice_len} steps: its longest {stretch} has {longest} and it keeps "
+                f"at most {self.ledger.steps} per environment; collect more first (`prefill`), raise `data.capacity`, "
+                "or use shorter windows."
+            )
+        draw = torch.randint(int(ends[-1]), (batch_size // self.slice_len,), generator=self._rng)
+        chosen = torch.searchsorted(ends, draw, right=True)
+        start = first[chosen] + (draw - ends[chosen] + (rows[chosen] - self.slice_len + 1))
+        time = (start[:, None] + torch.arange(self.slice_len)) % self.ledger.steps
+        return (time.flatten(), env[chosen].repeat_interleave(self.slice_len)), {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: the ledger and the generator are saved by their owner."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Nothing to load."""
+
+    def dumps(self, path: Any) -> None:
+        """Nothing to write."""
+
+    def loads(self, path: Any) -> None:
+        """Nothing to read."""
+
+    def _empty(self) -> None:
+        self._known = None

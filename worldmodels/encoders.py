@@ -1,0 +1,71 @@
+"""Observations to embeddings: a CNN for pixels, a symlog MLP for state, side by side where both are there."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from worldmodels.distributions import symlog
+from worldmodels.errors import UserError
+from worldmodels.nets import MLP, ChannelNorm, init_
+
+ObservationSpec = dict[str, tuple[tuple[int, ...], torch.dtype]]
+"""Observation key to (shape, dtype): ``pixels`` is uint8 (C, S, S), ``state`` is float32 (n,)."""
+
+CHANNEL_MULTIPLES = (1, 2, 3, 4)
+"""Channels of the four stages, in units of ``depth``; each stage halves the image."""
+
+
+def pixels_to_float(pixels: Tensor) -> Tensor:
+    """uint8 in [0, 255] to float in [0, 1]: the one place where frames are converted, for encoder and decoder alike."""
+    return pixels.float() / 255
+
+
+def check_image_size(shape: tuple[int, ...]) -> int:
+    """The side of a square image of a multiple of 16 pixels, which four halvings need."""
+    _, height, width = shape
+    if height != width or height % 16 or height == 0:
+        raise UserError(
+            f"images are square and a multiple of 16 pixels, not {height}x{width}; set env.size to 32, 64, …"
+        )
+    return height
+
+
+class PixelEncoder(nn.Sequential):
+    """Four strided convolutions with channel norms: [N, C, S, S] to [N, 4 * depth * (S / 16)^2]."""
+
+    def __init__(self, shape: tuple[int, ...], depth: int) -> None:
+        size = check_image_size(shape)
+        channels = [shape[0]] + [depth * m for m in CHANNEL_MULTIPLES]
+        layers: list[nn.Module] = []
+        for a, b in zip(channels[:-1], channels[1:], strict=True):
+            layers += [init_(nn.Conv2d(a, b, 4, stride=2, padding=1)), ChannelNorm(b), nn.SiLU()]
+        super().__init__(*layers, nn.Flatten())
+        self.out_dim = channels[-1] * (size // 16) ** 2
+
+
+class Encoder(nn.Module):
+    """Embeds whatever the observations hold; the embedding is the concatenation in a fixed order."""
+
+    def __init__(self, observations: ObservationSpec, depth: int, units: int, layers: int = 3) -> None:
+        super().__init__()
+        self.pixels = PixelEncoder(observations["pixels"][0], depth) if "pixels" in observations else None
+        self.state = MLP(math.prod(observations["state"][0]), units, layers) if "state" in observations else None
+        parts = [part for part in (self.pixels, self.state) if part is not None]
+        if not parts:
+            raise UserError(f"observations hold neither 'pixels' nor 'state' but {sorted(observations)}; set env.obs")
+        self.out_dim = sum(part.out_dim for part in parts)
+
+    def forward(self, obs: dict[str, Tensor]) -> Float[Tensor, "... E"]:
+        """Embed observations with any leading axes: ``pixels`` [..., C, S, S] and ``state`` [..., n]."""
+        parts = []
+        if self.pixels is not None:
+            lead = obs["pixels"].shape[:-3]
+            pixels = pixels_to_float(obs["pixels"]).flatten(0, -4) - 0.5
+            parts.append(self.pixels(pixels).unflatten(0, lead))
+        if self.state is not None:
+            parts.append(self.state(symlog(obs["state"].float())))
+        return torch.cat([part.float() for part in parts], dim=-1)

@@ -1,0 +1,112 @@
+"""What every environment of this project agrees on: spaces, seeds, finite numbers, and states that can be saved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+from worldmodels.errors import UserError, near_match
+
+OBSERVATIONS = ("pixels", "state", "both")
+"""What ``env.obs`` may be."""
+
+
+def derive_seed(*parts: int) -> int:
+    """One 32-bit seed from several numbers, so that neighbouring (seed, index) pairs share no stream."""
+    return int(np.random.SeedSequence(list(parts)).generate_state(1)[0])
+
+
+def check_obs(obs: str) -> str:
+    """``obs`` itself, or a :class:`UserError` naming the possibilities."""
+    if obs not in OBSERVATIONS:
+        raise UserError(f"env.obs={obs!r} is not one of {', '.join(OBSERVATIONS)}.{near_match(str(obs), OBSERVATIONS)}")
+    return obs
+
+
+def check_count(name: str, value: int) -> int:
+    """``value`` itself, if it is a whole number of at least one."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise UserError(f"{name}={value!r} must be a whole number of at least 1.")
+    return value
+
+
+def check_size(size: int) -> int:
+    """``size`` itself, if the encoders can halve it four times: a positive multiple of 16."""
+    if isinstance(size, bool) or not isinstance(size, int) or size < 16 or size % 16:
+        raise UserError(f"env.size={size!r} must be a positive multiple of 16, such as 32, 64 or 96.")
+    return size
+
+
+def observation_space(obs: str, size: int, state_dim: int) -> spaces.Space:
+    """The Dict space of an environment: ``pixels`` uint8 [3, S, S] and/or ``state`` float32 [n]."""
+    parts: dict[str, spaces.Space] = {}
+    if obs != "state":
+        parts["pixels"] = spaces.Box(0, 255, (3, size, size), np.uint8)
+    if obs != "pixels":
+        parts["state"] = spaces.Box(-np.inf, np.inf, (state_dim,), np.float32)
+    return spaces.Dict(parts)
+
+
+def check_spaces(name: str, observation: spaces.Space, action: spaces.Space) -> None:
+    """Raise a :class:`UserError` unless the spaces are those that every environment here has."""
+    if not isinstance(observation, spaces.Dict) or not observation or set(observation) - {"pixels", "state"}:
+        raise UserError(f"{name}: observation_space must be a Dict with 'pixels' and/or 'state', got {observation}.")
+    for key, box in observation.items():
+        if not isinstance(box, spaces.Box):
+            raise UserError(f"{name}: observation_space[{key!r}] must be a Box, got {box}.")
+    pixels, state = observation.spaces.get("pixels"), observation.spaces.get("state")
+    if pixels is not None:
+        if pixels.dtype != np.uint8 or len(pixels.shape) != 3 or pixels.shape[0] != 3:
+            raise UserError(f"{name}: 'pixels' must be uint8 [3, S, S], got {pixels.dtype} {pixels.shape}.")
+        if pixels.shape[1] != pixels.shape[2] or pixels.shape[1] % 16:
+            raise UserError(f"{name}: 'pixels' must be square, its side a multiple of 16, got {pixels.shape}.")
+    if state is not None and (state.dtype != np.float32 or len(state.shape) != 1):
+        raise UserError(f"{name}: 'state' must be float32 [n], got {state.dtype} {state.shape}.")
+    if isinstance(action, spaces.Box):
+        unit = action.dtype == np.float32 and len(action.shape) == 1 and action.shape[0] > 0
+        if not unit or not (np.all(action.low == -1) and np.all(action.high == 1)):
+            raise UserError(f"{name}: a continuous action_space must be Box(-1, 1, (A,), float32), got {action}.")
+    elif not isinstance(action, spaces.Discrete) or action.start != 0:
+        raise UserError(f"{name}: action_space must be Box(-1, 1, (A,), float32) or Discrete(n), got {action}.")
+
+
+def require_finite(name: str, observation: Mapping[str, np.ndarray], reward: float) -> None:
+    """Raise a :class:`UserError` that names the environment if it returned NaN or infinity."""
+    if not np.isfinite(reward):
+        raise UserError(f"{name} returned a reward of {reward}; mend the environment.")
+    for key, value in observation.items():
+        if value.dtype != np.uint8 and not np.isfinite(value).all():
+            where = int(np.flatnonzero(~np.isfinite(value))[0])
+            raise UserError(
+                f"{name} returned {value.flat[where]} in its observation {key!r} (entry {where}); mend the environment."
+            )
+
+
+def rescale(action: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Clamp ``action`` to [-1, 1] and map it to [low, high] in float64; exact where the range is [-1, 1] already."""
+    action = np.clip(np.asarray(action, np.float64), -1.0, 1.0)
+    unit = (low == -1) & (high == 1)
+    return np.where(unit, action, np.clip(low + (action + 1) * 0.5 * (high - low), low, high))
+
+
+def pack_random(random: np.random.RandomState) -> dict[str, Any]:
+    """The exact state of a legacy NumPy generator as plain numbers and one array of bytes."""
+    _, key, pos, has_gauss, cached = random.get_state()
+    return {"key": key.view(np.uint8), "pos": int(pos), "has_gauss": int(has_gauss), "cached": float(cached)}
+
+
+def unpack_random(random: np.random.RandomState, state: Mapping[str, Any]) -> None:
+    """Write what :func:`pack_random` made back into ``random``."""
+    key = np.ascontiguousarray(np.asarray(state["key"], np.uint8)).view(np.uint32)
+    random.set_state(("MT19937", key, state["pos"], state["has_gauss"], state["cached"]))
+
+
+def finite_tape(name: str, action: np.ndarray | Sequence[float]) -> np.ndarray:
+    """``action`` as float32, or a :class:`UserError` where it is not finite."""
+    action = np.asarray(action, np.float32)
+    if not np.isfinite(action).all():
+        raise UserError(f"{name} was given the action {action.tolist()}, which is not finite.")
+    return action

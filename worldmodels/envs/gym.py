@@ -1,0 +1,191 @@
+"""Any Gymnasium id with Box or Discrete actions and image or vector observations, behind this project's spaces."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import cv2
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+from worldmodels.envs import base, rendering
+from worldmodels.errors import UserError, near_match
+
+
+class GymEnv(gymnasium.Env):
+    """A Gymnasium environment with action repeat, its images resized and its actions rescaled from [-1, 1].
+
+    ``obs``: an image environment has only pixels; a vector environment has its vector as state, and its
+    ``rgb_array`` rendering as pixels. Every episode has a seed of its own, derived from (seed, episode), so that a
+    snapshot is the episode's number and the actions taken in it: exact for every environment that repeats itself, at
+    the price of replaying them. ``kwargs`` go to ``gymnasium.make``. A ``TimeLimit`` truncates, nothing else does here.
+    """
+
+    metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012 - Gymnasium declares it as an instance attribute
+    render_mode = "rgb_array"
+
+    def __init__(
+        self,
+        id: str,
+        obs: str = "pixels",
+        size: int = 64,
+        action_repeat: int = 1,
+        kwargs: Mapping[str, Any] | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.name = id
+        self._obs = base.check_obs(obs)
+        self._size = base.check_size(size)
+        self._repeat = base.check_count("env.action_repeat", action_repeat)
+        self._seed, self._episode = seed, -1
+        self._tape: list[np.ndarray] = []
+        self._last: dict[str, np.ndarray] = {}
+        self._over = True
+        self._env = _make(id, dict(kwargs or {}))
+        self._is_image = self._check_observation(self._env.observation_space)
+        if not self._is_image and obs != "state":
+            self._env.close()
+            self._env = _make(id, {**dict(kwargs or {}), "render_mode": "rgb_array"})
+        inner = self._env.observation_space
+        self.observation_space = base.observation_space(obs, size, int(np.prod(inner.shape)))
+        self.action_space = self._find_actions(self._env.action_space)
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[dict[str, np.ndarray], dict]:
+        """Begin the next episode; ``seed`` starts the numbering again from a new seed."""
+        if seed is not None:
+            self._seed, self._episode = seed, -1
+        self._begin(self._episode + 1)
+        return self._last, {"frames": 0}
+
+    def step(self, action: np.ndarray | int) -> tuple[dict[str, np.ndarray], float, bool, bool, dict]:
+        """Apply ``action`` for ``action_repeat`` steps, fewer if the episode ends; rewards are summed."""
+        if self._over:
+            raise UserError(f"{self.name}: the episode is over, or none was begun; call reset() first.")
+        given = base.finite_tape(self.name, np.atleast_1d(action))
+        inner, reward, frames, terminated, truncated = self._inner_action(given), 0.0, 0, False, False
+        while frames < self._repeat and not (terminated or truncated):
+            raw, gained, terminated, truncated, _ = self._env.step(inner)
+            reward += float(gained)
+            frames += 1
+        self._tape.append(given)
+        self._over = bool(terminated or truncated)
+        self._last = self._observe(raw)
+        base.require_finite(self.name, self._last, reward)
+        return self._last, reward, bool(terminated), bool(truncated), {"frames": frames}
+
+    def render(self) -> np.ndarray:
+        """The present frame, uint8 [S, S, 3]."""
+        if "pixels" not in self._last:
+            raise UserError(f"{self.name} has no frame: ask for env.obs=pixels or both, and call reset() first.")
+        return self._last["pixels"].transpose(1, 2, 0)
+
+    def snapshot(self) -> dict[str, Any]:
+        """The seed, the episode's number, its actions so far and what they led to."""
+        return {
+            "seed": self._seed,
+            "episode": self._episode,
+            "tape": np.array(self._tape, np.float32),
+            "observed": {key: value.copy() for key, value in self._last.items()},
+        }
+
+    def restore(self, snapshot: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """Replay the snapshot's episode from its seed and return its observation.
+
+        Raises :class:`UserError` if the replay ends elsewhere: the environment then depends on more than its seed.
+        """
+        self._seed, episode = int(snapshot["seed"]), int(snapshot["episode"])
+        if episode < 0:
+            self._episode, self._over, self._tape, self._last = -1, True, [], {}
+            return self._last
+        self._begin(episode)
+        for action in np.asarray(snapshot["tape"], np.float32):
+            if not self._over:
+                self.step(action)
+        for key, value in snapshot["observed"].items():
+            if not np.array_equal(np.asarray(value), self._last[key]):
+                raise UserError(
+                    f"{self.name} does not repeat itself: {len(self._tape)} actions from the same seed led to another "
+                    f"{key!r}, so its snapshots cannot be restored; make it depend on reset(seed=...) alone."
+                )
+        return self._last
+
+    def close(self) -> None:
+        """Close the environment within."""
+        self._env.close()
+
+    def _begin(self, episode: int) -> None:
+        self._episode, self._tape, self._over = episode, [], False
+        raw, _ = self._env.reset(seed=base.derive_seed(self._seed, episode))
+        self._last = self._observe(raw)
+        base.require_finite(self.name, self._last, 0.0)
+
+    def _observe(self, raw: np.ndarray) -> dict[str, np.ndarray]:
+        observation = {}
+        if self._obs != "state":
+            observation["pixels"] = self._resize(raw if self._is_image else self._draw())
+        if self._obs != "pixels":
+            observation["state"] = np.array(raw, np.float32).ravel()
+        return observation
+
+    def _draw(self) -> np.ndarray:
+        try:
+            frame = self._env.render()
+        except Exception as error:
+            # Where drawing fails for want of a Python package, Gymnasium's own message names it.
+            if isinstance(error, gymnasium.error.DependencyNotInstalled):
+                raise UserError(f"{self.name} cannot be drawn: {error}") from error
+            raise UserError(rendering.advice(error)) from error
+        if not isinstance(frame, np.ndarray):
+            raise UserError(f"{self.name} draws nothing with render_mode='rgb_array'; observe env.obs=state.")
+        return frame
+
+    def _resize(self, image: np.ndarray) -> np.ndarray:
+        """[H, W], [H, W, 1] or [H, W, 3] as [3, S, S]; area averaging keeps small things visible when shrinking."""
+        image = np.ascontiguousarray(image, np.uint8)
+        if image.shape[:2] != (self._size, self._size):
+            image = cv2.resize(image, (self._size, self._size), interpolation=cv2.INTER_AREA)
+        if image.ndim == 2 or image.shape[-1] == 1:
+            image = np.repeat(image.reshape(self._size, self._size, 1), 3, axis=-1)
+        return np.ascontiguousarray(image.transpose(2, 0, 1))
+
+    def _check_observation(self, space: spaces.Space) -> bool:
+        """True for images, False for vectors; anything else, or an ``obs`` the environment cannot give, is refused."""
+        if not isinstance(space, spaces.Box):
+            raise UserError(f"{self.name} observes {space}; only images and vectors (Box spaces) are supported.")
+        if space.dtype != np.uint8 or len(space.shape) < 2:
+            return False
+        if len(space.shape) > 3 or (len(space.shape) == 3 and space.shape[-1] not in (1, 3)):
+            raise UserError(f"{self.name} observes images of shape {space.shape}; they must be [H, W], [H, W, 1] or 3.")
+        if self._obs != "pixels":
+            raise UserError(f"{self.name} observes images and has no state vector; use env.obs=pixels.")
+        return True
+
+    def _find_actions(self, space: spaces.Space) -> spaces.Space:
+        if isinstance(space, spaces.Discrete):
+            return spaces.Discrete(int(space.n))
+        if not isinstance(space, spaces.Box) or not np.issubdtype(space.dtype, np.floating):
+            raise UserError(f"{self.name} takes actions from {space}; only Box and Discrete are supported.")
+        if not space.is_bounded():
+            raise UserError(f"{self.name} has actions without bounds ({space}), so [-1, 1] cannot be mapped to them.")
+        return spaces.Box(-1, 1, (int(np.prod(space.shape)),), np.float32)
+
+    def _inner_action(self, action: np.ndarray) -> np.ndarray | int:
+        space = self._env.action_space
+        if isinstance(space, spaces.Discrete):
+            return int(space.start) + int(action[0])
+        low, high = np.ravel(space.low).astype(np.float64), np.ravel(space.high).astype(np.float64)
+        return base.rescale(action, low, high).astype(space.dtype).reshape(space.shape)
+
+
+def _make(id: str, kwargs: dict[str, Any]) -> gymnasium.Env:
+    rendering.choose_backend()
+    try:
+        return gymnasium.make(id, disable_env_checker=True, **kwargs)
+    except (gymnasium.error.Error, ImportError) as error:
+        reason = " ".join(str(error).split())
+        hint = "" if "Did you mean" in reason else near_match(str(id), gymnasium.registry)
+        raise UserError(f"env.id={id!r} cannot be made: {reason}{hint}") from error
+    except Exception as error:
+        raise UserError(f"env.id={id!r} cannot be made: {type(error).__name__}: {error}") from error

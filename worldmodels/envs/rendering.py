@@ -1,0 +1,50 @@
+"""Which OpenGL back end draws, decided before MuJoCo is first imported, and what to say where none does."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import MutableMapping
+
+from worldmodels.errors import UserError, near_match
+
+VARIABLE = "MUJOCO_GL"
+APT = {
+    "egl": "sudo apt-get install -y libegl1 libgl1-mesa-dri",
+    "osmesa": "sudo apt-get install -y libosmesa6",
+    "glfw": "sudo apt-get install -y libglfw3 libgl1 libgl1-mesa-dri",
+}
+"""The Debian and Ubuntu packages that each back end needs (egl and osmesa: found by hiding libraries one by one)."""
+OFF = ("off", "disable", "disabled", "false", "0")
+
+
+def choose_backend(environ: MutableMapping[str, str] = os.environ) -> str:
+    """The back end in use: what MUJOCO_GL says, else EGL on a machine without a display, else MuJoCo's own choice.
+
+    Writes MUJOCO_GL where it decides, and so must run before ``mujoco`` or ``dm_control`` is first imported.
+    Raises :class:`UserError` for a back end that does not exist.
+    """
+    if not environ.get(VARIABLE) and not (environ.get("DISPLAY") or environ.get("WAYLAND_DISPLAY")):
+        environ[VARIABLE] = "egl"
+    backend = environ.get(VARIABLE) or "glfw"
+    if backend not in APT and backend not in OFF:
+        hint = near_match(backend, APT)
+        raise UserError(f"{VARIABLE}={backend} is not one of {', '.join(APT)} or disable.{hint}")
+    return backend
+
+
+def turn_off(environ: MutableMapping[str, str] = os.environ) -> None:
+    """Keep this process away from OpenGL altogether, for workers that never draw; before MuJoCo is first imported."""
+    environ[VARIABLE] = "disable"
+
+
+def advice(reason: object, backend: str | None = None) -> str:
+    """One sentence: no frame can be drawn, why, and the exact package to install."""
+    backend = backend or choose_backend()
+    if backend in OFF:
+        return f"{VARIABLE}={backend} turns drawing off: unset it, or observe env.obs=state."
+    install = APT[backend]
+    why = " ".join(str(reason).split()) or type(reason).__name__
+    return (
+        f"No frame can be drawn with {VARIABLE}={backend} ({why}): on Debian or Ubuntu run `{install}`, "
+        f"or observe env.obs=state; `python scripts/doctor.py` says more."
+    )

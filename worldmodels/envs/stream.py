@@ -1,0 +1,162 @@
+"""One endless stream of episodes, as it runs inside a worker process; never imports torch, so workers start quickly."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+from worldmodels.envs import describe, make, rendering
+from worldmodels.envs.base import check_spaces, require_finite
+from worldmodels.errors import UserError
+
+Spaces = tuple[spaces.Space, spaces.Space]
+
+
+def enter_worker(env: Mapping[str, Any]) -> None:
+    """Prepare a worker process: Ctrl-C is the parent's business, and a parent that dies takes its workers along."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if env.get("obs") == "state":
+        rendering.turn_off()
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        # A thread, because the main one may be deep inside a simulator that never returns.
+        threading.Thread(target=_die_with, args=(parent.sentinel,), daemon=True).start()
+
+
+def _die_with(sentinel: int) -> None:
+    wait([sentinel])
+    os._exit(1)
+
+
+def explain(error: BaseException) -> str:
+    """An exception in one line: its message, and for anything but a :class:`UserError` its type and where it arose."""
+    if isinstance(error, UserError):
+        return str(error)
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({os.path.basename(frames[-1].filename)}, line {frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}{place}"
+
+
+def probe_spaces(env: Mapping[str, Any], seed: int, connection: Connection) -> None:
+    """Build an environment once in a process of its own and send its spaces, or a sentence saying why it cannot be."""
+    enter_worker(env)
+    try:
+        built = make(env, seed)
+        check_spaces(describe(env), built.observation_space, built.action_space)
+        connection.send((built.observation_space, built.action_space))
+        built.close()
+    except Exception as error:
+        connection.send(explain(error))
+
+
+@dataclass(frozen=True)
+class StreamFactory:
+    """Builds a :class:`Stream` in a worker, and in the parent a stand-in that only tells its spaces."""
+
+    env: dict[str, Any]
+    seed: int
+    index: int
+    spaces: Spaces
+    parent: int
+
+    def __call__(self) -> gymnasium.Env:
+        """Called by Gymnasium, once in the parent (the stand-in) and once in the worker."""
+        stream = Stream(self.env, self.seed, self.index, self.spaces)
+        if os.getpid() != self.parent:
+            enter_worker(self.env)
+        return stream
+
+
+class Stream(gymnasium.Env):
+    """An environment whose step after an episode's end begins the next one, ignoring the action.
+
+    The pending reset is part of the snapshot, which is why Gymnasium's own autoreset is off. The environment is built
+    at first use, so that whatever goes wrong in it comes back as a message (``info["error"]``), never as a dead pipe.
+    """
+
+    def __init__(self, env: Mapping[str, Any], seed: int, index: int, promised: Spaces) -> None:
+        self._config, self._seed, self._index = env, seed, index
+        self.observation_space, self.action_space = promised
+        self._env: gymnasium.Env | None = None
+        self._pending_reset = True
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[dict[str, np.ndarray], dict]:
+        """Begin a new episode."""
+        observation, _, _, _, info = self._guarded(self._begin)
+        return observation, info
+
+    def step(self, action: np.ndarray) -> tuple[dict[str, np.ndarray], float, bool, bool, dict]:
+        """Take one step, or begin the next episode where the last one is over."""
+        return self._guarded(lambda: self._begin() if self._pending_reset else self._advance(action))
+
+    def snapshot(self) -> dict[str, Any]:
+        """``{"value": ...}`` with the environment's snapshot and the pending reset, or ``{"error": ...}``."""
+        return self._answered(lambda: {"env": self._built().snapshot(), "pending_reset": self._pending_reset})
+
+    def restore(self, snapshots: list[dict[str, Any]]) -> dict[str, Any]:
+        """Go back to this worker's entry of ``snapshots``."""
+
+        def work() -> None:
+            own = snapshots[self._index]
+            self._built().restore(own["env"])
+            self._pending_reset = own["pending_reset"]
+
+        return self._answered(work)
+
+    def close(self) -> None:
+        """Close the environment, if it was ever built."""
+        if self._env is not None:
+            self._env.close()
+
+    def _built(self) -> gymnasium.Env:
+        if self._env is None:
+            env = make(self._config, self._seed, self._index)
+            if (env.observation_space, env.action_space) != (self.observation_space, self.action_space):
+                raise UserError("its spaces differ from those of environment 0")
+            self._env = env
+        return self._env
+
+    def _begin(self) -> tuple[dict[str, np.ndarray], float, bool, bool, dict]:
+        observation, _ = self._built().reset()
+        self._check(observation, 0.0)
+        self._pending_reset = False
+        return observation, 0.0, False, False, {"is_first": True, "frames": 0}
+
+    def _advance(self, action: np.ndarray) -> tuple[dict[str, np.ndarray], float, bool, bool, dict]:
+        observation, reward, terminated, truncated, info = self._built().step(action)
+        self._check(observation, reward)
+        self._pending_reset = bool(terminated or truncated)
+        frames = int(info.get("frames", 1))
+        return observation, float(reward), bool(terminated), bool(truncated), {"is_first": False, "frames": frames}
+
+    def _check(self, observation: dict[str, np.ndarray], reward: float) -> None:
+        for key, space in self.observation_space.items():
+            value = observation.get(key)
+            shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
+            if shape != space.shape or dtype != space.dtype:
+                raise UserError(f"observation {key!r} is {dtype} {shape}, not {space.dtype} {space.shape} as declared")
+        require_finite(describe(self._config), observation, reward)
+
+    def _guarded(self, work: Callable[[], Any]) -> tuple[dict[str, np.ndarray], float, bool, bool, dict]:
+        try:
+            return work()
+        except Exception as error:
+            blank = {key: np.zeros(space.shape, space.dtype) for key, space in self.observation_space.items()}
+            return blank, 0.0, False, False, {"is_first": False, "frames": 0, "error": explain(error)}
+
+    def _answered(self, work: Callable[[], Any]) -> dict[str, Any]:
+        try:
+            return {"value": work()}
+        except Exception as error:
+            return {"error": explain(error)}

@@ -1,0 +1,281 @@
+"""Several environments in worker processes, stepped together, each a stream of rows exactly as replay stores them.
+
+Timing, with next-step autoreset (an episode of two steps, then the next one)::
+
+    row          0          1          2          3          4
+    observation  o0         o1         o2 (last)  o0'        o1'
+    action       0          a1         a2         0          a4      the action that led INTO the row's observation
+    reward       0          r1         r2         0          r4      what arriving in the row's observation gave
+    is_first     True       .          .          True       .       the action given to step() here is ignored
+    is_last      .          .          True       .          .
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from multiprocessing import resource_tracker
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium.spaces import Box
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode
+from gymnasium.vector.async_vector_env import AsyncState
+from jaxtyping import Float
+from torch import Tensor
+
+from worldmodels.envs import describe
+from worldmodels.envs.stream import Spaces, StreamFactory, probe_spaces
+from worldmodels.errors import UserError
+
+Rows = dict[str, Tensor]
+"""Observation keys, ``action`` [N, A], ``reward`` [N], ``is_first``/``is_last``/``is_terminal`` [N], ``frames`` [N]."""
+START_SECONDS = 120.0
+"""How long building the environments may take, whatever a step may."""
+CLOSE_SECONDS = 10.0
+
+
+class VectorEnv:
+    """``num_envs`` spawned workers with shared memory, one seed each; what fails is named, nothing waits for ever.
+
+    After an error every worker is gone: close this one and make another. Raises :class:`UserError` for an environment
+    that cannot be built, raises, returns NaN, dies or takes more than ``timeout`` seconds over a step.
+    """
+
+    def __init__(self, env: Mapping[str, Any], num_envs: int, seed: int, timeout: float = 60.0) -> None:
+        if num_envs < 1:
+            raise UserError(f"env.num_envs={num_envs} must be at least 1.")
+        if timeout <= 0:
+            raise UserError(f"env.step_timeout={timeout} must be a positive number of seconds.")
+        env = plain_config(env)
+        self.name, self.num_envs, self.timeout = describe(env), num_envs, float(timeout)
+        self._failure: UserError | None = None
+        self._envs: AsyncVectorEnv | None = None
+        spaces = self._find_spaces(env, seed)
+        factories = [StreamFactory(env, seed, index, spaces, os.getpid()) for index in range(num_envs)]
+        with _without_interrupts(), self._naming_the_culprit():
+            self._envs = AsyncVectorEnv(
+                factories, shared_memory=True, copy=False, context="spawn", autoreset_mode=AutoresetMode.DISABLED
+            )
+        observation, action = spaces
+        self.discrete = not isinstance(action, Box)
+        self.action_dim = int(action.n) if self.discrete else action.shape[0]
+        self.observation_spec: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
+            key: (tuple(space.shape), torch.uint8 if space.dtype == np.uint8 else torch.float32)
+            for key, space in observation.items()
+        }
+
+    @property
+    def pids(self) -> list[int]:
+        """The workers' process ids, in order."""
+        return [process.pid for process in self._running().processes]
+
+    def reset(self) -> Rows:
+        """Begin a new episode everywhere."""
+        envs = self._running()
+        with self._naming_the_culprit():
+            envs.reset_async()
+            observation, info = envs.reset_wait(max(self.timeout, START_SECONDS))
+        no = np.zeros(self.num_envs, bool)
+        return self._rows(observation, torch.zeros(self.num_envs, self.action_dim), no, no, no, info)
+
+    def step(self, action: Float[Tensor, "N A"]) -> Rows:
+        """Take one step everywhere; where an episode has just ended, begin the next one and ignore the action."""
+        envs = self._running()
+        action = self._clean(action)
+        with self._naming_the_culprit():
+            envs.step_async(action.argmax(-1).numpy() if self.discrete else action.numpy())
+            observation, reward, terminated, truncated, info = envs.step_wait(self.timeout)
+        return self._rows(observation, action, reward, terminated, truncated, info)
+
+    def snapshot(self) -> list[dict[str, Any]]:
+        """One exact snapshot an environment, pending resets included, as tensors and plain containers."""
+        return [plain_state(answer) for answer in self._call("snapshot")]
+
+    def restore(self, snapshots: list[dict[str, Any]]) -> None:
+        """Go back to ``snapshots``; the next :meth:`step` continues from there."""
+        if len(snapshots) != self.num_envs:
+            raise UserError(f"{len(snapshots)} snapshots cannot be restored into {self.num_envs} environments.")
+        self._call("restore", [array_state(snapshot) for snapshot in snapshots])
+
+    def close(self) -> None:
+        """End the workers: politely, and after ten seconds not."""
+        envs, self._envs = self._envs, None
+        if envs is None:
+            return
+        force = threading.Timer(CLOSE_SECONDS, _kill, [envs])
+        force.start()
+        if self._failure is not None:
+            envs._state = AsyncState.DEFAULT  # the call it waits for will never be answered: do not wait or warn
+        try:
+            envs.close(terminate=self._failure is not None)
+        except (EOFError, OSError):
+            _kill(envs)  # died while closing: there is nobody left to ask
+            envs.close(terminate=True)
+        finally:
+            force.cancel()
+
+    def __enter__(self) -> VectorEnv:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _running(self) -> AsyncVectorEnv:
+        if self._failure is not None:
+            raise self._failure
+        if self._envs is None:
+            raise UserError(f"The environments ({self.name}) are closed.")
+        return self._envs
+
+    def _call(self, method: str, *args: Any) -> list[Any]:
+        envs = self._running()
+        with self._naming_the_culprit():
+            envs.call_async(method, *args)
+            answers = envs.call_wait(max(self.timeout, START_SECONDS))
+        self._raise_errors([answer.get("error") for answer in answers])
+        return [answer["value"] for answer in answers]
+
+    def _clean(self, action: Tensor) -> Tensor:
+        expected = (self.num_envs, self.action_dim)
+        if tuple(action.shape) != expected:
+            raise UserError(
+                f"The environments ({self.name}) take actions of shape {expected}, got {tuple(action.shape)}."
+            )
+        action = action.detach().to("cpu", torch.float32)
+        if not torch.isfinite(action).all():
+            raise UserError(f"An action for {self.name} is not finite: {action.tolist()}.")
+        if self.discrete:
+            return torch.nn.functional.one_hot(action.argmax(-1), self.action_dim).float()
+        return action.clamp(-1, 1)
+
+    def _rows(
+        self,
+        observation: dict[str, np.ndarray],
+        action: Tensor,
+        reward: np.ndarray,
+        terminated: np.ndarray,
+        truncated: np.ndarray,
+        info: dict[str, Any],
+    ) -> Rows:
+        self._raise_errors(list(info.get("error", [])))
+        first = torch.from_numpy(np.array(info["is_first"], bool))
+        return {
+            **{key: torch.from_numpy(value.copy()) for key, value in observation.items()},
+            "action": torch.where(first[:, None], 0.0, action),
+            "reward": torch.from_numpy(np.array(reward, np.float32)),
+            "is_first": first,
+            "is_last": torch.from_numpy(np.array(terminated, bool) | np.array(truncated, bool)),
+            "is_terminal": torch.from_numpy(np.array(terminated, bool)),
+            "frames": torch.from_numpy(np.array(info["frames"], np.int64)),
+        }
+
+    def _raise_errors(self, errors: list[str | None]) -> None:
+        for index, error in enumerate(errors):
+            if error:
+                raise self._fail(f"environment {self._worker(index)} failed: {error}")
+
+    def _worker(self, index: int) -> str:
+        return f"worker {index} ({self.name}, pid {self._envs.processes[index].pid})"
+
+    def _fail(self, message: str) -> UserError:
+        self._failure = UserError(message[0].upper() + message[1:])
+        if self._envs is not None:
+            _kill(self._envs)
+        return self._failure
+
+    @contextmanager
+    def _naming_the_culprit(self) -> Iterator[None]:
+        """Turn Gymnasium's nameless errors into one sentence that says which worker, and what became of it."""
+        try:
+            yield
+        except multiprocessing.TimeoutError:
+            raise self._fail(self._diagnose()) from None
+        except (EOFError, OSError):  # a worker that dies breaks the pipe: BrokenPipe, ConnectionReset
+            raise self._fail(self._diagnose()) from None
+
+    def _diagnose(self) -> str:
+        if self._envs is None:
+            return f"an environment worker ({self.name}) died while starting; see its message above"
+        for index, process in enumerate(self._envs.processes):
+            process.join(0.2)  # the pipe breaks a moment before the exit code is known
+            if process.exitcode is not None:
+                return (
+                    f"environment {self._worker(index)} died with exit code {process.exitcode}; "
+                    "if it was killed for memory, lower env.num_envs"
+                )
+        hanging = [i for i, pipe in enumerate(self._envs.parent_pipes) if pipe is not None and not pipe.poll(0)]
+        who = ", ".join(self._worker(index) for index in hanging) or f"worker ({self.name})"
+        return f"environment {who} did not answer within {self.timeout:g} s; raise env.step_timeout if it is only slow"
+
+    def _find_spaces(self, env: dict[str, Any], seed: int) -> Spaces:
+        """The spaces, asked of a process that builds one environment, so that the parent loads no simulator."""
+        context = multiprocessing.get_context("spawn")
+        receiver, sender = context.Pipe(duplex=False)
+        process = context.Process(target=probe_spaces, args=(env, seed, sender), daemon=True)
+        with _without_interrupts():
+            process.start()
+        sender.close()
+        try:
+            if not receiver.poll(max(self.timeout, START_SECONDS)):
+                raise UserError(f"{self.name} could not be built within {START_SECONDS:g} s; run scripts/doctor.py.")
+            answer = receiver.recv()
+        except EOFError:
+            process.join(1)
+            raise UserError(
+                f"The process that builds {self.name} died with exit code {process.exitcode}; run scripts/doctor.py."
+            ) from None
+        finally:
+            process.kill()
+            process.join()
+        if isinstance(answer, str):
+            raise UserError(answer)
+        return answer
+
+
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Start processes with Ctrl-C blocked, which they inherit: one in their first second would print a traceback."""
+    resource_tracker.ensure_running()  # its own start would unblock the signal again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _kill(envs: AsyncVectorEnv) -> None:
+    for process in envs.processes:
+        process.kill()  # not terminate: a stopped process never sees SIGTERM
+
+
+def plain_config(env: Mapping[str, Any]) -> dict[str, Any]:
+    """A config group as plain containers, which is what a worker can be sent."""
+    from omegaconf import DictConfig, OmegaConf
+
+    return OmegaConf.to_container(env, resolve=True) if isinstance(env, DictConfig) else dict(env)
+
+
+def plain_state(value: Any) -> Any:
+    """``value`` with arrays as tensors and NumPy numbers as Python's, so that ``weights_only`` loading accepts it."""
+    if isinstance(value, Mapping):
+        return {key: plain_state(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain_state(item) for item in value]
+    if isinstance(value, np.ndarray):
+        return torch.from_numpy(value.copy())
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def array_state(value: Any) -> Any:
+    """The inverse of :func:`plain_state`: workers know no torch."""
+    if isinstance(value, Mapping):
+        return {key: array_state(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [array_state(item) for item in value]
+    return value.numpy() if isinstance(value, Tensor) else value

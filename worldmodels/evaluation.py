@@ -1,0 +1,155 @@
+"""Scores in environments of their own, with generators of their own, beside what needs no learning."""
+
+from __future__ import annotations
+
+import json
+import logging
+import statistics
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Generator, Tensor
+
+from dynamics.base import Memory, State
+from planners.base import Planner
+from worldmodels.build import build_planner
+from worldmodels.data.collect import Actor
+from worldmodels.envs.vector import VectorEnv
+from worldmodels.model import WorldModel
+from worldmodels.runs import Run
+
+log = logging.getLogger(__name__)
+
+
+class Constant(Planner):
+    """Always the same action: what doing nothing, or full throttle, scores."""
+
+    def __init__(self, action_dim: int, discrete: bool, value: float) -> None:
+        super().__init__(action_dim, discrete)
+        self.value = value
+
+    def initial(self, n: int) -> Memory:
+        """Nothing to remember."""
+        return {}
+
+    def act(
+        self,
+        model: WorldModel,
+        state: State,
+        memory: Memory,
+        reset: Bool[Tensor, " N"],
+        explore: bool,
+        generator: Generator | None = None,
+    ) -> tuple[Float[Tensor, "N A"], Memory]:
+        """The constant, whatever the state."""
+        return torch.full((len(reset), self.action_dim), self.value), memory
+
+
+class Blind:
+    """Stands where an :class:`Actor` stands, for planners that look at nothing: no model, no filtering."""
+
+    model = None
+
+    def __init__(self, n: int, generator: Generator) -> None:
+        self.state, self.memory, self.generator = State(torch.zeros(n, 1), {}), None, generator
+
+    def filter(self, rows: dict[str, Tensor]) -> None:
+        """Look away."""
+
+    def act(self, planner: Planner, reset: Tensor) -> Tensor:
+        """Choose without a state."""
+        if self.memory is None:
+            self.memory = planner.initial(len(reset))
+        action, self.memory = planner.act(None, self.state, self.memory, reset, True, self.generator)
+        return action
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """One episode of each of N environments: returns, and every row [N, T, ...] up to the longest."""
+
+    returns: list[float]
+    rows: dict[str, Tensor]
+    lengths: list[int]
+
+
+def play(
+    envs: VectorEnv, actor: Actor | Blind, planner: Planner, on_step: Callable[[int], None] | None = None
+) -> Episodes:
+    """Play each environment until its first episode ends."""
+    rows = envs.reset()
+    tape: list[dict[str, Tensor]] = []
+    done = torch.zeros(envs.num_envs, dtype=torch.bool)
+    returns = torch.zeros(envs.num_envs, dtype=torch.float64)
+    lengths = torch.zeros(envs.num_envs, dtype=torch.int64)
+    while True:
+        tape.append(rows)
+        returns += torch.where(done, 0.0, rows["reward"].double())
+        lengths += ~done
+        done = done | rows["is_last"]
+        if done.all():
+            return Episodes(returns.tolist(), {k: torch.stack([r[k] for r in tape], 1) for k in rows}, lengths.tolist())
+        actor.filter(rows)
+        rows = envs.step(actor.act(planner, rows["is_first"]))
+        if on_step is not None:
+            on_step(len(tape))
+
+
+def evaluate(
+    env: Mapping[str, Any],
+    model: WorldModel,
+    planner: Planner,
+    episodes: int,
+    seed: int,
+    explore: bool,
+    precision: Callable[[], AbstractContextManager] = nullcontext,
+) -> Episodes:
+    """Play ``episodes`` at once, one an environment, with a planner and what it consults."""
+    generator = torch.Generator(model.device).manual_seed(seed)
+    with VectorEnv(env, episodes, seed, env["step_timeout"]) as envs:
+        return play(envs, Actor(episodes, model, explore, generator, precision), planner)
+
+
+def play_blind(
+    env: Mapping[str, Any], planner_of: Callable[[int, bool], Planner], episodes: int, seed: int
+) -> list[float]:
+    """Returns of a policy that looks at nothing, on the same environment seeds; frames are not drawn where that can be."""
+    env = {**env, **env.get("blind", {})}
+    with VectorEnv(env, episodes, seed, env["step_timeout"]) as envs:
+        blind = Blind(episodes, torch.Generator().manual_seed(seed))
+        return play(envs, blind, planner_of(envs.action_dim, envs.discrete)).returns
+
+
+def baselines(run: Run, untrained: WorldModel, episodes: int, seed: int) -> dict[str, float]:
+    """What needs no learning, on the same seeds; constant actions only where actions form a box."""
+    policies: dict[str, Callable[[int, bool], Planner]] = {
+        "random": lambda a, d: build_planner({"_target_": "planners.random.Random"}, a, d),
+        "prefill": lambda a, d: build_planner(run.cfg.prefill_planner, a, d),
+    }
+    if not run.discrete:
+        for name, value in (("zero", 0.0), ("plus_one", 1.0), ("minus_one", -1.0)):
+            policies[name] = lambda a, d, value=value: Constant(a, d, value)
+    scores = {name: statistics.fmean(play_blind(run.cfg.env, p, episodes, seed)) for name, p in policies.items()}
+    played = evaluate(run.cfg.env, untrained, run.planner, episodes, seed, explore=False)
+    return scores | {"untrained": statistics.fmean(played.returns)}
+
+
+def table(result: Mapping[str, Any]) -> str:
+    """The result as people read it."""
+    lines = [f"{'return':<22}{'mean':>9}{'std':>8}"]
+    lines.append(
+        f"{result['planner'] + ' (deterministic)':<22}{result['return_mean']:>9.1f}{result['return_std']:>8.1f}"
+    )
+    lines.append(f"{result['planner'] + ' (stochastic)':<22}{result['return_stochastic_mean']:>9.1f}")
+    lines += [f"{name:<22}{score:>9.1f}" for name, score in result["baselines"].items()]
+    return "\n".join(lines)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write indented JSON."""
+    path.write_text(json.dumps(content, indent=2) + "\n")

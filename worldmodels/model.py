@@ -1,0 +1,93 @@
+"""The world model: encoder, latent dynamics, heads and objectives behind four verbs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Generator, Tensor, nn
+
+from dynamics.base import Dynamics, Rollout, State
+from worldmodels.encoders import Encoder
+from worldmodels.objectives.base import Objective
+from worldmodels.trajectory import Trajectory
+
+Policy = Tensor | Callable[[Tensor], Tensor]
+"""Actions [N, H, A] fixed in advance, or a function from features [N, F] to actions [N, A]."""
+
+
+class WorldModel(nn.Module):
+    """Encode, observe, imagine, decode: everything that planners, losses and pictures ask of a learned world.
+
+    ``heads`` holds ``reward`` and ``cont``; ``objectives`` shape the latent, and the first that owns a decoder draws.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        dynamics: Dynamics,
+        heads: Mapping[str, nn.Module],
+        objectives: Sequence[Objective],
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.dynamics = dynamics
+        self.heads = nn.ModuleDict(heads)
+        self.objectives = nn.ModuleList(objectives)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters live."""
+        return next(self.parameters()).device
+
+    def initial(self, n: int) -> State:
+        """The state before an episode's first frame."""
+        return self.dynamics.initial(n)
+
+    def observe(self, batch: dict[str, Tensor], state: State) -> tuple[Rollout, State, Float[Tensor, "B T E"]]:
+        """Filter a batch of sequences that continue ``state``; also return the last state and the embeddings."""
+        embed = self.encoder(batch)
+        rollout, last = self.dynamics.observe(embed, batch["action"], batch["reset"], state)
+        return rollout, last, embed
+
+    def obs_step(
+        self,
+        obs: dict[str, Tensor],
+        action: Float[Tensor, "N A"],
+        reset: Bool[Tensor, " N"],
+        state: State,
+        generator: Generator | None = None,
+    ) -> State:
+        """Encode and filter one frame; ``action`` is the one that led into it."""
+        return self.dynamics.obs_step(self.encoder(obs), action, reset, state, generator)
+
+    def losses(self, batch: dict[str, Tensor], state: State) -> tuple[dict[str, Tensor], Rollout]:
+        """Every loss of the model by name, unreduced [B, T], and the rollout they were taken on."""
+        rollout, _, embed = self.observe(batch, state)
+        losses = self.dynamics.loss(rollout, batch["reset"])
+        for objective in self.objectives:
+            losses |= objective(rollout, embed, batch)
+        for name, head in self.heads.items():
+            losses[name] = head.loss(rollout.feat, batch, batch["reset"])
+        return losses, rollout
+
+    def imagine(
+        self, state: State, policy: Policy, imag_horizon: int, generator: Generator | None = None
+    ) -> Trajectory:
+        """Roll the prior ``imag_horizon`` steps from N states and read the heads along the way."""
+        feats, actions = [state.feat], []
+        for t in range(imag_horizon):
+            action = policy[:, t] if isinstance(policy, Tensor) else policy(state.feat)
+            state = self.dynamics.img_step(action, state, generator)
+            feats.append(state.feat)
+            actions.append(action)
+        feat, action = torch.stack(feats, dim=1), torch.stack(actions, dim=1)
+        return Trajectory(feat, action, self.heads["reward"](feat, action), self.heads["cont"](feat, action))
+
+    def decode(self, feat: Float[Tensor, "... F"]) -> dict[str, Tensor]:
+        """Observations as the latent holds them: ``pixels`` in [0, 1], ``state`` in the environment's units."""
+        for objective in self.objectives:
+            if objective.decoder is not None:
+                return objective.decoder(feat)
+        raise ValueError("none of this world model's objectives has a decoder")

@@ -1,0 +1,133 @@
+"""The LightningModule: one optimiser, named and scaled losses, a guard against anything that is not finite."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from torch import Tensor, nn
+
+from dynamics.base import Rollout, State
+from planners.base import Planner
+from worldmodels.data.collect import MEMORY
+from worldmodels.data.replay import split_context
+from worldmodels.errors import UserError
+from worldmodels.model import WorldModel
+
+Clip = Callable[[Iterable[nn.Parameter]], None]
+
+
+class WorldModelModule(lightning.LightningModule):
+    """Trains a world model and whatever a planner learns from one batch with one optimiser.
+
+    Args:
+        optimizer: builds the optimiser from parameter groups.
+        learning_rates: learning rate by top-level part (``model.encoder``, ``planner``, …), where it differs.
+        clip: clips gradients in place, after the backward pass.
+        loss_scales: one factor for every loss, no more and no fewer.
+        prefix: rows in front of every window (:func:`~worldmodels.data.replay.context_rows`).
+        bad_batch: where a batch is saved whose loss or gradient is not finite.
+    """
+
+    def __init__(
+        self,
+        model: WorldModel,
+        planner: Planner,
+        optimizer: Callable[..., torch.optim.Optimizer],
+        clip: Clip,
+        loss_scales: Mapping[str, float],
+        learning_rates: Mapping[str, float],
+        prefix: int,
+        bad_batch: Path,
+    ) -> None:
+        super().__init__()
+        self.model, self.planner = model, planner
+        self._optimizer, self._clip = optimizer, clip
+        self.loss_scales, self.learning_rates = dict(loss_scales), dict(learning_rates)
+        self.prefix, self.bad_batch = prefix, bad_batch
+        self._step: Callable[..., tuple[dict[str, Tensor], Rollout]] = self.losses
+        self._batch: dict[str, Tensor] = {}
+
+    def losses(self, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], Rollout]:
+        """Every loss by name, unreduced, and the rollout behind them."""
+        prefix, window = split_context(batch, self.prefix)
+        losses, rollout = self.model.losses(window, self.start(prefix, window))
+        return losses | self.planner.loss(self.model, rollout, window), rollout
+
+    @torch.no_grad()
+    def start(self, prefix: dict[str, Tensor] | None, window: dict[str, Tensor]) -> State:
+        """The state before the window: nothing, one stored in replay, or the end of a burn-in."""
+        initial = self.model.initial(len(window["action"]))
+        if prefix is None:
+            return initial
+        stored = {key: prefix[MEMORY + key][:, -1] for key in initial.memory if MEMORY + key in prefix}
+        if stored:
+            return State(initial.feat, stored)
+        return self.model.observe(prefix, initial)[1]
+
+    def compile_losses(self) -> None:
+        """Compile the whole computation of the losses, resets included."""
+        self._step = torch.compile(self.losses)
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """The weighted sum of mean losses."""
+        self._batch = batch
+        losses, rollout = self._step(batch)
+        if losses.keys() != self.loss_scales.keys():
+            raise ValueError(f"losses {sorted(losses)} and loss_scales {sorted(self.loss_scales)} must name the same")
+        means = {name: loss.float().mean() for name, loss in losses.items()}
+        self._refuse_non_finite(means)
+        self.log_dict({f"loss/{name}": mean for name, mean in means.items()})
+        self.log_dict({f"latent/{name}": value.mean() for name, value in self.model.dynamics.metrics(rollout).items()})
+        total = torch.stack([self.loss_scales[name] * mean for name, mean in means.items()]).sum()
+        self.log("loss/total", total)
+        return total
+
+    def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, *_: Any, **__: Any) -> None:
+        """Clip after the backward pass; log the norm before and after."""
+        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        before = torch.nn.utils.get_total_norm([p.grad for p in parameters])
+        if not torch.isfinite(before):
+            names = [name for name, p in self.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
+            self._stop_at_bad_batch(f"the gradient of {', '.join(names[:3])}")
+        self._clip(parameters)
+        self.log("gradient/norm", before)
+        self.log("gradient/clipped", torch.nn.utils.get_total_norm([p.grad for p in parameters]))
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        """Let the planner update its moving averages."""
+        self.planner.after_step()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """One optimiser; a part with a learning rate of its own is a group of its own."""
+        groups: dict[str, list[nn.Parameter]] = {}
+        for name, parameter in self.named_parameters():
+            part = next((part for part in self.learning_rates if name.startswith(part + ".")), "")
+            groups.setdefault(part, []).append(parameter)
+        unknown = sorted(self.learning_rates.keys() - groups.keys())
+        if unknown:
+            parts = sorted({".".join(name.split(".")[:2]) for name, _ in self.named_parameters()})
+            raise UserError(
+                f"optimizer.learning_rates names {unknown[0]!r}, which has no parameters; parts are {parts}."
+            )
+        return self._optimizer(
+            [
+                {"params": parameters} | ({"lr": self.learning_rates[part]} if part else {})
+                for part, parameters in groups.items()
+            ]
+        )
+
+    def _refuse_non_finite(self, means: dict[str, Tensor]) -> None:
+        if not torch.isfinite(torch.stack(list(means.values()))).all():
+            bad = [name for name, mean in means.items() if not torch.isfinite(mean)]
+            self._stop_at_bad_batch(f"loss {', '.join(bad)}")
+
+    def _stop_at_bad_batch(self, what: str) -> None:
+        torch.save(self._batch, self.bad_batch)
+        raise UserError(
+            f"{what} is not finite; the batch is in {self.bad_batch}: look at it, lower optimizer.lr, or use "
+            "trainer.precision=fp32, and continue with resume=<this run>."
+        )

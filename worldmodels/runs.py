@@ -1,0 +1,144 @@
+"""Run folders: what a training leaves behind, and how to take it up again."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from omegaconf import DictConfig, OmegaConf
+
+from planners.base import Planner
+from worldmodels.build import build_model, build_planner
+from worldmodels.cli import config_dir, dotted_keys, load_config
+from worldmodels.envs import describe
+from worldmodels.errors import UserError, near_match
+from worldmodels.model import WorldModel
+
+log = logging.getLogger(__name__)
+
+MISSING = object()
+
+CONFIG = "config.yaml"
+CHECKPOINTS = ("last.ckpt", "previous.ckpt")
+FIXED = ("dynamics", "size", "encoder", "objective", "heads", "env")
+"""Groups that a resumed run may not change: its weights or its replay depend on them."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained run, ready to plan and imagine."""
+
+    path: Path
+    cfg: DictConfig
+    model: WorldModel
+    planner: Planner
+    checkpoint: dict[str, Any]
+
+    @property
+    def frames(self) -> int:
+        """Environment frames the model was trained on."""
+        return self.checkpoint["counters"]["frames"]
+
+    @property
+    def discrete(self) -> bool:
+        """Whether actions are one-hot."""
+        return self.checkpoint["spaces"]["discrete"]
+
+    @property
+    def action_dim(self) -> int:
+        """Numbers in an action."""
+        return self.checkpoint["spaces"]["action_dim"]
+
+
+def new_folder(cfg: DictConfig, now: datetime) -> Path:
+    """Make the run folder; one that holds a run already is refused, because two runs in one would mix."""
+    name = f"{now:%Y-%m-%d_%H-%M-%S}_{describe(cfg.env)}_{cfg.choices.dynamics}_{cfg.choices.planner}"
+    path = Path(cfg.run_dir or Path("runs") / name.replace("/", "-"))
+    if (path / CONFIG).exists():
+        raise UserError(f"{path} holds a run already: continue it with resume={path}, or choose another run_dir.")
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def read_config(path: Path) -> DictConfig:
+    """The configuration a run was trained with."""
+    if not path.is_dir():
+        raise UserError(f"{path} is not a folder; a run folder is what `scripts/train.py` printed at its start.")
+    if not (path / CONFIG).is_file():
+        raise UserError(f"{path} is not a run folder: it has no {CONFIG}.")
+    return OmegaConf.load(path / CONFIG)
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """The newest whole checkpoint of a run."""
+    folder = path / "checkpoints"
+    for name in CHECKPOINTS:
+        if not (folder / name).is_file():
+            continue
+        try:
+            return torch.load(folder / name, map_location="cpu", weights_only=True, mmap=False) | {
+                "file": str(folder / name)
+            }
+        except Exception as error:  # torch raises half a dozen kinds for a torn file
+            log.warning("%s cannot be read (%s): trying the one before", folder / name, str(error).split("\n")[0])
+    raise UserError(f"{path} has no checkpoint that can be read whole in {folder}: the run must be started again.")
+
+
+def load_run(path: str | Path, overrides: list[str] | None = None, device: str = "cpu") -> Run:
+    """Load a trained run: its configuration, its world model and its planner.
+
+    Args:
+        path: the run folder.
+        overrides: ``key=value`` words on top of the run's configuration, ``planner=cem`` for example; a planner with
+            learned parts can only be one that was trained.
+        device: where the model goes.
+
+    Raises:
+        UserError: not a run folder; no whole checkpoint; a checkpoint of another architecture.
+    """
+    path = Path(path)
+    cfg = override(read_config(path), overrides or [])
+    checkpoint = read_checkpoint(path)
+    spaces = checkpoint["spaces"]
+    observations = {
+        key: (tuple(shape), getattr(torch, dtype)) for key, (shape, dtype) in spaces["observations"].items()
+    }
+    model = build_model(cfg, observations, spaces["action_dim"])
+    planner = build_planner(cfg.planner, spaces["action_dim"], spaces["discrete"])
+    load_weights(model, checkpoint, "model.", checkpoint["file"])
+    if list(planner.parameters()):
+        load_weights(planner, checkpoint, "planner.", checkpoint["file"])
+    return Run(path, cfg, model.to(device).eval(), planner.to(device).eval(), checkpoint)
+
+
+def load_weights(module: torch.nn.Module, checkpoint: dict[str, Any], prefix: str, file: str) -> None:
+    """Load the part of a checkpoint under ``prefix``; a checkpoint of another architecture is refused."""
+    weights = {key.removeprefix(prefix): v for key, v in checkpoint["state_dict"].items() if key.startswith(prefix)}
+    own = module.state_dict()
+    wrong = sorted(own.keys() ^ weights.keys()) or sorted(k for k in own if own[k].shape != weights[k].shape)
+    if wrong:
+        raise UserError(
+            f"{file} was made by another architecture: {len(wrong)} weights differ, {wrong[0]!r} first; "
+            f"use the dynamics, size and objective it was trained with."
+        )
+    module.load_state_dict(weights)
+
+
+def override(cfg: DictConfig, overrides: list[str]) -> DictConfig:
+    """A copy of a run's configuration with ``key=value`` words on top; a group's name (``planner=cem``) replaces it."""
+    cfg = cfg.copy()
+    for word in overrides:
+        key, _, value = word.partition("=")
+        if (config_dir() / key).is_dir():
+            fresh = load_config([word])
+            cfg[key], cfg.choices[key] = fresh[key], fresh.choices[key]
+        elif OmegaConf.select(cfg, key, default=MISSING) is MISSING:
+            raise UserError(f"this run's {CONFIG} has no key {key!r}.{near_match(key, dotted_keys(cfg))}")
+        else:
+            OmegaConf.update(cfg, key, yaml.safe_load(value), merge=False)
+    return cfg

@@ -1,0 +1,149 @@
+"""Pictures of imagination, for TensorBoard and for files."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+import torch
+from einops import rearrange
+from jaxtyping import Float, UInt8
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+from tensorboard.compat.proto.summary_pb2 import Summary
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+from dynamics.base import State
+from worldmodels.encoders import pixels_to_float
+from worldmodels.model import WorldModel
+
+if TYPE_CHECKING:
+    from worldmodels.data.collect import Actor
+
+SEES, IMAGINES = (60, 200, 60), (220, 60, 60)
+"""Border colours: green while the model sees the frames, red once it only imagines."""
+
+
+@dataclass(frozen=True)
+class OpenLoop:
+    """What happened and what the model made of it: ``context`` frames seen, the rest imagined from the actions alone."""
+
+    truth: Float[Tensor, "B T C H W"]
+    model: Float[Tensor, "B T C H W"]
+    context: int
+
+    def error(self) -> Float[Tensor, " K"]:
+        """Mean squared image error of each imagined step."""
+        return (self.model - self.truth)[:, self.context :].square().mean((0, 2, 3, 4))
+
+
+@torch.no_grad()
+def open_loop(
+    model: WorldModel,
+    batch: dict[str, Tensor],
+    state: State,
+    context: int,
+    imag_horizon: int,
+    generator: torch.Generator | None = None,
+) -> OpenLoop:
+    """Filter ``context`` frames, then imagine ``imag_horizon`` steps with the actions that were taken.
+
+    Nothing of a frame after the context is read but for comparison.
+    """
+    seen = {key: value[:, :context] for key, value in batch.items()}
+    rollout, state, _ = model.observe(seen, state)
+    actions = batch["action"][:, context : context + imag_horizon]
+    imagined = model.imagine(state, actions, imag_horizon, generator).feat[:, 1:]
+    frames = model.decode(torch.cat([rollout.feat, imagined], dim=1))["pixels"]
+    truth = pixels_to_float(batch["pixels"][:, : context + imag_horizon])
+    return OpenLoop(truth, frames, context)
+
+
+@torch.no_grad()
+def plan_frames(model: WorldModel, actor: Actor, generator: torch.Generator | None = None) -> np.ndarray | None:
+    """The plan that the first environment's planner holds, decoded; None where a planner keeps no plan."""
+    if actor.memory is None or "plan" not in actor.memory:
+        return None
+    plan = actor.memory["plan"][:1]
+    feat = model.imagine(actor.state.map(lambda x: x[:1]), plan, plan.shape[1], generator).feat
+    frames = rearrange(to_uint8(model.decode(feat)["pixels"][0]), "t c h w -> t h w c")
+    return np.stack([enlarge(border(frame, SEES if t == 0 else IMAGINES)) for t, frame in enumerate(frames)])
+
+
+def to_uint8(images: Tensor) -> UInt8[np.ndarray, "..."]:
+    """[0, 1] to [0, 255]."""
+    return (images.clamp(0, 1) * 255).round().byte().cpu().numpy()
+
+
+def border(image: UInt8[np.ndarray, "H W 3"], colour: tuple[int, int, int]) -> UInt8[np.ndarray, "H2 W2 3"]:
+    """A coloured frame of one pixel in 32."""
+    width = max(1, image.shape[0] // 32)
+    return cv2.copyMakeBorder(image, *[width] * 4, cv2.BORDER_CONSTANT, value=colour)
+
+
+def enlarge(image: UInt8[np.ndarray, "H W 3"], side: int = 128) -> UInt8[np.ndarray, "H2 W2 3"]:
+    """Whole-number magnification to about ``side`` pixels a frame, without smoothing."""
+    factor = max(1, side // image.shape[0])
+    return image.repeat(factor, axis=0).repeat(factor, axis=1)
+
+
+def rows_of(clip: OpenLoop) -> UInt8[np.ndarray, "B 3 T H W 3"]:
+    """Truth, model and absolute error of every window and step, bordered."""
+    error = (clip.model - clip.truth).abs()
+    images = to_uint8(torch.stack([clip.truth, clip.model, error], dim=1))
+    images = rearrange(images, "b r t c h w -> b r t h w c")
+    colours = [SEES if t < clip.context else IMAGINES for t in range(images.shape[2])]
+    return np.stack([[[border(im, c) for im, c in zip(row, colours, strict=True)] for row in b] for b in images])
+
+
+def draw_clips(clip: OpenLoop, windows: int = 4) -> UInt8[np.ndarray, "T H W 3"]:
+    """Animated: a column a window; truth above model above error."""
+    frames = rearrange(rows_of(clip)[:windows], "b r t h w c -> t (r h) (b w) c")
+    return np.stack([enlarge(frame, 3 * 96) for frame in frames])
+
+
+def draw_strip(clip: OpenLoop, windows: int = 2, every: int = 3) -> UInt8[np.ndarray, "H W 3"]:
+    """Still: time to the right, for each window truth above model above error."""
+    return enlarge(rearrange(rows_of(clip)[:windows, :, ::every], "b r t h w c -> (b r h) (t w) c"), 3 * 64 * windows)
+
+
+def draw_errors(curves: dict[str, Float[Tensor, " K"]]) -> Figure:
+    """Mean squared image error against the imagined step."""
+    figure = Figure(figsize=(5, 3.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot(xlabel="decisions imagined", ylabel="mean squared image error")
+    for name, curve in curves.items():
+        axes.plot(range(1, len(curve) + 1), torch.as_tensor(curve).cpu(), label=name)
+    axes.set_ylim(bottom=0)
+    axes.legend()
+    return figure
+
+
+def gif_bytes(frames: UInt8[np.ndarray, "T H W 3"], fps: int = 10) -> bytes:
+    """An endless animation."""
+    images = [Image.fromarray(frame) for frame in frames]
+    stream = io.BytesIO()
+    images[0].save(stream, "GIF", save_all=True, append_images=images[1:], duration=1000 // fps, loop=0)
+    return stream.getvalue()
+
+
+def add_gif(writer: SummaryWriter, tag: str, frames: UInt8[np.ndarray, "T H W 3"], step: int) -> None:
+    """Write an animation as an image summary: TensorBoard plays GIFs, and ``add_video`` needs moviepy to do the same."""
+    _, height, width, _ = frames.shape
+    image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=gif_bytes(frames))
+    writer._get_file_writer().add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
+
+
+def write_mp4(path: Path, frames: UInt8[np.ndarray, "T H W 3"], fps: int) -> None:
+    """A video file."""
+    height, width = frames.shape[1:3]
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), fps, (width, height))
+    for frame in frames:
+        writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+    writer.release()
