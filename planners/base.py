@@ -49,4 +49,4 @@ class Planner(nn.Module, ABC):
 
     def after_step(self) -> None:
         """Called after every optimiser step: moving averages, normalisers."""
-        return None
+        return

@@ -84,8 +84,11 @@ class Canvas(Counter):
 
 
 class Stubborn(Counter):
-    """Writes its process id to a file, and takes its time over every step."""
+    """Writes its process id to a file, and never comes back from a step."""
 
     def __init__(self, path: str, seed: int = 0, index: int = 0) -> None:
         super().__init__(seed=seed, index=index)
         Path(path, str(index)).write_text(str(os.getpid()))
+
+    def step(self, action):
+        time.sleep(600)

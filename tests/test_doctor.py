@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -19,12 +18,8 @@ NO_GL = {"MUJOCO_GL": "egl", "MUJOCO_EGL_DEVICE_ID": "99"}
 CHEETAH = {"_target_": doctor.DMC, "task": "cheetah_run", "size": 32}
 
 
-def installed(**packages: list[str]) -> list[SimpleNamespace]:
-    return [
-        SimpleNamespace(metadata={"Name": name.replace("_", "-")}, version=version)
-        for name, versions in packages.items()
-        for version in versions
-    ]
+def installed(**packages: list[str]) -> list[tuple[str, str]]:
+    return [(name, version) for name, versions in packages.items() for version in versions]
 
 
 @pytest.mark.parametrize(

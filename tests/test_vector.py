@@ -206,11 +206,11 @@ def test_an_environment_that_hangs_in_building_is_said(monkeypatch):
 
 def test_workers_die_with_a_parent_that_is_killed(tmp_path):
     script = (
-        f"import sys, time\nsys.path[:0] = [{os.path.dirname(__file__)!r}]\n"
+        f"import sys, torch\nsys.path[:0] = [{os.path.dirname(__file__)!r}]\n"
         "from worldmodels.envs.vector import VectorEnv\n"
         "if __name__ == '__main__':\n"
         f"    envs = VectorEnv({{'_target_': 'broken_envs.Stubborn', 'path': {str(tmp_path)!r}}}, 2, 0)\n"
-        "    envs.reset()\n    print('ready', flush=True)\n    time.sleep(60)\n"
+        "    envs.reset()\n    print('ready', flush=True)\n    envs.step(torch.zeros(2, 2))\n"
     )
     (tmp_path / "main.py").write_text(script)
     parent = subprocess.Popen([sys.executable, str(tmp_path / "main.py")], stdout=subprocess.PIPE, text=True)

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
@@ -85,6 +86,24 @@ def dotted_keys(cfg: DictConfig) -> list[str]:
                 yield from walk(value, f"{prefix}{key}.")
 
     return list(walk(OmegaConf.to_container(cfg, resolve=False), ""))
+
+
+def take(words: list[str], known: dict[str, Callable[[str], Any]], required: tuple[str, ...]) -> tuple[dict, list[str]]:
+    """Split ``key=value`` words into a script's own, converted, and the overrides that are left."""
+    own, rest = {}, []
+    for word in words:
+        key, _, value = word.partition("=")
+        if key not in known:
+            rest.append(word)
+            continue
+        try:
+            own[key] = known[key](value)
+        except ValueError:
+            raise UserError(f"{key}={value} is not a {known[key].__name__}.") from None
+    for key in required:
+        if key not in own:
+            raise UserError(f"say which {key}: {key}=<…>; this script takes {', '.join(f'{k}=' for k in known)}.")
+    return own, rest
 
 
 def run(main: Callable[[list[str]], None]) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from worldmodels.distributions import symexp, symlog
 from worldmodels.encoders import CHANNEL_MULTIPLES, ObservationSpec, check_image_size, pixels_to_float
-from worldmodels.nets import MLP, ChannelNorm, Hidden, init_
+from worldmodels.nets import MLP, Hidden, init_
 
 
 class PixelDecoder(nn.Module):
@@ -22,14 +24,15 @@ class PixelDecoder(nn.Module):
         self.start = Hidden(feat_dim, channels[0] * side**2)
         self.unflatten = nn.Unflatten(1, (channels[0], side, side))
         layers: list[nn.Module] = []
-        for a, b in zip(channels[:-1], channels[1:], strict=True):
-            layers += [init_(nn.ConvTranspose2d(a, b, 4, stride=2, padding=1)), ChannelNorm(b), nn.SiLU()]
-        self.layers = nn.Sequential(*layers[:-2])
+        for a, b in itertools.pairwise(channels):
+            layers += [init_(nn.ConvTranspose2d(a, b, 4, stride=2, padding=1)), nn.GroupNorm(1, b), nn.SiLU()]
+        self.layers = nn.Sequential(*layers[:-2]).to(memory_format=torch.channels_last)
 
     def forward(self, feat: Float[Tensor, "... F"]) -> Float[Tensor, "... C S S"]:
         """Images as fp32 in [0, 1]; the sigmoid keeps a clip from ever showing what a camera could not."""
         lead = feat.shape[:-1]
-        images = self.layers(self.unflatten(self.start(feat.reshape(-1, feat.shape[-1]))))
+        start = self.unflatten(self.start(feat.reshape(-1, feat.shape[-1])))
+        images = self.layers(start.contiguous(memory_format=torch.channels_last))
         return images.float().sigmoid().unflatten(0, lead)
 
     def loss(self, feat: Float[Tensor, "... F"], pixels: Tensor) -> Float[Tensor, "..."]:

@@ -79,7 +79,7 @@ def require_rendering(env: Mapping[str, Any], timeout: float = TIMEOUT) -> None:
     draw(env, workers=1, frames=1, timeout=timeout)
 
 
-def versions(installed: Iterable[importlib.metadata.Distribution] | None = None) -> list[Finding]:
+def versions(installed: Iterable[tuple[str, str]] | None = None) -> list[Finding]:
     """The versions that matter, and MuJoCo's above all."""
     findings = [Finding("python", platform.python_version())]
     for package in PACKAGES:
@@ -91,17 +91,19 @@ def versions(installed: Iterable[importlib.metadata.Distribution] | None = None)
     return [*findings, Finding("mujoco packages", "mixed" if advice else "consistent", advice)]
 
 
-def mixed_mujoco(installed: Iterable[importlib.metadata.Distribution] | None = None, library: str | None = None) -> str:
+def mixed_mujoco(installed: Iterable[tuple[str, str]] | None = None, library: str | None = None) -> str:
     """What is wrong with the set of MuJoCo packages, or "".
 
-    A downgrade from 4 to 3 leaves ``mujoco-core`` 4 behind and the files of both mixed; they import, and then fail.
+    ``installed`` lists (name, version), by default what this interpreter finds. A downgrade from 4 to 3 leaves
+    ``mujoco-core`` 4 behind and the files of both mixed; they import, and then fail.
     """
     mend = "run `pip uninstall -y mujoco mujoco-core && pip install 'mujoco>=3.17,<4'`."
     found: dict[str, set[str]] = {"mujoco": set(), "mujoco-core": set()}
-    for distribution in importlib.metadata.distributions() if installed is None else installed:
-        name = (distribution.metadata["Name"] or "").lower().replace("_", "-")
-        if name in found:
-            found[name].add(distribution.version)
+    if installed is None:
+        installed = [(item.metadata["Name"] or "", item.version) for item in importlib.metadata.distributions()]
+    for name, version in installed:
+        if (key := name.lower().replace("_", "-")) in found:
+            found[key].add(version)
     own, core = found["mujoco"], found["mujoco-core"]
     if not own:
         return f"MuJoCo is not installed: {mend}"

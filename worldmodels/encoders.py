@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from worldmodels.distributions import symlog
 from worldmodels.errors import UserError
-from worldmodels.nets import MLP, ChannelNorm, init_
+from worldmodels.nets import MLP, init_
 
 ObservationSpec = dict[str, tuple[tuple[int, ...], torch.dtype]]
 """Observation key to (shape, dtype): ``pixels`` is uint8 (C, S, S), ``state`` is float32 (n,)."""
@@ -35,16 +36,21 @@ def check_image_size(shape: tuple[int, ...]) -> int:
 
 
 class PixelEncoder(nn.Sequential):
-    """Four strided convolutions with channel norms: [N, C, S, S] to [N, 4 * depth * (S / 16)^2]."""
+    """Four strided convolutions: [N, C, S, S] to [N, 4 * depth * (S / 16)^2].
+
+    Each is normalised over the whole image by ``GroupNorm(1)``, in channels-last layout: with DreamerV3's RMSNorm over
+    channels, which no fused CPU kernel exists for, normalising took as long as the convolutions.
+    """
 
     def __init__(self, shape: tuple[int, ...], depth: int) -> None:
         size = check_image_size(shape)
         channels = [shape[0]] + [depth * m for m in CHANNEL_MULTIPLES]
         layers: list[nn.Module] = []
-        for a, b in zip(channels[:-1], channels[1:], strict=True):
-            layers += [init_(nn.Conv2d(a, b, 4, stride=2, padding=1)), ChannelNorm(b), nn.SiLU()]
+        for a, b in itertools.pairwise(channels):
+            layers += [init_(nn.Conv2d(a, b, 4, stride=2, padding=1)), nn.GroupNorm(1, b), nn.SiLU()]
         super().__init__(*layers, nn.Flatten())
         self.out_dim = channels[-1] * (size // 16) ** 2
+        self.to(memory_format=torch.channels_last)
 
 
 class Encoder(nn.Module):
@@ -65,6 +71,7 @@ class Encoder(nn.Module):
         if self.pixels is not None:
             lead = obs["pixels"].shape[:-3]
             pixels = pixels_to_float(obs["pixels"]).flatten(0, -4) - 0.5
+            pixels = pixels.contiguous(memory_format=torch.channels_last)
             parts.append(self.pixels(pixels).unflatten(0, lead))
         if self.state is not None:
             parts.append(self.state(symlog(obs["state"].float())))

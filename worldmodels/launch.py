@@ -13,7 +13,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from worldmodels.cli import CtrlC, Interrupted, load_config
 from worldmodels.errors import UserError
-from worldmodels.runs import CONFIG, FIXED, new_folder, override, read_checkpoint, read_config
+from worldmodels.evaluation import write_json
+from worldmodels.runs import CONFIG, FIXED, load_run, new_folder, override, read_checkpoint, read_config
+from worldmodels.scoring import finish
 from worldmodels.training import Training, assemble
 
 log = logging.getLogger(__name__)
@@ -42,8 +44,19 @@ def train(words: list[str]) -> Path:
         if ctrl_c.pressed:
             log.info("saved; continue with resume=%s, or score it with scripts/evaluate.py run=%s", folder, folder)
             raise Interrupted
-    log.info("%.0f s: %s", time.perf_counter() - start, training.watch.seconds)
+    with training.watch("evaluate and imagine"):
+        finish(load_run(folder, device=str(training.module.device)), cfg)
+    write_json(folder / "timing.json", training.watch.seconds | {"total": time.perf_counter() - start})
+    log.info("%s", time_table(training.watch.seconds, time.perf_counter() - start))
+    log.info("look at it: tensorboard --logdir %s", folder)
     return folder
+
+
+def time_table(seconds: dict[str, float], total: float) -> str:
+    """Where the time went."""
+    rows = sorted(seconds.items(), key=lambda item: -item[1])
+    rows += [("other", total - sum(seconds.values())), ("total", total)]
+    return "\n".join(f"{name:<24}{value:>8.1f} s{100 * value / total:>6.1f} %" for name, value in rows)
 
 
 def fit(training: Training, checkpoint: str | None) -> None:

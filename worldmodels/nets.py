@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
@@ -21,18 +22,6 @@ class RMSNorm(nn.Module):
     def forward(self, x: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:
         """Normalise the last axis; the result has the dtype of ``x``."""
         return F.rms_norm(x.float(), self.weight.shape, self.weight, self.eps).to(x.dtype)
-
-
-class ChannelNorm(nn.Module):
-    """:class:`RMSNorm` over the channels of an image, each pixel on its own."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.norm = RMSNorm(channels)
-
-    def forward(self, x: Float[Tensor, "N C H W"]) -> Float[Tensor, "N C H W"]:
-        """Normalise axis 1."""
-        return self.norm(x.movedim(1, -1)).movedim(-1, 1)
 
 
 class BlockLinear(nn.Module):
@@ -62,13 +51,13 @@ class Hidden(nn.Sequential):
 
 
 class MLP(nn.Sequential):
-    """``layers`` hidden layers of ``units`` and, where ``out_dim`` is given, a linear output scaled by ``out_scale``."""
+    """``layers`` hidden layers of ``units``; where ``out_dim`` is given, a linear output scaled by ``out_scale``."""
 
     def __init__(
         self, in_dim: int, units: int, layers: int, out_dim: int | None = None, out_scale: float = 1.0
     ) -> None:
         dims = [in_dim] + [units] * layers
-        modules: list[nn.Module] = [Hidden(a, b) for a, b in zip(dims[:-1], dims[1:], strict=True)]
+        modules: list[nn.Module] = [Hidden(a, b) for a, b in itertools.pairwise(dims)]
         if out_dim is not None:
             modules.append(init_(nn.Linear(dims[-1], out_dim), out_scale))
         super().__init__(*modules)

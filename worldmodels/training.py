@@ -111,7 +111,7 @@ def build_dataset(
     data = cfg.data
     replay = Replay(
         folder / "replay",
-        row_spec(envs, module.model, store_latents=data.context == "latent"),
+        row_spec(envs, module.model if data.context == "latent" else None),
         envs.num_envs,
         data.capacity,
         data.limit_gib,

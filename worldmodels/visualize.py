@@ -140,6 +140,11 @@ def add_gif(writer: SummaryWriter, tag: str, frames: UInt8[np.ndarray, "T H W 3"
     writer._get_file_writer().add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
 
 
+def write_png(path: Path, image: UInt8[np.ndarray, "H W 3"]) -> None:
+    """A still."""
+    Image.fromarray(image).save(path)
+
+
 def write_mp4(path: Path, frames: UInt8[np.ndarray, "T H W 3"], fps: int) -> None:
     """A video file."""
     height, width = frames.shape[1:3]

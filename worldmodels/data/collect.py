@@ -26,14 +26,14 @@ MEMORY = "memory."
 """Prefix of the replay columns that keep the latent a row was filtered to (``data.context=latent``)."""
 
 
-def row_spec(envs: VectorEnv, model: WorldModel, store_latents: bool) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
-    """Shape and dtype of every column of the replay."""
+def row_spec(envs: VectorEnv, latents_of: WorldModel | None = None) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+    """Shape and dtype of every column of the replay; with a model, also of the latents that are kept beside."""
     spec = dict(envs.observation_spec)
     spec["action"] = ((envs.action_dim,), torch.float32)
     spec["reward"] = ((), torch.float32)
     spec |= {key: ((), dtype) for key, dtype in ROW_FLAGS.items()}
-    if store_latents:
-        memory = model.initial(1).memory
+    if latents_of is not None:
+        memory = latents_of.initial(1).memory
         spec |= {MEMORY + key: (tuple(value.shape[1:]), value.dtype) for key, value in memory.items()}
     return spec
 

@@ -75,7 +75,7 @@ class DMC(gymnasium.Env):
         size: int = 64,
         action_repeat: int = 2,
         camera: int | str | None = None,
-        render: Mapping[str, str] | None = None,
+        render: Mapping[str, Any] | None = None,
         seed: int = 0,
     ) -> None:
         self.name = task
@@ -155,7 +155,6 @@ class DMC(gymnasium.Env):
         mujoco.mj_getState(model, data, state, kind)
         return {
             "physics": state,
-            "sensors": data.sensordata.copy(),
             "model": {field: array.copy() for field, array in self._model.items() if array.size},
             "random": base.pack_random(self._env.task.random),
             "observed": self._state.copy(),
@@ -174,12 +173,7 @@ class DMC(gymnasium.Env):
             model, data, np.asarray(snapshot["physics"], np.float64), mujoco.mjtState.mjSTATE_INTEGRATION
         )
         # dm_control steps in halves: position and velocity terms must be those that its own step would have left.
-        if step:
-            mujoco.mj_step1(model, data)
-        else:
-            with physics.model.disable("actuation"):
-                mujoco.mj_step1(model, data)
-        data.sensordata[:] = np.asarray(snapshot["sensors"])
+        mujoco.mj_step1(model, data)
         base.unpack_random(self._env.task.random, snapshot["random"])
         self._env._step_count, self._env._reset_next_step = step, False
         self._state = np.array(snapshot["observed"], np.float32)
@@ -265,7 +259,7 @@ def _without_deprecations() -> Iterator[None]:
         logger.removeFilter(keep)
 
 
-def _flags(render: Mapping[str, str] | None) -> dict[str, bool]:
+def _flags(render: Mapping[str, Any] | None) -> dict[str, bool]:
     render = dict(render or {})
     quality = render.pop("quality", "full")
     if render:

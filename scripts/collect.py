@@ -1,0 +1,21 @@
+"""Record a dataset: `python scripts/collect.py to=data/cheetah env.task=cheetah_run frames=20000 planner=random`.
+
+With `run=runs/<folder>` a trained planner acts, with its model; without, any planner that consults none.
+"""
+
+from __future__ import annotations
+
+
+def main(words: list[str]) -> None:
+    """Fill a replay folder, which `worldmodels.data.replay.Replay.open` reads."""
+    from worldmodels.cli import take
+    from worldmodels.recording import record
+
+    own, overrides = take(words, {"to": str, "run": str, "frames": int}, required=("to",))
+    record(own["to"], own.get("run"), own.get("frames"), overrides)
+
+
+if __name__ == "__main__":
+    from worldmodels.cli import run as run_script
+
+    run_script(main)

@@ -1,0 +1,23 @@
+"""Watch a trained run imagine: `python scripts/imagine.py run=runs/<folder> [imag_horizon=30] [context=8]`."""
+
+from __future__ import annotations
+
+
+def main(words: list[str]) -> None:
+    """Play held-out episodes, then write `imagine.json`, `.gif`, `.png` and the error curves into the run folder."""
+    from worldmodels.cli import take
+    from worldmodels.runs import load_run
+    from worldmodels.scoring import judge, play_held_out
+
+    known = {"run": str, "episodes": int, "seed": int, "context": int, "imag_horizon": int}
+    own, overrides = take(words, known, required=("run",))
+    run = load_run(own.pop("run"), overrides)
+    settings = dict(run.cfg.evaluation) | own
+    held_out = play_held_out(run, settings["episodes"], settings["seed"])
+    judge(run, held_out, settings["context"], settings["imag_horizon"])
+
+
+if __name__ == "__main__":
+    from worldmodels.cli import run as run_script
+
+    run_script(main)

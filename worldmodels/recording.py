@@ -1,0 +1,72 @@
+"""What `scripts/collect.py` does: act with any policy and keep every row."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import torch
+from omegaconf import OmegaConf
+from tqdm import tqdm
+
+from planners.base import Planner
+from planners.random import Random
+from worldmodels.build import build_planner
+from worldmodels.cli import CtrlC, Interrupted, load_config
+from worldmodels.data.collect import Actor, Collector, row_spec
+from worldmodels.data.replay import Replay
+from worldmodels.envs.vector import VectorEnv
+from worldmodels.errors import UserError
+from worldmodels.evaluation import Blind
+from worldmodels.runs import CONFIG, Run, load_run
+from worldmodels.timing import Stopwatch
+
+log = logging.getLogger(__name__)
+
+
+def record(to: str, run_folder: str | None, frames: int | None, overrides: list[str]) -> Path:
+    """Record ``frames`` environment frames into the replay folder ``to``.
+
+    A run's planner consults its model; without a run, the planner must be one that looks at nothing.
+    """
+    folder = Path(to)
+    if folder.exists() and any(folder.iterdir()):
+        raise UserError(f"{folder} is not empty: choose another folder for the recording.")
+    run = load_run(run_folder, overrides) if run_folder else None
+    cfg = run.cfg if run else load_config(overrides)
+    frames = frames or cfg.frames
+    with (
+        CtrlC() as ctrl_c,
+        VectorEnv(cfg.env, cfg.env.num_envs, cfg.seed, cfg.env.step_timeout) as envs,
+        tqdm(total=frames, unit="frame") as bar,
+    ):
+        planner, actor = policy(run, envs) if run else blind_policy(cfg, envs)
+        replay = Replay(
+            folder, row_spec(envs), envs.num_envs, frames + envs.num_envs, cfg.data.limit_gib, seed=cfg.seed
+        )
+        log.info(replay.describe())
+        OmegaConf.save(cfg, folder / CONFIG)
+        collector = Collector(envs, replay, actor, Stopwatch())
+        while collector.frames < frames and not ctrl_c.pressed:
+            for episode in collector.step(planner):
+                bar.set_postfix({"return": f"{episode.score:.1f}"})
+            bar.update(collector.frames - bar.n)
+    log.info("%d frames are in %s; read them with Replay.open(%r)", collector.frames, folder, str(folder))
+    if ctrl_c.pressed:
+        raise Interrupted
+    return folder
+
+
+def policy(run: Run, envs: VectorEnv) -> tuple[Planner, Actor]:
+    """A trained planner and the model it consults, exploring."""
+    return run.planner, Actor(envs.num_envs, run.model, True, torch.Generator().manual_seed(run.cfg.seed))
+
+
+def blind_policy(cfg, envs: VectorEnv) -> tuple[Planner, Blind]:
+    """A planner that needs no model."""
+    planner = build_planner(cfg.planner, envs.action_dim, envs.discrete)
+    if not isinstance(planner, Random):
+        raise UserError(
+            f"planner={cfg.choices.planner} consults a world model: give a trained one with run=<folder>, or planner=random."
+        )
+    return planner, Blind(envs.num_envs, torch.Generator().manual_seed(cfg.seed))

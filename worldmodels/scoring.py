@@ -1,0 +1,148 @@
+"""What `evaluate.py` and `imagine.py` do, and a training at its end: score a run, and judge what it imagines."""
+
+from __future__ import annotations
+
+import logging
+import statistics
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from omegaconf import DictConfig
+from torch import Tensor
+
+from worldmodels import precision, visualize
+from worldmodels.build import build_model
+from worldmodels.data.replay import Replay, split_context
+from worldmodels.encoders import pixels_to_float
+from worldmodels.errors import UserError
+from worldmodels.evaluation import Episodes, baselines, evaluate, table, write_json
+from worldmodels.runs import Run
+
+log = logging.getLogger(__name__)
+
+
+def score(run: Run, episodes: int, seed: int) -> Episodes:
+    """Write ``evaluation.json`` and a video of the first episode; return the stochastic episodes."""
+    played = {explore: play_held_out(run, episodes, seed, explore) for explore in (False, True)}
+    untrained = fresh_model(run).to(run.model.device).eval()
+    returns = played[False].returns
+    result = {
+        "return_mean": statistics.fmean(returns),
+        "return_std": statistics.pstdev(returns),
+        "return_stochastic_mean": statistics.fmean(played[True].returns),
+        "episodes": episodes,
+        "planner": run.cfg.choices.planner,
+        "frames": run.frames,
+        "seed": run.cfg.seed,
+        "evaluation_seed": seed,
+        "returns": returns,
+        "returns_stochastic": played[True].returns,
+        "baselines": baselines(run, untrained, episodes, seed),
+    }
+    write_json(run.path / "evaluation.json", result)
+    if "pixels" in played[False].rows:
+        write_video(run, played[False])
+    log.info("\n%s\n", table(result))
+    return played[True]
+
+
+def play_held_out(run: Run, episodes: int, seed: int, explore: bool = True) -> Episodes:
+    """Episodes that no training has seen, played by the run's planner."""
+    amp = precision.context(run.cfg.trainer.precision, run.model.device)
+    return evaluate(run.cfg.env, run.model, run.planner, episodes, seed, explore, amp)
+
+
+def fresh_model(run: Run) -> torch.nn.Module:
+    """The run's world model before any training."""
+    spaces = run.checkpoint["spaces"]
+    observations = {k: (tuple(shape), getattr(torch, dtype)) for k, (shape, dtype) in spaces["observations"].items()}
+    return build_model(run.cfg, observations, run.action_dim)
+
+
+def write_video(run: Run, episodes: Episodes) -> None:
+    """The first evaluation episode as mp4, in real time for 100 control steps a second."""
+    frames = episodes.rows["pixels"][0, : episodes.lengths[0]].permute(0, 2, 3, 1).numpy()
+    fps = max(1, 100 // run.cfg.env.get("action_repeat", 1))
+    visualize.write_mp4(run.path / "evaluation.mp4", np.stack([visualize.enlarge(f, 256) for f in frames]), fps)
+
+
+def windows(episodes: Episodes, length: int) -> dict[str, Tensor]:
+    """Consecutive, non-overlapping windows of ``length`` rows within each episode, [W, length, ...]."""
+    spans = [(n, start) for n, end in enumerate(episodes.lengths) for start in range(0, end - length + 1, length)]
+    if not spans:
+        raise UserError(
+            f"no held-out episode has the {length} steps that an open-loop clip takes: lower context or imag_horizon."
+        )
+    return {key: torch.stack([rows[n, s : s + length] for n, s in spans]) for key, rows in episodes.rows.items()}
+
+
+def mean_frame(replay: Replay, rows: int = 2000) -> Float[Tensor, "C H W"]:
+    """Mean of frames drawn from what the model was trained on."""
+    return pixels_to_float(replay.sample(rows, 1)["pixels"]).mean((0, 1))
+
+
+def image_errors(run: Run, batch: dict[str, Tensor], mean: Tensor, context: int, imag_horizon: int) -> dict[str, Any]:
+    """Mean squared image error against imagined steps, beside what needs no model; also the clip itself."""
+    device = run.model.device
+    _, batch = split_context({key: value.to(device) for key, value in batch.items()}, 0)
+    shuffled = dict(batch)
+    order = torch.randperm(len(batch["action"]), generator=torch.Generator().manual_seed(0))
+    shuffled["action"] = torch.cat([batch["action"][:, :context], batch["action"][order][:, context:]], dim=1)
+
+    def imagine(data: dict[str, Tensor]) -> visualize.OpenLoop:
+        state = run.model.initial(len(data["action"]))
+        generator = torch.Generator(device).manual_seed(0)
+        return visualize.open_loop(run.model, data, state, context, imag_horizon, generator)
+
+    clip, other = imagine(batch), imagine(shuffled)
+    truth = clip.truth[:, context:]
+    last = clip.truth[:, context - 1 : context]
+    # The best share of the mean frame at each step, in hindsight: the strongest predictor that looks at no action.
+    toward = mean.to(device) - last
+    share = ((truth - last) * toward).sum((0, 2, 3, 4)) / toward.square().sum()
+    blend = last + share[None, :, None, None, None] * toward
+    errors = {
+        "steps": list(range(1, imag_horizon + 1)),
+        "model_error": clip.error().tolist(),
+        "last_frame_error": (truth - last).square().mean((0, 2, 3, 4)).tolist(),
+        "blend_error": (truth - blend).square().mean((0, 2, 3, 4)).tolist(),
+        "shuffled_action_error": other.error().tolist(),
+        "windows": len(batch["action"]),
+        "context": context,
+    }
+    return {"errors": errors, "clip": clip}
+
+
+def judge(run: Run, held_out: Episodes, context: int, imag_horizon: int) -> None:
+    """Write ``imagine.json``, clips as GIF and PNG, and the error curves, all into the run folder."""
+    if "pixels" not in held_out.rows:
+        log.info("no pixels are observed in this run: there is no image to imagine")
+        return
+    replay = Replay.open(run.path / "replay")
+    made = image_errors(run, windows(held_out, context + imag_horizon), mean_frame(replay), context, imag_horizon)
+    errors, clip = made["errors"], made["clip"]
+    write_json(run.path / "imagine.json", errors)
+    (run.path / "imagine.gif").write_bytes(visualize.gif_bytes(visualize.draw_clips(clip)))
+    visualize.write_png(run.path / "imagine.png", visualize.draw_strip(clip))
+    curves = {key.removesuffix("_error"): torch.tensor(errors[key]) for key in errors if key.endswith("_error")}
+    visualize.draw_errors(curves).savefig(run.path / "imagine_errors.png", dpi=120)
+    log.info("\n%s\n", error_table(errors))
+
+
+def error_table(errors: dict[str, Any]) -> str:
+    """Image error against step, as people read it."""
+    names = [key for key in errors if key.endswith("_error")]
+    lines = [f"{'step':>5}" + "".join(f"{name.removesuffix('_error'):>16}" for name in names)]
+    last = len(errors["steps"])
+    for step in sorted({1, 2, 5, 10, 15, 20, 30, 50, last}):
+        if step <= last:
+            lines.append(f"{step:>5}" + "".join(f"{errors[name][step - 1]:>16.5f}" for name in names))
+    return "\n".join(lines)
+
+
+def finish(run: Run, cfg: DictConfig) -> None:
+    """What a training does at its end."""
+    held_out = score(run, cfg.evaluation.episodes, cfg.evaluation.seed)
+    judge(run, held_out, cfg.evaluation.context, cfg.evaluation.imag_horizon)
