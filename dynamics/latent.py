@@ -120,8 +120,12 @@ class Latent(Dynamics):
 
     def starts(self, rollout: Rollout, last: int | None = None) -> State:
         """Per-step memory, flattened b-major."""
-        first = 0 if last is None else rollout.post.shape[1] - last
-        return State(rollout.post, rollout.memory).map(lambda x: x[:, first:].detach().flatten(0, 1))
+        first = 0 if last is None else -last
+
+        def rows(x: Tensor) -> Tensor:
+            return x[:, first:].detach().flatten(0, 1)
+
+        return State(rows(rollout.post), {key: rows(value) for key, value in rollout.memory.items()})
 
     def loss(self, rollout: Rollout, reset: Bool[Tensor, "B T"]) -> dict[str, Tensor]:
         """``dyn`` teaches the prior, ``rep`` regularises the posterior (DreamerV3, eq. 3), each with its free nats.

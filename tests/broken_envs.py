@@ -84,11 +84,12 @@ class Canvas(Counter):
 
 
 class Stubborn(Counter):
-    """Writes its process id to a file, and never comes back from a step."""
+    """Never comes back from a step, in which it writes its process id to a file."""
 
     def __init__(self, path: str, seed: int = 0, index: int = 0) -> None:
         super().__init__(seed=seed, index=index)
-        Path(path, str(index)).write_text(str(os.getpid()))
+        self._file = Path(path, f"pid{index}")
 
     def step(self, action):
+        self._file.write_text(str(os.getpid()))
         time.sleep(600)

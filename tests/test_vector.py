@@ -204,25 +204,23 @@ def test_an_environment_that_hangs_in_building_is_said(monkeypatch):
         VectorEnv({"_target_": "broken_envs.HangsInBuilding"}, 1, seed=0, timeout=1.0)
 
 
-def test_workers_die_with_a_parent_that_is_killed(tmp_path):
+def test_busy_workers_die_with_a_parent_that_is_killed(tmp_path):
     script = (
         f"import sys, torch\nsys.path[:0] = [{os.path.dirname(__file__)!r}]\n"
         "from worldmodels.envs.vector import VectorEnv\n"
         "if __name__ == '__main__':\n"
         f"    envs = VectorEnv({{'_target_': 'broken_envs.Stubborn', 'path': {str(tmp_path)!r}}}, 2, 0)\n"
-        "    envs.reset()\n    print('ready', flush=True)\n    envs.step(torch.zeros(2, 2))\n"
+        "    envs.reset()\n    envs.step(torch.zeros(2, 2))\n"
     )
     (tmp_path / "main.py").write_text(script)
-    parent = subprocess.Popen([sys.executable, str(tmp_path / "main.py")], stdout=subprocess.PIPE, text=True)
-    assert parent.stdout.readline() == "ready\n"
-    pids = [int((tmp_path / str(index)).read_text()) for index in range(2)]
+    parent = subprocess.Popen([sys.executable, str(tmp_path / "main.py")])
+    files = [tmp_path / f"pid{index}" for index in range(2)]
+    wait_for(lambda: all(file.exists() and file.read_text() for file in files), seconds=60)
+    pids = [int(file.read_text()) for file in files]
     assert all(alive(pid) for pid in pids)
     parent.kill()
     parent.wait()
-    deadline = time.monotonic() + 10
-    while any(alive(pid) for pid in pids) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not any(alive(pid) for pid in pids)
+    wait_for(lambda: not any(alive(pid) for pid in pids), seconds=10)
 
 
 def test_workers_never_import_torch():
@@ -240,3 +238,10 @@ def alive(pid: int) -> bool:
             return file.read().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+def wait_for(condition, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

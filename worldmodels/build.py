@@ -2,27 +2,41 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from planners.base import Planner
 from worldmodels.data.replay import context_rows
 from worldmodels.encoders import ObservationSpec
+from worldmodels.errors import UserError
 from worldmodels.model import WorldModel
 
 OBSERVATIONS = ("pixels", "state")
+
+
+def construct(cfg: DictConfig, **options: Any) -> Any:
+    """Hydra's instantiate, through which a :class:`UserError` stays itself instead of becoming Hydra's traceback."""
+    try:
+        return instantiate(cfg, **options)
+    except InstantiationException as error:
+        if isinstance(error.__cause__, UserError):
+            raise error.__cause__ from None
+        raise
 
 
 def build_model(cfg: DictConfig, observations: ObservationSpec, action_dim: int) -> WorldModel:
     """The world model, initialised from ``cfg.seed`` without disturbing the global random stream."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(cfg.seed)
-        encoder = instantiate(cfg.encoder, observations=observations)
-        dynamics = instantiate(cfg.dynamics, embed_dim=encoder.out_dim, action_dim=action_dim)
-        heads = {name: instantiate(head, feat_dim=dynamics.feat_dim) for name, head in cfg.heads.items()}
+        encoder = construct(cfg.encoder, observations=observations)
+        dynamics = construct(cfg.dynamics, embed_dim=encoder.out_dim, action_dim=action_dim)
+        heads = {name: construct(head, feat_dim=dynamics.feat_dim) for name, head in cfg.heads.items()}
         objectives = [
-            instantiate(objective, feat_dim=dynamics.feat_dim, observations=observations)
+            construct(objective, feat_dim=dynamics.feat_dim, observations=observations)
             for objective in cfg.objective.values()
         ]
         return WorldModel(encoder, dynamics, heads, objectives)
@@ -30,7 +44,7 @@ def build_model(cfg: DictConfig, observations: ObservationSpec, action_dim: int)
 
 def build_planner(cfg: DictConfig, action_dim: int, discrete: bool) -> Planner:
     """A planner from its group of the configuration."""
-    return instantiate(cfg, action_dim=action_dim, discrete=discrete)
+    return construct(cfg, action_dim=action_dim, discrete=discrete)
 
 
 def loss_scales(cfg: DictConfig, observations: ObservationSpec) -> dict[str, float]:

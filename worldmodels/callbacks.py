@@ -80,6 +80,8 @@ class Checkpoints(lightning.Callback):
             "frames": self.dataset.collector.frames,
         }
         checkpoint["torch_rng"] = torch.get_rng_state()
+        if not self.dataset.updates:
+            del checkpoint["loops"]  # stopped while prefilling, which Lightning takes for a finished epoch
         if torch.cuda.is_available():
             checkpoint["cuda_rng"] = torch.cuda.get_rng_state_all()
 
@@ -90,8 +92,12 @@ class Checkpoints(lightning.Callback):
             torch.cuda.set_rng_state_all(checkpoint["cuda_rng"])
 
     def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
-        """Save when it is time."""
-        if time.monotonic() - self.saved_at > self.seconds:
+        """Save when it is time, when asked to stop, and after the last update.
+
+        Here and not after ``fit``: Lightning then counts the epoch as done and would not continue it.
+        """
+        over = trainer.should_stop or self.dataset.updates == len(self.dataset)
+        if over or time.monotonic() - self.saved_at > self.seconds:
             self.save(trainer)
 
     def save(self, trainer: lightning.Trainer) -> None:
@@ -116,9 +122,8 @@ class Checkpoints(lightning.Callback):
 class Watch(lightning.Callback):
     """Draws what the model imagines: open-loop clips, error against horizon, and the plan it is following."""
 
-    def __init__(self, dataset: OnlineDataset, updates: int, context: int = 8, imag_horizon: int = 24) -> None:
+    def __init__(self, dataset: OnlineDataset, updates: int) -> None:
         self.dataset, self.updates = dataset, updates
-        self.context, self.imag_horizon = context, imag_horizon
 
     @torch.no_grad()
     def on_train_batch_end(
@@ -131,10 +136,11 @@ class Watch(lightning.Callback):
         frames = self.dataset.collector.frames
         generator = torch.Generator(module.device).manual_seed(self.dataset.updates)
         prefix, window = split_context({key: value[:6] for key, value in batch.items()}, module.prefix)
-        horizon = min(self.imag_horizon, window["action"].shape[1] - self.context)
+        length = window["action"].shape[1]
+        context = max(1, length // 4)
         with self.dataset.collector.actor.precision():
             clip = visualize.open_loop(
-                module.model, window, module.start(prefix, window), self.context, horizon, generator
+                module.model, window, module.start(prefix, window), context, length - context, generator
             )
             plan = visualize.plan_frames(module.model, self.dataset.collector.actor, generator)
         visualize.add_gif(writer, "imagination/open_loop", visualize.draw_clips(clip), frames)

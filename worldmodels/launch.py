@@ -60,14 +60,14 @@ def time_table(seconds: dict[str, float], total: float) -> str:
 
 
 def fit(training: Training, checkpoint: str | None) -> None:
-    """Fit, and save whatever happens between updates."""
+    """Fit; what was recorded before an environment failed, or while prefilling, is saved too."""
     try:
         training.trainer.fit(training.module, training.data, ckpt_path=checkpoint, weights_only=True)
     except UserError:
-        if training.trainer.global_step:
-            training.checkpoints.save(training.trainer)
+        training.checkpoints.save(training.trainer)
         raise
-    training.checkpoints.save(training.trainer)
+    if not training.data.dataset.updates:
+        training.checkpoints.save(training.trainer)
 
 
 def resumed_config(folder: Path, words: list[str]) -> DictConfig:

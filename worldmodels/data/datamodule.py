@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import lightning
+import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -64,7 +65,7 @@ class OnlineDataset(IterableDataset):
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         while self.updates < len(self):
             while self._must_collect():
-                if self.should_stop():
+                if self.should_stop() and not self.updates:  # later, the next update's end is near
                     return
                 self._collect()
             with self.collector.watch("replay"):
@@ -110,8 +111,8 @@ class OnlineData(lightning.LightningDataModule):
         self.dataset = dataset
 
     def train_dataloader(self) -> DataLoader:
-        """Batches come ready-made, in this process, from where the model is."""
-        return DataLoader(self.dataset, batch_size=None)
+        """Batches come ready-made, in this process; a generator, because the loader draws a seed that nobody needs."""
+        return DataLoader(self.dataset, batch_size=None, generator=torch.Generator())
 
     def state_dict(self) -> dict[str, Any]:
         """The dataset's."""

@@ -1,0 +1,68 @@
+# `make` lists the commands; docs/install.md says more about each.
+PYTHON ?= python3
+TORCH_INDEX ?=
+TEST_WORKERS ?= 2
+ARGS ?=
+
+PY := .venv/bin/python
+PIP := $(PY) -m pip install --disable-pip-version-check -c constraints.txt
+# The interpreter that has to be of a supported version: the one of .venv once that exists.
+BASE = $(if $(wildcard $(PY)),$(PY),$(PYTHON))
+# Holds the folder it was installed for: a copied or moved checkout must not go on importing the original.
+STAMP := .venv/.installed
+
+# Idle OpenMP threads sleep instead of spinning: the processes that simulate and draw need the same cores.
+export OMP_WAIT_POLICY ?= PASSIVE
+
+.PHONY: help setup train test lint format doctor clean FORCE
+
+help:
+	@echo 'make setup                 build .venv with the pinned versions (PYTHON=python3.12, TORCH_INDEX=<url>)'
+	@echo 'make train ARGS="..."      set up, then scripts/train.py, e.g. ARGS="env.task=walker_walk planner=cem"'
+	@echo 'make test ARGS="..."       set up, then pytest, e.g. ARGS="-k replay"'
+	@echo 'make doctor                set up, then say whether this machine can draw and train, and what is missing'
+	@echo 'make lint, make format     set up, then check or rewrite the code with ruff'
+	@echo 'make clean                 delete .venv and caches; runs are kept'
+
+setup: $(STAMP)
+
+ifneq ($(shell cat $(STAMP) 2>/dev/null),$(CURDIR))
+$(STAMP): FORCE
+endif
+$(STAMP): pyproject.toml constraints.txt
+	@command -v $(BASE) >/dev/null || { \
+	  echo "error: there is no $(BASE); install Python 3.11 or 3.12 and run \`make setup PYTHON=python3.12\`." >&2; exit 1; }
+	@$(BASE) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' || { \
+	  echo "error: $(BASE) is `$(BASE) --version 2>&1`, but worldmodels needs 3.11 or 3.12;" \
+	    "run \`make clean && make setup PYTHON=python3.12\`." >&2; exit 1; }
+	@test -x $(PY) || $(PYTHON) -m venv .venv || { rm -rf .venv; \
+	  echo "error: $(PYTHON) could not build .venv; on Debian or Ubuntu run \`sudo apt-get install -y python3-venv\`." >&2; exit 1; }
+	@echo 'Installing PyTorch into .venv ...'
+	@$(PIP) $(if $(TORCH_INDEX),--no-deps --index-url $(TORCH_INDEX)) torch
+	@echo 'Installing the other packages into .venv ...'
+	@$(PIP) -q -e '.[dev]'
+	@echo '$(CURDIR)' > $@
+	@echo 'Installed.'
+
+train: setup
+	@$(PY) scripts/train.py $(ARGS)
+
+# One thread in each worker, so that workers do not wait for each other's cores.
+test: export OMP_NUM_THREADS ?= 1
+test: setup
+	@$(PY) -m pytest -n $(TEST_WORKERS) --dist worksteal $(ARGS)
+
+lint: setup
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+
+format: setup
+	@$(PY) -m ruff check --fix .
+	@$(PY) -m ruff format .
+
+doctor: setup
+	@$(PY) scripts/doctor.py
+
+clean:
+	@rm -rf .venv .pytest_cache .ruff_cache build dist *.egg-info MUJOCO_LOG.TXT
+	@find . -name __pycache__ -type d -not -path './runs/*' -prune -exec rm -rf {} +

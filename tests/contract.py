@@ -1,0 +1,398 @@
+"""The contract of `dynamics/base.py` as tests: every file in configs/dynamics is held to it without a line of its own.
+
+Comparisons are in fp32 with ``sample=False`` and random weights everywhere: what starts at zero ties with anything.
+States are compared by what is imagined from them, because their memory is private to the backbone.
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf, open_dict
+from torch import Tensor, nn
+
+from dynamics.base import Dynamics, Rollout, State, clear_rows
+from worldmodels.cli import config_dir, load_config
+
+TINY = (
+    "size=xs",
+    "size.deter=32",
+    "size.hidden=16",
+    "size.blocks=4",
+    "size.groups=4",
+    "size.classes=5",
+    "size.depth=2",
+    "size.units=16",
+    "size.layers=1",
+)
+SPACES = {
+    "categorical": {"_target_": "dynamics.latents.Categorical", "groups": 4, "classes": 5, "unimix": 0.01},
+    "gaussian": {"_target_": "dynamics.latents.Gaussian", "dim": 6},
+    "simnorm": {"_target_": "dynamics.latents.SimNorm", "groups": 4, "classes": 5},
+}
+POSTERIORS = ("filter", "obs")
+BATCH, EMBED, ACTION = 3, 7, 2
+
+
+@cache
+def config(name: str) -> DictConfig:
+    """The whole training configuration with this backbone, tiny; do not change it."""
+    return load_config([f"dynamics={name}", *TINY])
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One backbone, with one posterior and one latent space where it has such a choice."""
+
+    name: str
+    posterior: str | None = None
+    space: str | None = None
+
+    def __str__(self) -> str:
+        return "-".join(part for part in (self.name, self.posterior, self.space) if part)
+
+    def build(self, seed: int = 0, **options: object) -> Dynamics:
+        """As configured; an option replaces a key that the backbone has, and is ignored by one that has not."""
+        cfg = deepcopy(config(self.name).dynamics)
+        with open_dict(cfg):
+            if self.space is not None:
+                cfg.space = OmegaConf.create(SPACES[self.space])
+            choices = {"posterior": self.posterior, **options}
+            cfg.update({key: value for key, value in choices.items() if key in cfg and value is not None})
+        torch.manual_seed(seed)
+        return instantiate(cfg, embed_dim=EMBED, action_dim=ACTION)
+
+
+def subjects() -> list[Subject]:
+    """Every backbone that has a file, times the choices it offers."""
+    found = []
+    for path in sorted((config_dir() / "dynamics").glob("*.yaml")):
+        cfg = config(path.stem).dynamics
+        found += [
+            Subject(path.stem, posterior, space)
+            for posterior in (POSTERIORS if "posterior" in cfg else (None,))
+            for space in (SPACES if "space" in cfg else (None,))
+        ]
+    return found
+
+
+def randomise(module: nn.Module, seed: int = 1, scale: float = 0.2) -> nn.Module:
+    """Add noise to every parameter, so that nothing is zero or one by construction."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(scale * torch.randn(parameter.shape, generator=generator))
+    return module
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """What ``observe`` reads: [B, T, E], [B, T, A], [B, T]."""
+
+    embed: Tensor
+    action: Tensor
+    reset: Tensor
+
+    def __getitem__(self, index) -> Sequences:
+        return Sequences(self.embed[index], self.action[index], self.reset[index])
+
+    def clone(self) -> Sequences:
+        return Sequences(self.embed.clone(), self.action.clone(), self.reset.clone())
+
+    def frame(self, t: int) -> tuple[Tensor, Tensor, Tensor]:
+        return self.embed[:, t], self.action[:, t], self.reset[:, t]
+
+
+def sequences(length: int, seed: int = 0, share: float = 0.2) -> Sequences:
+    """Random sequences; ``share`` of the frames are resets: row 0 begins with one, row 1 does not."""
+    generator = torch.Generator().manual_seed(seed)
+    reset = torch.rand(BATCH, length, generator=generator) < share
+    reset[0, 0], reset[1, 0] = share > 0, False
+    return Sequences(
+        torch.randn(BATCH, length, EMBED, generator=generator),
+        torch.rand(BATCH, length, ACTION, generator=generator) * 2 - 1,
+        reset,
+    )
+
+
+def observe(dynamics: Dynamics, data: Sequences, state: State) -> tuple[Rollout, State]:
+    return dynamics.observe(data.embed, data.action, data.reset, state)
+
+
+def filtered(dynamics: Dynamics, data: Sequences, state: State) -> list[State]:
+    """The states after each frame, one frame at a time, as while acting."""
+    states = []
+    for t in range(data.reset.shape[1]):
+        state = dynamics.obs_step(*data.frame(t), state)
+        states.append(state)
+    return states
+
+
+def warm(dynamics: Dynamics, seed: int = 9) -> State:
+    """A state that is not the initial one."""
+    return filtered(dynamics, sequences(3, seed, share=0.0), dynamics.initial(BATCH))[-1]
+
+
+def imagined(dynamics: Dynamics, state: State, seed: int = 5) -> Tensor:
+    """Features [N, 4, F] of the state and three imagined steps; equal rows of states take equal actions."""
+    actions = torch.rand(3, ACTION, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+    feats = [state.feat]
+    for action in actions:
+        state = dynamics.img_step(action.expand(len(state.feat), -1), state)
+        feats.append(state.feat)
+    return torch.stack(feats, dim=1)
+
+
+def assert_close(a: Tensor, b: Tensor) -> None:
+    torch.testing.assert_close(a, b, atol=2e-5, rtol=2e-5)
+
+
+def assert_same_state(dynamics: Dynamics, a: State, b: State) -> None:
+    assert_close(imagined(dynamics, a), imagined(dynamics, b))
+
+
+def per_step(rollout: Rollout) -> dict[str, Tensor]:
+    """Everything of a rollout that is indexed [B, T]."""
+    return {"feat": rollout.feat, "post": rollout.post, **rollout.stats}
+
+
+class DynamicsContract:
+    """Inherit in a test module and provide the fixtures ``subject`` and ``dynamics`` (randomised, ``sample=False``)."""
+
+    @torch.no_grad()
+    def test_observing_equals_filtering_at_every_length(self, dynamics, subject):
+        lengths = range(1, 65) if subject.space in (None, next(iter(SPACES))) else (1, 2, 3, 8, 17, 64)
+        data, state = sequences(64), warm(dynamics)
+        states = filtered(dynamics, data, state)
+        feats = torch.stack([state.feat for state in states], dim=1)
+        for length in lengths:
+            rollout, last = observe(dynamics, data[:, :length], state)
+            assert_close(rollout.post, feats[:, :length])
+            assert_same_state(dynamics, last, states[length - 1])
+
+    @torch.no_grad()
+    def test_a_sequence_can_be_split_anywhere(self, dynamics):
+        data, state = sequences(9, seed=2), warm(dynamics)
+        whole, end = observe(dynamics, data, state)
+        for cut in range(1, 9):
+            first, middle = observe(dynamics, data[:, :cut], state)
+            second, last = observe(dynamics, data[:, cut:], middle)
+            assert_close(torch.cat([first.post, second.post], dim=1), whole.post)
+            assert_same_state(dynamics, last, end)
+
+    @torch.no_grad()
+    def test_after_a_reset_a_window_is_a_fresh_sequence(self, dynamics):
+        for cut in (0, 1, 4):
+            data = sequences(8, seed=3, share=0.0)
+            data.reset[:, cut] = True
+            rollout, last = observe(dynamics, data, warm(dynamics))
+            fresh, fresh_last = observe(dynamics, data[:, cut:], dynamics.initial(BATCH))
+            for key, value in per_step(rollout).items():
+                assert_close(value[:, cut:], per_step(fresh)[key])
+            assert_same_state(dynamics, last, fresh_last)
+
+    @torch.no_grad()
+    def test_a_reset_clears_its_row_and_no_other(self, dynamics):
+        embed, action, _ = sequences(1, seed=4).frame(0)
+        reset, state = torch.tensor([False, True, False]), warm(dynamics)
+        plain = dynamics.obs_step(embed, action, reset, state)
+        other_past = dynamics.obs_step(embed, action, reset, warm(dynamics, seed=10))
+        other_action = dynamics.obs_step(embed, action.flip(0) + 1, reset, state)
+        for other in (other_past, other_action):
+            assert torch.equal(imagined(dynamics, plain)[1], imagined(dynamics, other)[1])
+            assert not torch.equal(plain.feat[0], other.feat[0])
+        fresh = dynamics.obs_step(embed, action, torch.tensor([True] * BATCH), dynamics.initial(BATCH))
+        assert torch.equal(imagined(dynamics, plain)[1], imagined(dynamics, fresh)[1])
+        never = dynamics.obs_step(embed, action, torch.zeros_like(reset), state)
+        assert torch.equal(imagined(dynamics, plain)[[0, 2]], imagined(dynamics, never)[[0, 2]])
+        assert not torch.equal(plain.feat[1], never.feat[1])
+
+    @torch.no_grad()
+    def test_the_first_action_of_an_episode_survives(self, dynamics):
+        data = sequences(4, seed=5, share=0.0)
+        data.reset[:, 1] = True
+        changed = data.clone()
+        changed.action[:, 2] += 1
+        before, after = (observe(dynamics, x, warm(dynamics))[0].feat for x in (data, changed))
+        assert torch.equal(before[:, :2], after[:, :2])
+        assert all(not torch.equal(before[row, 2], after[row, 2]) for row in range(BATCH))
+
+    def test_starts_are_the_filtered_states_detached_and_row_by_row(self, dynamics):
+        data, state = sequences(6, seed=6), warm(dynamics)
+        rollout, _ = observe(dynamics, data, state)
+        assert rollout.post.requires_grad
+        with torch.no_grad():
+            feats = torch.stack([imagined(dynamics, state) for state in filtered(dynamics, data, state)], dim=1)
+        for last in (None, 1, 4, 6):
+            starts = dynamics.starts(rollout, last)
+            assert not starts.feat.requires_grad
+            assert not any(value.requires_grad for value in starts.memory.values())
+            with torch.no_grad():
+                assert_close(imagined(dynamics, starts), feats[:, 6 - (last or 6) :].flatten(0, 1))
+
+    @torch.no_grad()
+    def test_fork_repeats_rows(self, dynamics):
+        state = warm(dynamics)
+        forked = dynamics.fork(state, 4)
+        assert torch.equal(forked.feat, state.feat.repeat_interleave(4, dim=0))
+        assert_close(imagined(dynamics, forked), imagined(dynamics, state).repeat_interleave(4, dim=0))
+        actions = torch.rand(4 * BATCH, ACTION, generator=torch.Generator().manual_seed(3)) * 2 - 1
+        together = dynamics.img_step(actions, forked)
+        for candidate in range(4):
+            alone = dynamics.img_step(actions[candidate::4], state)
+            rows = together.feat[candidate::4]
+            assert_close(rows, alone.feat)
+        starts = dynamics.starts(observe(dynamics, sequences(5), state)[0], last=2)
+        repeated = imagined(dynamics, starts).repeat_interleave(3, dim=0)
+        assert_close(imagined(dynamics, dynamics.fork(starts, 3)), repeated)
+
+    @torch.no_grad()
+    def test_nothing_leaks_from_the_future(self, dynamics):
+        data, state = sequences(6, seed=7), warm(dynamics)
+        data.reset[:, 3:] = False
+        plain, _ = observe(dynamics, data, state)
+        for t in range(1, 6):
+            for part in ("embed", "action", "reset"):
+                changed = data.clone()
+                value = getattr(changed, part)[:, t]
+                value.copy_(~value if part == "reset" else value + 3 * torch.randn_like(value))
+                other, _ = observe(dynamics, changed, state)
+                for key, expected in per_step(plain).items():
+                    assert torch.equal(per_step(other)[key][:, :t], expected[:, :t]), (part, key)
+                if not data.reset[:, t].any():
+                    assert not torch.equal(other.feat[:, t], plain.feat[:, t]), part
+
+    @torch.no_grad()
+    def test_nothing_leaks_over_a_reset_or_between_rows(self, dynamics):
+        data, state = sequences(7, seed=8, share=0.0), warm(dynamics)
+        data.reset[1, 4] = True
+        changed = data.clone()
+        changed.embed[1, :4] += 1
+        changed.action[1, :5] -= 1
+        changed.reset[1, 2] = True
+        unlike, row = warm(dynamics, seed=10), torch.tensor([False, True, False])
+        other_state = State(
+            torch.where(row[:, None], unlike.feat, state.feat), clear_rows(state.memory, row, unlike.memory)
+        )
+        plain, plain_last = observe(dynamics, data, state)
+        other, other_last = observe(dynamics, changed, other_state)
+        for key, expected in per_step(plain).items():
+            value = per_step(other)[key]
+            assert torch.equal(value[1, 4:], expected[1, 4:]), key
+            assert torch.equal(value[[0, 2]], expected[[0, 2]]), key
+            assert not torch.equal(value[1, :4], expected[1, :4]), key
+        assert torch.equal(imagined(dynamics, plain_last), imagined(dynamics, other_last))
+
+    def test_gradients_reach_every_parameter(self, subject):
+        dynamics = randomise(subject.build(free_nats=0.0))
+        data = sequences(5, seed=11)
+        rollout, _ = observe(dynamics, data, dynamics.initial(BATCH))
+        weight = torch.randn(dynamics.feat_dim, generator=torch.Generator().manual_seed(0))
+        loss = (rollout.feat @ weight).mean() + sum(x.mean() for x in dynamics.loss(rollout, data.reset).values())
+        loss.backward()
+        dead = [name for name, p in dynamics.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
+        assert not dead
+        assert all(p.grad.isfinite().all() for p in dynamics.parameters())
+
+    def test_imagination_passes_gradients_to_actions(self, dynamics):
+        dynamics.sample = True
+        action = torch.zeros(BATCH, ACTION, requires_grad=True)
+        state = dynamics.img_step(action, warm(dynamics))
+        state = dynamics.img_step(torch.ones(BATCH, ACTION), state)
+        state.feat.square().sum().backward()
+        assert (action.grad.abs().sum(1) > 0).all()
+
+    def test_initialisation_reaches_every_parameter(self, subject):
+        torch.use_deterministic_algorithms(True)  # fills what is allocated and not initialised with NaN
+        try:
+            first, second, again = (subject.build(seed) for seed in (0, 1, 0))
+        finally:
+            torch.use_deterministic_algorithms(False)
+        for (name, a), b, c in zip(first.named_parameters(), second.parameters(), again.parameters(), strict=True):
+            assert a.isfinite().all(), name
+            assert torch.equal(a, c), name
+            assert a.ndim < 2 or not torch.equal(a, b), name
+
+    @torch.no_grad()
+    def test_interleaved_streams_do_not_disturb_one_another(self, dynamics):
+        one, two = sequences(5, seed=12), sequences(5, seed=13)
+        buffers = {key: value.clone() for key, value in dynamics.state_dict().items()}
+        alone = [torch.stack([s.feat for s in filtered(dynamics, x, dynamics.initial(BATCH))]) for x in (one, two)]
+        states = [dynamics.initial(BATCH), dynamics.initial(BATCH)]
+        for t in range(5):
+            for i, data in enumerate((one, two)):
+                given = states[i].map(torch.clone)
+                after = dynamics.obs_step(*data.frame(t), states[i])
+                dynamics.img_step(data.action[:, t], after)
+                observe(dynamics, two, dynamics.initial(BATCH))
+                assert torch.equal(given.feat, states[i].feat)
+                assert all(torch.equal(value, states[i].memory[key]) for key, value in given.memory.items())
+                assert torch.equal(after.feat, alone[i][t])
+                states[i] = after
+        assert buffers.keys() == dynamics.state_dict().keys()
+        assert all(torch.equal(value, buffers[key]) for key, value in dynamics.state_dict().items())
+
+    @torch.no_grad()
+    def test_generators_alone_decide_what_is_drawn(self, dynamics):
+        dynamics.sample = True
+        state, (embed, action, reset) = warm(dynamics), sequences(1).frame(0)
+        before = torch.get_rng_state()
+        draws = []
+        for seed in (0, 0, 1):
+            generator = torch.Generator().manual_seed(seed)
+            after = dynamics.obs_step(embed, action, reset, state, generator)
+            draws.append((after.feat, dynamics.img_step(action, after, generator).feat))
+        assert torch.equal(before, torch.get_rng_state())
+        assert all(torch.equal(a, b) for a, b in zip(draws[0], draws[1], strict=True))
+
+    @torch.no_grad()
+    def test_shapes_are_what_is_promised(self, dynamics, subject):
+        data = sequences(5)
+        state = dynamics.initial(4)
+        assert state.feat.shape == (4, dynamics.feat_dim)
+        assert all(torch.equal(row, state.feat[0]) for row in state.feat)
+        assert {key: v.shape[1:] for key, v in dynamics.initial(2).memory.items()} == {
+            key: v.shape[1:] for key, v in state.memory.items()
+        }
+        rollout, last = observe(dynamics, data, dynamics.initial(BATCH))
+        assert rollout.feat.shape == rollout.post.shape == (BATCH, 5, dynamics.feat_dim)
+        assert last.feat.shape == (BATCH, dynamics.feat_dim)
+        given = dynamics.initial(BATCH).memory
+        assert {key: (v.shape, v.dtype) for key, v in last.memory.items()} == {
+            key: (v.shape, v.dtype) for key, v in given.items()
+        }
+        losses = dynamics.loss(rollout, data.reset)
+        assert all(loss.shape == (BATCH, 5) for loss in losses.values())
+        assert losses.keys() <= config(subject.name).loss_scales.keys()
+        assert all(value.shape[:2] == (BATCH, 5) for value in dynamics.metrics(rollout).values())
+
+    def test_observing_still_equals_filtering_after_an_update(self, dynamics):
+        data = sequences(6, seed=14)
+        rollout, _ = observe(dynamics, data, dynamics.initial(BATCH))
+        sum(loss.mean() for loss in dynamics.loss(rollout, data.reset).values()).backward()
+        torch.optim.Adam(dynamics.parameters(), lr=0.01).step()
+        with torch.no_grad():
+            after, _ = observe(dynamics, data, dynamics.initial(BATCH))
+            states = filtered(dynamics, data, dynamics.initial(BATCH))
+        assert not torch.equal(after.post, rollout.post)
+        assert_close(after.post, torch.stack([state.feat for state in states], dim=1))
+
+    @torch.no_grad()
+    def test_carries_stay_fp32_under_autocast(self, dynamics):
+        data = sequences(4, seed=15)
+        with torch.autocast("cpu", torch.bfloat16):
+            rollout, last = observe(dynamics, data, dynamics.initial(BATCH))
+            stepped = dynamics.img_step(data.action[:, 0], last)
+            losses = dynamics.loss(rollout, data.reset)
+        for state in (last, stepped):
+            tensors = [state.feat, *state.memory.values()]
+            assert all(x.dtype in (torch.float32, torch.complex64) for x in tensors if not _is_index(x))
+        assert all(loss.dtype == torch.float32 for loss in losses.values())
+
+
+def _is_index(x: Tensor) -> bool:
+    return not (x.is_floating_point() or x.is_complex())

@@ -1,0 +1,243 @@
+"""Every backbone under the contract, and what is particular to stochastic latents and to the block GRU."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from contract import (
+    BATCH,
+    EMBED,
+    POSTERIORS,
+    SPACES,
+    DynamicsContract,
+    Subject,
+    config,
+    imagined,
+    observe,
+    randomise,
+    sequences,
+    subjects,
+    warm,
+)
+
+from dynamics.base import Rollout
+from dynamics.gru import GRU
+from dynamics.latent import Latent
+from dynamics.latents import Categorical, Gaussian, SimNorm
+from worldmodels.errors import UserError
+
+posteriors = pytest.mark.parametrize("posterior", POSTERIORS)
+spaces = pytest.mark.parametrize("space", SPACES)
+
+
+@pytest.mark.parametrize("subject", subjects(), ids=str)
+class TestContract(DynamicsContract):
+    @pytest.fixture
+    def dynamics(self, subject):
+        dynamics = randomise(subject.build())
+        dynamics.sample = False
+        return dynamics
+
+
+def rollout_of(post, prior):
+    feat = torch.zeros(*post.shape[:2], 1)
+    return Rollout(feat, feat, {"post": post, "prior": prior}, {})
+
+
+def leaf_params(space, seed):
+    raw = 2 * torch.randn(2, 5, space.raw_dim, generator=torch.Generator().manual_seed(seed))
+    return space.params(raw).detach().requires_grad_()
+
+
+@spaces
+def test_each_side_of_the_kl_is_stopped_exactly(space):
+    dynamics = Subject("rssm", "filter", space).build(free_nats=0.0)
+    for name, moved, stopped in (("dyn", "prior", "post"), ("rep", "post", "prior")):
+        stats = {"post": leaf_params(dynamics.space, 0), "prior": leaf_params(dynamics.space, 1)}
+        loss = dynamics.loss(rollout_of(**stats), torch.zeros(2, 5, dtype=torch.bool))[name]
+        torch.testing.assert_close(loss, dynamics.space.kl(stats["post"], stats["prior"]))
+        loss.sum().backward()
+        assert stats[stopped].grad is None
+        assert (stats[moved].grad.flatten(2).abs().amax(-1) > 0).all()
+
+
+def test_the_kl_is_split_one_to_a_tenth():
+    scales = config("rssm").loss_scales
+    assert (scales.dyn, scales.rep) == (1.0, 0.1)
+
+
+@spaces
+def test_free_nats_floor_the_whole_latent_of_each_step(space):
+    dynamics = Subject("rssm", "filter", space).build()
+    assert dynamics.free_nats == 1.0
+    same = leaf_params(dynamics.space, 0).detach()
+    far = leaf_params(dynamics.space, 1).detach()
+    prior = same.clone()
+    prior[1, 3] = far[1, 3]
+    prior.requires_grad_()
+    loss = dynamics.loss(rollout_of(same, prior), torch.zeros(2, 5, dtype=torch.bool))["dyn"]
+    expected = torch.ones(2, 5)
+    expected[1, 3] = dynamics.space.kl(same[1, 3], far[1, 3])
+    assert expected[1, 3] > 1
+    torch.testing.assert_close(loss, expected)
+    loss.mean().backward()
+    moved = prior.grad.flatten(2).abs().amax(-1) > 0
+    assert moved.nonzero().tolist() == [[1, 3]]
+
+
+@torch.no_grad()
+@posteriors
+def test_prior_and_posterior_keep_a_uniform_share(posterior):
+    dynamics = randomise(Subject("rssm", posterior).build(), scale=20.0)
+    rollout, _ = observe(dynamics, sequences(6), dynamics.initial(BATCH))
+    classes = dynamics.space.classes
+    for params in rollout.stats.values():
+        probs = params.exp()
+        torch.testing.assert_close(probs.sum(-1), torch.ones_like(probs[..., 0]))
+        assert probs.min().item() == pytest.approx(0.01 / classes, rel=1e-3)
+        assert probs.max().item() == pytest.approx(0.99 + 0.01 / classes, rel=1e-3)
+
+
+@torch.no_grad()
+def test_draws_of_prior_and_posterior_use_the_uniform_share():
+    dynamics = randomise(Subject("rssm", "filter").build(), scale=500.0)
+    n, (groups, classes) = 4000, (dynamics.space.groups, dynamics.space.classes)
+    state = dynamics.initial(n)
+    action = torch.zeros(n, 2)
+    drawn = {
+        "prior": dynamics.img_step(action, state),
+        "post": dynamics.obs_step(torch.ones(n, EMBED), action, torch.ones(n, dtype=torch.bool), state),
+    }
+    for name, after in drawn.items():
+        frequency = after.memory["stoch"].unflatten(-1, (groups, classes)).mean(0)
+        unlikely = 1 - frequency.amax(-1)
+        assert unlikely.mean().item() == pytest.approx(0.01 * (classes - 1) / classes, abs=0.004), name
+
+
+def test_losses_reach_the_groups_that_are_declared():
+    everything = {"from_stoch", "from_action", "core", "prior", "post_embed", "post_deter", "post_out"}
+    declared = {
+        ("filter", "dyn"): everything,
+        ("filter", "rep"): everything - {"prior"},
+        ("filter", "feat"): everything - {"prior"},
+        ("obs", "dyn"): everything - {"post_deter"},
+        ("obs", "rep"): {"post_embed", "post_out"},
+        ("obs", "feat"): everything - {"prior", "post_deter"},
+    }
+    for (posterior, name), groups in declared.items():
+        dynamics = randomise(Subject("rssm", posterior).build(free_nats=0.0))
+        data = sequences(4)
+        rollout, _ = observe(dynamics, data, dynamics.initial(BATCH))
+        losses = dynamics.loss(rollout, data.reset) | {"feat": rollout.feat.square()}
+        losses[name].mean().backward()
+        reached = {key.split(".")[0] for key, p in dynamics.named_parameters() if p.grad is not None and p.grad.any()}
+        assert reached == groups, (posterior, name)
+
+
+def test_only_the_posterior_may_see_the_frame():
+    dynamics = randomise(Subject("rssm", "filter").build())
+    dynamics.sample = False
+    data = sequences(3, share=0.0)
+    changed = data.clone()
+    changed.embed[:, -1] += 5
+    before, after = (observe(dynamics, x, dynamics.initial(BATCH))[0] for x in (data, changed))
+    assert torch.equal(before.stats["prior"], after.stats["prior"])
+    assert not torch.equal(before.stats["post"], after.stats["post"])
+
+
+@torch.no_grad()
+def test_a_posterior_that_reads_the_frame_alone_does_not_see_the_past():
+    dynamics = randomise(Subject("rssm", "obs").build())
+    data = sequences(3)
+    ours, theirs = (observe(dynamics, data, warm(dynamics, seed))[0].stats["post"] for seed in (9, 10))
+    assert torch.equal(ours, theirs)
+
+
+def test_a_feature_is_the_latent_and_the_memory():
+    dynamics = randomise(Subject("rssm", "filter").build())
+    state = warm(dynamics)
+    assert torch.equal(state.feat, torch.cat([state.memory["stoch"], state.memory["deter"]], dim=-1))
+    assert imagined(dynamics, state).shape == (BATCH, 4, dynamics.feat_dim)
+
+
+def test_an_unknown_posterior_is_a_users_mistake():
+    with pytest.raises(UserError, match=r"not 'filtr'.*Did you mean 'filter'"):
+        Latent(EMBED, 2, partial(GRU, deter=8, hidden=4, blocks=2), Categorical(4, 5), posterior="filtr")
+
+
+@pytest.mark.parametrize("space", [Categorical(4, 5), SimNorm(4, 5), Gaussian(6)], ids=lambda s: type(s).__name__)
+def test_metrics_are_entropies(space):
+    name = {Categorical: "categorical", SimNorm: "simnorm", Gaussian: "gaussian"}[type(space)]
+    dynamics = Subject("rssm", "filter", name).build()
+    rollout, _ = observe(dynamics, sequences(4), dynamics.initial(BATCH))
+    metrics = dynamics.metrics(rollout)
+    assert metrics.keys() == {"post_entropy", "prior_entropy"}
+    assert not any(value.requires_grad for value in metrics.values())
+    torch.testing.assert_close(metrics["prior_entropy"], space.entropy(rollout.stats["prior"].detach()))
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def silu(x):
+    return x * sigmoid(x)
+
+
+def rms_norm(x, weight):
+    return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-4) * weight
+
+
+@torch.no_grad()
+def test_the_block_gru_is_dreamers():
+    """Every block reads its own memory beside all that is shared, in float64 NumPy from the published equations."""
+    blocks, deter, hidden, in_dim, n = 4, 12, 5, 7, 3
+    core = randomise(GRU(in_dim, deter, hidden, blocks))
+    generator = np.random.default_rng(0)
+    x, h = generator.normal(size=(n, in_dim)), np.tanh(generator.normal(size=(n, deter)))
+    w = {key: value.double().numpy() for key, value in core.state_dict().items()}
+
+    shared = np.concatenate([silu(rms_norm(h @ w["mix.0.weight"].T + w["mix.0.bias"], w["mix.1.weight"])), x], axis=-1)
+    size = deter // blocks
+    inner = np.zeros((n, deter))
+    for k in range(blocks):
+        own = slice(k * size, (k + 1) * size)
+        weight = np.concatenate([w["own.weight"][k], w["shared.weight"][own].T])
+        inner[:, own] = np.concatenate([h[:, own], shared], axis=-1) @ weight + w["own.bias"][own]
+    inner = silu(rms_norm(inner, w["norm.weight"]))
+    expected = np.zeros((n, deter))
+    for k in range(blocks):
+        own = slice(k * size, (k + 1) * size)
+        bias = w["gates.bias"][3 * k * size : 3 * (k + 1) * size]
+        reset, candidate, update = np.split(inner[:, own] @ w["gates.weight"][k] + bias, 3, axis=-1)
+        candidate, update = np.tanh(sigmoid(reset) * candidate), sigmoid(update - 1)
+        expected[:, own] = update * candidate + (1 - update) * h[:, own]
+
+    none = torch.zeros(n, dtype=torch.bool)
+    output, memory = core.step(torch.tensor(x).float(), none, {"deter": torch.tensor(h).float()})
+    np.testing.assert_allclose(output.numpy(), expected, atol=2e-6)
+    assert torch.equal(output, core.output(memory))
+
+
+@torch.no_grad()
+def test_scanning_a_core_equals_stepping_it_in_bf16():
+    core = randomise(GRU(6, 16, 8, 4))
+    x = torch.randn(2, 9, 6, generator=torch.Generator().manual_seed(0))
+    reset = torch.zeros(2, 9, dtype=torch.bool)
+    reset[0, 4] = reset[1, 0] = True
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs, memories = core.scan(x, reset, core.initial(2))
+        memory = core.initial(2)
+        for t in range(9):
+            output, memory = core.step(x[:, t], reset[:, t], memory)
+            torch.testing.assert_close(outputs[:, t], output, atol=1e-2, rtol=1e-2)
+            torch.testing.assert_close(memories["deter"][:, t], memory["deter"], atol=1e-2, rtol=1e-2)
+    assert outputs.dtype == torch.float32
+
+
+def test_blocks_must_divide_the_memory():
+    with pytest.raises(ValueError, match="do not divide into 4 blocks"):
+        GRU(6, 18, 8, 4)
