@@ -122,14 +122,14 @@ class Core(nn.Module, ABC):
 
     @abstractmethod
     def step(
-        self, x: Float[Tensor, "N X"], reset: Bool[Tensor, " N"], memory: Memory
+        self, x: Float[Tensor, "N X"], reset: Bool[Tensor, " N"] | None, memory: Memory
     ) -> tuple[Float[Tensor, "N D"], Memory]:
-        """Advance one step; where ``reset``, ``memory`` is forgotten first."""
+        """Advance one step; where ``reset``, ``memory`` is forgotten first (None: nowhere, as while imagining)."""
 
     def scan(
         self, x: Float[Tensor, "B T X"], reset: Bool[Tensor, "B T"], memory: Memory
     ) -> tuple[Float[Tensor, "B T D"], Memory]:
-        """Advance T steps; return outputs and the memory after *each* step, [B, T, ...]. Default: a loop over ``step``."""
+        """Advance T steps; return outputs and the memory after *each*, [B, T, ...]. Default: a loop over ``step``."""
         outputs, memories = [], []
         for t in range(x.shape[1]):
             output, memory = self.step(x[:, t], reset[:, t], memory)

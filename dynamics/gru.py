@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from dynamics.base import Core, Memory, clear_rows
-from worldmodels.nets import BlockLinear, Hidden, RMSNorm, init_
+from worldmodels.nets import BlockLinear, Hidden, init_
 
 
 class GRU(Core):
@@ -25,22 +25,22 @@ class GRU(Core):
         self.mix = Hidden(deter, hidden)
         self.own = BlockLinear(deter, deter, blocks)
         self.shared = init_(nn.Linear(hidden + in_dim, deter, bias=False))
-        self.norm = RMSNorm(deter)
+        self.norm = nn.LayerNorm(deter)
         self.gates = BlockLinear(deter, 3 * deter, blocks)
 
     def initial(self, n: int) -> Memory:
         """Zeros."""
-        return {"deter": self.norm.weight.new_zeros(n, self.out_dim)}
+        return {"deter": self.shared.weight.new_zeros(n, self.out_dim)}
 
     def output(self, memory: Memory) -> Float[Tensor, "N D"]:
         """The memory is the output."""
         return memory["deter"]
 
     def step(
-        self, x: Float[Tensor, "N X"], reset: Bool[Tensor, " N"], memory: Memory
+        self, x: Float[Tensor, "N X"], reset: Bool[Tensor, " N"] | None, memory: Memory
     ) -> tuple[Float[Tensor, "N D"], Memory]:
         """One gated update; the update gate starts mostly closed (its logit is shifted by -1)."""
-        deter = clear_rows(memory, reset, self.initial(len(x)))["deter"]
+        deter = (memory if reset is None else clear_rows(memory, reset, self.initial(len(x))))["deter"]
         # A block reads its own part of the memory and all that is shared; the latter is one dense map for all blocks.
         inner = self.own(deter) + self.shared(torch.cat([self.mix(deter), x], dim=-1))
         gates = self.gates(F.silu(self.norm(inner))).float().unflatten(-1, (self.blocks, 3, -1))

@@ -11,7 +11,7 @@ from torch import Generator, Tensor, nn
 from dynamics.base import Core, Dynamics, Memory, Rollout, State, stack_memories
 from dynamics.latents import LatentSpace
 from worldmodels.errors import UserError, near_match
-from worldmodels.nets import MLP, Hidden, RMSNorm, init_
+from worldmodels.nets import MLP, Hidden, init_
 
 POSTERIORS = ("filter", "obs")
 
@@ -48,7 +48,7 @@ class Latent(Dynamics):
         self.prior = MLP(self.core.out_dim, hidden, 2, space.raw_dim)
         self.post_embed = init_(nn.Linear(embed_dim, hidden))
         self.post_deter = init_(nn.Linear(self.core.out_dim, hidden, bias=False)) if self.filters else None
-        self.post_out = nn.Sequential(RMSNorm(hidden), nn.SiLU(), init_(nn.Linear(hidden, space.raw_dim)))
+        self.post_out = nn.Sequential(nn.LayerNorm(hidden), nn.SiLU(), init_(nn.Linear(hidden, space.raw_dim)))
         self.feat_dim = space.dim + self.core.out_dim
 
     def initial(self, n: int) -> State:
@@ -112,9 +112,8 @@ class Latent(Dynamics):
 
     def img_step(self, action: Float[Tensor, "N A"], state: State, generator: Generator | None = None) -> State:
         """One core step, then the prior."""
-        never = torch.zeros(len(action), dtype=torch.bool, device=action.device)
-        x = self._input(state.memory["stoch"], self.from_action(action), never)
-        deter, memory = self.core.step(x, never, self._core_memory(state))
+        x = self._input(state.memory["stoch"], self.from_action(action), None)
+        deter, memory = self.core.step(x, None, self._core_memory(state))
         prior = self.space.params(self.prior(deter))
         return self._state(self.space.draw(prior, self.sample, generator), deter, memory)
 
@@ -142,10 +141,10 @@ class Latent(Dynamics):
         """Entropies of prior and posterior in nats, to see a collapse."""
         return {f"{key}_entropy": self.space.entropy(params.detach()) for key, params in rollout.stats.items()}
 
-    def _input(self, stoch: Tensor, action: Tensor, reset: Tensor) -> Tensor:
+    def _input(self, stoch: Tensor, action: Tensor, reset: Tensor | None) -> Tensor:
         """``x_t``, zero at resets: neither the latent nor the action before an episode may be seen in it."""
         x = torch.cat([self.from_stoch(stoch), action], dim=-1)
-        return torch.where(reset[..., None], torch.zeros_like(x), x)
+        return x if reset is None else torch.where(reset[..., None], 0.0, x)
 
     def _posterior(self, embed: Tensor, deter: Tensor | None) -> Tensor:
         """The first layer is linear in [h_t, e_t], so the part of e_t is computed for all steps at once."""

@@ -5,27 +5,23 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from planners.base import Planner
 from worldmodels.data.replay import context_rows
 from worldmodels.encoders import ObservationSpec
-from worldmodels.errors import UserError
 from worldmodels.model import WorldModel
 
 OBSERVATIONS = ("pixels", "state")
 
 
 def construct(cfg: DictConfig, **options: Any) -> Any:
-    """Hydra's instantiate, through which a :class:`UserError` stays itself instead of becoming Hydra's traceback."""
-    try:
-        return instantiate(cfg, **options)
-    except InstantiationException as error:
-        if isinstance(error.__cause__, UserError):
-            raise error.__cause__ from None
-        raise
+    """Hydra's instantiate without its hand on ``options``, which it would turn into configuration objects.
+
+    Nor does it wrap what the constructor raises: a user's mistake stays one sentence.
+    """
+    return instantiate(cfg, _partial_=True)(**options)
 
 
 def build_model(cfg: DictConfig, observations: ObservationSpec, action_dim: int) -> WorldModel:

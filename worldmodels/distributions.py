@@ -84,7 +84,7 @@ def mode_one_hot(log_probs: Float[Tensor, "... C"]) -> Float[Tensor, "... C"]:
 
 def straight_through(index: Tensor, probs: Float[Tensor, "... C"]) -> Float[Tensor, "... C"]:
     """One-hot of ``index`` in the forward pass, ``probs`` in the backward pass."""
-    hard = F.one_hot(index, probs.shape[-1]).to(probs.dtype)
+    hard = torch.zeros_like(probs).scatter_(-1, index.unsqueeze(-1), 1.0)
     return hard + (probs - probs.detach()) if probs.requires_grad else hard
 
 

@@ -39,7 +39,7 @@ class PixelEncoder(nn.Sequential):
     """Four strided convolutions: [N, C, S, S] to [N, 4 * depth * (S / 16)^2].
 
     Each is normalised over the whole image by ``GroupNorm(1)``, in channels-last layout: with DreamerV3's RMSNorm over
-    channels, which no fused CPU kernel exists for, normalising took as long as the convolutions.
+    channels, for which there is no fused CPU kernel, normalising took as long as the convolutions.
     """
 
     def __init__(self, shape: tuple[int, ...], depth: int) -> None:

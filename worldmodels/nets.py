@@ -1,4 +1,4 @@
-"""Layers shared by every network: Dreamer-style initialisation, normalisation in fp32, block-diagonal maps."""
+"""Layers shared by every network: Dreamer-style initialisation, hidden layers, block-diagonal maps."""
 
 from __future__ import annotations
 
@@ -6,22 +6,8 @@ import itertools
 import math
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
-
-
-class RMSNorm(nn.Module):
-    """Root-mean-square normalisation computed in fp32 whatever the precision around it (DreamerV3 uses eps 1e-4)."""
-
-    def __init__(self, dim: int, eps: float = 1e-4) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(dim))
-        self.eps = eps
-
-    def forward(self, x: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:
-        """Normalise the last axis; the result has the dtype of ``x``."""
-        return F.rms_norm(x.float(), self.weight.shape, self.weight, self.eps).to(x.dtype)
 
 
 class BlockLinear(nn.Module):
@@ -44,10 +30,14 @@ class BlockLinear(nn.Module):
 
 
 class Hidden(nn.Sequential):
-    """Linear, RMSNorm, SiLU: the one hidden layer everything here is made of."""
+    """Linear, LayerNorm, SiLU: the one hidden layer everything here is made of.
+
+    LayerNorm stands where DreamerV3's later versions have RMSNorm: it has a fused kernel on every device, and of a plan's
+    time on a CPU the six small kernels of an RMSNorm took a fifth.
+    """
 
     def __init__(self, in_dim: int, out_dim: int) -> None:
-        super().__init__(init_(nn.Linear(in_dim, out_dim)), RMSNorm(out_dim), nn.SiLU())
+        super().__init__(init_(nn.Linear(in_dim, out_dim)), nn.LayerNorm(out_dim), nn.SiLU())
 
 
 class MLP(nn.Sequential):

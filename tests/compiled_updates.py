@@ -1,0 +1,112 @@
+"""Compiles a tiny world model and prints, as JSON, how it differs from eager; run by test_precision as a process.
+
+A process of its own: the hook that checks shapes in the tests would be compiled too.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from functools import partial
+from pathlib import Path
+
+import torch
+from model_cases import ACTION, BOTH, batch, config, model
+
+from planners.random import Random
+from worldmodels.build import loss_scales
+from worldmodels.heads import ContinueHead, RewardHead
+from worldmodels.module import WorldModelModule
+from worldmodels.optim import NormClip
+
+LENGTH, UPDATES = 3, 3
+
+
+def module() -> WorldModelModule:
+    return WorldModelModule(
+        model(),
+        Random(ACTION, False),
+        partial(torch.optim.SGD, lr=0.05),
+        NormClip(1.0),
+        loss_scales(config(), BOTH),
+        {},
+        0,
+        Path(),
+    )
+
+
+def batches() -> list[dict[str, torch.Tensor]]:
+    """Windows with resets in different places: none inside, in one row, in both."""
+    made = [batch(2, LENGTH, seed=seed) for seed in range(UPDATES)]
+    made[1]["is_first"][0, 2] = made[2]["is_first"][0, 1] = made[2]["is_first"][1, 2] = True
+    return made
+
+
+def updates(compiled: bool) -> tuple[list[float], list[dict[str, torch.Tensor]]]:
+    """Losses and gradients of three updates."""
+    trained = module()
+    if compiled:
+        trained.compile_losses()
+    optimizer = trained.configure_optimizers()
+    totals, gradients = [], []
+    for rows in batches():
+        losses, _ = trained._step(rows)
+        total = torch.stack([trained.loss_scales[name] * loss.mean() for name, loss in losses.items()]).sum()
+        optimizer.zero_grad()
+        total.backward()
+        totals.append(total.item())
+        gradients.append({name: p.grad.clone() for name, p in trained.named_parameters() if p.grad is not None})
+        torch.nn.utils.clip_grad_norm_(trained.parameters(), 1.0)
+        optimizer.step()
+    return totals, gradients
+
+
+def compare() -> dict[str, object]:
+    (eager, eager_grads), (compiled, compiled_grads) = updates(False), updates(True)
+    worst = [
+        max(((b[name] - a[name]).norm() / (a[name].norm() + 1e-6)).item() for name in a)
+        for a, b in zip(eager_grads, compiled_grads, strict=True)
+    ]
+    same = all(a.keys() == b.keys() for a, b in zip(eager_grads, compiled_grads, strict=True))
+    return {"eager": eager, "compiled": compiled, "worst_gradient": worst, "same_parameters": same}
+
+
+def untrained_heads() -> dict[str, list[float]]:
+    """The largest reward and the distance of continuation to 1/2, of heads that have learned nothing, compiled."""
+    feat, action = 50 * torch.randn(2, 4, 8, generator=torch.Generator().manual_seed(0)), torch.zeros(2, 3, ACTION)
+    found = {}
+    for word, enabled in (("fp32", False), ("bf16", True)):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled), torch.no_grad():
+            reward = torch.compile(RewardHead(8, 8))(feat, action)
+            cont = torch.compile(ContinueHead(8, 8))(feat, action)
+        found[word] = [reward.abs().max().item(), (cont - 0.5).abs().max().item()]
+    return found
+
+
+def one_graph() -> None:
+    """Fails on a Python branch on a tensor, and on a reset, or a row of one, that makes it compile again."""
+    for posterior in ("filter", "obs"):
+        world = model(f"dynamics.posterior={posterior}")
+        world.dynamics.sample = True
+
+        def losses(rows, world=world):
+            found = world.losses(rows, world.initial(2))[0]
+            return torch.stack(list(found.values())).mean()
+
+        def imagine(state, plan, world=world):
+            return world.imagine(state, plan, LENGTH).reward
+
+        watched = torch.compile(losses, fullgraph=True, backend="eager")
+        for rows in batches():
+            watched({**rows, "reset": rows["is_first"]}).backward()
+        torch.compile(imagine, fullgraph=True, backend="eager")(world.initial(2), torch.zeros(2, LENGTH, ACTION))
+        torch.compiler.reset()
+
+
+if __name__ == "__main__":
+    logging.disable(logging.WARNING)
+    torch._dynamo.config.error_on_recompile = True
+    one_graph()
+    torch._dynamo.config.error_on_recompile = False
+    json.dump({"updates": compare(), "heads": untrained_heads()}, sys.stdout)

@@ -1,0 +1,293 @@
+"""One training step: named and scaled losses, groups, clipping, the guard, and what precedes a window."""
+
+from __future__ import annotations
+
+from functools import partial
+from itertools import pairwise
+
+import lightning
+import pytest
+import torch
+from contract import assert_close
+from model_cases import ACTION, BOTH, STATE, batch, config, model
+from torch import nn
+
+from dynamics.base import State
+from planners.base import Planner
+from worldmodels.build import loss_scales, prefix_rows
+from worldmodels.data.collect import MEMORY
+from worldmodels.data.replay import split_context
+from worldmodels.errors import UserError
+from worldmodels.module import WorldModelModule
+from worldmodels.optim import AdaptiveClip, NormClip
+from worldmodels.precision import lightning_precision
+
+
+class Learner(Planner):
+    """A planner with one parameter and any loss of it."""
+
+    def __init__(self, loss=None):
+        super().__init__(ACTION, False)
+        self.w = nn.Parameter(torch.zeros(()))
+        self._loss = loss
+        self.steps = 0
+
+    def initial(self, n):
+        return {}
+
+    def act(self, model, state, memory, reset, explore, generator=None):
+        raise NotImplementedError
+
+    def loss(self, model, rollout, batch):
+        return {} if self._loss is None else {"actor": self._loss(self.w).expand(rollout.post.shape[:2])}
+
+    def after_step(self):
+        self.steps += 1
+
+
+def module(tmp_path, *overrides, observations=STATE, planner=None, clip=None, scales=None, rates=None, optimizer=None):
+    cfg = config(*overrides)
+    made = WorldModelModule(
+        model(*overrides, observations=observations),
+        planner or Learner(),
+        optimizer or partial(torch.optim.SGD, lr=1.0),
+        clip or NormClip(100.0),
+        scales or loss_scales(cfg, observations),
+        rates or {},
+        prefix_rows(cfg),
+        tmp_path / "bad_batch.pt",
+    )
+    made.logged = {}
+    made.log = lambda name, value, **_: made.logged.__setitem__(name, float(value))
+    made.log_dict = lambda values, **_: [made.log(name, value) for name, value in values.items()]
+    return made
+
+
+def rows(**kwargs):
+    return batch(observations=STATE, **kwargs)
+
+
+# Losses
+
+
+def test_the_loss_is_the_scaled_sum_of_means(tmp_path):
+    scales = {"dyn": 1.0, "rep": 0.1, "state": 2.0, "reward": 0.5, "cont": 3.0}
+    trained = module(tmp_path, scales=scales)
+    total = trained.training_step(rows(), 0)
+    losses, _ = trained.losses(rows())
+    torch.testing.assert_close(total, sum(scales[name] * loss.mean() for name, loss in losses.items()))
+    assert total.item() == pytest.approx(trained.logged["loss/total"])
+    for name, loss in losses.items():
+        assert trained.logged[f"loss/{name}"] == pytest.approx(loss.mean().item(), rel=1e-5)
+    assert {name for name in trained.logged if name.startswith("latent/")} == {
+        "latent/post_entropy",
+        "latent/prior_entropy",
+    }
+
+
+@pytest.mark.parametrize("change", [{"actor": 1.0}, {"reward": None}])
+def test_losses_and_scales_name_the_same(tmp_path, change):
+    scales = loss_scales(config(), STATE) | change
+    trained = module(tmp_path, scales={name: scale for name, scale in scales.items() if scale is not None})
+    with pytest.raises(ValueError, match="must name the same"):
+        trained.training_step(rows(), 0)
+
+
+def test_scales_of_what_is_not_observed_are_left_out():
+    assert loss_scales(config(), STATE).keys() == {"dyn", "rep", "state", "reward", "cont"}
+    assert loss_scales(config(), BOTH).keys() == {"dyn", "rep", "state", "pixels", "reward", "cont"}
+
+
+def test_a_planner_adds_its_own_losses(tmp_path):
+    scales = loss_scales(config(), STATE) | {"actor": 2.0}
+    trained = module(tmp_path, planner=Learner(lambda w: w + 3), scales=scales)
+    trained.training_step(rows(), 0).backward()
+    assert trained.logged["loss/actor"] == 3.0
+    assert trained.planner.w.grad.item() == pytest.approx(2.0)
+    trained.on_train_batch_end(None, None, 0)
+    assert trained.planner.steps == 1
+
+
+@pytest.mark.parametrize("context", ["none", "burn_in", "latent"])
+def test_a_step_does_not_change_its_batch(tmp_path, context):
+    trained = module(tmp_path, f"data.context={context}", "data.burn_in=2", observations=BOTH)
+    given = batch(length=6) | stored(trained, 2, 6)
+    kept = {key: value.clone() for key, value in given.items()}
+    trained.training_step(given, 0).backward()
+    assert given.keys() == kept.keys()
+    assert all(torch.equal(value, kept[key]) for key, value in given.items())
+
+
+# Context
+
+
+def stored(trained, size, length, seed=3):
+    """Memory columns as the collector stores them, made up."""
+    generator = torch.Generator().manual_seed(seed)
+    memory = trained.model.initial(size).memory
+    return {
+        MEMORY + key: torch.rand(size, length, *value.shape[1:], generator=generator) for key, value in memory.items()
+    }
+
+
+def filtered(trained, given, reset):
+    """Every state along the rows, one frame at a time."""
+    state, states = trained.model.initial(len(reset)), []
+    with torch.no_grad():
+        for t in range(reset.shape[1]):
+            obs = {"state": given["state"][:, t]}
+            state = trained.model.obs_step(obs, given["action"][:, t], reset[:, t], state)
+            states.append(state)
+    return states
+
+
+def feats(states):
+    return torch.stack([state.feat for state in states], dim=1)
+
+
+def test_without_context_the_first_step_counts_as_a_reset(tmp_path):
+    trained, given = module(tmp_path), rows()
+    assert not given["is_first"][:, 0].any()
+    losses, rollout = trained.losses(given)
+    reset = given["is_first"].clone()
+    reset[:, 0] = True
+    assert_close(rollout.post, feats(filtered(trained, given, reset)))
+    led_in = {**given, "action": given["action"].clone()}
+    led_in["action"][:, 0] += 1
+    assert torch.equal(trained.losses(led_in)[1].post, rollout.post)
+    assert all(loss.shape == (2, 5) for loss in losses.values())
+
+
+def test_burning_in_filters_the_prefix_without_loss_or_gradient(tmp_path):
+    trained, given = module(tmp_path, "data.context=burn_in", "data.burn_in=3"), rows(length=8)
+    assert trained.prefix == 3
+    given["is_first"].zero_()
+    given["is_first"][0, 5] = given["is_first"][1, 3] = True
+    losses, rollout = trained.losses(given)
+    reset = given["is_first"].clone()
+    reset[:, 0] = True
+    assert_close(rollout.post, feats(filtered(trained, given, reset))[:, 3:])
+    assert all(loss.shape == (2, 5) for loss in losses.values())
+    start = trained.start(*split_context(given, 3))
+    assert not start.feat.requires_grad
+    assert not any(value.requires_grad for value in start.memory.values())
+    cold = module(tmp_path).losses({key: value[:, 3:] for key, value in given.items()})[1]
+    assert not torch.allclose(rollout.post[0, 0], cold.post[0, 0])
+    assert_close(rollout.post[1], cold.post[1])  # a new episode begins with the window, so that context adds nothing
+
+
+def test_a_stored_latent_continues_as_if_nothing_was_cut(tmp_path):
+    trained, stream = module(tmp_path, "data.context=latent"), rows(length=9)
+    assert trained.prefix == 1
+    reset = stream["is_first"].clone()
+    reset[:, 0] = True
+    states = filtered(trained, stream, reset)
+    for key in states[0].memory:
+        stream[MEMORY + key] = torch.stack([state.memory[key] for state in states], dim=1)
+    for cut in (0, 2, 3, 6):
+        losses, rollout = trained.losses({key: value[:, cut:] for key, value in stream.items()})
+        assert_close(rollout.post, feats(states)[:, cut + 1 :])
+        assert all(loss.shape == (2, 8 - cut) for loss in losses.values())
+    start = trained.start(*split_context(stream, 1))
+    assert isinstance(start, State)
+    assert all(torch.equal(value, states[0].memory[key]) for key, value in start.memory.items())
+
+
+# Groups and clipping
+
+
+def test_a_part_with_its_own_learning_rate_is_a_group(tmp_path):
+    trained = module(tmp_path, rates={"model.encoder": 0.5, "planner": 0.25})
+    groups = {group["lr"]: group["params"] for group in trained.configure_optimizers().param_groups}
+    assert groups.keys() == {1.0, 0.5, 0.25}
+    assert {id(p) for p in groups[0.5]} == {id(p) for p in trained.model.encoder.parameters()}
+    assert [id(p) for p in groups[0.25]] == [id(trained.planner.w)]
+    every = [id(p) for group in groups.values() for p in group]
+    assert sorted(every) == sorted(id(p) for p in trained.parameters())
+    with pytest.raises(UserError, match=r"'model\.encodr'.*model\.encoder"):
+        module(tmp_path, rates={"model.encodr": 0.1}).configure_optimizers()
+
+
+def fit(trained, tmp_path, steps=1, precision="fp32"):
+    """Updates by the real trainer on one batch."""
+    trainer = lightning.Trainer(
+        max_steps=steps,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        precision=lightning_precision(precision),
+        default_root_dir=tmp_path,
+    )
+    trainer.fit(trained, torch.utils.data.DataLoader([rows()] * steps, batch_size=None))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_gradients_are_clipped_between_backward_and_update(tmp_path, precision):
+    trained = module(tmp_path, clip=NormClip(0.01))
+    before = [p.detach().clone() for p in trained.parameters()]
+    fit(trained, tmp_path, precision=precision)
+    moved = torch.stack([(p.detach() - q).norm() for p, q in zip(trained.parameters(), before, strict=True)]).norm()
+    assert moved.item() == pytest.approx(0.01, rel=1e-2)
+    assert trained.logged["gradient/norm"] > 0.1
+    assert trained.logged["gradient/clipped"] == pytest.approx(0.01, rel=1e-3)
+    assert trained.planner.steps == 1
+
+
+def test_small_gradients_are_left_alone(tmp_path):
+    trained = module(tmp_path, clip=NormClip(1e6), optimizer=partial(torch.optim.SGD, lr=1e-6))
+    fit(trained, tmp_path)
+    assert trained.logged["gradient/norm"] == trained.logged["gradient/clipped"]
+
+
+def test_adaptive_clipping_bounds_each_unit_by_its_weights():
+    layer = nn.Linear(5, 3)
+    nn.init.ones_(layer.weight)
+    layer.weight.grad = torch.tensor([[10.0], [0.1], [0.0]]).expand(3, 5).clone()
+    layer.bias.grad = None
+    AdaptiveClip(0.3)([layer.weight])
+    weight_norm = 5**0.5
+    norms = layer.weight.grad.norm(dim=1)
+    torch.testing.assert_close(norms, torch.tensor([0.3 * weight_norm, 0.1 * weight_norm, 0.0]))
+
+
+def test_updates_learn(tmp_path):
+    trained = module(tmp_path, clip=NormClip(100.0), optimizer=partial(torch.optim.Adam, lr=3e-3))
+    totals = []
+    trained.log = lambda name, value, **_: totals.append(float(value)) if name == "loss/total" else None
+    fit(trained, tmp_path, steps=30)
+    assert totals[-1] < 0.8 * totals[0]
+    assert sum(b < a for a, b in pairwise(totals)) > 20
+
+
+# The guard
+
+
+def test_a_loss_that_is_not_finite_is_named_and_its_batch_kept(tmp_path):
+    trained, given = module(tmp_path), rows()
+    given["reward"][1, 2] = float("nan")
+    with pytest.raises(UserError, match=r"^loss reward is not finite; .*bad_batch\.pt.*trainer\.precision=fp32"):
+        trained.training_step(given, 0)
+    kept = torch.load(tmp_path / "bad_batch.pt", weights_only=True)
+    assert kept.keys() == given.keys()
+    assert kept["reward"].isnan().nonzero().tolist() == [[1, 2]]
+    assert torch.equal(kept["state"], given["state"])
+
+
+def test_everything_is_named_that_a_bad_observation_spoils(tmp_path):
+    trained, given = module(tmp_path), rows()
+    given["state"][0, 0, 0] = float("inf")
+    with pytest.raises(UserError, match=r"^loss .*state") as raised:
+        trained.training_step(given, 0)
+    assert "reward" in str(raised.value)
+
+
+def test_a_gradient_that_is_not_finite_is_named_and_nothing_is_updated(tmp_path):
+    scales = loss_scales(config(), STATE) | {"actor": 1.0}
+    trained = module(tmp_path, planner=Learner(torch.sqrt), scales=scales)
+    before = [p.detach().clone() for p in trained.parameters()]
+    with pytest.raises(UserError, match=r"^the gradient of planner\.w is not finite"):
+        fit(trained, tmp_path)
+    assert (tmp_path / "bad_batch.pt").exists()
+    assert all(torch.equal(p, q) for p, q in zip(trained.parameters(), before, strict=True))
