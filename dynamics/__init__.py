@@ -1,0 +1,1 @@
+"""Latent dynamics backbones: one contract (base.py), one file a backbone."""

@@ -1,0 +1,1 @@
+"""What consumes a world model: one contract (base.py), one file a planner."""

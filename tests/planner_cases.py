@@ -21,9 +21,14 @@ searching = pytest.mark.parametrize("name", SEARCHING)
 both_spaces = pytest.mark.parametrize("discrete", [False, True], ids=["box", "discrete"])
 
 
+# The size of the search in the tests, whatever size the yaml files recommend.
+SEARCH = {"plan_horizon": 12, "num_samples": 256, "num_elites": 32, "iterations": 4}
+
+
 def options(name, **overrides):
     config = OmegaConf.to_container(OmegaConf.load(CONFIGS / f"{name}.yaml"))
-    return config | {key: value for key, value in overrides.items() if key in config or key == "terminal_value"}
+    wanted = SEARCH | overrides
+    return config | {key: value for key, value in wanted.items() if key in config or key == "terminal_value"}
 
 
 def build(name, model, **overrides):

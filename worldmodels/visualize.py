@@ -32,7 +32,7 @@ SEES, IMAGINES = (60, 200, 60), (220, 60, 60)
 
 @dataclass(frozen=True)
 class OpenLoop:
-    """What happened and what the model made of it: ``context`` frames seen, the rest imagined from the actions alone."""
+    """What happened and what the model made of it: ``context`` frames seen, the rest imagined from actions alone."""
 
     truth: Float[Tensor, "B T C H W"]
     model: Float[Tensor, "B T C H W"]
@@ -134,7 +134,7 @@ def gif_bytes(frames: UInt8[np.ndarray, "T H W 3"], fps: int = 10) -> bytes:
 
 
 def add_gif(writer: SummaryWriter, tag: str, frames: UInt8[np.ndarray, "T H W 3"], step: int) -> None:
-    """Write an animation as an image summary: TensorBoard plays GIFs, and ``add_video`` needs moviepy to do the same."""
+    """Write an animation as an image summary; TensorBoard plays GIFs, and ``add_video`` would need moviepy."""
     _, height, width, _ = frames.shape
     image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=gif_bytes(frames))
     writer._get_file_writer().add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)

@@ -1,0 +1,1 @@
+"""Recording, replay and the alternation of collecting and learning."""

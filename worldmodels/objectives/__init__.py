@@ -1,0 +1,1 @@
+"""Representation objectives: one contract (base.py), one file an objective."""

@@ -11,7 +11,7 @@ from dynamics.base import Rollout
 
 
 class Objective(nn.Module, ABC):
-    """A representation objective; built with ``feat_dim`` and ``observations`` (:data:`~worldmodels.encoders.ObservationSpec`).
+    """A representation objective, built with ``feat_dim`` and ``observations`` (an ``encoders.ObservationSpec``).
 
     One that can show what the latent holds sets ``decoder`` to a module from features to observations.
     """

@@ -1,0 +1,147 @@
+"""What `scripts/benchmark.py` does: medians of the parts of a training, never a test."""
+
+from __future__ import annotations
+
+import logging
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from torch import Tensor
+
+from worldmodels import precision
+from worldmodels.build import build_model, build_planner, loss_scales, prefix_rows
+from worldmodels.cli import load_config
+from worldmodels.data.collect import MEMORY, row_spec
+from worldmodels.data.replay import Replay
+from worldmodels.envs.vector import VectorEnv
+from worldmodels.evaluation import write_json
+from worldmodels.module import WorldModelModule
+
+log = logging.getLogger(__name__)
+
+WARM_UP = 3
+
+
+def milliseconds(fn: Callable[[], Any], repeats: int, device: torch.device) -> dict[str, float]:
+    """Median, and the 10th and 90th percentile, of ``repeats`` calls after a warm-up."""
+
+    def once() -> float:
+        start = time.perf_counter()
+        fn()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        return 1000 * (time.perf_counter() - start)
+
+    for _ in range(WARM_UP):
+        once()
+    times = sorted(once() for _ in range(repeats))
+    return {"median": statistics.median(times), "p10": times[len(times) // 10], "p90": times[-1 - len(times) // 10]}
+
+
+def benchmark(overrides: list[str], repeats: int, to: str) -> dict[str, Any]:
+    """Time everything, print the table, write the JSON."""
+    cfg = load_config(overrides)
+    if cfg.trainer.threads:
+        torch.set_num_threads(cfg.trainer.threads)
+    gpu = cfg.trainer.accelerator in ("auto", "gpu") and torch.cuda.is_available()
+    device = torch.device("cuda" if gpu else "cpu")
+    with VectorEnv(cfg.env, cfg.env.num_envs, cfg.seed, cfg.env.step_timeout) as envs:
+        parts = build_parts(cfg, envs, device)
+        timed = {name: milliseconds(fn, repeats, device) for name, fn in parts.items()}
+    result = {
+        "overrides": overrides,
+        "machine": {
+            "processor": platform.processor() or platform.machine(),
+            "device": torch.cuda.get_device_name() if gpu else "cpu",
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+        },
+        "repeats": repeats,
+        "milliseconds": timed,
+    }
+    write_json(Path(to), result)
+    lines = [f"{'':<22}{'median':>10}{'p10':>10}{'p90':>10}   milliseconds"]
+    lines += [f"{k:<22}{v['median']:>10.2f}{v['p10']:>10.2f}{v['p90']:>10.2f}" for k, v in timed.items()]
+    log.info("%s", "\n".join(lines))
+    return result
+
+
+def build_parts(cfg: DictConfig, envs: VectorEnv, device: torch.device) -> dict[str, Callable[[], Any]]:
+    """The parts by name, each a function without arguments."""
+    model = build_model(cfg, envs.observation_spec, envs.action_dim)
+    planner = build_planner(cfg.planner, envs.action_dim, envs.discrete)
+    module = WorldModelModule(
+        model,
+        planner,
+        instantiate(cfg.optimizer.build),
+        instantiate(cfg.optimizer.clip),
+        loss_scales(cfg, envs.observation_spec),
+        cfg.optimizer.learning_rates,
+        prefix_rows(cfg),
+        Path("bad_batch.pt"),
+    ).to(device)
+    if cfg.trainer.compile:
+        module.compile_losses()
+    amp = precision.context(cfg.trainer.precision, device)
+    replay = fill_replay(cfg, envs, model)
+    length = cfg.data.length + module.prefix
+    batch = {key: value.to(device) for key, value in replay.sample(cfg.data.batch_size, length).items()}
+    rows = {key: value.to(device) for key, value in envs.reset().items()}
+    reset = torch.zeros(envs.num_envs, dtype=torch.bool, device=device)
+    state, memory = model.initial(envs.num_envs), planner.initial(envs.num_envs)
+    action = torch.zeros(envs.num_envs, envs.action_dim)
+    generator = torch.Generator(device)
+    optimizer = module.configure_optimizers()
+    parameters = list(module.parameters())
+
+    def losses() -> Tensor:
+        with amp():
+            named, _ = module._step(batch)
+        return torch.stack([module.loss_scales[name] * loss.float().mean() for name, loss in named.items()]).sum()
+
+    def update() -> None:
+        losses().backward()
+        module._clip([p for p in parameters if p.grad is not None])
+        optimizer.step()
+        optimizer.zero_grad()
+
+    @torch.no_grad()
+    def plan() -> None:
+        with amp():
+            planner.act(model, state, memory, reset, True, generator)
+
+    @torch.no_grad()
+    def filter_frame() -> None:
+        with amp():
+            model.obs_step(rows, rows["action"], rows["is_first"], state, generator)
+
+    return {
+        "update": update,
+        "losses, forward": torch.no_grad()(losses),
+        "planning step": plan,
+        "filtering a frame": filter_frame,
+        "environment step": lambda: envs.step(action),
+        "sampling a batch": lambda: replay.sample(cfg.data.batch_size, length),
+    }
+
+
+def fill_replay(cfg: DictConfig, envs: VectorEnv, model: torch.nn.Module) -> Replay:
+    """A small replay of real rows, of actions that do nothing."""
+    spec = row_spec(envs, model if cfg.data.context == "latent" else None)
+    steps = 4 * (cfg.data.length + cfg.data.burn_in)
+    folder = tempfile.mkdtemp(prefix="worldmodels_benchmark_")
+    replay = Replay(folder, spec, envs.num_envs, steps * envs.num_envs, cfg.data.limit_gib, seed=cfg.seed)
+    latents = {MEMORY + key: value for key, value in model.initial(envs.num_envs).memory.items()}
+    rows = envs.reset()
+    for _ in range(steps):
+        replay.extend(rows | latents)
+        rows = envs.step(torch.zeros(envs.num_envs, envs.action_dim))
+    return replay
