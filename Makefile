@@ -25,6 +25,7 @@ help:
 	@echo 'make clean                 delete .venv and caches; runs are kept'
 
 setup: $(STAMP)
+	@:
 
 ifneq ($(shell cat $(STAMP) 2>/dev/null),$(CURDIR))
 $(STAMP): FORCE

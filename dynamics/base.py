@@ -103,6 +103,10 @@ class Dynamics(nn.Module, ABC):
     def loss(self, rollout: Rollout, reset: Bool[Tensor, "B T"]) -> dict[str, Tensor]:
         """The backbone's own losses, unreduced [B, T]."""
 
+    def metrics(self, rollout: Rollout) -> dict[str, Tensor]:
+        """What is worth watching beside the losses, by name; means are logged."""
+        return {}
+
 
 class Core(nn.Module, ABC):
     """The deterministic part of a backbone: where GRU, transformer, SSM and Mamba really differ.

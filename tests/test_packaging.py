@@ -18,6 +18,8 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from worldmodels.envs.rendering import APT
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("worldmodels", "dynamics", "planners")
 PYTHONS = ("3.11", "3.12")
@@ -174,6 +176,11 @@ def test_no_file_names_a_folder_of_somebodys_machine(tracked: list[Path]) -> Non
     texts = {path: path.read_bytes() for path in tracked}
     found = {str(path.relative_to(ROOT)): match[0] for path, text in texts.items() if (match := private.search(text))}
     assert not found
+
+
+def test_the_documented_system_packages_are_the_doctors() -> None:
+    text = (ROOT / "docs" / "install.md").read_text()
+    assert [command for command in APT.values() if f"`{command}`" not in text] == []
 
 
 def test_continuous_integration_runs_the_tests() -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from planners.base import Planner
 from worldmodels.data.replay import context_rows
 from worldmodels.encoders import ObservationSpec
+from worldmodels.errors import UserError
 from worldmodels.model import WorldModel
 
 OBSERVATIONS = ("pixels", "state")
@@ -19,9 +21,16 @@ OBSERVATIONS = ("pixels", "state")
 def construct(cfg: DictConfig, **options: Any) -> Any:
     """Hydra's instantiate without its hand on ``options``, which it would turn into configuration objects.
 
-    Nor does it wrap what the constructor raises: a user's mistake stays one sentence.
+    Nor its traceback: raises :class:`UserError`, the constructor's own where it raised one.
     """
-    return instantiate(cfg, _partial_=True)(**options)
+    try:
+        return instantiate(cfg, _partial_=True)(**options)
+    except (InstantiationException, TypeError, ValueError) as error:
+        cause = error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
+        if isinstance(cause, UserError):
+            raise cause from None
+        reason = " ".join(str(cause).split())
+        raise UserError(f"{cfg.get('_target_')} cannot be built as configured: {reason}") from error
 
 
 def build_model(cfg: DictConfig, observations: ObservationSpec, action_dim: int) -> WorldModel:

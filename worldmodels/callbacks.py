@@ -11,6 +11,7 @@ from typing import Any
 import lightning
 import torch
 from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
 from worldmodels import visualize
@@ -21,8 +22,12 @@ from worldmodels.data.replay import split_context
 from worldmodels.errors import UserError
 from worldmodels.module import WorldModelModule
 from worldmodels.runs import CHECKPOINTS
+from worldmodels.timing import Stopwatch
 
 log = logging.getLogger(__name__)
+
+PREFILL_SECONDS = 2.0
+"""Between two lines about the prefill, which has no progress bar."""
 
 
 class Progress(TQDMProgressBar):
@@ -44,16 +49,17 @@ class Episodes(lightning.Callback):
 
     def __init__(self, dataset: OnlineDataset, progress: Progress, ctrl_c: CtrlC) -> None:
         self.dataset, self.progress, self.ctrl_c = dataset, progress, ctrl_c
+        self.said = 0
 
     def on_fit_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         """Listen to the collector."""
 
         def log_episode(episode: Episode) -> None:
             self.progress.score = episode.score
-            metrics = {"episode/return": episode.score, "episode/length": float(episode.length)}
             for logger in trainer.loggers:
-                logger.log_metrics(metrics | {"frames": float(episode.frames)}, step=episode.frames)
-            if not trainer.global_step:
+                logger.log_metrics({"episode/return": episode.score, "episode/length": float(episode.length)})
+            if not self.dataset.updates and time.monotonic() - self.said > PREFILL_SECONDS:
+                self.said = time.monotonic()
                 log.info("prefill: %d frames, return %.1f", episode.frames, episode.score)
 
         self.dataset.on_episode = log_episode
@@ -64,12 +70,49 @@ class Episodes(lightning.Callback):
         trainer.should_stop = trainer.should_stop or self.ctrl_c.pressed
 
 
+class PlainFiles(TorchCheckpointIO):
+    """Writes where it is told; Lightning's own goes by way of the disk of temporary files, which may be another."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Return when the bytes are on the disk."""
+        with Path(path).open("wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+
+
+class UpdateTimer(lightning.Callback):
+    """Adds the seconds of every update to the stopwatch: forward, backward, clipping and the optimiser."""
+
+    def __init__(self, watch: Stopwatch) -> None:
+        self.watch = watch
+        self.started = 0.0
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        """Note when."""
+        self.started = time.perf_counter()
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        """Add what it took."""
+        self.watch.add("update", time.perf_counter() - self.started)
+
+
 class Checkpoints(lightning.Callback):
     """Saves every few minutes and at the end, whatever ends the training; the newest two are kept, each whole."""
 
-    def __init__(self, folder: Path, minutes: float, spaces: dict[str, Any], dataset: OnlineDataset) -> None:
+    def __init__(self, folder: Path, minutes: int | float, spaces: dict[str, Any], dataset: OnlineDataset) -> None:
         self.folder, self.seconds, self.spaces, self.dataset = folder, 60 * minutes, spaces, dataset
         self.saved_at = time.monotonic()
+        self.started = False
+
+    def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        """From here on there is something to save; before, saving would put an unfinished restart over a checkpoint."""
+        self.started = True
+
+    def on_exception(self, trainer: lightning.Trainer, module: lightning.LightningModule, error: BaseException) -> None:
+        """Keep what was recorded and learned before an environment failed."""
+        if self.started and isinstance(error, UserError):
+            self.save(trainer)
 
     def on_save_checkpoint(self, trainer: lightning.Trainer, module: Any, checkpoint: dict[str, Any]) -> None:
         """Add what resuming and loading need beside Lightning's own."""
@@ -106,17 +149,27 @@ class Checkpoints(lightning.Callback):
         temporary = self.folder / "writing.ckpt"
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
-            trainer.save_checkpoint(temporary)
-        except OSError as error:
+            trainer.save_checkpoint(temporary, weights_only=False)
+        except (OSError, RuntimeError) as error:  # torch's zip writer raises the second on top of the first
+            reason = first_os_error(error)
+            if reason is None:
+                raise
             temporary.unlink(missing_ok=True)
             raise UserError(
-                f"{temporary} could not be written ({error.strerror or error}); the checkpoint before it is untouched: "
-                "free some space and continue with resume=<this run>."
+                f"{temporary} could not be written ({reason.strerror or reason}); the checkpoint before it is "
+                f"untouched: free some space and continue with resume={self.folder.parent}."
             ) from error
         if last.exists():
             os.replace(last, previous)
         os.replace(temporary, last)
         self.saved_at = time.monotonic()
+
+
+def first_os_error(error: BaseException | None) -> OSError | None:
+    """The OSError that an exception is, or arose from."""
+    while error is not None and not isinstance(error, OSError):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 class Watch(lightning.Callback):

@@ -36,12 +36,27 @@ def load_config(overrides: list[str], name: str = "train") -> DictConfig:
     """Compose a configuration from ``key=value`` words; ``choices`` records the word chosen for each group."""
     with one_sentence(overrides, name), initialize_config_dir(str(config_dir()), version_base=None):
         cfg = compose(name, overrides, return_hydra_config=True)
+        groups = [word for word in overrides if is_group(word)]
+        require_types(cfg, compose(name, groups) if len(groups) < len(overrides) else cfg, overrides)
         choices = {key: value for key, value in cfg.hydra.runtime.choices.items() if not key.startswith("hydra")}
         with open_dict(cfg):
             del cfg.hydra
             cfg.choices = choices
         OmegaConf.resolve(cfg)
     return cfg
+
+
+def require_types(cfg: DictConfig, reference: DictConfig, words: list[str]) -> None:
+    """Refuse words whose value in ``cfg`` is of another kind than in ``reference``; 1e6 is a whole number."""
+    for word in words:
+        key, _, value = word.partition("=")
+        old, new = (OmegaConf.select(where, key) for where in (reference, cfg))
+        if isinstance(old, bool) and not isinstance(new, bool):
+            raise UserError(f"{key}={value} must be true or false.")
+        if isinstance(old, int | float) and (isinstance(new, bool) or not isinstance(new, int | float)):
+            raise UserError(f"{key}={value} must be a number, such as {old}.")
+        if isinstance(old, int) and isinstance(new, float) and new.is_integer():
+            OmegaConf.update(cfg, key, int(new))
 
 
 @contextlib.contextmanager
@@ -54,26 +69,34 @@ def one_sentence(overrides: list[str], name: str) -> Iterator[None]:
 
 
 def _explain(message: str, overrides: list[str], name: str) -> str:
-    keys = known_keys(name)
     for override in overrides:
-        key, _, value = override.lstrip("+~").partition("=")
-        group = config_dir() / key
-        if group.is_dir():
-            options = sorted(path.stem for path in group.glob("*.yaml"))
-            if value not in (*options, "null"):
-                return f"{key}={value} is not one of {', '.join(options)}.{near_match(value, options)}"
-        elif "=" not in override:
+        key, _, value = override.partition("=")
+        options = sorted(path.stem for path in (config_dir() / key.partition("@")[0]).glob("*.yaml"))
+        if is_group(override) and value not in (*options, "null"):
+            return f"{key}={value} is not one of {', '.join(options)}.{near_match(value, options)}"
+    keys = known_keys(name, [override for override in overrides if is_group(override)])
+    for override in overrides:
+        key = override.lstrip("+~").partition("=")[0]
+        if is_group(override):
+            continue
+        if "=" not in override:
             return f"{override!r} is not of the form key=value.{near_match(key, keys)}"
-        elif key not in keys and key in message:
+        if key not in keys and key in message:
             leaf = near_match(key, keys) or near_match(key.rsplit(".", 1)[-1], [k.rsplit(".", 1)[-1] for k in keys])
             return f"there is no key {key!r}; configs/{name}.yaml and its groups hold all of them.{leaf}"
     return re.sub(r"\s+", " ", message).strip()
 
 
-def known_keys(name: str) -> list[str]:
-    """Every dotted key of the default configuration."""
+def is_group(word: str) -> bool:
+    """Whether a ``key=value`` word chooses a file of ``configs/<key>/``, as ``planner=cem`` does."""
+    group, equals, _ = word.partition("=")
+    return bool(equals) and bool(group) and (config_dir() / group.partition("@")[0]).is_dir()
+
+
+def known_keys(name: str, groups: list[str]) -> list[str]:
+    """Every dotted key of the configuration that these groups make."""
     with initialize_config_dir(str(config_dir()), version_base=None):
-        return dotted_keys(compose(name))
+        return dotted_keys(compose(name, groups))
 
 
 def dotted_keys(cfg: DictConfig) -> list[str]:
@@ -108,7 +131,9 @@ def take(words: list[str], known: dict[str, Callable[[str], Any]], required: tup
 
 def run(main: Callable[[list[str]], None]) -> None:
     """Run a script's main with its arguments; exit 0 when done, 1 on a mistake, 130 when interrupted and saved."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    logging.basicConfig(format="%(message)s", stream=sys.stdout)
+    for package in ("worldmodels", "dynamics", "planners"):  # others' advice does not concern who runs a script
+        logging.getLogger(package).setLevel(logging.INFO)
     try:
         main(sys.argv[1:])
     except UserError as error:

@@ -118,7 +118,7 @@ def evaluate(
 def play_blind(
     env: Mapping[str, Any], planner_of: Callable[[int, bool], Planner], episodes: int, seed: int
 ) -> list[float]:
-    """Returns of a policy that looks at nothing, on the same environment seeds; frames are not drawn where that can be."""
+    """Returns of a policy that looks at nothing, on the same seeds; frames are not drawn where that can be."""
     env = {**env, **env.get("blind", {})}
     with VectorEnv(env, episodes, seed, env["step_timeout"]) as envs:
         blind = Blind(episodes, torch.Generator().manual_seed(seed))

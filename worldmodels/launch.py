@@ -3,18 +3,35 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
+import warnings
+from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import lightning
 import torch
 from omegaconf import DictConfig, OmegaConf
+from tqdm.contrib.logging import logging_redirect_tqdm
 
-from worldmodels.cli import CtrlC, Interrupted, load_config
+from worldmodels.cli import CtrlC, Interrupted, load_config, take
+from worldmodels.doctor import require_rendering
 from worldmodels.errors import UserError
 from worldmodels.evaluation import write_json
-from worldmodels.runs import CONFIG, FIXED, load_run, new_folder, override, read_checkpoint, read_config
+from worldmodels.runs import (
+    CHECKPOINTS,
+    CONFIG,
+    FIXED,
+    load_run,
+    load_weights,
+    new_folder,
+    override,
+    read_checkpoint,
+    read_config,
+    removed_unless_begun,
+)
 from worldmodels.scoring import finish
 from worldmodels.training import Training, assemble
 
@@ -24,32 +41,51 @@ log = logging.getLogger(__name__)
 def train(words: list[str]) -> Path:
     """Start a run, or continue one with ``resume=<run>``; return its folder."""
     start = time.perf_counter()
-    cfg = load_config([word for word in words if not word.startswith("resume=")])
-    resume = next((word.partition("=")[2] for word in words if word.startswith("resume=")), None)
-    checkpoint = None
-    if resume:
-        folder = Path(resume)
-        cfg = resumed_config(folder, [word for word in words if not word.startswith("resume=")])
-        checkpoint = read_checkpoint(folder)["file"]
-    else:
-        folder = new_folder(cfg, datetime.now())
-        OmegaConf.save(cfg, folder / CONFIG)
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    own, overrides = take(words, {"resume": str}, required=())
+    resume = own.get("resume")
+    cfg = resumed_config(Path(resume), overrides) if resume else load_config(overrides)
+    require_rendering(cfg.env)
+    checkpoint = read_checkpoint(Path(resume)) if resume else None
+    folder = Path(resume) if resume else new_folder(cfg, datetime.now())
     log.info("run folder: %s", folder)
     if cfg.trainer.threads:
         torch.set_num_threads(cfg.trainer.threads)
     lightning.seed_everything(cfg.seed, verbose=False)
-    with CtrlC() as ctrl_c:
-        with assemble(cfg, folder, ctrl_c) as training:
-            fit(training, checkpoint)
+    with CtrlC() as ctrl_c, ExitStack() as stack:
+        if not resume:
+            stack.enter_context(removed_unless_begun(folder))
+        training = stack.enter_context(assemble(cfg, folder, ctrl_c, checkpoint["counters"]["frames"] if resume else 0))
+        if checkpoint is not None:
+            take_up(checkpoint, training)
+        OmegaConf.save(cfg, folder / CONFIG)
+        try:
+            fit(training, checkpoint and checkpoint["file"])
+        except UserError:
+            log.info("what was recorded until here is in %s; %s", folder, how_to_go_on(folder))
+            raise
+    try:
         if ctrl_c.pressed:
-            log.info("saved; continue with resume=%s, or score it with scripts/evaluate.py run=%s", folder, folder)
-            raise Interrupted
-    with training.watch("evaluate and imagine"):
-        finish(load_run(folder, device=str(training.module.device)), cfg)
+            raise KeyboardInterrupt
+        with training.watch("evaluate and imagine"):
+            finish(load_run(folder, device=str(training.module.device)), cfg)
+    except KeyboardInterrupt:
+        data = training.data.dataset
+        log.info("\nsaved after %d updates, %d frames; %s", data.updates, data.collector.frames, how_to_go_on(folder))
+        raise Interrupted from None
     write_json(folder / "timing.json", training.watch.seconds | {"total": time.perf_counter() - start})
     log.info("%s", time_table(training.watch.seconds, time.perf_counter() - start))
     log.info("look at it: tensorboard --logdir %s", folder)
     return folder
+
+
+def how_to_go_on(folder: Path) -> str:
+    """The commands that an interrupted run leaves to its user."""
+    return (
+        f"continue with\n  python scripts/train.py resume={folder}\nor score it as it is:\n"
+        f"  python scripts/evaluate.py run={folder}   writes evaluation.json\n"
+        f"  python scripts/imagine.py run={folder}    writes imagine.json"
+    )
 
 
 def time_table(seconds: dict[str, float], total: float) -> str:
@@ -59,13 +95,23 @@ def time_table(seconds: dict[str, float], total: float) -> str:
     return "\n".join(f"{name:<24}{value:>8.1f} s{100 * value / total:>6.1f} %" for name, value in rows)
 
 
+def take_up(checkpoint: dict[str, Any], training: Training) -> None:
+    """Refuse a checkpoint of another architecture; put a torn one out of the way of those that will be saved."""
+    file = Path(checkpoint["file"])
+    load_weights(training.module, checkpoint, "", str(file))
+    last = file.with_name(CHECKPOINTS[0])
+    if file != last and last.exists():
+        os.replace(last, last.with_name("torn.ckpt"))
+    counters = checkpoint["counters"]
+    log.info("continuing from %s: %d updates, %d frames", file, counters["updates"], counters["frames"])
+
+
 def fit(training: Training, checkpoint: str | None) -> None:
-    """Fit; what was recorded before an environment failed, or while prefilling, is saved too."""
-    try:
+    """Fit; what was recorded while prefilling is saved too."""
+    with warnings.catch_warnings(), logging_redirect_tqdm():
+        for known in (".*does not have many workers", "Your `IterableDataset` has `__len__`", ".*treespec, LeafSpec"):
+            warnings.filterwarnings("ignore", message=known)  # batches are made in this process, on purpose
         training.trainer.fit(training.module, training.data, ckpt_path=checkpoint, weights_only=True)
-    except UserError:
-        training.checkpoints.save(training.trainer)
-        raise
     if not training.data.dataset.updates:
         training.checkpoints.save(training.trainer)
 
@@ -77,4 +123,14 @@ def resumed_config(folder: Path, words: list[str]) -> DictConfig:
     for group in FIXED:
         if cfg[group] != before[group]:
             raise UserError(f"{group} cannot change when resuming: {folder} was trained with another; start a new run.")
+    if optimizer_layout(cfg) != optimizer_layout(before):
+        raise UserError(
+            f"only the values of learning rates can change when resuming, not the optimizer: {folder} was trained "
+            "with another; start a new run."
+        )
     return cfg
+
+
+def optimizer_layout(cfg: DictConfig) -> tuple[str, list[str]]:
+    """What an optimiser's saved state depends on."""
+    return cfg.optimizer.build["_target_"], sorted(cfg.optimizer.learning_rates)

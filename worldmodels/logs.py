@@ -1,4 +1,4 @@
-"""Curves against environment frames, in TensorBoard and in metrics.csv; a resumed run continues both where it left off."""
+"""Curves against environment frames, in TensorBoard and in metrics.csv; a resumed run continues both."""
 
 from __future__ import annotations
 

@@ -97,6 +97,13 @@ class WorldModelModule(lightning.LightningModule):
         self.log("gradient/norm", before)
         self.log("gradient/clipped", torch.nn.utils.get_total_norm([p.grad for p in parameters]))
 
+    def on_train_start(self) -> None:
+        """Learning rates are the configuration's, not those a resumed run's checkpoint brings along."""
+        for group, configured in zip(
+            self.optimizers().param_groups, self.configure_optimizers().param_groups, strict=True
+        ):
+            group["lr"] = configured["lr"]
+
     def on_train_batch_end(self, *_: Any) -> None:
         """Let the planner update its moving averages."""
         self.planner.after_step()

@@ -67,6 +67,7 @@ def blind_policy(cfg, envs: VectorEnv) -> tuple[Planner, Blind]:
     planner = build_planner(cfg.planner, envs.action_dim, envs.discrete)
     if not isinstance(planner, Random):
         raise UserError(
-            f"planner={cfg.choices.planner} consults a world model: give a trained one with run=<folder>, or planner=random."
+            f"planner={cfg.choices.planner} consults a world model: give a trained one with run=<folder>, "
+            "or planner=random."
         )
     return planner, Blind(envs.num_envs, torch.Generator().manual_seed(cfg.seed))

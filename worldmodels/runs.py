@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -11,10 +14,11 @@ from typing import Any
 import torch
 import yaml
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from planners.base import Planner
 from worldmodels.build import build_model, build_planner
-from worldmodels.cli import config_dir, dotted_keys, load_config
+from worldmodels.cli import dotted_keys, is_group, load_config, require_types
 from worldmodels.envs import describe
 from worldmodels.errors import UserError, near_match
 from worldmodels.model import WorldModel
@@ -61,8 +65,21 @@ def new_folder(cfg: DictConfig, now: datetime) -> Path:
     path = Path(cfg.run_dir or Path("runs") / name.replace("/", "-"))
     if (path / CONFIG).exists():
         raise UserError(f"{path} holds a run already: continue it with resume={path}, or choose another run_dir.")
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise UserError(f"{path} is not empty: choose another run_dir.")
     path.mkdir(parents=True, exist_ok=True)
     return path
+
+
+@contextmanager
+def removed_unless_begun(path: Path) -> Iterator[None]:
+    """Take back what :func:`new_folder` made if a run fails before it begins, so that the next try finds it free."""
+    try:
+        yield
+    except BaseException:
+        if not (path / CONFIG).exists():
+            shutil.rmtree(path)
+        raise
 
 
 def read_config(path: Path) -> DictConfig:
@@ -131,14 +148,27 @@ def load_weights(module: torch.nn.Module, checkpoint: dict[str, Any], prefix: st
 
 def override(cfg: DictConfig, overrides: list[str]) -> DictConfig:
     """A copy of a run's configuration with ``key=value`` words on top; a group's name (``planner=cem``) replaces it."""
-    cfg = cfg.copy()
-    for word in overrides:
-        key, _, value = word.partition("=")
-        if (config_dir() / key).is_dir():
-            fresh = load_config([word])
-            cfg[key], cfg.choices[key] = fresh[key], fresh.choices[key]
+    before, cfg = cfg, cfg.copy()
+    for word in sorted(overrides, key=is_group, reverse=True):  # a group first, then keys inside it
+        key, equals, _ = word.partition("=")
+        if not equals:
+            raise UserError(f"{word!r} is not of the form key=value.{near_match(key, dotted_keys(cfg))}")
+        if is_group(word):
+            fresh, place = load_config([word]), key.partition("@")[2] or key
+            if place not in fresh:
+                raise UserError(f"{key} can only be chosen when a run starts.")
+            cfg[place], cfg.choices[key] = fresh[place], fresh.choices[key]
         elif OmegaConf.select(cfg, key, default=MISSING) is MISSING:
             raise UserError(f"this run's {CONFIG} has no key {key!r}.{near_match(key, dotted_keys(cfg))}")
         else:
-            OmegaConf.update(cfg, key, yaml.safe_load(value), merge=False)
+            OmegaConf.update(cfg, key, parse(word, key), merge=False)
+            require_types(cfg, before, [word])
     return cfg
+
+
+def parse(word: str, key: str) -> Any:
+    """The value of a ``key=value`` word."""
+    try:
+        return OmegaConf.select(OmegaConf.from_dotlist([word]), key)
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        raise UserError(f"{word!r} cannot be read: {' '.join(str(error).split())}.") from error

@@ -136,9 +136,8 @@ def error_table(errors: dict[str, Any]) -> str:
     names = [key for key in errors if key.endswith("_error")]
     lines = [f"{'step':>5}" + "".join(f"{name.removesuffix('_error'):>16}" for name in names)]
     last = len(errors["steps"])
-    for step in sorted({1, 2, 5, 10, 15, 20, 30, 50, last}):
-        if step <= last:
-            lines.append(f"{step:>5}" + "".join(f"{errors[name][step - 1]:>16.5f}" for name in names))
+    shown = [step for step in sorted({1, 2, 5, 10, 15, 20, 30, 50, last}) if step <= last]
+    lines += [f"{step:>5}" + "".join(f"{errors[name][step - 1]:>16.5f}" for name in names) for step in shown]
     return "\n".join(lines)
 
 

@@ -11,23 +11,25 @@ from typing import Any
 
 import lightning
 import torch
-from hydra.utils import instantiate
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
 
 from worldmodels import precision
-from worldmodels.build import build_model, build_planner, loss_scales, prefix_rows
-from worldmodels.callbacks import Checkpoints, Episodes, Progress, Watch
+from worldmodels.build import build_model, build_planner, construct, loss_scales, prefix_rows
+from worldmodels.callbacks import Checkpoints, Episodes, PlainFiles, Progress, UpdateTimer, Watch
 from worldmodels.cli import CtrlC
 from worldmodels.data.collect import Actor, Collector, row_spec
 from worldmodels.data.datamodule import OnlineData, OnlineDataset, Schedule
 from worldmodels.data.replay import Replay
 from worldmodels.envs.vector import VectorEnv
-from worldmodels.errors import UserError
+from worldmodels.errors import UserError, near_match
+from worldmodels.logs import FrameCurves, MetricsCsv
 from worldmodels.module import WorldModelModule
 from worldmodels.timing import Stopwatch
 
 log = logging.getLogger(__name__)
+
+ACCELERATORS = ("auto", "cpu", "gpu")
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,11 @@ class Training:
 
 
 @contextmanager
-def assemble(cfg: DictConfig, folder: Path, ctrl_c: CtrlC) -> Iterator[Training]:
-    """Build a training in ``folder``; the environments' workers end with the block."""
+def assemble(cfg: DictConfig, folder: Path, ctrl_c: CtrlC, resumed_at: int = 0) -> Iterator[Training]:
+    """Build a training in ``folder``; the environments' workers end with the block.
+
+    ``resumed_at``: frames of the checkpoint that it will continue.
+    """
     with ExitStack() as stack:
         envs = stack.enter_context(VectorEnv(cfg.env, cfg.env.num_envs, cfg.seed, cfg.env.step_timeout))
         model = build_model(cfg, envs.observation_spec, envs.action_dim)
@@ -60,23 +65,15 @@ def assemble(cfg: DictConfig, folder: Path, ctrl_c: CtrlC) -> Iterator[Training]
         }
         progress = Progress(dataset)
         checkpoints = Checkpoints(folder / "checkpoints", trainer_cfg.checkpoint_minutes, spaces, dataset)
-        trainer = lightning.Trainer(
-            accelerator=trainer_cfg.accelerator,
-            devices=1,
-            precision=precision.lightning_precision(trainer_cfg.precision),
-            max_epochs=1,
-            logger=[TensorBoardLogger(folder, name="", version=""), CSVLogger(folder, name="", version="")],
-            log_every_n_steps=trainer_cfg.log_updates,
-            callbacks=[
-                progress,
-                Episodes(dataset, progress, ctrl_c),
-                checkpoints,
-                Watch(dataset, trainer_cfg.watch_updates),
-            ],
-            enable_checkpointing=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-        )
+        callbacks = [
+            progress,
+            UpdateTimer(watch),
+            Episodes(dataset, progress, ctrl_c),
+            checkpoints,
+            Watch(dataset, trainer_cfg.watch_updates),
+        ]
+        module.configure_optimizers()  # mistakes in its configuration belong before the first frame
+        trainer = build_trainer(trainer_cfg, folder, dataset, callbacks, resumed_at)
         device = trainer.strategy.root_device
         dataset.collector.actor = Actor(
             envs.num_envs,
@@ -90,13 +87,45 @@ def assemble(cfg: DictConfig, folder: Path, ctrl_c: CtrlC) -> Iterator[Training]
         yield Training(module, OnlineData(dataset), trainer, checkpoints, watch)
 
 
+def build_trainer(
+    cfg: DictConfig, folder: Path, dataset: OnlineDataset, callbacks: list[lightning.Callback], resumed_at: int
+) -> lightning.Trainer:
+    """Lightning's trainer; one epoch is the whole run."""
+
+    def frames() -> int:
+        return dataset.collector.frames
+
+    if cfg.accelerator not in ACCELERATORS:
+        hint = near_match(str(cfg.accelerator), ACCELERATORS)
+        raise UserError(f"trainer.accelerator={cfg.accelerator} is not one of {', '.join(ACCELERATORS)}.{hint}")
+    try:
+        return lightning.Trainer(
+            accelerator=cfg.accelerator,
+            devices=1,
+            precision=precision.lightning_precision(cfg.precision),
+            max_epochs=1,
+            logger=[
+                FrameCurves(folder, frames, resumed_at),
+                MetricsCsv(folder / "metrics.csv", frames, resumed_at),
+            ],
+            log_every_n_steps=min(cfg.log_updates, len(dataset)),
+            callbacks=callbacks,
+            plugins=[PlainFiles()],
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+        )
+    except MisconfigurationException as error:
+        raise UserError(f"trainer.accelerator={cfg.accelerator} cannot be used here: {error}") from error
+
+
 def build_module(cfg: DictConfig, folder: Path, model: Any, envs: VectorEnv) -> WorldModelModule:
     """The LightningModule of a configuration."""
     return WorldModelModule(
         model,
         build_planner(cfg.planner, envs.action_dim, envs.discrete),
-        instantiate(cfg.optimizer.build),
-        instantiate(cfg.optimizer.clip),
+        lambda groups: construct(cfg.optimizer.build, params=groups, lr=cfg.optimizer.lr),
+        construct(cfg.optimizer.clip),
         loss_scales(cfg, envs.observation_spec),
         cfg.optimizer.learning_rates,
         prefix_rows(cfg),

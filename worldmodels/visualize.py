@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -54,15 +56,28 @@ def open_loop(
 ) -> OpenLoop:
     """Filter ``context`` frames, then imagine ``imag_horizon`` steps with the actions that were taken.
 
-    Nothing of a frame after the context is read but for comparison.
+    Nothing of a frame after the context is read but for comparison. With a ``generator`` the global random stream stays
+    where it is, although filtering draws from it: looking must not change what is learned next.
     """
     seen = {key: value[:, :context] for key, value in batch.items()}
-    rollout, state, _ = model.observe(seen, state)
+    with own_randomness(generator):
+        rollout, state, _ = model.observe(seen, state)
     actions = batch["action"][:, context : context + imag_horizon]
     imagined = model.imagine(state, actions, imag_horizon, generator).feat[:, 1:]
     frames = model.decode(torch.cat([rollout.feat, imagined], dim=1))["pixels"]
     truth = pixels_to_float(batch["pixels"][:, : context + imag_horizon])
     return OpenLoop(truth, frames, context)
+
+
+@contextmanager
+def own_randomness(generator: torch.Generator | None) -> Iterator[None]:
+    """Seed the global random stream from ``generator`` for a while, and put it back; None leaves it alone."""
+    if generator is None:
+        yield
+        return
+    with torch.random.fork_rng(devices=[generator.device] if generator.device.type == "cuda" else []):
+        torch.manual_seed(generator.initial_seed())
+        yield
 
 
 @torch.no_grad()
@@ -105,7 +120,7 @@ def rows_of(clip: OpenLoop) -> UInt8[np.ndarray, "B 3 T H W 3"]:
 def draw_clips(clip: OpenLoop, windows: int = 4) -> UInt8[np.ndarray, "T H W 3"]:
     """Animated: a column a window; truth above model above error."""
     frames = rearrange(rows_of(clip)[:windows], "b r t h w c -> t (r h) (b w) c")
-    return np.stack([enlarge(frame, 3 * 96) for frame in frames])
+    return np.stack([enlarge(frame, 3 * 128) for frame in frames])
 
 
 def draw_strip(clip: OpenLoop, windows: int = 2, every: int = 3) -> UInt8[np.ndarray, "H W 3"]:
@@ -127,7 +142,7 @@ def draw_errors(curves: dict[str, Float[Tensor, " K"]]) -> Figure:
 
 def gif_bytes(frames: UInt8[np.ndarray, "T H W 3"], fps: int = 10) -> bytes:
     """An endless animation."""
-    images = [Image.fromarray(frame) for frame in frames]
+    images = [Image.fromarray(frame).quantize(128, dither=Image.Dither.NONE) for frame in frames]
     stream = io.BytesIO()
     images[0].save(stream, "GIF", save_all=True, append_images=images[1:], duration=1000 // fps, loop=0)
     return stream.getvalue()

@@ -74,10 +74,13 @@ class Actor:
         """Choose the next actions [N, A], on the CPU; a planner's memory begins with its first decision."""
         if self.memory is None:
             self.memory = planner.initial(len(reset))
-        with self.precision():
-            action, self.memory = planner.act(
-                self.model, self.state, self.memory, reset.to(self.model.device), self.explore, self.generator
-            )
+        try:
+            with self.precision():
+                action, self.memory = planner.act(
+                    self.model, self.state, self.memory, reset.to(self.model.device), self.explore, self.generator
+                )
+        except FloatingPointError as error:
+            raise UserError(f"{error} Lower optimizer.lr or use trainer.precision=fp32.") from error
         return action.float().cpu()
 
 

@@ -19,16 +19,30 @@ class Schedule:
     """How many updates are due after how many decisions.
 
     ``train_ratio`` is replayed time steps per decision; decisions of the prefill earn no updates, so that none are
-    owed when it ends.
+    owed when it ends. Nor are any owed when a run is resumed with other terms: what was earned before stays as it is.
     """
 
-    def __init__(self, prefill: int, decisions: int, train_ratio: float, steps_per_update: int) -> None:
+    def __init__(self, prefill: int, decisions: int, train_ratio: int | float, steps_per_update: int) -> None:
         self.prefill, self.decisions = prefill, decisions
         self.train_ratio, self.steps_per_update = train_ratio, steps_per_update
+        self.since = (0, 0)
 
     def updates_due(self, decisions: int) -> int:
         """Updates that ``decisions`` pay for."""
-        return int(max(0, decisions - self.prefill) * self.train_ratio / self.steps_per_update)
+        before, updates = self.since
+        earning = max(0, decisions - max(self.prefill, before))
+        return updates + int(earning * self.train_ratio / self.steps_per_update)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The terms, and since when (decisions, updates) they hold."""
+        return {"terms": self._terms(), "since": list(self.since)}
+
+    def load_state_dict(self, state: dict[str, Any], decisions: int, updates: int) -> None:
+        """Go on as before, or from here on where the terms are new."""
+        self.since = tuple(state["since"]) if state["terms"] == self._terms() else (decisions, updates)
+
+    def _terms(self) -> list[int | float]:
+        return [self.prefill, self.train_ratio, self.steps_per_update]
 
     @property
     def total(self) -> int:
@@ -92,6 +106,7 @@ class OnlineDataset(IterableDataset):
         return {
             "updates": self.updates,
             "planning": self._planning,
+            "schedule": self.schedule.state_dict(),
             "collector": self.collector.state_dict(),
             "replay": self.replay.state_dict(),
         }
@@ -99,6 +114,7 @@ class OnlineDataset(IterableDataset):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where :meth:`state_dict` was taken."""
         self.updates, self._planning = state["updates"], state["planning"]
+        self.schedule.load_state_dict(state["schedule"], state["collector"]["decisions"], self.updates)
         self.replay.load_state_dict(state["replay"])
         self.collector.load_state_dict(state["collector"])
 

@@ -68,7 +68,7 @@ class Replay:
         spec: Spec,
         num_envs: int,
         capacity: int,
-        limit_gib: float,
+        limit_gib: int | float,
         cross_resets: bool = True,
         seed: int = 0,
     ):

@@ -147,7 +147,7 @@ def reserve(path: Path, size: int) -> None:
         os.posix_fallocate(file.fileno(), 0, size)
 
 
-def create(directory: Path, layout: Layout, limit_gib: float) -> None:
+def create(directory: Path, layout: Layout, limit_gib: int | float) -> None:
     """Make a replay folder with all its disk space; ``UserError`` above the limit or where the disk has less."""
     need = sum(layout.column_bytes().values())
     what = f"The replay needs {need / GIB:.2f} GiB for {layout.steps * layout.num_envs:,} rows"

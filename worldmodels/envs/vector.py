@@ -47,7 +47,7 @@ class VectorEnv:
     that cannot be built, raises, returns NaN, dies or takes more than ``timeout`` seconds over a step.
     """
 
-    def __init__(self, env: Mapping[str, Any], num_envs: int, seed: int, timeout: float = 60.0) -> None:
+    def __init__(self, env: Mapping[str, Any], num_envs: int, seed: int, timeout: int | float = 60.0) -> None:
         if num_envs < 1:
             raise UserError(f"env.num_envs={num_envs} must be at least 1.")
         if timeout <= 0:

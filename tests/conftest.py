@@ -1,0 +1,34 @@
+"""Fixtures that several files share."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory) -> Path:
+    """A run folder that a whole training left behind; to be read only."""
+    from toy_runs import WORDS
+
+    from worldmodels.launch import train
+
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    train([*WORDS, f"run_dir={folder}"])
+    return folder
+
+
+@pytest.fixture
+def run_folder(finished_run, tmp_path) -> Path:
+    """A copy of a finished run, to do with as one likes."""
+    return shutil.copytree(finished_run, tmp_path / "run")
+
+
+@pytest.fixture
+def said(monkeypatch, capsys):
+    """Runs scripts in this process and says how they ended."""
+    from toy_runs import Said
+
+    return Said(monkeypatch, capsys)

@@ -1,0 +1,40 @@
+"""A counter that fails in mid-training, for as long as a file lies in its way."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+
+from worldmodels.envs.toy import Counter
+
+
+class Sabotaged(Counter):
+    """Fails in the way that the content of ``file`` says, from step ``after`` of environment 1's life on."""
+
+    def __init__(self, file: str, after: int = 45, seed: int = 0, index: int = 0, **options) -> None:
+        super().__init__(seed=seed, index=index, **options)
+        self._file, self._after, self._lived = Path(file), after, 0
+
+    def step(self, action):
+        observation, reward, terminated, truncated, info = super().step(action)
+        self._lived += 1
+        if self._index == 1 and self._lived > self._after and self._file.exists():
+            how = self._file.read_text()
+            if how == "nan":
+                observation["state"] = np.full_like(observation["state"], np.nan)
+            elif how == "exit":
+                os._exit(7)
+            elif how == "hang":
+                time.sleep(600)
+        return observation, reward, terminated, truncated, info
+
+
+class Repeating(Counter):
+    """Says that a step took three control steps, and an episode's last one two."""
+
+    def step(self, action):
+        observation, reward, terminated, truncated, _ = super().step(action)
+        return observation, reward, terminated, truncated, {"frames": 2 if terminated or truncated else 3}

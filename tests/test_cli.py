@@ -1,0 +1,250 @@
+"""What a user's mistake leads to: one sentence, exit status 1, nothing lost."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from toy_runs import ENV, REST, WORDS
+
+from worldmodels import cli
+from worldmodels.data.replay import Replay
+from worldmodels.errors import UserError
+from worldmodels.runs import read_checkpoint
+
+# Words on the command line -------------------------------------------------------------------------------------------
+
+DMC = ("env=dmc", *REST)
+WRONG = {
+    "planner=mpi": "planner=mpi is not one of cem, mppi, random. Did you mean 'mppi'?",
+    "dynamics=rsm": "dynamics=rsm is not one of .*rssm.* Did you mean 'rssm'?",
+    "env=dcm": "env=dcm is not one of .* Did you mean 'dmc'?",
+    "env.tsk=walker_walk": "there is no key 'env.tsk'.* Did you mean 'env.task'?",
+    "frmes=100": "there is no key 'frmes'.* Did you mean 'frames'?",
+    "frames": "'frames' is not of the form key=value",
+    "frames=many": "frames=many must be a number",
+    "trainer.compile=perhaps": "trainer.compile=perhaps must be true or false",
+    "planner.keep_elites=0.1": "there is no key 'planner.keep_elites'",
+    "env.task=cheeta_run": "Did you mean 'cheetah_run'?",
+    "env.camera=sidde": "camera.*'side'",
+    "env.size=33": "env.size=33 must be a positive multiple of 16",
+    "env.obs=pixel": "env.obs='pixel' is not one of .* Did you mean 'pixels'?",
+    "env.num_envs=0": "env.num_envs=0 must be at least 1",
+    "planner.num_elites=1000": "num_elites=1000 must lie between 1 and num_samples=8",
+    "dynamics.posterior=filtre": "Did you mean 'filter'?",
+    "data.context=latnt": "Did you mean 'latent'?",
+    "data.capacity=4000000000": "more than `data.limit_gib=16`",
+    "optimizer.learning_rates={nonsense: 1}": "optimizer.learning_rates names 'nonsense'",
+    "optimizer.lr=-1": "torch.optim.* cannot be built as configured: .*-1",
+    "trainer.accelerator=tpus": "trainer.accelerator=tpus is not one of auto, cpu, gpu",
+    "trainer.precision=fp16": "trainer.precision is fp32 or bf16",
+    "prefill=120": "frames=120 with prefill=120 .*pays for no update",
+    "size.blocks=5": "5",
+}
+NEEDS_DMC = ("env.tsk", "env.task", "env.camera")
+
+
+@pytest.mark.parametrize("word", WRONG)
+def test_wrong_words_are_refused_with_what_to_do_and_leave_no_folder(said, tmp_path, word):
+    words = [*DMC, "env.obs=state"] if word.startswith(NEEDS_DMC) else WORDS
+    if word.startswith("env.camera"):
+        words = [*DMC]
+    message = said.refusal("train", *words, f"run_dir={tmp_path / 'run'}", word)
+    assert_matches(message, WRONG[word])
+    assert not (tmp_path / "run").exists()
+
+
+def assert_matches(message: str, pattern: str) -> None:
+    import re
+
+    assert re.search(pattern, message), message
+    assert "Traceback" not in message
+
+
+def test_unknown_gymnasium_ids_are_refused_with_the_near_match(said, tmp_path):
+    words = ("env=gym", "env.obs=state", *REST, f"run_dir={tmp_path / 'run'}", "env.id=Pendulm-v1")
+    assert_matches(said.refusal("train", *words), "Pendulm-v1.*Pendulum")
+
+
+def test_a_group_and_keys_inside_it_come_in_any_order():
+    cfg = cli.load_config(["planner.keep_elites=0.2", "planner=cem"])
+    assert cfg.planner.keep_elites == 0.2
+    assert cfg.choices.planner == "cem"
+
+
+def test_whole_numbers_may_be_written_with_an_exponent():
+    cfg = cli.load_config(["frames=1e6", "train_ratio=0.5"])
+    assert (cfg.frames, cfg.data.capacity, cfg.train_ratio) == (1_000_000, 1_000_000, 0.5)
+    assert isinstance(cfg.data.capacity, int)
+
+
+def test_scripts_say_what_they_need(said):
+    assert_matches(said.refusal("evaluate"), "say which run: run=<…>; this script takes run=, episodes=, seed=")
+    assert_matches(said.refusal("imagine", "run=x", "episodes=few"), "episodes=few is not a int")
+    assert_matches(said.refusal("collect"), "say which to")
+    assert_matches(said.refusal("collect", "to=nowhere", *ENV), "planner=mppi consults a world model")
+    assert not Path("nowhere").exists()
+
+
+# Run folders ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "key"), [("evaluate", "run"), ("imagine", "run"), ("train", "resume")])
+def test_folders_that_are_no_run(said, tmp_path, name, key):
+    assert_matches(said.refusal(name, f"{key}={tmp_path / 'missing'}"), "is not a folder")
+    assert_matches(said.refusal(name, f"{key}={tmp_path}"), "is not a run folder: it has no config.yaml")
+
+
+def test_a_folder_in_use_is_not_trained_in(said, run_folder, tmp_path):
+    before = (run_folder / "checkpoints" / "last.ckpt").read_bytes()
+    message = said.refusal("train", *WORDS, f"run_dir={run_folder}")
+    assert_matches(message, f"{run_folder} holds a run already: continue it with resume={run_folder}")
+    assert (run_folder / "checkpoints" / "last.ckpt").read_bytes() == before
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("all of it")
+    assert_matches(said.refusal("train", *WORDS, f"run_dir={tmp_path / 'mine'}"), "is not empty")
+    assert (tmp_path / "mine" / "thesis.tex").exists()
+
+
+@pytest.mark.parametrize("word", ["size=s", "dynamics.posterior=obs", "env.lengths=[4]", "optimizer=laprop"])
+def test_resuming_with_other_parts_is_refused(said, run_folder, word):
+    before = (run_folder / "config.yaml").read_text()
+    assert_matches(said.refusal("train", f"resume={run_folder}", word), "when resuming.*start a new run")
+    assert (run_folder / "config.yaml").read_text() == before
+
+
+def test_words_that_a_run_does_not_know(said, run_folder):
+    assert_matches(said.refusal("train", f"resume={run_folder}", "frmes=300"), "no key 'frmes'. Did you mean 'frames'?")
+    assert_matches(said.refusal("train", f"resume={run_folder}", "frames=lots"), "frames=lots must be a number")
+    assert_matches(said.refusal("evaluate", f"run={run_folder}", "planner=ceem"), "Did you mean 'cem'?")
+    assert_matches(
+        said.refusal("evaluate", f"run={run_folder}", "planner.elites=3"), "Did you mean 'planner.num_elites'?"
+    )
+
+
+def test_a_checkpoint_of_another_architecture(said, run_folder):
+    config = run_folder / "config.yaml"
+    config.write_text(config.read_text().replace("posterior: filter", "posterior: obs"))
+    for name, key in (("evaluate", "run"), ("imagine", "run"), ("train", "resume")):
+        assert_matches(said.refusal(name, f"{key}={run_folder}"), "was made by another architecture: .* weights differ")
+    assert read_checkpoint(run_folder)["counters"]["updates"] == 30
+
+
+def tear(file: Path) -> None:
+    os.truncate(file, file.stat().st_size * 2 // 3)
+
+
+def test_of_torn_checkpoints_the_one_before_is_used_and_that_is_said(said, run_folder, caplog):
+    folder = run_folder / "checkpoints"
+    shutil.copy(folder / "last.ckpt", folder / "previous.ckpt")
+    tear(folder / "last.ckpt")
+    checkpoint = read_checkpoint(run_folder)
+    assert checkpoint["file"] == str(folder / "previous.ckpt")
+    assert "last.ckpt cannot be read" in caplog.text
+    status, error = said.exit("train", f"resume={run_folder}", "frames=124", "evaluation.episodes=1")
+    assert (status, error) == (0, "")
+    for name in ("last.ckpt", "previous.ckpt"):  # the torn one never takes the whole one's place
+        assert torch.load(folder / name, weights_only=True)["counters"]["updates"] >= 30
+    for name in ("last.ckpt", "previous.ckpt"):
+        tear(folder / name)
+    for script, key in (("evaluate", "run"), ("train", "resume")):
+        message = said.refusal(script, f"{key}={run_folder}")
+        assert_matches(message, "has no checkpoint that can be read whole")
+
+
+def test_a_truncated_replay_is_used_as_far_as_it_goes(said, run_folder, caplog):
+    tear(run_folder / "replay" / "pixels.memmap")
+    status, error = said.exit("train", f"resume={run_folder}", "frames=130", "evaluation.episodes=1")
+    assert (status, error) == (0, "")
+    assert "pixels.memmap was cut short" in caplog.text
+    assert "whole rows that are left of" in caplog.text
+    assert read_checkpoint(run_folder)["counters"]["frames"] >= 130
+
+
+# Disks ---------------------------------------------------------------------------------------------------------------
+
+
+def no_space(*_, **__):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_disk_too_full_for_the_replay(said, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "posix_fallocate", no_space)
+    message = said.refusal("train", *WORDS, f"run_dir={tmp_path / 'run'}")
+    assert_matches(message, "The replay needs .* no place for .No space left on device.: free some space")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_disk_too_full_for_a_checkpoint_keeps_the_one_before(said, run_folder, monkeypatch, tmp_path):
+    before = (run_folder / "checkpoints" / "last.ckpt").read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", no_space)
+        message = said.refusal("train", f"resume={run_folder}", "frames=124")
+    assert_matches(message, f"could not be written .No space left on device.*resume={run_folder}")
+    assert (run_folder / "checkpoints" / "last.ckpt").read_bytes() == before
+    assert not list((run_folder / "checkpoints").glob("writing*"))
+    assert said.exit("train", f"resume={run_folder}", "frames=124", "evaluation.episodes=1") == (0, "")
+
+
+# Environments that fail in mid-training ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("how", "sentence"),
+    [
+        ("nan", r"worker 1 \(Sabotaged, pid \d+\) failed: Sabotaged returned nan in its observation 'state'"),
+        ("exit", r"worker 1 \(Sabotaged, pid \d+\) died with exit code 7"),
+        ("hang", r"worker 1 \(Sabotaged, pid \d+\) did not answer within 2 s"),
+    ],
+)
+@pytest.mark.parametrize("after", [20, 40])
+def test_a_failing_environment_is_named_and_nothing_recorded_is_lost(said, tmp_path, how, sentence, after):
+    if how != "exit" and after == 20:
+        after = 45
+    flag, folder = tmp_path / "flag", tmp_path / "run"
+    flag.write_text(how)
+    words = ("env._target_=sabotage.Sabotaged", f"+env.file={flag}", f"+env.after={after}", "env.step_timeout=2")
+    message = said.refusal("train", *WORDS, *words, f"run_dir={folder}")
+    assert_matches(message, sentence)
+    recorded = Replay.open(folder / "replay")
+    checkpoint = read_checkpoint(folder)
+    assert checkpoint["counters"]["decisions"] > 60 or after == 20
+    assert len(recorded) == checkpoint["OnlineData"]["replay"]["rows"] > 2 * after
+    rows = len(recorded)
+    del recorded
+    flag.unlink()
+    assert said.exit("train", f"resume={folder}", "evaluation.episodes=1") == (0, "")
+    assert read_checkpoint(folder)["counters"]["updates"] == 30
+    assert len(Replay.open(folder / "replay")) > rows or rows == 120
+
+
+def test_a_plan_that_is_not_finite_ends_in_one_sentence(said, run_folder):
+    checkpoint = torch.load(run_folder / "checkpoints" / "last.ckpt", weights_only=True)
+    for key, value in checkpoint["state_dict"].items():
+        if key.startswith("model.dynamics"):
+            value.fill_(torch.nan)
+    torch.save(checkpoint, run_folder / "checkpoints" / "last.ckpt")
+    assert_matches(
+        said.refusal("evaluate", f"run={run_folder}", "episodes=1"), "return that is not finite.*optimizer.lr"
+    )
+
+
+def test_errors_of_our_own_are_not_hidden(said, monkeypatch):
+    def broken(words):
+        raise KeyError("a bug")
+
+    monkeypatch.setattr("worldmodels.launch.train", broken)
+    with pytest.raises(KeyError):
+        said.exit("train")
+
+
+def test_user_errors_pass_through_nested_construction():
+    from worldmodels.build import construct
+
+    with pytest.raises(UserError, match="num_elites=1000"):
+        cfg = cli.load_config(["planner.num_elites=1000"])
+        construct(cfg.planner, action_dim=2, discrete=False)

@@ -1,0 +1,220 @@
+"""Collecting, counting and scheduling: what the training loop adds between environments, replay and updates."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_vector import single
+from toy_runs import UPDATES, WORDS, At, built, same, stop, trained
+
+from planners.base import Planner
+from worldmodels.cli import load_config
+from worldmodels.data.datamodule import Schedule
+from worldmodels.errors import UserError
+from worldmodels.runs import read_checkpoint
+
+NOISY = ("env=linear_gaussian", "env.num_envs=3", "env.noise=0.2", "env.limit=7")
+
+
+def collect(training, steps: int, planner: Planner | None = None) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """Rows [N, steps, ...] as they went into replay, and the features they were filtered to."""
+    collector, tape, feats = training.data.dataset.collector, [], []
+    extend = collector.replay.extend
+
+    def record(rows: dict[str, torch.Tensor]) -> None:
+        tape.append({key: value.clone() for key, value in rows.items()})
+        feats.append(collector.actor.state.feat)
+        extend(rows)
+
+    collector.replay.extend = record
+    for _ in range(steps):
+        collector.step(planner or training.module.planner)
+    collector.replay.extend = extend
+    return {key: torch.stack([rows[key] for rows in tape], 1) for key in tape[0]}, torch.stack(feats, 1)
+
+
+@pytest.fixture(scope="module")
+def collected(tmp_path_factory):
+    """Twenty steps of two staggered environments under a planner, by latents that take their mode."""
+    with built(tmp_path_factory.mktemp("collected")) as training:
+        training.module.model.dynamics.sample = False
+        rows, feats = collect(training, 20)
+        yield training, rows, feats
+
+
+def test_the_acting_path_filters_to_the_latents_of_the_training_path(collected):
+    training, rows, feats = collected
+    model = training.module.model
+    ends = rows["is_last"]
+    assert (ends.any(0) & ~ends.all(0)).any(), "episodes must be staggered"
+    with torch.no_grad():
+        rollout, _, _ = model.observe({**rows, "reset": rows["is_first"]}, model.initial(2))
+    assert feats.std() > 0.01
+    torch.testing.assert_close(feats, rollout.feat, rtol=1e-4, atol=1e-5)
+    with torch.no_grad():  # and the comparison notices an action that is one step late
+        late = {**rows, "reset": rows["is_first"], "action": rows["action"].roll(1, dims=1)}
+        other, _, _ = model.observe(late, model.initial(2))
+    assert (other.feat - feats).abs().max() > 1e-3
+
+
+def test_replay_holds_what_single_environments_give_for_the_same_actions(collected):
+    training, _, _ = collected
+    replay = training.data.dataset.replay
+    stored = replay.sample(16, 20)  # as long as the stream: the only window of each environment
+    # Actions as the policy chose them lead INTO the next row; where an episode begins there was none.
+    for window in range(16):
+        index = int(stored["state"][window, 0, 0])
+        expected = single(config_env(training), 0, index, stored["action"][window, 1:])
+        for t, row in enumerate(expected):
+            for key in stored:
+                np.testing.assert_array_equal(
+                    stored[key][window, t].numpy(), np.float32(row[key]), err_msg=f"{key} {t}"
+                )
+    assert {int(index) for index in stored["state"][:, 0, 0]} == {0, 1}
+    assert stored["is_first"][:, 1:].any()
+
+
+def config_env(training) -> dict:
+    return dict(load_config(list(WORDS)).env)
+
+
+def test_decisions_frames_returns_and_lengths_are_counted(tmp_path):
+    with built(tmp_path, "env._target_=sabotage.Repeating") as training:
+        dataset = training.data.dataset
+        collector = dataset.collector
+        episodes = list(itertools.chain.from_iterable(collector.step(dataset.prefill_planner) for _ in range(15)))
+        rows = training.data.dataset.replay.sample(1, 15)
+    assert collector.decisions == 2 * 15 - 6  # three episodes have begun in each environment
+    # Environment 0 ends after 5 and 3 steps, environment 1 after 3 and 7; the last step of each took two frames.
+    assert collector.frames == 3 * collector.decisions - 4
+    assert [(episode.length, episode.frames) for episode in episodes] == [(8, 17), (14, 27), (8, 44), (20, 66)]
+    assert not rows["reward"][rows["is_first"]].any()
+    # Arriving in step s of episode k gives 100 k + s and half the action.
+    for episode, (k, steps) in zip(episodes, [(0, 3), (0, 5), (1, 3), (1, 7)], strict=True):
+        middle = steps * 100 * k + steps * (steps + 1) / 2
+        assert abs(episode.score - middle) <= steps / 2
+
+
+def test_seeds_differ_between_environments_and_repeat_between_runs(tmp_path):
+    def run(name: str, seed: int) -> torch.Tensor:
+        with built(tmp_path / name, *NOISY, f"seed={seed}") as training:
+            return collect(training, 9)[0]["state"]
+
+    one, again, other = run("a", 3), run("b", 3), run("c", 4)
+    assert torch.equal(one, again)
+    assert not torch.equal(one, other)
+    assert not torch.equal(one[0, 1:], one[1, 1:])
+
+
+# When updates are due ------------------------------------------------------------------------------------------------
+
+
+def test_the_schedule_pays_for_decisions_after_the_prefill_only():
+    schedule = Schedule(prefill=100, decisions=400, train_ratio=512, steps_per_update=1024)
+    assert [schedule.updates_due(n) for n in (0, 100, 101, 102, 103, 104)] == [0, 0, 0, 1, 1, 2]
+    assert schedule.total == 150
+
+
+@pytest.mark.parametrize("terms", [(100, 512, 1024), (100, 1024, 1024), (300, 512, 1024), (0, 512, 512)])
+def test_a_resumed_schedule_owes_nothing(terms):
+    before = Schedule(100, 400, 512, 1024)
+    prefill, ratio, steps = terms
+    after = Schedule(prefill, 400, ratio, steps)
+    after.load_state_dict(before.state_dict(), decisions=200, updates=before.updates_due(200))
+    assert after.updates_due(200) == 50
+    start = max(prefill, 200)
+    assert after.updates_due(start + 20) - 50 == math.floor(20 * ratio / steps)
+    again = Schedule(prefill, 400, ratio, steps)
+    again.load_state_dict(after.state_dict(), decisions=240, updates=after.updates_due(240))
+    assert again.updates_due(400) == after.updates_due(400)
+
+
+class Tally(Planner):
+    """Counts how often it is asked."""
+
+    def __init__(self, planner: Planner) -> None:
+        super().__init__(planner.action_dim, planner.discrete)
+        self.planner, self.asked, self.memories = planner, 0, []
+
+    def initial(self, n):
+        return self.planner.initial(n)
+
+    def act(self, model, state, memory, reset, explore, generator=None):
+        self.asked += 1
+        self.memories.append(set(memory))
+        return self.planner.act(model, state, memory, reset, explore, generator)
+
+
+def test_updates_follow_decisions_without_debt_when_the_prefill_ends(tmp_path):
+    with built(tmp_path) as training:
+        dataset = training.data.dataset
+        prefill, planner = Tally(dataset.prefill_planner), Tally(dataset.planner)
+        dataset.prefill_planner, dataset.planner = prefill, planner
+        counts = []
+        for batch in dataset:
+            assert batch["action"].shape == (4, 8, 2)
+            counts.append((dataset.updates, dataset.collector.decisions))
+    assert [updates for updates, _ in counts] == list(range(1, UPDATES + 1))
+    # An update is made once it is paid for and before anything more is collected: at most two decisions a step.
+    for updates, decisions in counts:
+        assert updates * 32 <= (decisions - 60) * 16 < updates * 32 + 2 * 16
+    # The planner takes over at the first row after the prefill, with a memory of its own.
+    steps = prefill.asked
+    assert 60 <= dataset_decisions(tmp_path, steps) < 62
+    assert "plan" in planner.memories[0]
+    assert "noise" in prefill.memories[0]
+
+
+def dataset_decisions(folder: Path, steps: int) -> int:
+    from worldmodels.data.replay import Replay
+
+    rows = Replay.open(folder / "replay").sample(64, steps)
+    firsts = {int(s[0, 0]): int(f.sum()) for s, f in zip(rows["state"], rows["is_first"], strict=True) if s[0, 2] == 0}
+    return 2 * steps - sum(firsts.values())
+
+
+def test_resuming_with_another_train_ratio_pays_from_there_on(tmp_path):
+    trained(tmp_path, at=[At(5, stop)])
+    seen = []
+    ratio = ("train_ratio=32",)
+    with built(tmp_path, *ratio) as training:
+        training.data.load_state_dict(read_checkpoint(tmp_path)["OnlineData"])
+        dataset = training.data.dataset
+        before = dataset.collector.decisions
+        seen = [(dataset.updates, dataset.collector.decisions) for _ in itertools.islice(dataset, 6)]
+    assert seen[0][0] == 6
+    for updates, decisions in seen:
+        assert updates - 5 <= decisions - before < updates - 5 + 2
+
+
+def test_watching_and_evaluating_in_mid_training_change_nothing(tmp_path):
+    from worldmodels.evaluation import evaluate
+
+    quiet = trained(tmp_path / "a", "frames=90", "trainer.watch_updates=1000", "trainer.log_updates=1000")
+    played, states = [], []
+
+    def look(training) -> None:
+        module, actor = training.module, training.data.dataset.collector.actor
+        before = [actor.generator.get_state(), torch.get_rng_state(), actor.state.feat.clone()]
+        weights = {key: value.clone() for key, value in module.state_dict().items()}
+        for explore in (False, True):
+            env = config_env(training)
+            played.append(evaluate(env, module.model, module.planner, 2, 1000, explore).returns)
+        after = [actor.generator.get_state(), torch.get_rng_state(), actor.state.feat]
+        states.append(all(torch.equal(one, other) for one, other in zip(before, after, strict=True)))
+        states.append(same(weights, module.state_dict()))
+
+    watched = trained(tmp_path / "b", "frames=90", "trainer.watch_updates=3", at=[At(7, look)])
+    assert all(states)
+    assert len(played) == 2
+    assert same(quiet, watched)
+
+
+def test_too_few_frames_for_any_update_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"frames=61 with prefill=60.*pays for no update"), built(tmp_path, "frames=61"):
+        pass

@@ -1,0 +1,123 @@
+"""bf16 and compilation: what must stay fp32 does, and compiled updates are the eager ones."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from contract import randomise
+from model_cases import ACTION, batch, model, with_reset
+
+from dynamics.gru import GRU
+from planners.returns import discounted_return
+from worldmodels.errors import UserError
+from worldmodels.precision import context, lightning_precision
+from worldmodels.trajectory import Trajectory
+
+CPU = torch.device("cpu")
+bf16 = context("bf16", CPU)
+
+
+# bf16
+
+
+def test_precision_is_one_of_two_words():
+    assert (lightning_precision("fp32"), lightning_precision("bf16")) == ("32-true", "bf16-mixed")
+    assert context("fp32", CPU) is nullcontext
+    with bf16():
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
+    with pytest.raises(UserError, match=r"not 'bf61'\. Did you mean 'bf16'"):
+        context("bf61", CPU)
+
+
+def test_losses_and_decoded_values_are_fp32_under_autocast():
+    world, rows = model(), with_reset(batch())
+    with bf16():
+        losses, rollout = world.losses(rows, world.initial(2))
+        decoded = world.decode(rollout.feat)
+        trajectory = world.imagine(world.dynamics.starts(rollout), torch.zeros(10, 3, ACTION), 3)
+        value = discounted_return(trajectory, 0.997)
+    carried = [*rollout.memory.values(), rollout.feat, rollout.post, *rollout.stats.values()]
+    read = [trajectory.feat, trajectory.reward, trajectory.cont, value, *decoded.values(), *losses.values()]
+    assert all(x.dtype == torch.float32 for x in carried + read)
+    assert not torch.equal(rollout.memory["deter"], rollout.memory["deter"].bfloat16().float())
+
+
+def test_losses_in_bf16_are_near_those_in_fp32():
+    world, rows = model(), with_reset(batch())
+    exact = world.losses(rows, world.initial(2))[0]
+    with bf16():
+        rough = world.losses(rows, world.initial(2))[0]
+    for name, loss in exact.items():
+        torch.testing.assert_close(rough[name].mean(), loss.mean(), rtol=0.05, atol=0.02)
+        assert not torch.equal(rough[name], loss), name
+
+
+@torch.no_grad()
+def test_small_steps_of_the_memory_add_up_under_autocast():
+    """A gate that is nearly closed moves the memory by less than bf16 resolves; after 400 steps it must have moved."""
+    core = GRU(3, 8, 4, 2)
+    for parameter in core.parameters():
+        parameter.zero_()
+    bias = core.gates.bias.view(2, 3, 4)
+    bias[:, 0], bias[:, 1], bias[:, 2] = 9.0, 9.0, -6.0  # reset open, candidate 1, update sigmoid(-7) = 0.0009
+    memory = {"deter": torch.full((1, 8), 0.5)}
+    with bf16():
+        for _ in range(400):
+            output, memory = core.step(torch.zeros(1, 3), torch.zeros(1, dtype=torch.bool), memory)
+    update = 1 / (1 + np.exp(7.0))
+    assert output.numpy() == pytest.approx(1 - 0.5 * (1 - update) ** 400, rel=1e-3)
+
+
+def test_discounts_are_not_rounded():
+    n, h = 1, 300
+    ones = torch.ones(n, h)
+    for dtype in (torch.float32, torch.bfloat16):
+        trajectory = Trajectory(torch.zeros(n, h + 1, 1), torch.zeros(n, h, 1), ones.to(dtype), ones.to(dtype))
+        with bf16():
+            value = discounted_return(trajectory, 0.997)
+        assert value.dtype == torch.float32
+        assert value.item() == pytest.approx((1 - 0.997**h) / 0.003, rel=1e-4)
+
+
+def test_norms_are_taken_in_fp32():
+    core = randomise(GRU(3, 8, 4, 2))
+    x = 300 * torch.randn(4, 8, generator=torch.Generator().manual_seed(0)).bfloat16()
+    exact = core.norm(x.float())
+    assert torch.equal(core.norm(x), exact.bfloat16())
+
+
+# Compilation
+
+
+@pytest.fixture(scope="module")
+def compiled():
+    """What `compiled_updates.py` found: it raises where the model is not one graph for every pattern of resets."""
+    script = Path(__file__).with_name("compiled_updates.py")
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, timeout=600, check=False, env=environment
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout)
+
+
+def test_compiled_updates_are_the_eager_ones(compiled):
+    updates = compiled["updates"]
+    assert len(updates["eager"]) == 3
+    assert updates["same_parameters"]
+    assert len(set(updates["eager"])) == 3
+    assert updates["compiled"] == pytest.approx(updates["eager"], rel=1e-5)
+    assert max(updates["worst_gradient"]) < 1e-4
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_compiled_rewards_are_zero_before_training(compiled, precision):
+    assert compiled["rewards"][precision] == 0

@@ -1,0 +1,113 @@
+"""N + M updates in one go are those of N, a save or a kill, and M more, to the last bit."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from toy_runs import ROOT, UPDATES, At, built, same, stop, trained
+
+from worldmodels.cli import CtrlC
+from worldmodels.launch import fit
+from worldmodels.runs import read_checkpoint
+
+CONTEXTS = {"none": (), "latent": ("data.context=latent",)}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """The weights at the end of a whole training, by context."""
+    folder = tmp_path_factory.mktemp("whole")
+    return {name: trained(folder / name, *words) for name, words in CONTEXTS.items()}
+
+
+def last(folder: Path) -> str:
+    return str(folder / "checkpoints" / "last.ckpt")
+
+
+@pytest.mark.parametrize("context", CONTEXTS)
+def test_an_orderly_save_and_the_rest_equal_one_run(uninterrupted, tmp_path, context):
+    words = CONTEXTS[context]
+    half = trained(tmp_path, *words, at=[At(11, stop)])
+    assert not same(half, uninterrupted[context])
+    assert read_checkpoint(tmp_path)["counters"]["updates"] == 11
+    assert same(trained(tmp_path, *words, checkpoint=last(tmp_path)), uninterrupted[context])
+
+
+def test_a_run_killed_some_updates_after_a_checkpoint_resumes_to_the_same_end(uninterrupted, tmp_path):
+    command = [sys.executable, str(ROOT / "tests" / "killed_run.py"), str(tmp_path), "8", "17"]
+    assert subprocess.run(command, capture_output=True).returncode == -9
+    assert read_checkpoint(tmp_path)["counters"]["updates"] == 8
+    assert same(trained(tmp_path, checkpoint=last(tmp_path)), uninterrupted["none"])
+
+
+def killed(folder: Path, copy: Path, *words: str, save: int, kill: int) -> None:
+    """What a kill leaves on the disk, without the cost of a process: a copy made in mid-training."""
+    at = [
+        At(save, lambda t: t.checkpoints.save(t.trainer)),
+        At(kill, lambda t: shutil.copytree(folder, copy)),
+        At(kill, stop),
+    ]
+    trained(folder, *words, at=at)
+    shutil.rmtree(folder)
+
+
+def test_after_a_kill_stored_latents_continue_exactly_too(uninterrupted, tmp_path):
+    killed(tmp_path / "a", tmp_path / "b", *CONTEXTS["latent"], save=8, kill=17)
+    end = trained(tmp_path / "b", *CONTEXTS["latent"], checkpoint=last(tmp_path / "b"))
+    assert same(end, uninterrupted["latent"])
+
+
+def test_once_the_ring_has_wrapped_newer_rows_are_dropped_and_that_is_said(tmp_path, caplog):
+    words = ("data.capacity=50",)
+    killed(tmp_path / "a", tmp_path / "b", *words, save=8, kill=17)
+    with caplog.at_level(logging.INFO), built(tmp_path / "b", *words) as training:
+        state = read_checkpoint(tmp_path / "b")["OnlineData"]
+        training.data.load_state_dict(state)
+        dataset = training.data.dataset
+        assert dataset.updates == 8
+        kept = len(dataset.replay)
+    dropped = int(next(r for r in caplog.records if "newer than the checkpoint are dropped" in r.message).args[0])
+    lost = 50 - kept
+    assert 0 < lost == dropped
+    assert f"{lost} of the checkpoint's 50 rows have been lost or overwritten" in caplog.text
+    trained(tmp_path / "b", *words, checkpoint=last(tmp_path / "b"))
+    assert read_checkpoint(tmp_path / "b")["counters"]["updates"] == UPDATES
+
+
+class PressedWhilePrefilling(CtrlC):
+    """A Ctrl-C that comes once twenty decisions are recorded."""
+
+    training = None
+
+    @property
+    def pressed(self) -> bool:
+        return self.training is not None and self.training.data.dataset.collector.decisions >= 20
+
+    @pressed.setter
+    def pressed(self, value: bool) -> None:
+        assert not value
+
+
+def test_stopping_while_prefilling_resumes_to_the_same_end(uninterrupted, tmp_path):
+    ctrl_c = PressedWhilePrefilling()
+    with built(tmp_path, ctrl_c=ctrl_c) as training:
+        ctrl_c.training = training
+        fit(training, None)
+        assert training.data.dataset.updates == 0
+        assert 20 <= training.data.dataset.collector.decisions < 24
+    assert same(trained(tmp_path, checkpoint=last(tmp_path)), uninterrupted["none"])
+
+
+def test_a_checkpoint_holds_plain_containers_only_and_counts_by_itself(uninterrupted, tmp_path):
+    trained(tmp_path, at=[At(5, stop)])
+    checkpoint = torch.load(last(tmp_path), weights_only=True)
+    decisions = checkpoint["counters"]["decisions"]
+    assert checkpoint["counters"] == {"updates": 5, "decisions": decisions, "frames": decisions}
+    assert decisions == checkpoint["OnlineData"]["collector"]["decisions"]
+    assert not list((tmp_path / "checkpoints").glob("writing*"))
