@@ -194,32 +194,40 @@ def test_a_disk_too_full_for_a_checkpoint_keeps_the_one_before(said, run_folder,
 
 
 @pytest.mark.parametrize(
-    ("how", "sentence"),
+    ("how", "after", "sentence"),
     [
-        ("nan", r"worker 1 \(Sabotaged, pid \d+\) failed: Sabotaged returned nan in its observation 'state'"),
-        ("exit", r"worker 1 \(Sabotaged, pid \d+\) died with exit code 7"),
-        ("hang", r"worker 1 \(Sabotaged, pid \d+\) did not answer within 2 s"),
+        ("nan", 40, r"worker 1 \(Sabotaged, pid \d+\) failed: Sabotaged returned nan in its observation 'state'"),
+        ("exit", 40, r"worker 1 \(Sabotaged, pid \d+\) died with exit code 7"),
+        ("exit", 20, r"worker 1 \(Sabotaged, pid \d+\) died with exit code 7"),
+        ("hang", 40, r"worker 1 \(Sabotaged, pid \d+\) did not answer within 2 s"),
     ],
 )
-@pytest.mark.parametrize("after", [20, 40])
-def test_a_failing_environment_is_named_and_nothing_recorded_is_lost(said, tmp_path, how, sentence, after):
-    if how != "exit" and after == 20:
-        after = 45
+def test_a_failing_environment_is_named_and_nothing_recorded_is_lost(said, tmp_path, how, after, sentence):
     flag, folder = tmp_path / "flag", tmp_path / "run"
     flag.write_text(how)
     words = ("env._target_=sabotage.Sabotaged", f"+env.file={flag}", f"+env.after={after}", "env.step_timeout=2")
-    message = said.refusal("train", *WORDS, *words, f"run_dir={folder}")
-    assert_matches(message, sentence)
-    recorded = Replay.open(folder / "replay")
-    checkpoint = read_checkpoint(folder)
-    assert checkpoint["counters"]["decisions"] > 60 or after == 20
-    assert len(recorded) == checkpoint["OnlineData"]["replay"]["rows"] > 2 * after
-    rows = len(recorded)
-    del recorded
+    assert_matches(said.refusal("train", *WORDS, *words, f"run_dir={folder}"), sentence)
+    before = read_checkpoint(folder)
+    assert (before["counters"]["updates"] > 0) == (after == 40), "fails after the prefill, or in it"
+    rows = Replay.open(folder / "replay")
+    # Every step that was given to an environment but the one that failed, and every reset, is a row of each.
+    assert len(rows) == before["OnlineData"]["replay"]["rows"] == 2 * (after + 1 + resets(rows))
+    count = len(rows)
+    del rows
     flag.unlink()
     assert said.exit("train", f"resume={folder}", "evaluation.episodes=1") == (0, "")
-    assert read_checkpoint(folder)["counters"]["updates"] == 30
-    assert len(Replay.open(folder / "replay")) > rows or rows == 120
+    after_all = read_checkpoint(folder)["counters"]
+    assert after_all["updates"] == 30
+    assert after_all["decisions"] > before["counters"]["decisions"]
+    assert len(Replay.open(folder / "replay")) in (120, min(120, count + 2))
+
+
+def resets(replay: Replay) -> int:
+    """Episodes that environment 1 has begun after its first."""
+    rows = replay.sample(64, len(replay) // 2)
+    return next(
+        int(first[1:].sum()) for state, first in zip(rows["state"], rows["is_first"], strict=True) if state[0, 0]
+    )
 
 
 def test_a_plan_that_is_not_finite_ends_in_one_sentence(said, run_folder):
@@ -245,6 +253,6 @@ def test_errors_of_our_own_are_not_hidden(said, monkeypatch):
 def test_user_errors_pass_through_nested_construction():
     from worldmodels.build import construct
 
+    cfg = cli.load_config(["planner.num_elites=1000"])
     with pytest.raises(UserError, match="num_elites=1000"):
-        cfg = cli.load_config(["planner.num_elites=1000"])
         construct(cfg.planner, action_dim=2, discrete=False)

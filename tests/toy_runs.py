@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 import subprocess
 import sys
@@ -106,15 +107,20 @@ class Said:
         """Exit status and stderr."""
         self.monkeypatch.setattr(sys, "argv", [f"scripts/{name}.py", *words])
         self.capsys.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            cli.run(script(name))
+        console = logging.StreamHandler(sys.stdout)  # which `cli.run` adds where pytest has none of its own
+        logging.getLogger().addHandler(console)
+        try:
+            with pytest.raises(SystemExit) as caught:
+                cli.run(script(name))
+        finally:
+            logging.getLogger().removeHandler(console)
         return caught.value.code, self.capsys.readouterr().err
 
     def refusal(self, name: str, *words: str) -> str:
         """The one sentence on stderr of a script that must end with status 1."""
         status, error = self.exit(name, *words)
         assert status == 1, error
-        assert error.startswith("error: ")
+        assert error.startswith("error: "), error
         assert error.count("\n") == 1, error
         return error.removeprefix("error: ").strip()
 

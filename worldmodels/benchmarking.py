@@ -84,7 +84,7 @@ def build_parts(cfg: DictConfig, envs: VectorEnv, device: torch.device) -> dict[
         instantiate(cfg.optimizer.build),
         instantiate(cfg.optimizer.clip),
         loss_scales(cfg, envs.observation_spec),
-        cfg.optimizer.learning_rates,
+        cfg.optimizer.learning_rates or {},
         prefix_rows(cfg),
         Path("bad_batch.pt"),
     ).to(device)

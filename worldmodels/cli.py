@@ -49,12 +49,12 @@ def load_config(overrides: list[str], name: str = "train") -> DictConfig:
 def require_types(cfg: DictConfig, reference: DictConfig, words: list[str]) -> None:
     """Refuse words whose value in ``cfg`` is of another kind than in ``reference``; 1e6 is a whole number."""
     for word in words:
-        key, _, value = word.partition("=")
+        key = word.partition("=")[0]
         old, new = (OmegaConf.select(where, key) for where in (reference, cfg))
         if isinstance(old, bool) and not isinstance(new, bool):
-            raise UserError(f"{key}={value} must be true or false.")
+            raise UserError(f"{key}={new} must be true or false.")
         if isinstance(old, int | float) and (isinstance(new, bool) or not isinstance(new, int | float)):
-            raise UserError(f"{key}={value} must be a number, such as {old}.")
+            raise UserError(f"{key}={new} must be a number, such as {old}.")
         if isinstance(old, int) and isinstance(new, float) and new.is_integer():
             OmegaConf.update(cfg, key, int(new))
 

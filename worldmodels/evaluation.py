@@ -17,6 +17,7 @@ from torch import Generator, Tensor
 
 from dynamics.base import Memory, State
 from planners.base import Planner
+from planners.random import Random
 from worldmodels.build import build_planner
 from worldmodels.data.collect import Actor
 from worldmodels.envs.vector import VectorEnv
@@ -128,7 +129,7 @@ def play_blind(
 def baselines(run: Run, untrained: WorldModel, episodes: int, seed: int) -> dict[str, float]:
     """What needs no learning, on the same seeds; constant actions only where actions form a box."""
     policies: dict[str, Callable[[int, bool], Planner]] = {
-        "random": lambda a, d: build_planner({"_target_": "planners.random.Random"}, a, d),
+        "random": Random,
         "prefill": lambda a, d: build_planner(run.cfg.prefill_planner, a, d),
     }
     if not run.discrete:

@@ -133,4 +133,4 @@ def resumed_config(folder: Path, words: list[str]) -> DictConfig:
 
 def optimizer_layout(cfg: DictConfig) -> tuple[str, list[str]]:
     """What an optimiser's saved state depends on."""
-    return cfg.optimizer.build["_target_"], sorted(cfg.optimizer.learning_rates)
+    return cfg.optimizer.build["_target_"], sorted(cfg.optimizer.learning_rates or ())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from pathlib import Path
 
 import torch
@@ -38,7 +39,7 @@ def record(to: str, run_folder: str | None, frames: int | None, overrides: list[
     with (
         CtrlC() as ctrl_c,
         VectorEnv(cfg.env, cfg.env.num_envs, cfg.seed, cfg.env.step_timeout) as envs,
-        tqdm(total=frames, unit="frame") as bar,
+        tqdm(total=frames, unit="frame", file=sys.stdout) as bar,
     ):
         planner, actor = policy(run, envs) if run else blind_policy(cfg, envs)
         replay = Replay(

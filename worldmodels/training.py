@@ -127,7 +127,7 @@ def build_module(cfg: DictConfig, folder: Path, model: Any, envs: VectorEnv) -> 
         lambda groups: construct(cfg.optimizer.build, params=groups, lr=cfg.optimizer.lr),
         construct(cfg.optimizer.clip),
         loss_scales(cfg, envs.observation_spec),
-        cfg.optimizer.learning_rates,
+        cfg.optimizer.learning_rates or {},
         prefix_rows(cfg),
         folder / "bad_batch.pt",
     )
