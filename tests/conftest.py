@@ -32,3 +32,9 @@ def said(monkeypatch, capsys):
     from toy_runs import Said
 
     return Said(monkeypatch, capsys)
+
+
+@pytest.fixture
+def unscored(monkeypatch) -> None:
+    """Trainings end without being scored, which takes longer than they do."""
+    monkeypatch.setattr("worldmodels.launch.finish", lambda run, cfg: None)

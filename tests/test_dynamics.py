@@ -187,8 +187,8 @@ def silu(x):
     return x * sigmoid(x)
 
 
-def rms_norm(x, weight):
-    return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-4) * weight
+def layer_norm(x, weight, bias):
+    return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5) * weight + bias
 
 
 @torch.no_grad()
@@ -200,14 +200,15 @@ def test_the_block_gru_is_dreamers():
     x, h = generator.normal(size=(n, in_dim)), np.tanh(generator.normal(size=(n, deter)))
     w = {key: value.double().numpy() for key, value in core.state_dict().items()}
 
-    shared = np.concatenate([silu(rms_norm(h @ w["mix.0.weight"].T + w["mix.0.bias"], w["mix.1.weight"])), x], axis=-1)
+    mixed = layer_norm(h @ w["mix.0.weight"].T + w["mix.0.bias"], w["mix.1.weight"], w["mix.1.bias"])
+    shared = np.concatenate([silu(mixed), x], axis=-1)
     size = deter // blocks
     inner = np.zeros((n, deter))
     for k in range(blocks):
         own = slice(k * size, (k + 1) * size)
         weight = np.concatenate([w["own.weight"][k], w["shared.weight"][own].T])
         inner[:, own] = np.concatenate([h[:, own], shared], axis=-1) @ weight + w["own.bias"][own]
-    inner = silu(rms_norm(inner, w["norm.weight"]))
+    inner = silu(layer_norm(inner, w["norm.weight"], w["norm.bias"]))
     expected = np.zeros((n, deter))
     for k in range(blocks):
         own = slice(k * size, (k + 1) * size)
@@ -220,6 +221,7 @@ def test_the_block_gru_is_dreamers():
     output, memory = core.step(torch.tensor(x).float(), none, {"deter": torch.tensor(h).float()})
     np.testing.assert_allclose(output.numpy(), expected, atol=2e-6)
     assert torch.equal(output, core.output(memory))
+    assert torch.equal(output, core.step(torch.tensor(x).float(), None, {"deter": torch.tensor(h).float()})[0])
 
 
 @torch.no_grad()

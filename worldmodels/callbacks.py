@@ -125,6 +125,8 @@ class Checkpoints(lightning.Callback):
         checkpoint["torch_rng"] = torch.get_rng_state()
         if not self.dataset.updates:
             del checkpoint["loops"]  # stopped while prefilling, which Lightning takes for a finished epoch
+        else:  # a finished run may be given more frames
+            checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"] = False
         if torch.cuda.is_available():
             checkpoint["cuda_rng"] = torch.cuda.get_rng_state_all()
 

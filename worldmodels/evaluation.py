@@ -40,7 +40,7 @@ class Constant(Planner):
 
     def act(
         self,
-        model: WorldModel,
+        model: Any,
         state: State,
         memory: Memory,
         reset: Bool[Tensor, " N"],

@@ -37,6 +37,14 @@ from worldmodels.training import Training, assemble
 
 log = logging.getLogger(__name__)
 
+NEEDLESS_WARNINGS = (
+    ".*does not have many workers",  # batches are made in this process, on purpose
+    "Your `IterableDataset` has `__len__`",  # again on purpose
+    "You're resuming from a checkpoint that ended before the epoch ended",  # the data module is what resumes
+    ".*treespec, LeafSpec",  # between Lightning and torch
+)
+"""What Lightning says of every run; regular expressions."""
+
 
 def train(words: list[str]) -> Path:
     """Start a run, or continue one with ``resume=<run>``; return its folder."""
@@ -109,8 +117,8 @@ def take_up(checkpoint: dict[str, Any], training: Training) -> None:
 def fit(training: Training, checkpoint: str | None) -> None:
     """Fit; what was recorded while prefilling is saved too."""
     with warnings.catch_warnings(), logging_redirect_tqdm():
-        for known in (".*does not have many workers", "Your `IterableDataset` has `__len__`", ".*treespec, LeafSpec"):
-            warnings.filterwarnings("ignore", message=known)  # batches are made in this process, on purpose
+        for known in NEEDLESS_WARNINGS:
+            warnings.filterwarnings("ignore", message=known)
         training.trainer.fit(training.module, training.data, ckpt_path=checkpoint, weights_only=True)
     if not training.data.dataset.updates:
         training.checkpoints.save(training.trainer)

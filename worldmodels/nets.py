@@ -32,8 +32,8 @@ class BlockLinear(nn.Module):
 class Hidden(nn.Sequential):
     """Linear, LayerNorm, SiLU: the one hidden layer everything here is made of.
 
-    LayerNorm stands where DreamerV3's later versions have RMSNorm: it has a fused kernel on every device, and of a plan's
-    time on a CPU the six small kernels of an RMSNorm took a fifth.
+    LayerNorm stands where DreamerV3's later versions have RMSNorm: it has a fused kernel on every device, and of a
+    plan's time on a CPU the six small kernels of an RMSNorm took a fifth.
     """
 
     def __init__(self, in_dim: int, out_dim: int) -> None:

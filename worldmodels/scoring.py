@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import statistics
 from typing import Any
@@ -18,6 +19,7 @@ from worldmodels.data.replay import Replay, split_context
 from worldmodels.encoders import pixels_to_float
 from worldmodels.errors import UserError
 from worldmodels.evaluation import Episodes, baselines, evaluate, table, write_json
+from worldmodels.logs import FRAMES, read_rows
 from worldmodels.runs import Run
 
 log = logging.getLogger(__name__)
@@ -141,7 +143,20 @@ def error_table(errors: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def draw_curve(run: Run) -> None:
+    """Write ``returns.png``: the training's episodes, with the evaluation and its best baseline as lines."""
+    rows = [row for row in read_rows(run.path / "metrics.csv") if row.get("episode/return")]
+    if not rows:
+        return
+    result = json.loads((run.path / "evaluation.json").read_text())
+    best = max(result["baselines"], key=result["baselines"].get)
+    levels = {"evaluation": result["return_mean"], f"{best} (best baseline)": result["baselines"][best]}
+    frames, returns = [int(row[FRAMES]) for row in rows], [float(row["episode/return"]) for row in rows]
+    visualize.draw_returns(frames, returns, levels).savefig(run.path / "returns.png", dpi=120)
+
+
 def finish(run: Run, cfg: DictConfig) -> None:
     """What a training does at its end."""
     held_out = score(run, cfg.evaluation.episodes, cfg.evaluation.seed)
     judge(run, held_out, cfg.evaluation.context, cfg.evaluation.imag_horizon)
+    draw_curve(run)

@@ -140,6 +140,21 @@ def draw_errors(curves: dict[str, Float[Tensor, " K"]]) -> Figure:
     return figure
 
 
+def draw_returns(frames: list[int], returns: list[float], levels: dict[str, float], smooth: int = 5) -> Figure:
+    """Returns of the training episodes against frames, their running mean, and what needs no learning as lines."""
+    figure = Figure(figsize=(5, 3.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot(xlabel="environment frames", ylabel="return of a training episode")
+    axes.plot(frames, returns, ".", alpha=0.4, color="tab:blue")
+    means = [float(np.mean(returns[max(0, i - smooth + 1) : i + 1])) for i in range(len(returns))]
+    axes.plot(frames, means, color="tab:blue", label=f"mean of {smooth}")
+    for (name, level), colour in zip(levels.items(), ("tab:green", "tab:orange", "tab:red", "tab:gray"), strict=False):
+        axes.axhline(level, linestyle="--", linewidth=1, color=colour, label=name)
+    axes.set_ylim(bottom=min(0, *returns))
+    axes.legend(fontsize=8)
+    return figure
+
+
 def gif_bytes(frames: UInt8[np.ndarray, "T H W 3"], fps: int = 10) -> bytes:
     """An endless animation."""
     images = [Image.fromarray(frame).quantize(128, dither=Image.Dither.NONE) for frame in frames]

@@ -1,0 +1,293 @@
+"""The scripts as people run them: what they leave behind, how they are interrupted, how quiet they are."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from toy_runs import ENV, REST, UPDATES, WORDS, script, spawn
+
+from worldmodels.data.replay import Replay
+from worldmodels.launch import train
+from worldmodels.logs import MetricsCsv, read_rows
+from worldmodels.runs import read_checkpoint
+
+# What a training leaves behind ---------------------------------------------------------------------------------------
+
+
+def test_a_run_folder_holds_what_people_script_against(finished_run):
+    assert {path.name for path in finished_run.iterdir() if not path.name.startswith("events.out.tfevents.")} == {
+        "config.yaml",
+        "checkpoints",
+        "metrics.csv",
+        "replay",
+        "evaluation.json",
+        "evaluation.mp4",
+        "imagine.json",
+        "imagine.gif",
+        "imagine.png",
+        "imagine_errors.png",
+        "timing.json",
+    }
+    result = json.loads((finished_run / "evaluation.json").read_text())
+    assert result.keys() >= {
+        "return_mean",
+        "return_std",
+        "return_stochastic_mean",
+        "episodes",
+        "planner",
+        "frames",
+        "seed",
+    }
+    assert result["baselines"].keys() == {"random", "prefill", "zero", "plus_one", "minus_one", "untrained"}
+    assert (result["episodes"], result["planner"], result["frames"], result["seed"]) == (2, "mppi", 120, 0)
+    # Counter episodes of 5 and 3 steps: 1 + 2 + ... and half of every action's first entry.
+    assert result["baselines"]["zero"] == (15 + 6) / 2
+    assert result["baselines"]["plus_one"] == (17.5 + 7.5) / 2
+    assert result["baselines"]["minus_one"] == (12.5 + 4.5) / 2
+    errors = json.loads((finished_run / "imagine.json").read_text())
+    assert errors["steps"] == [1, 2, 3]
+    for key in ("model_error", "last_frame_error", "blend_error", "shuffled_action_error"):
+        assert len(errors[key]) == 3
+        assert all(error >= 0 for error in errors[key])
+    assert all(b <= last + 1e-9 for b, last in zip(errors["blend_error"], errors["last_frame_error"], strict=True))
+    video = cv2.VideoCapture(str(finished_run / "evaluation.mp4"))
+    assert video.get(cv2.CAP_PROP_FRAME_COUNT) == 6
+
+
+def events(folder: Path) -> EventAccumulator:
+    accumulator = EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 0})
+    accumulator.Reload()
+    return accumulator
+
+
+def test_curves_are_drawn_against_frames_in_both_logs(finished_run):
+    scalars = events(finished_run).Scalars("loss/total")
+    assert len(scalars) == UPDATES
+    assert [event.step for event in scalars] == [60 + 2 * (update // 1) for update in range(1, UPDATES + 1)]
+    rows = read_rows(finished_run / "metrics.csv")
+    assert [int(row["frames"]) for row in rows if row["loss/total"]] == [event.step for event in scalars]
+    returns = [(int(row["frames"]), float(row["episode/return"])) for row in rows if row["episode/return"]]
+    logged = [(event.step, event.value) for event in events(finished_run).Scalars("episode/return")]
+    assert returns == pytest.approx(logged)
+    assert 60 > returns[0][0] > 0
+    assert "epoch" not in rows[0]
+
+
+def test_large_numbers_of_frames_keep_every_digit(tmp_path):
+    log = MetricsCsv(tmp_path / "metrics.csv", lambda: 123_456_789)
+    log.log_metrics({"loss": 1.0})
+    log.save()
+    assert read_rows(tmp_path / "metrics.csv") == [{"frames": "123456789", "loss": "1.0"}]
+
+
+def test_metrics_survive_a_restart_but_not_what_will_come_again(tmp_path):
+    path, now = tmp_path / "metrics.csv", [0]
+
+    def write(log: MetricsCsv, frames: int, **metrics: float) -> None:
+        now[0] = frames
+        log.log_metrics(metrics)
+        log.save()
+
+    log = MetricsCsv(path, lambda: now[0])
+    write(log, 2, a=1.0)
+    write(log, 4, b=2.0, epoch=0.0)
+    write(log, 6, a=3.0)
+    with path.open("a") as file:
+        file.write("7,4")  # cut short by a kill
+    again = MetricsCsv(path, lambda: now[0], resumed_at=4)
+    write(again, 6, c=5.0)
+    write(again, 8, a=6.0)
+    with path.open() as file:
+        assert list(csv.reader(file)) == [
+            ["frames", "a", "b", "c"],
+            ["2", "1.0", "", ""],
+            ["4", "", "2.0", ""],
+            ["6", "", "", "5.0"],
+            ["8", "6.0", "", ""],
+        ]
+    MetricsCsv(path, lambda: 0)
+    assert read_rows(path) == []
+
+
+# Continuing ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_finished_run_given_more_frames_goes_on_with_the_planner_and_the_curves_it_had(run_folder, unscored):
+    before = read_rows(run_folder / "metrics.csv")
+    train([f"resume={run_folder}", "frames=136", "planner=cem", "planner.num_samples=8", "planner.num_elites=2"])
+    checkpoint = read_checkpoint(run_folder)
+    assert checkpoint["counters"] == {"updates": 38, "decisions": 136, "frames": 136}
+    assert "planners.cem.CEM" in (run_folder / "config.yaml").read_text()
+    rows = read_rows(run_folder / "metrics.csv")
+    assert rows[: len(before)] == before
+    assert sum(bool(row["loss/total"]) for row in rows) == 38
+    steps = [event.step for event in events(run_folder).Scalars("loss/total")]
+    assert steps == sorted(set(steps))
+    assert len(steps) == 38
+
+
+def test_a_new_learning_rate_is_used_when_resuming(run_folder, unscored):
+    train([f"resume={run_folder}", "frames=124", "optimizer.lr=1e-5"])
+    assert read_checkpoint(run_folder)["optimizer_states"][0]["param_groups"][0]["lr"] == 1e-5
+
+
+# The other scripts ---------------------------------------------------------------------------------------------------
+
+
+def test_evaluating_with_another_planner_needs_no_retraining(run_folder):
+    before = (run_folder / "config.yaml").read_bytes()
+    script("evaluate")([f"run={run_folder}", "planner.num_samples=6", "planner=cem", "episodes=3", "seed=7"])
+    result = json.loads((run_folder / "evaluation.json").read_text())
+    assert (result["planner"], result["episodes"], result["evaluation_seed"]) == ("cem", 3, 7)
+    assert len(result["returns"]) == len(result["returns_stochastic"]) == 3
+    assert (run_folder / "config.yaml").read_bytes() == before
+
+
+def test_imagining_is_reproducible_and_takes_a_horizon(run_folder):
+    def errors(*words: str) -> dict:
+        script("imagine")([f"run={run_folder}", "episodes=3", *words])
+        return json.loads((run_folder / "imagine.json").read_text())
+
+    one = errors("imag_horizon=2", "context=1")
+    assert one["steps"] == [1, 2]
+    assert one["context"] == 1
+    torch.manual_seed(5)
+    assert errors("imag_horizon=2", "context=1") == one
+
+
+@pytest.mark.parametrize("planner", ["random", None])
+def test_collecting_keeps_every_row(tmp_path, finished_run, planner):
+    words = [*ENV, "planner=random"] if planner else [f"run={finished_run}", "env.num_envs=3"]
+    script("collect")([f"to={tmp_path / 'set'}", "frames=50", *words])
+    replay = Replay.open(tmp_path / "set")
+    envs = replay.layout.num_envs
+    assert envs == (2 if planner else 3)
+    rows = replay.sample(64, len(replay) // envs)
+    one_each = {int(state[0, 0]): index for index, state in enumerate(rows["state"])}
+    assert set(one_each) == set(range(envs))
+    assert all(rows["state"][index, 0, 1:3].tolist() == [0, 0] for index in one_each.values()), (
+        "the first is still there"
+    )
+    frames = sum(int((~rows["is_first"][index]).sum()) for index in one_each.values())
+    assert 50 <= frames < 50 + envs
+
+
+def test_a_run_loads_in_five_lines(finished_run):
+    from worldmodels import load_run
+
+    run = load_run(finished_run)
+    trajectory = run.model.imagine(run.model.initial(2), torch.zeros(2, 5, run.action_dim), 5)
+    assert trajectory.reward.shape == (2, 5)
+    assert run.frames == 120
+
+
+def test_importing_the_package_and_environments_brings_no_torch():
+    code = "import sys, worldmodels, worldmodels.envs.dmc; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# Ctrl-C --------------------------------------------------------------------------------------------------------------
+
+
+def read_until(process: subprocess.Popen, text: str) -> str:
+    said = ""
+    while text not in said:
+        character = process.stdout.read(1)
+        assert character, said + process.stderr.read()
+        said += character
+    return said
+
+
+def group(process: subprocess.Popen) -> list[int]:
+    """Living processes of its group."""
+    pids = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if int(fields[2]) == process.pid and fields[0] != "Z":
+            pids.append(int(stat.parent.name))
+    return pids
+
+
+def nobody_left(process: subprocess.Popen) -> bool:
+    deadline = time.monotonic() + 15
+    while group(process) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return not group(process)
+
+
+def interrupt(process: subprocess.Popen) -> str:
+    """Ctrl-C, as a terminal sends it: to everybody."""
+    os.killpg(process.pid, signal.SIGINT)
+    said, error = process.communicate(timeout=60)
+    assert process.returncode == 130, error
+    assert error == "\nstopping and saving; press Ctrl-C again to stop at once\n"
+    assert nobody_left(process)
+    return said
+
+
+def test_ctrl_c_while_prefilling_and_while_training_saves_and_resumes(tmp_path, unscored):
+    folder = tmp_path / "run"
+    slow = [*WORDS, "frames=40000", "prefill=20000", f"run_dir={folder}"]
+    process = spawn("train", *slow)
+    read_until(process, "prefill: ")
+    said = interrupt(process)
+    for command in ("train.py resume", "evaluate.py run", "imagine.py run"):
+        assert f"python scripts/{command}={folder}" in said
+    assert "evaluation.json" in said
+    assert "imagine.json" in said
+    first = read_checkpoint(folder)["counters"]
+    assert first["updates"] == 0 < first["decisions"] < 20000
+    # Resumed with a prefill that is over by now, so that updates begin at once.
+    process = spawn("train", f"resume={folder}", f"prefill={first['decisions']}")
+    read_until(process, "it/s, ")
+    interrupt(process)
+    second = read_checkpoint(folder)["counters"]
+    assert 0 < second["updates"] < 1000
+    end = second["frames"] + 8
+    train([f"resume={folder}", f"prefill={first['decisions']}", f"frames={end}"])
+    third = read_checkpoint(folder)["counters"]
+    assert third["frames"] == end
+    assert third["updates"] > second["updates"]
+
+
+def test_a_second_ctrl_c_ends_everything_at_once(tmp_path):
+    flag = tmp_path / "flag"
+    flag.write_text("hang")
+    words = ("env._target_=sabotage.Sabotaged", f"+env.file={flag}", "+env.after=2")
+    process = spawn("train", *WORDS, *words, f"run_dir={tmp_path / 'run'}")
+    read_until(process, "Epoch 0:")
+    time.sleep(0.5)
+    for _ in range(2):
+        os.killpg(process.pid, signal.SIGINT)
+        time.sleep(0.5)
+    process.wait(timeout=5)
+    process.communicate()
+    assert process.returncode == -signal.SIGINT
+    assert nobody_left(process)
+
+
+def test_a_whole_training_says_nothing_on_stderr(tmp_path):
+    process = spawn(
+        "train", *ENV, *REST, "frames=70", "trainer.checkpoint_minutes=0.001", f"run_dir={tmp_path / 'run'}"
+    )
+    said, error = process.communicate(timeout=120)
+    assert process.returncode == 0
+    assert error == ""
+    for chatter in ("Tip", "GPU available", "weights_only", "max_epochs", "OpenGL"):
+        assert chatter not in said
+    assert "mppi (deterministic)" in said
+    assert {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()} == {"last.ckpt", "previous.ckpt"}
