@@ -6,158 +6,25 @@ States are compared by what is imagined from them, because their memory is priva
 
 from __future__ import annotations
 
-from copy import deepcopy
-from dataclasses import dataclass
-from functools import cache
-
 import torch
-from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf, open_dict
-from torch import Tensor, nn
-
-from dynamics.base import Dynamics, Rollout, State, clear_rows
-from worldmodels.cli import config_dir, load_config
-
-TINY = (
-    "size=xs",
-    "size.deter=32",
-    "size.hidden=16",
-    "size.blocks=4",
-    "size.groups=4",
-    "size.classes=5",
-    "size.depth=2",
-    "size.units=16",
-    "size.layers=1",
+from dynamics_cases import (
+    ACTION,
+    BATCH,
+    SPACES,
+    assert_close,
+    assert_same_state,
+    config,
+    filtered,
+    imagined,
+    observe,
+    per_step,
+    randomise,
+    sequences,
+    warm,
 )
-SPACES = {
-    "categorical": {"_target_": "dynamics.latents.Categorical", "groups": 4, "classes": 5, "unimix": 0.01},
-    "gaussian": {"_target_": "dynamics.latents.Gaussian", "dim": 6},
-    "simnorm": {"_target_": "dynamics.latents.SimNorm", "groups": 4, "classes": 5},
-}
-POSTERIORS = ("filter", "obs")
-BATCH, EMBED, ACTION = 3, 7, 2
+from torch import Tensor
 
-
-@cache
-def config(name: str) -> DictConfig:
-    """The whole training configuration with this backbone, tiny; do not change it."""
-    return load_config([f"dynamics={name}", *TINY])
-
-
-@dataclass(frozen=True)
-class Subject:
-    """One backbone, with one posterior and one latent space where it has such a choice."""
-
-    name: str
-    posterior: str | None = None
-    space: str | None = None
-
-    def __str__(self) -> str:
-        return "-".join(part for part in (self.name, self.posterior, self.space) if part)
-
-    def build(self, seed: int = 0, **options: object) -> Dynamics:
-        """As configured; an option replaces a key that the backbone has, and is ignored by one that has not."""
-        cfg = deepcopy(config(self.name).dynamics)
-        with open_dict(cfg):
-            if self.space is not None:
-                cfg.space = OmegaConf.create(SPACES[self.space])
-            choices = {"posterior": self.posterior, **options}
-            cfg.update({key: value for key, value in choices.items() if key in cfg and value is not None})
-        torch.manual_seed(seed)
-        return instantiate(cfg, embed_dim=EMBED, action_dim=ACTION)
-
-
-def subjects() -> list[Subject]:
-    """Every backbone that has a file, times the choices it offers."""
-    found = []
-    for path in sorted((config_dir() / "dynamics").glob("*.yaml")):
-        cfg = config(path.stem).dynamics
-        found += [
-            Subject(path.stem, posterior, space)
-            for posterior in (POSTERIORS if "posterior" in cfg else (None,))
-            for space in (SPACES if "space" in cfg else (None,))
-        ]
-    return found
-
-
-def randomise(module: nn.Module, seed: int = 1, scale: float = 0.2) -> nn.Module:
-    """Add noise to every parameter, so that nothing is zero or one by construction."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.add_(scale * torch.randn(parameter.shape, generator=generator))
-    return module
-
-
-@dataclass(frozen=True)
-class Sequences:
-    """What ``observe`` reads: [B, T, E], [B, T, A], [B, T]."""
-
-    embed: Tensor
-    action: Tensor
-    reset: Tensor
-
-    def __getitem__(self, index) -> Sequences:
-        return Sequences(self.embed[index], self.action[index], self.reset[index])
-
-    def clone(self) -> Sequences:
-        return Sequences(self.embed.clone(), self.action.clone(), self.reset.clone())
-
-    def frame(self, t: int) -> tuple[Tensor, Tensor, Tensor]:
-        return self.embed[:, t], self.action[:, t], self.reset[:, t]
-
-
-def sequences(length: int, seed: int = 0, share: float = 0.2) -> Sequences:
-    """Random sequences; ``share`` of the frames are resets: row 0 begins with one, row 1 does not."""
-    generator = torch.Generator().manual_seed(seed)
-    reset = torch.rand(BATCH, length, generator=generator) < share
-    reset[0, 0], reset[1, 0] = share > 0, False
-    return Sequences(
-        torch.randn(BATCH, length, EMBED, generator=generator),
-        torch.rand(BATCH, length, ACTION, generator=generator) * 2 - 1,
-        reset,
-    )
-
-
-def observe(dynamics: Dynamics, data: Sequences, state: State) -> tuple[Rollout, State]:
-    return dynamics.observe(data.embed, data.action, data.reset, state)
-
-
-def filtered(dynamics: Dynamics, data: Sequences, state: State) -> list[State]:
-    """The states after each frame, one frame at a time, as while acting."""
-    states = []
-    for t in range(data.reset.shape[1]):
-        state = dynamics.obs_step(*data.frame(t), state)
-        states.append(state)
-    return states
-
-
-def warm(dynamics: Dynamics, seed: int = 9) -> State:
-    """A state that is not the initial one."""
-    return filtered(dynamics, sequences(3, seed, share=0.0), dynamics.initial(BATCH))[-1]
-
-
-def imagined(dynamics: Dynamics, state: State, seed: int = 5) -> Tensor:
-    """Features [N, 4, F] of the state and three imagined steps; equal rows of states take equal actions."""
-    actions = torch.rand(3, ACTION, generator=torch.Generator().manual_seed(seed)) * 2 - 1
-    feats = [state.feat]
-    for action in actions:
-        state = dynamics.img_step(action.expand(len(state.feat), -1), state)
-        feats.append(state.feat)
-    return torch.stack(feats, dim=1)
-
-
-def assert_close(a: Tensor, b: Tensor) -> None:
-    torch.testing.assert_close(a, b, atol=2e-5, rtol=2e-5)
-
-
-def assert_same_state(dynamics: Dynamics, a: State, b: State) -> None:
-    assert_close(imagined(dynamics, a), imagined(dynamics, b))
-
-
-def per_step(rollout: Rollout) -> dict[str, Tensor]:
-    """Everything of a rollout that is indexed [B, T]."""
-    return {"feat": rollout.feat, "post": rollout.post, **rollout.stats}
+from dynamics.base import State, clear_rows
 
 
 class DynamicsContract:

@@ -6,7 +6,7 @@ from copy import deepcopy
 from functools import cache
 
 import torch
-from contract import TINY, randomise
+from dynamics_cases import TINY, randomise
 from omegaconf import DictConfig
 from torch import Tensor
 

@@ -64,6 +64,13 @@ def assert_matches(message: str, pattern: str) -> None:
     assert "Traceback" not in message
 
 
+def test_a_machine_that_cannot_draw_is_told_what_to_install(said, tmp_path, monkeypatch):
+    monkeypatch.setenv("MUJOCO_GL", "osmasa")
+    message = said.refusal("train", *DMC, f"run_dir={tmp_path / 'run'}")
+    assert_matches(message, "MUJOCO_GL=osmasa.* Did you mean 'osmesa'?")
+    assert not (tmp_path / "run").exists()
+
+
 def test_unknown_gymnasium_ids_are_refused_with_the_near_match(said, tmp_path):
     words = ("env=gym", "env.obs=state", *REST, f"run_dir={tmp_path / 'run'}", "env.id=Pendulm-v1")
     assert_matches(said.refusal("train", *words), "Pendulm-v1.*Pendulum")

@@ -7,12 +7,12 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from contract import (
+from contract import DynamicsContract
+from dynamics_cases import (
     BATCH,
     EMBED,
     POSTERIORS,
     SPACES,
-    DynamicsContract,
     Subject,
     config,
     imagined,
@@ -74,18 +74,19 @@ def test_free_nats_floor_the_whole_latent_of_each_step(space):
     dynamics = Subject("rssm", "filter", space).build()
     assert dynamics.free_nats == 1.0
     same = leaf_params(dynamics.space, 0).detach()
-    far = leaf_params(dynamics.space, 1).detach()
-    prior = same.clone()
-    prior[1, 3] = far[1, 3]
-    prior.requires_grad_()
-    loss = dynamics.loss(rollout_of(same, prior), torch.zeros(2, 5, dtype=torch.bool))["dyn"]
-    expected = torch.ones(2, 5)
-    expected[1, 3] = dynamics.space.kl(same[1, 3], far[1, 3])
-    assert expected[1, 3] > 1
-    torch.testing.assert_close(loss, expected)
-    loss.mean().backward()
-    moved = prior.grad.flatten(2).abs().amax(-1) > 0
-    assert moved.nonzero().tolist() == [[1, 3]]
+    other = same.clone()
+    other[1, 3] = leaf_params(dynamics.space, 1)[1, 3].detach()
+    for name in ("dyn", "rep"):
+        moved = other.clone().requires_grad_()
+        stats = {"post": same, "prior": moved} if name == "dyn" else {"post": moved, "prior": same}
+        loss = dynamics.loss(rollout_of(**stats), torch.zeros(2, 5, dtype=torch.bool))[name]
+        expected = torch.ones(2, 5)
+        expected[1, 3] = dynamics.space.kl(stats["post"], stats["prior"])[1, 3].detach()
+        assert expected[1, 3] > 1
+        torch.testing.assert_close(loss, expected)
+        loss.mean().backward()
+        pulled = moved.grad.flatten(2).abs().amax(-1) > 0
+        assert pulled.nonzero().tolist() == [[1, 3]]
 
 
 @torch.no_grad()

@@ -92,7 +92,7 @@ def test_decisions_frames_returns_and_lengths_are_counted(tmp_path):
     assert collector.decisions == 2 * 15 - 6  # three episodes have begun in each environment
     # Environment 0 ends after 5 and 3 steps, environment 1 after 3 and 7; the last step of each took two frames.
     assert collector.frames == 3 * collector.decisions - 4
-    assert [(episode.length, episode.frames) for episode in episodes] == [(8, 17), (14, 27), (8, 44), (20, 66)]
+    assert [(episode.length, episode.frames) for episode in episodes] == [(8, 17), (14, 25), (8, 45), (20, 53)]
     assert not rows["reward"][rows["is_first"]].any()
     # Arriving in step s of episode k gives 100 k + s and half the action.
     for episode, (k, steps) in zip(episodes, [(0, 3), (0, 5), (1, 3), (1, 7)], strict=True):

@@ -1,24 +1,18 @@
-"""Networks, encoders, decoders, heads, objectives and the world model that joins them."""
+"""The world model that joins encoder, dynamics, heads and objectives."""
 
 from __future__ import annotations
 
 import math
 
-import numpy as np
 import pytest
 import torch
-from contract import randomise
 from model_cases import ACTION, BOTH, PIXELS, STATE, batch, config, model, with_reset
 from torch import nn
 
 from planners.returns import discounted_return
 from worldmodels.build import build_model, build_planner, loss_scales
-from worldmodels.decoders import Decoder, PixelDecoder, StateDecoder
-from worldmodels.distributions import symexp, symlog
-from worldmodels.encoders import Encoder
+from worldmodels.cli import load_config
 from worldmodels.errors import UserError
-from worldmodels.heads import ContinueHead, RewardHead
-from worldmodels.nets import MLP, BlockLinear, init_
 
 
 def seeded(seed=0):
@@ -27,42 +21,6 @@ def seeded(seed=0):
 
 def losses_of(world, rows):
     return world.losses(rows, world.initial(len(rows["action"])))[0]
-
-
-# Layers
-
-
-def test_a_block_linear_map_is_block_diagonal():
-    layer = randomise(BlockLinear(6, 9, 3))
-    x = torch.randn(4, 6, generator=seeded())
-    expected = x @ torch.block_diag(*layer.weight) + layer.bias
-    torch.testing.assert_close(layer(x), expected)
-
-
-@pytest.mark.parametrize(
-    ("layer", "fan_in"),
-    [
-        (lambda: init_(nn.Linear(400, 300)), 400),
-        (lambda: init_(nn.Conv2d(30, 60, 4)), 30 * 16),
-        (lambda: init_(nn.ConvTranspose2d(60, 30, 4, stride=2)), 60 * 16 / 4),  # stride 2 reads a quarter of the kernel
-        (lambda: BlockLinear(400, 800, 4), 100),
-    ],
-    ids=["linear", "conv", "transposed", "block"],
-)
-def test_layers_start_at_dreamers_scale(layer, fan_in):
-    torch.manual_seed(0)
-    made = layer()
-    assert made.weight.std().item() == pytest.approx(fan_in**-0.5, rel=0.02)
-    assert made.weight.mean().item() == pytest.approx(0, abs=0.01 * fan_in**-0.5)
-    assert made.weight.abs().max() <= 2.01 * fan_in**-0.5 / 0.8796
-    assert not made.bias.any()
-
-
-def test_an_mlp_has_the_layers_it_says():
-    assert [type(m).__name__ for m in MLP(3, 4, 2)] == ["Hidden", "Hidden"]
-    assert MLP(3, 4, 2).out_dim == 4
-    assert MLP(3, 4, 2, 7).out_dim == 7
-    assert not MLP(3, 4, 2, 7, out_scale=0.0)[-1].weight.any()
 
 
 def test_initialisation_reaches_every_parameter():
@@ -89,64 +47,6 @@ def test_building_leaves_the_global_stream_alone():
     assert torch.equal(before, torch.get_rng_state())
 
 
-# Observations
-
-
-@pytest.mark.parametrize("side", [16, 32, 48])
-@pytest.mark.parametrize("lead", [(3,), (2, 5)])
-def test_encoders_take_any_leading_axes_and_sizes(side, lead):
-    spec = {"pixels": ((3, side, side), torch.uint8), "state": ((4,), torch.float32)}
-    encoder = randomise(Encoder(spec, depth=2, units=6, layers=1))
-    obs = {"pixels": torch.randint(256, (*lead, 3, side, side), dtype=torch.uint8), "state": torch.randn(*lead, 4)}
-    embed = encoder(obs)
-    assert embed.shape == (*lead, encoder.out_dim)
-    assert encoder.out_dim == 8 * (side // 16) ** 2 + 6
-    one = encoder({key: value.flatten(0, len(lead) - 1)[-1:] for key, value in obs.items()})
-    torch.testing.assert_close(embed.flatten(0, -2)[-1:], one)
-
-
-def test_each_kind_of_observation_has_its_part_of_the_embedding():
-    encoder = randomise(Encoder(BOTH, depth=2, units=6, layers=1))
-    rows = batch()
-    for key, changed in (("pixels", slice(0, 8)), ("state", slice(8, 14))):
-        other = {**rows, key: rows[key].flip(0)}
-        moved = (encoder(rows) != encoder(other)).flatten(0, 1).any(0)
-        assert moved[changed].any()
-        assert moved.sum() == moved[changed].sum()
-
-
-def test_a_state_vector_is_read_in_symlog():
-    encoder = Encoder(STATE, depth=2, units=6, layers=1)
-    seen = []
-    encoder.state.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
-    x = torch.tensor([[0.0, -3.0, 1e6, 0.1]])
-    encoder({"state": x})
-    np.testing.assert_allclose(seen[0], np.sign(x) * np.log1p(np.abs(x)), rtol=1e-6)
-
-
-def test_pixels_are_scaled_once_and_alike_in_encoder_and_decoder():
-    encoder, decoder = Encoder(PIXELS, depth=2, units=6), PixelDecoder(7, (3, 16, 16), depth=2)
-    seen = []
-    encoder.pixels.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
-    levels = torch.tensor([0, 51, 255], dtype=torch.uint8)
-    images = levels[:, None, None, None].expand(3, 3, 16, 16).contiguous()
-    encoder({"pixels": images})
-    torch.testing.assert_close(seen[0][:, 0, 0, 0], torch.tensor([-0.5, -0.3, 0.5]))
-    nn.init.zeros_(decoder.layers[-1].weight)
-    nn.init.constant_(decoder.layers[-1].bias, math.log(0.2 / 0.8))
-    feat = torch.randn(3, 7)
-    torch.testing.assert_close(decoder(feat), torch.full((3, 3, 16, 16), 0.2))
-    expected = torch.tensor([0.2**2, 0.0, 0.8**2]) * 3 * 16 * 16
-    torch.testing.assert_close(decoder.loss(feat, images), expected, atol=1e-4, rtol=1e-4)
-
-
-@pytest.mark.parametrize("shape", [(3, 40, 40), (3, 32, 64), (3, 8, 8), (3, 0, 0)])
-def test_image_sizes_that_do_not_fit_are_refused(shape):
-    for make in (lambda: Encoder({"pixels": (shape, torch.uint8)}, 2, 4), lambda: PixelDecoder(4, shape, 2)):
-        with pytest.raises(UserError, match=rf"multiple of 16 pixels, not {shape[1]}x{shape[2]}; set env\.size"):
-            make()
-
-
 def test_mistakes_keep_their_one_sentence_through_hydra():
     with pytest.raises(UserError, match=r"multiple of 16.*env\.size"):
         build_model(config(), {"pixels": ((3, 24, 24), torch.uint8)}, ACTION)
@@ -156,93 +56,6 @@ def test_mistakes_keep_their_one_sentence_through_hydra():
         build_model(config("dynamics.posterior=fliter"), STATE, ACTION)
     with pytest.raises(UserError):
         build_planner(config("planner.plan_horizon=2", "planner.replan_every=2").planner, ACTION, False)
-
-
-def test_decoders_mirror_the_observations():
-    decoder = randomise(Decoder(7, BOTH, depth=2, units=5, layers=1))
-    decoded = decoder(torch.randn(2, 5, 7) * 10)
-    assert {key: tuple(value.shape) for key, value in decoded.items()} == {
-        "pixels": (2, 5, 3, 16, 16),
-        "state": (2, 5, 4),
-    }
-    assert 0 <= decoded["pixels"].min() <= decoded["pixels"].max() <= 1
-    assert all(value.dtype == torch.float32 for value in decoded.values())
-    assert list(Decoder(7, STATE, 2, 5)) == ["state"]
-
-
-def test_reconstruction_losses_sum_over_an_observation():
-    rows, feat = batch(), torch.randn(2, 5, 7, generator=seeded())
-    decoder = randomise(Decoder(7, BOTH, depth=2, units=5, layers=1))
-    with torch.no_grad():
-        loss, decoded = decoder.loss(feat, rows), decoder(feat)
-    pixels = (decoded["pixels"].double().numpy() - rows["pixels"].numpy() / 255) ** 2
-    np.testing.assert_allclose(loss["pixels"], pixels.sum((2, 3, 4)), rtol=1e-5)
-    state = (symlog(decoded["state"].double()) - symlog(rows["state"].double())).square()
-    np.testing.assert_allclose(loss["state"], state.sum(2), rtol=1e-4)
-
-
-def test_states_are_predicted_in_symlog_and_decoded_in_their_units():
-    decoder = StateDecoder(3, (2,), 4, 1)
-    nn.init.zeros_(decoder.net[-1].weight)
-    decoder.net[-1].bias.data = torch.tensor([3.0, -0.5])
-    feat = torch.randn(1, 1, 3)
-    torch.testing.assert_close(decoder(feat), symexp(torch.tensor([[[3.0, -0.5]]])))
-    target = symexp(torch.tensor([[[2.0, -0.5]]]))
-    torch.testing.assert_close(decoder.loss(feat, target), torch.tensor([[1.0]]))
-
-
-# Heads
-
-
-def test_a_reward_belongs_to_the_state_it_arrives_in():
-    head, rows = randomise(RewardHead(6, 8)), batch()
-    feat = torch.randn(2, 5, 6, generator=seeded())
-    loss = head.loss(feat, rows, rows["is_first"])
-    for b, t in ((0, 0), (1, 3), (0, 3)):
-        alone = head.two_hot.loss(head.net(feat[b, t]), rows["reward"][b, t])
-        torch.testing.assert_close(loss[b, t], alone)
-    rewards = head(feat, torch.zeros(2, 4, ACTION))
-    assert rewards.shape == (2, 4)
-    torch.testing.assert_close(rewards[1, 2], head.two_hot.decode(head.net(feat[1, 3])))
-
-
-def test_heads_read_nothing_but_the_arrival_state():
-    feat = torch.randn(2, 5, 6, generator=seeded())
-    for head in (randomise(RewardHead(6, 8)), randomise(ContinueHead(6, 8))):
-        plain = head(feat, torch.zeros(2, 4, ACTION))
-        start, action = feat.clone(), torch.ones(2, 4, ACTION)
-        start[:, 0] += 1
-        assert torch.equal(plain, head(start, action))
-        assert plain.shape == (2, 4)
-        arrival = feat.clone()
-        arrival[:, 4] += 1
-        assert torch.equal(plain[:, :3], head(arrival, action)[:, :3])
-        assert not torch.equal(plain[:, 3], head(arrival, action)[:, 3])
-
-
-def test_only_real_ends_are_ends():
-    head, rows = ContinueHead(6, 8), batch()
-    head.net[-1].bias.data.fill_(2.0)
-    feat = torch.randn(2, 5, 6)
-    expected = torch.full((2, 5), -math.log(1 / (1 + math.exp(-2))))
-    expected[0, 2] = -math.log(1 - 1 / (1 + math.exp(-2)))
-    torch.testing.assert_close(head.loss(feat, rows, rows["is_first"]), expected)
-    cut = {**rows, "is_last": torch.ones(2, 5, dtype=torch.bool)}
-    torch.testing.assert_close(head.loss(feat, cut, rows["is_first"]), expected)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_heads_predict_nothing_before_training(dtype):
-    feat = 50 * torch.randn(2, 5, 6, generator=seeded())
-    with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
-        reward = RewardHead(6, 8)(feat, torch.zeros(2, 4, ACTION))
-        cont = ContinueHead(6, 8)(feat, torch.zeros(2, 4, ACTION))
-    assert torch.equal(reward, torch.zeros(2, 4))
-    assert torch.equal(cont, torch.full((2, 4), 0.5))
-    assert reward.dtype == cont.dtype == torch.float32
-
-
-# The world model
 
 
 def test_acting_sees_what_training_sees():
@@ -380,7 +193,5 @@ def test_what_a_latent_holds_can_be_shown():
 
 
 def test_the_smallest_size_has_about_a_million_parameters():
-    from worldmodels.cli import load_config
-
     world = build_model(load_config([]), {"pixels": ((3, 32, 32), torch.uint8)}, 6)
     assert 0.7e6 < sum(p.numel() for p in world.parameters()) < 1.5e6

@@ -8,7 +8,7 @@ from itertools import pairwise
 import lightning
 import pytest
 import torch
-from contract import assert_close
+from dynamics_cases import assert_close
 from model_cases import ACTION, BOTH, STATE, batch, config, model
 from torch import nn
 

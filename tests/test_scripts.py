@@ -26,7 +26,10 @@ from worldmodels.runs import read_checkpoint
 
 
 def test_a_run_folder_holds_what_people_script_against(finished_run):
-    assert {path.name for path in finished_run.iterdir() if not path.name.startswith("events.out.tfevents.")} == {
+    names = {path.name for path in finished_run.iterdir()}
+    assert any(name.startswith("events.out.tfevents.") for name in names)
+    assert "hparams.yaml" not in names
+    assert names >= {
         "config.yaml",
         "checkpoints",
         "metrics.csv",
@@ -74,13 +77,15 @@ def events(folder: Path) -> EventAccumulator:
 def test_curves_are_drawn_against_frames_in_both_logs(finished_run):
     scalars = events(finished_run).Scalars("loss/total")
     assert len(scalars) == UPDATES
-    assert [event.step for event in scalars] == [60 + 2 * (update // 1) for update in range(1, UPDATES + 1)]
+    # An update is paid for by two decisions, which come two at a time, or one where the other environment begins anew.
+    assert all(60 + 2 * n <= event.step < 62 + 2 * n for n, event in enumerate(scalars, start=1))
     rows = read_rows(finished_run / "metrics.csv")
     assert [int(row["frames"]) for row in rows if row["loss/total"]] == [event.step for event in scalars]
-    returns = [(int(row["frames"]), float(row["episode/return"])) for row in rows if row["episode/return"]]
-    logged = [(event.step, event.value) for event in events(finished_run).Scalars("episode/return")]
-    assert returns == pytest.approx(logged)
-    assert 60 > returns[0][0] > 0
+    ended = [row for row in rows if row["episode/return"]]
+    logged = events(finished_run).Scalars("episode/return")
+    assert [int(row["frames"]) for row in ended] == [event.step for event in logged]
+    assert [float(row["episode/return"]) for row in ended] == pytest.approx([event.value for event in logged])
+    assert 0 < logged[0].step < 60 < logged[-1].step
     assert "epoch" not in rows[0]
 
 
@@ -145,9 +150,11 @@ def test_a_new_learning_rate_is_used_when_resuming(run_folder, unscored):
 # The other scripts ---------------------------------------------------------------------------------------------------
 
 
-def test_evaluating_with_another_planner_needs_no_retraining(run_folder):
+def test_evaluating_with_another_planner_needs_no_retraining(run_folder, monkeypatch):
+    monkeypatch.setattr("worldmodels.scoring.baselines", lambda *_: {"random": 0.0})
     before = (run_folder / "config.yaml").read_bytes()
-    script("evaluate")([f"run={run_folder}", "planner.num_samples=6", "planner=cem", "episodes=3", "seed=7"])
+    planner = ("planner.num_elites=3", "planner=cem", "planner.num_samples=6")
+    script("evaluate")([f"run={run_folder}", *planner, "episodes=3", "seed=7"])
     result = json.loads((run_folder / "evaluation.json").read_text())
     assert (result["planner"], result["episodes"], result["evaluation_seed"]) == ("cem", 3, 7)
     assert len(result["returns"]) == len(result["returns_stochastic"]) == 3
@@ -176,9 +183,8 @@ def test_collecting_keeps_every_row(tmp_path, finished_run, planner):
     rows = replay.sample(64, len(replay) // envs)
     one_each = {int(state[0, 0]): index for index, state in enumerate(rows["state"])}
     assert set(one_each) == set(range(envs))
-    assert all(rows["state"][index, 0, 1:3].tolist() == [0, 0] for index in one_each.values()), (
-        "the first is still there"
-    )
+    for index in one_each.values():
+        assert rows["state"][index, 0, 1:3].tolist() == [0, 0], "the first row must still be there"
     frames = sum(int((~rows["is_first"][index]).sum()) for index in one_each.values())
     assert 50 <= frames < 50 + envs
 
@@ -260,7 +266,7 @@ def test_ctrl_c_while_prefilling_and_while_training_saves_and_resumes(tmp_path, 
     end = second["frames"] + 8
     train([f"resume={folder}", f"prefill={first['decisions']}", f"frames={end}"])
     third = read_checkpoint(folder)["counters"]
-    assert third["frames"] == end
+    assert end - 2 < third["frames"] <= end, "the last update is paid for by two decisions"
     assert third["updates"] > second["updates"]
 
 
@@ -281,9 +287,8 @@ def test_a_second_ctrl_c_ends_everything_at_once(tmp_path):
 
 
 def test_a_whole_training_says_nothing_on_stderr(tmp_path):
-    process = spawn(
-        "train", *ENV, *REST, "frames=70", "trainer.checkpoint_minutes=0.001", f"run_dir={tmp_path / 'run'}"
-    )
+    words = ("frames=70", "evaluation.episodes=1", "trainer.checkpoint_minutes=0.001", f"run_dir={tmp_path / 'run'}")
+    process = spawn("train", *ENV, *REST, *words)
     said, error = process.communicate(timeout=120)
     assert process.returncode == 0
     assert error == ""

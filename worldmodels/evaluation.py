@@ -51,7 +51,7 @@ class Constant(Planner):
         return torch.full((len(reset), self.action_dim), self.value), memory
 
 
-class Blind:
+class Blind(Actor):
     """Stands where an :class:`Actor` stands, for planners that look at nothing: no model, no filtering."""
 
     model = None
@@ -79,9 +79,7 @@ class Episodes:
     lengths: list[int]
 
 
-def play(
-    envs: VectorEnv, actor: Actor | Blind, planner: Planner, on_step: Callable[[int], None] | None = None
-) -> Episodes:
+def play(envs: VectorEnv, actor: Actor, planner: Planner, on_step: Callable[[int], None] | None = None) -> Episodes:
     """Play each environment until its first episode ends."""
     rows = envs.reset()
     tape: list[dict[str, Tensor]] = []

@@ -42,19 +42,21 @@ def record(to: str, run_folder: str | None, frames: int | None, overrides: list[
         tqdm(total=frames, unit="frame", file=sys.stdout) as bar,
     ):
         planner, actor = policy(run, envs) if run else blind_policy(cfg, envs)
-        replay = Replay(
-            folder, row_spec(envs), envs.num_envs, frames + envs.num_envs, cfg.data.limit_gib, seed=cfg.seed
-        )
+        # Every episode adds the row it begins with, and its last decision may be shorter than action_repeat.
+        rows = 2 * frames // cfg.env.get("action_repeat", 1) + envs.num_envs
+        replay = Replay(folder, row_spec(envs), envs.num_envs, rows, cfg.data.limit_gib, seed=cfg.seed)
         log.info(replay.describe())
         OmegaConf.save(cfg, folder / CONFIG)
         collector = Collector(envs, replay, actor, Stopwatch())
-        while collector.frames < frames and not ctrl_c.pressed:
+        while collector.frames < frames and len(replay) < rows and not ctrl_c.pressed:
             for episode in collector.step(planner):
                 bar.set_postfix({"return": f"{episode.score:.1f}"})
             bar.update(collector.frames - bar.n)
     log.info("%d frames are in %s; read them with Replay.open(%r)", collector.frames, folder, str(folder))
     if ctrl_c.pressed:
         raise Interrupted
+    if collector.frames < frames:
+        log.warning("its episodes are so short that %d rows were full before: record a second folder", rows)
     return folder
 
 

@@ -117,6 +117,15 @@ class OnlineDataset(IterableDataset):
         self.schedule.load_state_dict(state["schedule"], state["collector"]["decisions"], self.updates)
         self.replay.load_state_dict(state["replay"])
         self.collector.load_state_dict(state["collector"])
+        self._forget_other_planners()
+
+    def _forget_other_planners(self) -> None:
+        """A run may be resumed with another planner, to which what this one remembered means nothing."""
+        actor, planner = self.collector.actor, self.planner if self._planning else self.prefill_planner
+        fresh = planner.initial(self.collector.envs.num_envs)
+        known = actor.memory and {key: value.shape for key, value in actor.memory.items()}
+        if known != {key: value.shape for key, value in fresh.items()}:
+            actor.memory = None
 
 
 class OnlineData(lightning.LightningDataModule):

@@ -1,0 +1,107 @@
+"""Scores: played in environments of their own, by generators of their own, beside what needs no learning."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from worldmodels import scoring
+from worldmodels.data.collect import Actor
+from worldmodels.envs.vector import VectorEnv
+from worldmodels.errors import UserError
+from worldmodels.evaluation import Blind, Constant, Episodes, evaluate, play, play_blind
+from worldmodels.runs import load_run
+
+COUNTER = {
+    "_target_": "worldmodels.envs.toy.Counter",
+    "lengths": [5, 3],
+    "obs": "state",
+    "num_envs": 7,
+    "step_timeout": 60.0,
+}
+
+
+@pytest.fixture(scope="module")
+def run(finished_run):
+    return load_run(finished_run)
+
+
+def test_each_environment_counts_until_its_first_episode_ends():
+    with VectorEnv(COUNTER, 3, seed=0) as envs:
+        seen = []
+        episodes = play(envs, Blind(3, torch.Generator()), Constant(2, False, 0.5), seen.append)
+    assert episodes.lengths == [6, 4, 6]
+    assert episodes.returns == [15 + 5 * 0.25, 6 + 3 * 0.25, 15 + 5 * 0.25]
+    assert episodes.rows["state"].shape == (3, 6, 6)
+    assert seen == [1, 2, 3, 4, 5]
+
+
+def test_policies_that_look_at_nothing_need_no_pictures():
+    env = {**COUNTER, "obs": "pixels", "blind": {"obs": "state"}, "size": 33}  # a size that cannot be drawn
+    with pytest.raises(UserError, match="33"):
+        play_blind({**env, "blind": {}}, lambda a, d: Constant(a, d, 0.0), 2, 0)
+    env["blind"]["size"] = 16
+    assert play_blind(env, lambda a, d: Constant(a, d, 1.0), 2, 0) == [17.5, 7.5]
+
+
+def test_the_deterministic_and_the_stochastic_return_are_different_things(run, finished_run):
+    def returns(explore: bool, seed: int) -> list[float]:
+        return evaluate(run.cfg.env, run.model, run.planner, 2, seed, explore).returns
+
+    assert returns(True, 3) == returns(True, 3)
+    assert returns(False, 3) == returns(False, 3)
+    assert returns(True, 3) != returns(False, 3)
+    result = json.loads((finished_run / "evaluation.json").read_text())
+    assert result["returns"] == returns(False, 1000)
+    assert result["return_mean"] == pytest.approx(np.mean(result["returns"]))
+    assert result["return_std"] == pytest.approx(np.std(result["returns"]))
+    assert result["return_stochastic_mean"] == pytest.approx(np.mean(returns(True, 1000)))
+
+
+def test_evaluating_in_mid_episode_leaves_the_next_action_unchanged(run):
+    def actions(interrupted: bool) -> torch.Tensor:
+        made = []
+        with VectorEnv(run.cfg.env, 2, seed=5) as envs:
+            actor = Actor(2, run.model, True, torch.Generator().manual_seed(1))
+            rows = envs.reset()
+            for step in range(4):
+                actor.filter(rows)
+                made.append(actor.act(run.planner, rows["is_first"]))
+                if interrupted and step == 2:
+                    evaluate(run.cfg.env, run.model, run.planner, 1, 9, explore=True)
+                rows = envs.step(made[-1])
+        return torch.stack(made)
+
+    assert torch.equal(actions(False), actions(True))
+
+
+def test_held_out_windows_lie_within_one_episode():
+    rows = {"state": torch.arange(2 * 9).view(2, 9), "action": torch.zeros(2, 9, 1)}
+    found = scoring.windows(Episodes([0.0, 0.0], rows, [9, 5]), 4)
+    assert found["state"].tolist() == [[0, 1, 2, 3], [4, 5, 6, 7], [9, 10, 11, 12]]
+    with pytest.raises(UserError, match="lower context or imag_horizon"):
+        scoring.windows(Episodes([0.0, 0.0], rows, [9, 5]), 10)
+
+
+def test_errors_of_imagination_are_compared_with_what_looks_at_no_action(run):
+    generator = torch.Generator().manual_seed(0)
+    shape = (6, 5)
+    batch = {
+        "pixels": torch.randint(256, (*shape, 3, 16, 16), dtype=torch.uint8, generator=generator),
+        "state": torch.randn(*shape, 6, generator=generator),
+        "action": torch.rand(*shape, 2, generator=generator),
+        "is_first": torch.zeros(shape, dtype=torch.bool),
+    }
+    mean = torch.full((3, 16, 16), 0.4)
+    errors = scoring.image_errors(run, batch, mean, 2, 3)["errors"]
+    pixels = batch["pixels"].double() / 255
+    last, truth = pixels[:, 1:2], pixels[:, 2:]
+    np.testing.assert_allclose(errors["last_frame_error"], (truth - last).square().mean((0, 2, 3, 4)), rtol=1e-4)
+    shares = torch.linspace(0, 1, 1001, dtype=torch.float64)
+    blends = [((1 - share) * last + share * mean - truth).square().mean((0, 2, 3, 4)) for share in shares]
+    np.testing.assert_allclose(errors["blend_error"], torch.stack(blends).amin(0), rtol=1e-4)
+    assert errors["shuffled_action_error"] != errors["model_error"]
+    assert errors["windows"] == 6
