@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from worldmodels import precision
+from worldmodels.allocator import keep_freed_memory
 from worldmodels.build import build_model, build_planner, loss_scales, prefix_rows
 from worldmodels.cli import load_config
 from worldmodels.data.collect import MEMORY, row_spec
@@ -49,6 +50,7 @@ def milliseconds(fn: Callable[[], Any], repeats: int, device: torch.device) -> d
 def benchmark(overrides: list[str], repeats: int, to: str) -> dict[str, Any]:
     """Time everything, print the table, write the JSON."""
     cfg = load_config(overrides)
+    keep_freed_memory()
     if cfg.trainer.threads:
         torch.set_num_threads(cfg.trainer.threads)
     gpu = cfg.trainer.accelerator in ("auto", "gpu") and torch.cuda.is_available()

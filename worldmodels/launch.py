@@ -16,6 +16,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from worldmodels.allocator import keep_freed_memory
 from worldmodels.cli import CtrlC, Interrupted, load_config, take
 from worldmodels.doctor import require_rendering
 from worldmodels.errors import UserError
@@ -50,6 +51,7 @@ def train(words: list[str]) -> Path:
     """Start a run, or continue one with ``resume=<run>``; return its folder."""
     start = time.perf_counter()
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    keep_freed_memory()
     own, overrides = take(words, {"resume": str}, required=())
     resume = own.get("resume")
     cfg = resumed_config(Path(resume), overrides) if resume else load_config(overrides)
