@@ -1,4 +1,4 @@
-"""Watch a trained run imagine: `python scripts/imagine.py run=runs/<folder> [imag_horizon=30] [context=8]`."""
+"""Watch a trained run imagine: `python scripts/imagine.py run=runs/<folder> [imag_horizon=30] [futures=16]`."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ def main(words: list[str]) -> None:
     from worldmodels.runs import load_run
     from worldmodels.scoring import judge, play_held_out
 
-    known = {"run": str, "episodes": int, "seed": int, "context": int, "imag_horizon": int}
+    known = {"run": str, "episodes": int, "seed": int, "context": int, "imag_horizon": int, "futures": int}
     own, overrides = take(words, known, required=("run",))
     run = load_run(own.pop("run"), overrides)
     settings = dict(run.cfg.evaluation) | own
     held_out = play_held_out(run, settings["episodes"], settings["seed"])
-    judge(run, held_out, settings["context"], settings["imag_horizon"])
+    judge(run, held_out, settings["context"], settings["imag_horizon"], settings["futures"])
 
 
 if __name__ == "__main__":

@@ -96,7 +96,7 @@ def test_errors_of_imagination_are_compared_with_what_looks_at_no_action(run):
         "is_first": torch.zeros(shape, dtype=torch.bool),
     }
     mean = torch.full((3, 16, 16), 0.4)
-    errors = scoring.image_errors(run, batch, mean, 2, 3)["errors"]
+    errors = scoring.image_errors(run, batch, mean, 2, 3, futures=2)["errors"]
     pixels = batch["pixels"].double() / 255
     last, truth = pixels[:, 1:2], pixels[:, 2:]
     np.testing.assert_allclose(errors["last_frame_error"], (truth - last).square().mean((0, 2, 3, 4)), rtol=1e-4)

@@ -85,20 +85,29 @@ def mean_frame(replay: Replay, rows: int = 2000) -> Float[Tensor, "C H W"]:
     return pixels_to_float(replay.sample(rows, 1)["pixels"]).mean((0, 1))
 
 
-def image_errors(run: Run, batch: dict[str, Tensor], mean: Tensor, context: int, imag_horizon: int) -> dict[str, Any]:
-    """Mean squared image error against imagined steps, beside what needs no model; also the clip itself."""
+def image_errors(
+    run: Run, batch: dict[str, Tensor], mean: Tensor, context: int, imag_horizon: int, futures: int
+) -> dict[str, Any]:
+    """Mean squared image error against imagined steps, beside what needs no model; also the clip of one future.
+
+    A model's forecast is the mean image of ``futures`` sampled ones: one sample of an uncertain future errs twice as
+    much as its mean, and what it is compared with, a blend with the mean frame, is a mean too.
+    """
     device = run.model.device
     _, batch = split_context({key: value.to(device) for key, value in batch.items()}, 0)
     shuffled = dict(batch)
     order = torch.randperm(len(batch["action"]), generator=torch.Generator().manual_seed(0))
     shuffled["action"] = torch.cat([batch["action"][:, :context], batch["action"][order][:, context:]], dim=1)
 
-    def imagine(data: dict[str, Tensor]) -> visualize.OpenLoop:
+    def imagine(data: dict[str, Tensor]) -> tuple[visualize.OpenLoop, Tensor]:
         state = run.model.initial(len(data["action"]))
         generator = torch.Generator(device).manual_seed(0)
-        return visualize.open_loop(run.model, data, state, context, imag_horizon, generator)
+        clips = [visualize.open_loop(run.model, data, state, context, imag_horizon, generator) for _ in range(futures)]
+        forecast = torch.stack([clip.model for clip in clips]).mean(0)
+        return clips[0], visualize.OpenLoop(clips[0].truth, forecast, context).error()
 
-    clip, other = imagine(batch), imagine(shuffled)
+    clip, error = imagine(batch)
+    single_error, (_, shuffled_error) = clip.error(), imagine(shuffled)
     truth = clip.truth[:, context:]
     last = clip.truth[:, context - 1 : context]
     # The best share of the mean frame at each step, in hindsight: the strongest predictor that looks at no action.
@@ -107,23 +116,27 @@ def image_errors(run: Run, batch: dict[str, Tensor], mean: Tensor, context: int,
     blend = last + share[None, :, None, None, None] * toward
     errors = {
         "steps": list(range(1, imag_horizon + 1)),
-        "model_error": clip.error().tolist(),
+        "model_error": error.tolist(),
         "last_frame_error": (truth - last).square().mean((0, 2, 3, 4)).tolist(),
         "blend_error": (truth - blend).square().mean((0, 2, 3, 4)).tolist(),
-        "shuffled_action_error": other.error().tolist(),
+        "shuffled_action_error": shuffled_error.tolist(),
+        "single_future_error": single_error.tolist(),
         "windows": len(batch["action"]),
         "context": context,
+        "futures": futures,
     }
     return {"errors": errors, "clip": clip}
 
 
-def judge(run: Run, held_out: Episodes, context: int, imag_horizon: int) -> None:
+def judge(run: Run, held_out: Episodes, context: int, imag_horizon: int, futures: int) -> None:
     """Write ``imagine.json``, clips as GIF and PNG, and the error curves, all into the run folder."""
     if "pixels" not in held_out.rows:
         log.info("no pixels are observed in this run: there is no image to imagine")
         return
     replay = Replay.open(run.path / "replay")
-    made = image_errors(run, windows(held_out, context + imag_horizon), mean_frame(replay), context, imag_horizon)
+    made = image_errors(
+        run, windows(held_out, context + imag_horizon), mean_frame(replay), context, imag_horizon, futures
+    )
     errors, clip = made["errors"], made["clip"]
     write_json(run.path / "imagine.json", errors)
     (run.path / "imagine.gif").write_bytes(visualize.gif_bytes(visualize.draw_clips(clip)))
@@ -158,5 +171,5 @@ def draw_curve(run: Run) -> None:
 def finish(run: Run, cfg: DictConfig) -> None:
     """What a training does at its end."""
     held_out = score(run, cfg.evaluation.episodes, cfg.evaluation.seed)
-    judge(run, held_out, cfg.evaluation.context, cfg.evaluation.imag_horizon)
+    judge(run, held_out, cfg.evaluation.context, cfg.evaluation.imag_horizon, cfg.evaluation.futures)
     draw_curve(run)
