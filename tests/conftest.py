@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from worldmodels.envs.rendering import choose_backend
+
+choose_backend()  # before any test file imports dm_control, which decides once and for all how to draw
+
 
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory) -> Path:

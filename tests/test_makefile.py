@@ -49,7 +49,15 @@ class Checkout:
         command = ["make", f"PYTHON={self.python}", *words]
         pipe = subprocess.PIPE
         return subprocess.Popen(
-            command, cwd=self.folder, env=self.environ, stdout=pipe, stderr=pipe, text=True, start_new_session=True
+            command,
+            cwd=self.folder,
+            env=self.environ,
+            stdout=pipe,
+            stderr=pipe,
+            text=True,
+            start_new_session=True,
+            # A shell starts its background jobs with SIGINT ignored, and so would be everything below these tests.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     def make(self, *words: str) -> tuple[int, str]:

@@ -185,7 +185,8 @@ def _make(id: str, kwargs: dict[str, Any]) -> gymnasium.Env:
         return gymnasium.make(id, disable_env_checker=True, **kwargs)
     except (gymnasium.error.Error, ImportError) as error:
         reason = " ".join(str(error).split())
-        hint = "" if "Did you mean" in reason else near_match(str(id), gymnasium.registry)
+        known = "Did you mean" in reason or id in gymnasium.registry
+        hint = "" if known else near_match(str(id), gymnasium.registry)
         raise UserError(f"env.id={id!r} cannot be made: {reason}{hint}") from error
     except Exception as error:
         raise UserError(f"env.id={id!r} cannot be made: {type(error).__name__}: {error}") from error
