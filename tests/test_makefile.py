@@ -19,7 +19,7 @@ case "$*" in
   "-c "*) test ! -e "$here/unsupported"; exit ;;
   "-m venv "*) mkdir -p "$3/bin" && cp "$0" "$3/bin/python"; exit ;;
 esac
-echo "$OMP_WAIT_POLICY $OMP_NUM_THREADS: $*" >> calls
+echo "$GOMP_SPINCOUNT $OMP_NUM_THREADS: $*" >> calls
 test ! -e "$here/fails" || exit 1
 case "$*" in *wait=1*)
   trap 'sleep 0.5; echo saved >> calls; exit 130' INT
@@ -42,7 +42,7 @@ class Checkout:
         self.python.write_text(FAKE)
         self.python.chmod(0o755)
         inherited = ("MAKEFLAGS", "MAKEOVERRIDES", "MFLAGS", "MAKELEVEL", "ARGS", "PYTHON", "TORCH_INDEX")
-        ours = (*inherited, "OMP_WAIT_POLICY", "OMP_NUM_THREADS", "TEST_WORKERS")
+        ours = (*inherited, "GOMP_SPINCOUNT", "OMP_NUM_THREADS", "TEST_WORKERS")
         self.environ = {key: value for key, value in os.environ.items() if key not in ours}
 
     def start(self, *words: str) -> subprocess.Popen[str]:
@@ -128,15 +128,15 @@ def test_train_and_test_set_up_first_and_take_arguments(checkout: Checkout) -> N
     assert checkout.make("train", "ARGS=env.task=walker_walk planner=cem") == (0, "")
     *setup, train = checkout.calls()
     assert len(setup) == 2
-    assert train == "PASSIVE : scripts/train.py env.task=walker_walk planner=cem"
+    assert train == "20000 : scripts/train.py env.task=walker_walk planner=cem"
     shutil.rmtree(checkout.folder / ".venv")
     assert checkout.make("test", "ARGS=-k replay") == (0, "")
     *setup, test = checkout.calls()
     assert len(setup) == 2
-    assert test == "PASSIVE 1: -m pytest -n 2 --dist worksteal -k replay"
-    checkout.environ |= {"OMP_WAIT_POLICY": "ACTIVE", "OMP_NUM_THREADS": "3"}
+    assert test == "20000 1: -m pytest -n 2 --dist worksteal -k replay"
+    checkout.environ |= {"GOMP_SPINCOUNT": "7", "OMP_NUM_THREADS": "3"}
     assert checkout.make("test", "TEST_WORKERS=4")[0] == 0
-    assert checkout.calls() == ["ACTIVE 3: -m pytest -n 4 --dist worksteal"]
+    assert checkout.calls() == ["7 3: -m pytest -n 4 --dist worksteal"]
 
 
 def test_a_failing_training_fails_make(checkout: Checkout) -> None:

@@ -127,7 +127,7 @@ def test_conda_installs_the_same_and_what_draws(environment: dict) -> None:
     packages = {re.split("[<>=]", line)[0] for line in conda_packages(environment)}
     assert packages == {"python", "pip", "libegl", "libgl", "libgles", "libopengl", "mesalib"}
     assert environment["variables"]["MUJOCO_GL"] == "egl"
-    assert environment["variables"]["OMP_WAIT_POLICY"] == "PASSIVE"
+    assert environment["variables"]["GOMP_SPINCOUNT"] == "20000"
 
 
 def conda_packages(environment: dict) -> list[str]:
