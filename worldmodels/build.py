@@ -24,7 +24,7 @@ def construct(cfg: DictConfig, **options: Any) -> Any:
     Nor its traceback: raises :class:`UserError`, the constructor's own where it raised one.
     """
     try:
-        return instantiate(cfg, _partial_=True)(**options)
+        return instantiate(cfg, _partial_=True, _convert_="all")(**options)
     except (InstantiationException, TypeError, ValueError) as error:
         cause = error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
         if isinstance(cause, UserError):

@@ -1,0 +1,35 @@
+"""Every optimiser that can be chosen by a word."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from worldmodels.build import construct
+from worldmodels.cli import load_config
+
+OPTIMIZERS = sorted(path.stem for path in (Path(__file__).parents[1] / "configs" / "optimizer").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_an_optimizer_learns_and_its_state_is_plain(name):
+    cfg = load_config([f"optimizer={name}", "optimizer.lr=1e-2"]).optimizer
+    torch.manual_seed(0)
+    net, x = nn.Linear(3, 1), torch.randn(8, 3)
+    optimizer, clip = construct(cfg.build, params=net.parameters(), lr=cfg.lr), construct(cfg.clip)
+    losses = []
+    for _ in range(20):
+        optimizer.zero_grad()
+        losses.append(net(x).square().mean())
+        losses[-1].backward()
+        clip(list(net.parameters()))
+        optimizer.step()
+    assert losses[-1] < 0.9 * losses[0]
+    file = io.BytesIO()
+    torch.save(optimizer.state_dict(), file)
+    file.seek(0)
+    torch.load(file, weights_only=True)  # a checkpoint of plain containers, or resuming would refuse it
