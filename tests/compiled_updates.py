@@ -32,6 +32,7 @@ def module() -> WorldModelModule:
         loss_scales(config(), STATE),
         {},
         0,
+        0.0,
         Path(),
     )
 

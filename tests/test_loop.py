@@ -9,14 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from test_vector import single
-from toy_runs import UPDATES, WORDS, At, built, same, stop, trained
+from toy_runs import ENV, REST, UPDATES, WORDS, At, built, same, stop, trained
 
 from planners.base import Planner
 from worldmodels.cli import load_config
 from worldmodels.data.datamodule import Schedule
 from worldmodels.errors import UserError
-from worldmodels.runs import read_checkpoint
+from worldmodels.module import AVERAGE
+from worldmodels.runs import load_run, read_checkpoint
 
 NOISY = ("env=linear_gaussian", "env.num_envs=3", "env.noise=0.2", "env.limit=7")
 
@@ -42,14 +44,14 @@ def collect(training, steps: int, planner: Planner | None = None) -> tuple[dict[
 def collected(tmp_path_factory):
     """Twenty steps of two staggered environments under a planner, by latents that take their mode."""
     with built(tmp_path_factory.mktemp("collected")) as training:
-        training.module.model.dynamics.sample = False
+        training.module.acting[0].dynamics.sample = False
         rows, feats = collect(training, 20)
         yield training, rows, feats
 
 
 def test_the_acting_path_filters_to_the_latents_of_the_training_path(collected):
     training, rows, feats = collected
-    model = training.module.model
+    model, _ = training.module.acting
     ends = rows["is_last"]
     assert (ends.any(0) & ~ends.all(0)).any(), "episodes must be staggered"
     with torch.no_grad():
@@ -204,7 +206,7 @@ def test_watching_and_evaluating_in_mid_training_change_nothing(tmp_path):
         weights = {key: value.clone() for key, value in module.state_dict().items()}
         for explore in (False, True):
             env = config_env(training)
-            played.append(evaluate(env, module.model, module.planner, 2, 1000, explore).returns)
+            played.append(evaluate(env, *module.acting, 2, 1000, explore).returns)
         after = [actor.generator.get_state(), torch.get_rng_state(), actor.state.feat]
         states.append(all(torch.equal(one, other) for one, other in zip(before, after, strict=True)))
         states.append(same(weights, module.state_dict()))
@@ -213,6 +215,18 @@ def test_watching_and_evaluating_in_mid_training_change_nothing(tmp_path):
     assert all(states)
     assert len(played) == 2
     assert same(quiet, watched)
+
+
+def test_averaged_weights_collect_and_are_what_a_run_is_loaded_with(tmp_path):
+    def look(training) -> None:
+        assert training.data.dataset.collector.actor.model is training.module.acting[0]
+
+    weights = trained(tmp_path, at=[At(UPDATES, look)])
+    OmegaConf.save(load_config([*ENV, *REST]), tmp_path / "config.yaml")
+    key = "dynamics.from_action.0.weight"
+    loaded = load_run(tmp_path).model.state_dict()[key]
+    assert torch.equal(loaded, weights[AVERAGE + "model." + key])
+    assert not torch.equal(loaded, weights["model." + key])
 
 
 def test_too_few_frames_for_any_update_is_refused(tmp_path):

@@ -45,7 +45,17 @@ class Learner(Planner):
         self.steps += 1
 
 
-def module(tmp_path, *overrides, observations=STATE, planner=None, clip=None, scales=None, rates=None, optimizer=None):
+def module(
+    tmp_path,
+    *overrides,
+    observations=STATE,
+    planner=None,
+    clip=None,
+    scales=None,
+    rates=None,
+    optimizer=None,
+    average=0.0,
+):
     cfg = config(*overrides)
     made = WorldModelModule(
         model(*overrides, observations=observations),
@@ -55,12 +65,18 @@ def module(tmp_path, *overrides, observations=STATE, planner=None, clip=None, sc
         scales or loss_scales(cfg, observations),
         rates or {},
         prefix_rows(cfg),
+        average,
         tmp_path / "bad_batch.pt",
     )
     made.logged = {}
     made.log = lambda name, value, **_: made.logged.__setitem__(name, float(value))
     made.log_dict = lambda values, **_: [made.log(name, value) for name, value in values.items()]
     return made
+
+
+def learned(trained):
+    """Parameters but for the averages."""
+    return [p for p in trained.parameters() if p.requires_grad]
 
 
 def rows(**kwargs):
@@ -104,8 +120,42 @@ def test_a_planner_adds_its_own_losses(tmp_path):
     trained.training_step(rows(), 0).backward()
     assert trained.logged["loss/actor"] == 3.0
     assert trained.planner.w.grad.item() == pytest.approx(2.0)
-    trained.on_train_batch_end(None, None, 0)
+    trained.after_step()
     assert trained.planner.steps == 1
+
+
+# Averaged weights
+
+
+@pytest.mark.parametrize("share", [0.0, 0.2, 0.9])
+def test_what_acts_is_a_moving_average_that_is_short_while_it_is_young(tmp_path, share):
+    trained = module(tmp_path, average=share)
+    _, acting = trained.acting
+    seen = []
+    for newest in (1.0, 2.0, 3.0, 4.0):
+        trained.planner.w.data.fill_(newest)
+        trained.after_step()
+        seen.append(acting.w.item())
+    by_hand = [1.0]
+    for n, newest in enumerate((2.0, 3.0, 4.0), start=1):
+        kept = min(share, (1 + n) / (10 + n))
+        by_hand.append(kept * by_hand[-1] + (1 - kept) * newest)
+    assert seen == pytest.approx(by_hand)
+
+
+def test_averages_receive_no_gradient_and_are_not_optimised(tmp_path):
+    trained = module(tmp_path, average=0.9)
+    trained.training_step(rows(), 0).backward()
+    model, planner = trained.acting
+    assert all(p.grad is None for part in (model, planner) for p in part.parameters())
+    optimised = {id(p) for group in trained.configure_optimizers().param_groups for p in group["params"]}
+    assert optimised == {id(p) for part in (trained.model, trained.planner) for p in part.parameters()}
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0])
+def test_a_share_that_is_none_is_refused(tmp_path, share):
+    with pytest.raises(UserError, match=r"optimizer.average=.* must lie in \[0, 1\)"):
+        module(tmp_path, average=share)
 
 
 @pytest.mark.parametrize("context", ["none", "burn_in", "latent"])
@@ -168,7 +218,7 @@ def test_burning_in_filters_the_prefix_without_loss_or_gradient(tmp_path):
     reset[:, 0] = True
     assert_close(rollout.post, feats(filtered(trained, given, reset))[:, 3:])
     assert all(loss.shape == (2, 5) for loss in losses.values())
-    start = trained.start(*split_context(given, 3))
+    start = trained.start(trained.model, *split_context(given, 3))
     assert not start.feat.requires_grad
     assert not any(value.requires_grad for value in start.memory.values())
     cold = module(tmp_path).losses({key: value[:, 3:] for key, value in given.items()})[1]
@@ -188,7 +238,7 @@ def test_a_stored_latent_continues_as_if_nothing_was_cut(tmp_path):
         losses, rollout = trained.losses({key: value[:, cut:] for key, value in stream.items()})
         assert_close(rollout.post, feats(states)[:, cut + 1 :])
         assert all(loss.shape == (2, 8 - cut) for loss in losses.values())
-    start = trained.start(*split_context(stream, 1))
+    start = trained.start(trained.model, *split_context(stream, 1))
     assert isinstance(start, State)
     assert all(torch.equal(value, states[0].memory[key]) for key, value in start.memory.items())
 
@@ -203,7 +253,7 @@ def test_a_part_with_its_own_learning_rate_is_a_group(tmp_path):
     assert {id(p) for p in groups[0.5]} == {id(p) for p in trained.model.encoder.parameters()}
     assert [id(p) for p in groups[0.25]] == [id(trained.planner.w)]
     every = [id(p) for group in groups.values() for p in group]
-    assert sorted(every) == sorted(id(p) for p in trained.parameters())
+    assert sorted(every) == sorted(id(p) for p in learned(trained))
     with pytest.raises(UserError, match=r"'model\.encodr'.*model\.encoder"):
         module(tmp_path, rates={"model.encodr": 0.1}).configure_optimizers()
 
@@ -226,9 +276,9 @@ def fit(trained, tmp_path, steps=1, precision="fp32"):
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_gradients_are_clipped_between_backward_and_update(tmp_path, precision):
     trained = module(tmp_path, clip=NormClip(0.01))
-    before = [p.detach().clone() for p in trained.parameters()]
+    before = [p.detach().clone() for p in learned(trained)]
     fit(trained, tmp_path, precision=precision)
-    moved = torch.stack([(p.detach() - q).norm() for p, q in zip(trained.parameters(), before, strict=True)]).norm()
+    moved = torch.stack([(p.detach() - q).norm() for p, q in zip(learned(trained), before, strict=True)]).norm()
     assert moved.item() == pytest.approx(0.01, rel=1e-2)
     assert trained.logged["gradient/norm"] > 0.1
     assert trained.logged["gradient/clipped"] == pytest.approx(0.01, rel=1e-3)
@@ -286,8 +336,8 @@ def test_everything_is_named_that_a_bad_observation_spoils(tmp_path):
 def test_a_gradient_that_is_not_finite_is_named_and_nothing_is_updated(tmp_path):
     scales = loss_scales(config(), STATE) | {"actor": 1.0}
     trained = module(tmp_path, planner=Learner(torch.sqrt), scales=scales)
-    before = [p.detach().clone() for p in trained.parameters()]
+    before = [p.detach().clone() for p in learned(trained)]
     with pytest.raises(UserError, match=r"^the gradient of planner\.w is not finite"):
         fit(trained, tmp_path)
     assert (tmp_path / "bad_batch.pt").exists()
-    assert all(torch.equal(p, q) for p, q in zip(trained.parameters(), before, strict=True))
+    assert all(torch.equal(p, q) for p, q in zip(learned(trained), before, strict=True))

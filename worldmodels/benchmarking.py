@@ -88,6 +88,7 @@ def build_parts(cfg: DictConfig, envs: VectorEnv, device: torch.device) -> dict[
         loss_scales(cfg, envs.observation_spec),
         cfg.optimizer.learning_rates or {},
         prefix_rows(cfg),
+        cfg.optimizer.average,
         Path("bad_batch.pt"),
     ).to(device)
     if cfg.trainer.compile:
@@ -114,6 +115,7 @@ def build_parts(cfg: DictConfig, envs: VectorEnv, device: torch.device) -> dict[
         module._clip([p for p in parameters if p.grad is not None])
         optimizer.step()
         optimizer.zero_grad()
+        module.after_step()
 
     @torch.no_grad()
     def plan() -> None:

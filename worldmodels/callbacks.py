@@ -193,11 +193,11 @@ class Watch(lightning.Callback):
         prefix, window = split_context({key: value[:6] for key, value in batch.items()}, module.prefix)
         length = window["action"].shape[1]
         context = max(1, length // 4)
-        with self.dataset.collector.actor.precision():
-            clip = visualize.open_loop(
-                module.model, window, module.start(prefix, window), context, length - context, generator
-            )
-            plan = visualize.plan_frames(module.model, self.dataset.collector.actor, generator)
+        model, actor = module.acting[0], self.dataset.collector.actor
+        with actor.precision():
+            start = module.start(model, prefix, window)
+            clip = visualize.open_loop(model, window, start, context, length - context, generator)
+            plan = visualize.plan_frames(model, actor, generator)
         visualize.add_gif(writer, "imagination/open_loop", visualize.draw_clips(clip), frames)
         writer.add_figure("imagination/error_against_step", visualize.draw_errors({"model": clip.error()}), frames)
         if plan is not None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import lightning
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from dynamics.base import Rollout, State
 from planners.base import Planner
@@ -16,6 +17,10 @@ from worldmodels.data.collect import MEMORY
 from worldmodels.data.replay import split_context
 from worldmodels.errors import UserError
 from worldmodels.model import WorldModel
+from worldmodels.optim import moving_average
+
+AVERAGE = "average.module."
+"""Prefix of the averaged weights in a checkpoint."""
 
 Clip = Callable[[Iterable[nn.Parameter]], None]
 
@@ -23,12 +28,16 @@ Clip = Callable[[Iterable[nn.Parameter]], None]
 class WorldModelModule(lightning.LightningModule):
     """Trains a world model and whatever a planner learns from one batch with one optimiser.
 
+    What acts, draws and is scored is a moving average of the weights (:attr:`acting`), which generalises better than
+    the newest ones.
+
     Args:
         optimizer: builds the optimiser from parameter groups.
         learning_rates: learning rate by top-level part (``model.encoder``, ``planner``, …), where it differs.
         clip: clips gradients in place, after the backward pass.
         loss_scales: one factor for every loss, no more and no fewer.
         prefix: rows in front of every window (:func:`~worldmodels.data.replay.context_rows`).
+        average: share of the moving average that each update keeps; 0 acts with the newest weights.
         bad_batch: where a batch is saved whose loss or gradient is not finite.
     """
 
@@ -41,6 +50,7 @@ class WorldModelModule(lightning.LightningModule):
         loss_scales: Mapping[str, float],
         learning_rates: Mapping[str, float],
         prefix: int,
+        average: int | float,
         bad_batch: Path,
     ) -> None:
         super().__init__()
@@ -48,25 +58,33 @@ class WorldModelModule(lightning.LightningModule):
         self._optimizer, self._clip = optimizer, clip
         self.loss_scales, self.learning_rates = dict(loss_scales), dict(learning_rates)
         self.prefix, self.bad_batch = prefix, bad_batch
+        self.average = AveragedModel(
+            nn.ModuleDict({"model": model, "planner": planner}), avg_fn=moving_average(average)
+        ).requires_grad_(False)
         self._step: Callable[..., tuple[dict[str, Tensor], Rollout]] = self.losses
         self._batch: dict[str, Tensor] = {}
 
     def losses(self, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], Rollout]:
         """Every loss by name, unreduced, and the rollout behind them."""
         prefix, window = split_context(batch, self.prefix)
-        losses, rollout = self.model.losses(window, self.start(prefix, window))
+        losses, rollout = self.model.losses(window, self.start(self.model, prefix, window))
         return losses | self.planner.loss(self.model, rollout, window), rollout
 
+    @property
+    def acting(self) -> tuple[WorldModel, Planner]:
+        """What collects, is drawn and is scored: model and planner with averaged weights."""
+        return self.average.module["model"], self.average.module["planner"]
+
     @torch.no_grad()
-    def start(self, prefix: dict[str, Tensor] | None, window: dict[str, Tensor]) -> State:
-        """The state before the window: nothing, one stored in replay, or the end of a burn-in."""
-        initial = self.model.initial(len(window["action"]))
+    def start(self, model: WorldModel, prefix: dict[str, Tensor] | None, window: dict[str, Tensor]) -> State:
+        """The state of ``model`` before the window: nothing, one stored in replay, or the end of a burn-in."""
+        initial = model.initial(len(window["action"]))
         if prefix is None:
             return initial
         stored = {key: prefix[MEMORY + key][:, -1] for key in initial.memory if MEMORY + key in prefix}
         if stored:
             return State(initial.feat, stored)
-        return self.model.observe(prefix, initial)[1]
+        return model.observe(prefix, initial)[1]
 
     def compile_losses(self) -> None:
         """Compile the whole computation of the losses, resets included."""
@@ -99,24 +117,31 @@ class WorldModelModule(lightning.LightningModule):
 
     def on_train_start(self) -> None:
         """Learning rates are the configuration's, not those a resumed run's checkpoint brings along."""
+        self.average.eval()
         for group, configured in zip(
             self.optimizers().param_groups, self.configure_optimizers().param_groups, strict=True
         ):
             group["lr"] = configured["lr"]
 
-    def on_train_batch_end(self, *_: Any) -> None:
-        """Let the planner update its moving averages."""
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Step; what follows a step is here because callbacks' ``on_train_batch_end`` save before the module's."""
+        super().optimizer_step(*args, **kwargs)
+        self.after_step()
+
+    def after_step(self) -> None:
+        """Let the planner update its moving averages, and update that of all weights."""
         self.planner.after_step()
+        self.average.update_parameters(nn.ModuleDict({"model": self.model, "planner": self.planner}))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """One optimiser; a part with a learning rate of its own is a group of its own."""
         groups: dict[str, list[nn.Parameter]] = {}
-        for name, parameter in self.named_parameters():
+        for name, parameter in self._learned_parameters():
             part = next((part for part in self.learning_rates if name.startswith(part + ".")), "")
             groups.setdefault(part, []).append(parameter)
         unknown = sorted(self.learning_rates.keys() - groups.keys())
         if unknown:
-            parts = sorted({".".join(name.split(".")[:2]) for name, _ in self.named_parameters()})
+            parts = sorted({".".join(name.split(".")[:2]) for name, _ in self._learned_parameters()})
             raise UserError(
                 f"optimizer.learning_rates names {unknown[0]!r}, which has no parameters; parts are {parts}."
             )
@@ -126,6 +151,10 @@ class WorldModelModule(lightning.LightningModule):
                 for part, parameters in groups.items()
             ]
         )
+
+    def _learned_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """All but the averages."""
+        return ((name, parameter) for name, parameter in self.named_parameters() if parameter.requires_grad)
 
     def _refuse_non_finite(self, means: dict[str, Tensor]) -> None:
         if not torch.isfinite(torch.stack(list(means.values()))).all():

@@ -1,12 +1,14 @@
-"""Gradient clipping by the norm of everything or by the norm of each unit; optimisers come from libraries."""
+"""Gradient clipping and the averaging of weights; optimisers come from libraries."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from pytorch_optimizer.optimizer.agc import agc
-from torch import nn
+from torch import Tensor, nn
+
+from worldmodels.errors import UserError
 
 
 class NormClip:
@@ -31,3 +33,17 @@ class AdaptiveClip:
         """Clip in place."""
         for parameter in parameters:
             parameter.grad.copy_(agc(parameter, parameter.grad, agc_clip_val=self.factor))
+
+
+def moving_average(share: int | float) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """Exponential moving average that keeps ``share`` of itself, less while it is young: (1 + n) / (10 + n) after n.
+
+    For ``torch.optim.swa_utils.AveragedModel``. Raises :class:`UserError` unless ``share`` lies in [0, 1).
+    """
+    if not 0 <= share < 1:
+        raise UserError(f"optimizer.average={share} must lie in [0, 1).")
+
+    def average(averaged: Tensor, newest: Tensor, updates: Tensor) -> Tensor:
+        return torch.lerp(newest, averaged, torch.clamp((1 + updates) / (10 + updates), max=share))
+
+    return average

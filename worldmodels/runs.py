@@ -22,6 +22,7 @@ from worldmodels.cli import dotted_keys, is_group, load_config, require_types
 from worldmodels.envs import describe
 from worldmodels.errors import UserError, near_match
 from worldmodels.model import WorldModel
+from worldmodels.module import AVERAGE
 
 log = logging.getLogger(__name__)
 
@@ -107,7 +108,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def load_run(path: str | Path, overrides: list[str] | None = None, device: str = "cpu") -> Run:
-    """Load a trained run: its configuration, its world model and its planner.
+    """Load a trained run: its configuration, its world model and its planner, with averaged weights.
 
     Args:
         path: the run folder.
@@ -127,9 +128,9 @@ def load_run(path: str | Path, overrides: list[str] | None = None, device: str =
     }
     model = build_model(cfg, observations, spaces["action_dim"])
     planner = build_planner(cfg.planner, spaces["action_dim"], spaces["discrete"])
-    load_weights(model, checkpoint, "model.", checkpoint["file"])
+    load_weights(model, checkpoint, AVERAGE + "model.", checkpoint["file"])
     if list(planner.parameters()):
-        load_weights(planner, checkpoint, "planner.", checkpoint["file"])
+        load_weights(planner, checkpoint, AVERAGE + "planner.", checkpoint["file"])
     return Run(path, cfg, model.to(device).eval(), planner.to(device).eval(), checkpoint)
 
 

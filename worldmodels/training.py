@@ -77,7 +77,7 @@ def assemble(cfg: DictConfig, folder: Path, ctrl_c: CtrlC, resumed_at: int = 0) 
         device = trainer.strategy.root_device
         dataset.collector.actor = Actor(
             envs.num_envs,
-            model.to(device),
+            module.to(device).acting[0],
             explore=True,
             generator=torch.Generator(device).manual_seed(cfg.seed),
             precision=precision.context(trainer_cfg.precision, device),
@@ -129,6 +129,7 @@ def build_module(cfg: DictConfig, folder: Path, model: Any, envs: VectorEnv) -> 
         loss_scales(cfg, envs.observation_spec),
         cfg.optimizer.learning_rates or {},
         prefix_rows(cfg),
+        cfg.optimizer.average,
         folder / "bad_batch.pt",
     )
 
@@ -138,9 +139,10 @@ def build_dataset(
 ) -> OnlineDataset:
     """Replay, collector and schedule."""
     data = cfg.data
+    model, planner = module.acting
     replay = Replay(
         folder / "replay",
-        row_spec(envs, module.model if data.context == "latent" else None),
+        row_spec(envs, model if data.context == "latent" else None),
         envs.num_envs,
         data.capacity,
         data.limit_gib,
@@ -148,7 +150,7 @@ def build_dataset(
         cfg.seed,
     )
     log.info(replay.describe())
-    actor = Actor(envs.num_envs, module.model, True, torch.Generator())
+    actor = Actor(envs.num_envs, model, True, torch.Generator())
     repeat = cfg.env.get("action_repeat", 1)
     schedule = Schedule(cfg.prefill // repeat, cfg.frames // repeat, cfg.train_ratio, data.batch_size * data.length)
     if schedule.total < 1:
@@ -160,7 +162,7 @@ def build_dataset(
         Collector(envs, replay, actor, watch),
         replay,
         schedule,
-        module.planner,
+        planner,
         build_planner(cfg.prefill_planner, envs.action_dim, envs.discrete),
         data.batch_size,
         data.length + module.prefix,
