@@ -10,7 +10,8 @@ from torch import Generator, Tensor
 def row_noise(rows: int, shape: tuple[int, ...], device: torch.device, generator: Generator | None) -> Tensor:
     """Draw standard normal numbers [rows, *shape], row after row.
 
-    The order makes planning several environments at once equal to planning them one by one with the same generator.
+    The order makes planning several environments at once equal to planning them one by one with the same generator,
+    as long as the model draws nothing; what it draws comes from the same generator, for all rows at once.
     They are drawn where the generator lives and then moved to ``device``.
     """
     source = device if generator is None else generator.device

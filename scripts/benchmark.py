@@ -8,11 +8,11 @@ from __future__ import annotations
 
 
 def main(words: list[str]) -> None:
-    """Time an update and its parts, a planning step, filtering, sampling and drawing."""
+    """Time an update and its parts, a planning step, filtering, sampling and an environment step."""
     from worldmodels.benchmarking import benchmark
-    from worldmodels.cli import take
+    from worldmodels.cli import count, take
 
-    own, overrides = take(words, {"repeats": int, "to": str}, required=())
+    own, overrides = take(words, {"repeats": count, "to": str}, required=())
     benchmark(overrides, own.get("repeats", 20), own.get("to", "benchmark.json"))
 
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 def main(words: list[str]) -> None:
     """Fill a replay folder, which `worldmodels.data.replay.Replay.open` reads."""
-    from worldmodels.cli import take
+    from worldmodels.cli import count, take
     from worldmodels.recording import record
 
-    own, overrides = take(words, {"to": str, "run": str, "frames": int}, required=("to",))
+    own, overrides = take(words, {"to": str, "run": str, "frames": count}, required=("to",))
     record(own["to"], own.get("run"), own.get("frames"), overrides)
 
 

@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from worldmodels.doctor import main
+import sys
+
+
+def main() -> int:
+    """Print what was found; 0 if all is well, 1 with what to install if not."""
+    try:
+        from worldmodels.doctor import main as examine
+
+        return examine()
+    except ModuleNotFoundError as error:
+        sys.stderr.write(f"The Python package {error.name} is missing: run `make setup`, or install it with pip.\n")
+        return 1
+
 
 if __name__ == "__main__":
     raise SystemExit(main())

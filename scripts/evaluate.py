@@ -5,12 +5,12 @@ from __future__ import annotations
 
 def main(words: list[str]) -> None:
     """Write `evaluation.json` and `evaluation.mp4` into the run folder and print the table."""
-    from worldmodels.cli import take
-    from worldmodels.runs import load_run
+    from worldmodels.cli import count, take, whole
+    from worldmodels.runs import open_run
     from worldmodels.scoring import score
 
-    own, overrides = take(words, {"run": str, "episodes": int, "seed": int}, required=("run",))
-    run = load_run(own["run"], overrides)
+    own, overrides = take(words, {"run": str, "episodes": count, "seed": whole}, required=("run",))
+    run = open_run(own["run"], overrides)
     score(run, own.get("episodes", run.cfg.evaluation.episodes), own.get("seed", run.cfg.evaluation.seed))
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 def main(words: list[str]) -> None:
     """Play held-out episodes, then write `imagine.json`, `.gif`, `.png` and the error curves into the run folder."""
-    from worldmodels.cli import take
-    from worldmodels.runs import load_run
+    from worldmodels.cli import count, take, whole
+    from worldmodels.runs import open_run
     from worldmodels.scoring import judge, play_held_out
 
-    known = {"run": str, "episodes": int, "seed": int, "context": int, "imag_horizon": int, "futures": int}
+    known = {"run": str, "episodes": count, "seed": whole, "context": count, "imag_horizon": count, "futures": count}
     own, overrides = take(words, known, required=("run",))
-    run = load_run(own.pop("run"), overrides)
+    run = open_run(own.pop("run"), overrides)
     settings = dict(run.cfg.evaluation) | own
     held_out = play_held_out(run, settings["episodes"], settings["seed"])
     judge(run, held_out, settings["context"], settings["imag_horizon"], settings["futures"])

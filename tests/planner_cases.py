@@ -22,7 +22,7 @@ both_spaces = pytest.mark.parametrize("discrete", [False, True], ids=["box", "di
 
 
 # The size of the search in the tests, whatever size the yaml files recommend.
-SEARCH = {"plan_horizon": 12, "num_samples": 256, "num_elites": 32, "iterations": 4}
+SEARCH = {"plan_horizon": 12, "num_samples": 256, "num_elites": 32, "iterations": 4, "replan_every": 1}
 
 
 def options(name, **overrides):

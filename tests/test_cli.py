@@ -16,7 +16,7 @@ from worldmodels import cli
 from worldmodels.data.replay import Replay
 from worldmodels.errors import UserError
 from worldmodels.module import AVERAGE
-from worldmodels.runs import read_checkpoint
+from worldmodels.runs import override, read_checkpoint, read_config
 
 # Words on the command line -------------------------------------------------------------------------------------------
 
@@ -35,12 +35,22 @@ WRONG = {
     "env.camera=sidde": "camera.*'side'",
     "env.size=33": "env.size=33 must be a positive multiple of 16",
     "env.obs=pixel": "env.obs='pixel' is not one of .* Did you mean 'pixels'?",
-    "env.num_envs=0": "env.num_envs=0 must be at least 1",
+    "env.num_envs=0": "env.num_envs=0 must be a whole number of at least 1",
     "planner.num_elites=1000": "num_elites=1000 must lie between 1 and num_samples=8",
     "dynamics.posterior=filtre": "Did you mean 'filter'?",
     "data.context=latnt": "Did you mean 'latent'?",
     "data.capacity=4000000000": "more than `data.limit_gib=16`",
     "optimizer.learning_rates={nonsense: 0.1}": "optimizer.learning_rates names 'nonsense'",
+    "optimizer.learning_rates=1e-4": "optimizer.learning_rates=0.0001 must name parts",
+    "planner.num_samples=64.5": "planner.num_samples=64.5 must be a whole number",
+    "env.num_envs=1.5": "env.num_envs=1.5 must be a whole number",
+    "data.batch_size=0": "data.batch_size=0 must be a whole number of at least 1",
+    "trainer.watch_updates=0": "trainer.watch_updates=0 must be a whole number of at least 1",
+    "trainer.threads=many": "trainer.threads=many must be a whole number of at least 1",
+    "trainer.precision=16": "trainer.precision=16 must be a word, such as fp32",
+    "data.context=5": "data.context=5 must be a word, such as none",
+    "evaluation.futures=0": "evaluation.futures=0 must be a whole number of at least 1",
+    "seed=-1": "seed=-1 must be a whole number from 0",
     "optimizer.lr=-1": "torch.optim.* cannot be built as configured: .*-1",
     "optimizer.average=1": "optimizer.average=1 must lie in",
     "trainer.accelerator=tpus": "trainer.accelerator=tpus is not one of auto, cpu, gpu",
@@ -92,10 +102,44 @@ def test_whole_numbers_may_be_written_with_an_exponent():
 
 def test_scripts_say_what_they_need(said):
     assert_matches(said.refusal("evaluate"), "say which run: run=<…>; this script takes run=, episodes=, seed=")
-    assert_matches(said.refusal("imagine", "run=x", "episodes=few"), "episodes=few is not a int")
+    assert_matches(
+        said.refusal("imagine", "run=x", "episodes=few"), "episodes=few must be a whole number of at least 1"
+    )
     assert_matches(said.refusal("collect"), "say which to")
     assert_matches(said.refusal("collect", "to=nowhere", *ENV), "planner=mppi consults a world model")
     assert not Path("nowhere").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "word", "expected"),
+    [
+        ("evaluate", "episodes=0", "episodes=0 must be a whole number of at least 1"),
+        ("imagine", "context=0", "context=0 must be a whole number of at least 1"),
+        ("imagine", "imag_horizon=1000", "no held-out episode has the 1002 steps"),
+        ("evaluate", "env.action_dim=3", r"made for pixels .* and 2: use the env settings it was trained with"),
+        ("evaluate", "size=s", "size cannot change"),
+        ("evaluate", "dynamics.hidden=99", "dynamics cannot change"),
+        ("collect", "env.action_dim=3", "use the env settings it was trained with"),
+    ],
+)
+def test_a_run_is_not_used_with_what_it_was_not_trained_with(said, run_folder, tmp_path, name, word, expected):
+    more = [f"to={tmp_path / 'data'}"] if name == "collect" else []
+    assert_matches(said.refusal(name, f"run={run_folder}", *more, word), expected)
+
+
+def test_a_group_of_a_run_is_read_at_the_size_of_the_run(run_folder):
+    cfg = read_config(run_folder)
+    assert override(cfg, ["dynamics=rssm"]).dynamics.core.deter != cfg.dynamics.core.deter
+    cfg.choices.size = "s"
+    assert override(cfg, ["dynamics=rssm"]).dynamics.core.deter == cli.load_config(["size=s"]).dynamics.core.deter
+
+
+def test_a_path_that_cannot_be_written_is_one_sentence(said, tmp_path):
+    (tmp_path / "file").write_text("")
+    assert_matches(
+        said.refusal("train", *WORDS, f"run_dir={tmp_path / 'file' / 'run'}"), "cannot be written .*choose another path"
+    )
+    assert_matches(said.refusal("collect", *ENV, "planner=random", f"to={tmp_path / 'file'}"), "choose another")
 
 
 # Run folders ---------------------------------------------------------------------------------------------------------

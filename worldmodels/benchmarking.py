@@ -12,19 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import Tensor
 
 from worldmodels import precision
 from worldmodels.allocator import keep_freed_memory
-from worldmodels.build import build_model, build_planner, loss_scales, prefix_rows
+from worldmodels.build import build_model
 from worldmodels.cli import load_config
 from worldmodels.data.collect import MEMORY, row_spec
 from worldmodels.data.replay import Replay
 from worldmodels.envs.vector import VectorEnv
 from worldmodels.evaluation import write_json
-from worldmodels.module import WorldModelModule
+from worldmodels.training import build_module
 
 log = logging.getLogger(__name__)
 
@@ -53,16 +52,18 @@ def benchmark(overrides: list[str], repeats: int, to: str) -> dict[str, Any]:
     keep_freed_memory()
     if cfg.trainer.threads:
         torch.set_num_threads(cfg.trainer.threads)
-    gpu = cfg.trainer.accelerator in ("auto", "gpu") and torch.cuda.is_available()
-    device = torch.device("cuda" if gpu else "cpu")
-    with VectorEnv(cfg.env, cfg.env.num_envs, cfg.seed, cfg.env.step_timeout) as envs:
-        parts = build_parts(cfg, envs, device)
+    device = precision.device_of(cfg.trainer.accelerator)
+    with (
+        tempfile.TemporaryDirectory(prefix="worldmodels_benchmark_") as folder,
+        VectorEnv(cfg.env, cfg.env.num_envs, cfg.seed, cfg.env.step_timeout) as envs,
+    ):
+        parts = build_parts(cfg, envs, device, Path(folder))
         timed = {name: milliseconds(fn, repeats, device) for name, fn in parts.items()}
     result = {
         "overrides": overrides,
         "machine": {
             "processor": platform.processor() or platform.machine(),
-            "device": torch.cuda.get_device_name() if gpu else "cpu",
+            "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
         },
@@ -76,25 +77,15 @@ def benchmark(overrides: list[str], repeats: int, to: str) -> dict[str, Any]:
     return result
 
 
-def build_parts(cfg: DictConfig, envs: VectorEnv, device: torch.device) -> dict[str, Callable[[], Any]]:
+def build_parts(cfg: DictConfig, envs: VectorEnv, device: torch.device, folder: Path) -> dict[str, Callable[[], Any]]:
     """The parts by name, each a function without arguments."""
     model = build_model(cfg, envs.observation_spec, envs.action_dim)
-    planner = build_planner(cfg.planner, envs.action_dim, envs.discrete)
-    module = WorldModelModule(
-        model,
-        planner,
-        instantiate(cfg.optimizer.build),
-        instantiate(cfg.optimizer.clip),
-        loss_scales(cfg, envs.observation_spec),
-        cfg.optimizer.learning_rates or {},
-        prefix_rows(cfg),
-        cfg.optimizer.average,
-        Path("bad_batch.pt"),
-    ).to(device)
+    module = build_module(cfg, folder, model, envs).to(device)
+    planner = module.planner
     if cfg.trainer.compile:
         module.compile_losses()
     amp = precision.context(cfg.trainer.precision, device)
-    replay = fill_replay(cfg, envs, model)
+    replay = fill_replay(cfg, envs, model, folder)
     length = cfg.data.length + module.prefix
     batch = {key: value.to(device) for key, value in replay.sample(cfg.data.batch_size, length).items()}
     rows = {key: value.to(device) for key, value in envs.reset().items()}
@@ -137,12 +128,11 @@ def build_parts(cfg: DictConfig, envs: VectorEnv, device: torch.device) -> dict[
     }
 
 
-def fill_replay(cfg: DictConfig, envs: VectorEnv, model: torch.nn.Module) -> Replay:
+def fill_replay(cfg: DictConfig, envs: VectorEnv, model: torch.nn.Module, folder: Path) -> Replay:
     """A small replay of real rows, of actions that do nothing."""
     spec = row_spec(envs, model if cfg.data.context == "latent" else None)
     steps = 4 * (cfg.data.length + cfg.data.burn_in)
-    folder = tempfile.mkdtemp(prefix="worldmodels_benchmark_")
-    replay = Replay(folder, spec, envs.num_envs, steps * envs.num_envs, cfg.data.limit_gib, seed=cfg.seed)
+    replay = Replay(folder / "replay", spec, envs.num_envs, steps * envs.num_envs, cfg.data.limit_gib, seed=cfg.seed)
     latents = {MEMORY + key: value for key, value in model.initial(envs.num_envs).memory.items()}
     rows = envs.reset()
     for _ in range(steps):

@@ -133,7 +133,7 @@ class Checkpoints(lightning.Callback):
     def on_load_checkpoint(self, trainer: lightning.Trainer, module: Any, checkpoint: dict[str, Any]) -> None:
         """Random streams continue where they were."""
         torch.set_rng_state(checkpoint["torch_rng"])
-        if "cuda_rng" in checkpoint and torch.cuda.is_available():
+        if len(checkpoint.get("cuda_rng", ())) == torch.cuda.device_count() > 0:
             torch.cuda.set_rng_state_all(checkpoint["cuda_rng"])
 
     def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
@@ -184,15 +184,20 @@ class Watch(lightning.Callback):
     def on_train_batch_end(
         self, trainer: lightning.Trainer, module: WorldModelModule, outputs: Any, batch: dict[str, Tensor], index: int
     ) -> None:
-        """Every so many updates, from the newest batch, which costs the replay's random stream nothing."""
+        """Every so many updates, from the newest batch, which costs the replay's random stream nothing.
+
+        Windows with the fewest resets in their imagined part, because no model could foresee one.
+        """
         if self.dataset.updates % self.updates or "pixels" not in batch:
             return
         writer = trainer.loggers[0].experiment
         frames = self.dataset.collector.frames
         generator = torch.Generator(module.device).manual_seed(self.dataset.updates)
-        prefix, window = split_context({key: value[:6] for key, value in batch.items()}, module.prefix)
-        length = window["action"].shape[1]
+        length = batch["action"].shape[1] - module.prefix
         context = max(1, length // 4)
+        resets = batch["is_first"][:, module.prefix + context :].sum(1)
+        best = resets.argsort(stable=True)[:6]
+        prefix, window = split_context({key: value[best] for key, value in batch.items()}, module.prefix)
         model, actor = module.acting[0], self.dataset.collector.actor
         with actor.precision():
             start = module.start(model, prefix, window)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import re
 import signal
@@ -20,6 +21,24 @@ from omegaconf.errors import OmegaConfBaseException
 from worldmodels.errors import UserError, near_match
 
 DONE, MISTAKE, INTERRUPTED = 0, 1, 130
+COUNTS = (
+    "data.batch_size",
+    "data.length",
+    "evaluation.context",
+    "evaluation.episodes",
+    "evaluation.futures",
+    "evaluation.imag_horizon",
+    "env.num_envs",
+    "frames",
+    "trainer.log_updates",
+    "trainer.threads",
+    "trainer.watch_updates",
+)
+"""Keys whose values are whole numbers of at least 1; the parts that are built check their own."""
+
+
+USERS_TO_MEND = (errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
+"""What an OSError says when a path or a disk is wrong, not the program."""
 
 
 class Interrupted(Exception):
@@ -43,6 +62,7 @@ def load_config(overrides: list[str], name: str = "train") -> DictConfig:
             del cfg.hydra
             cfg.choices = choices
         OmegaConf.resolve(cfg)
+    require_counts(cfg)
     return cfg
 
 
@@ -53,10 +73,24 @@ def require_types(cfg: DictConfig, reference: DictConfig, words: list[str]) -> N
         old, new = (OmegaConf.select(where, key) for where in (reference, cfg))
         if isinstance(old, bool) and not isinstance(new, bool):
             raise UserError(f"{key}={new} must be true or false.")
+        if isinstance(old, str) and not isinstance(new, str):
+            raise UserError(f"{key}={new} must be a word, such as {old}.")
         if isinstance(old, int | float) and (isinstance(new, bool) or not isinstance(new, int | float)):
             raise UserError(f"{key}={new} must be a number, such as {old}.")
-        if isinstance(old, int) and isinstance(new, float) and new.is_integer():
+        if isinstance(old, int) and isinstance(new, float):
+            if not new.is_integer():
+                raise UserError(f"{key}={new} must be a whole number, such as {old}.")
             OmegaConf.update(cfg, key, int(new))
+
+
+def require_counts(cfg: DictConfig) -> None:
+    """Refuse what is not a whole number of at least 1 where only that makes sense."""
+    for key in COUNTS:
+        value = OmegaConf.select(cfg, key)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise UserError(f"{key}={value} must be a whole number of at least 1.")
+    if isinstance(cfg.seed, bool) or not isinstance(cfg.seed, int) or not 0 <= cfg.seed < 2**32:
+        raise UserError(f"seed={cfg.seed} must be a whole number from 0 to 4294967295.")
 
 
 @contextlib.contextmanager
@@ -122,11 +156,28 @@ def take(words: list[str], known: dict[str, Callable[[str], Any]], required: tup
         try:
             own[key] = known[key](value)
         except ValueError:
-            raise UserError(f"{key}={value} is not a {known[key].__name__}.") from None
+            raise UserError(f"{key}={value} must be {WHAT[known[key]]}.") from None
     for key in required:
         if key not in own:
             raise UserError(f"say which {key}: {key}=<…>; this script takes {', '.join(f'{k}=' for k in known)}.")
     return own, rest
+
+
+def whole(text: str) -> int:
+    """A whole number of at least 0; 1e5 is one."""
+    if float(text) < 0 or not float(text).is_integer():
+        raise ValueError(text)
+    return int(float(text))
+
+
+def count(text: str) -> int:
+    """A whole number of at least 1."""
+    if whole(text) < 1:
+        raise ValueError(text)
+    return whole(text)
+
+
+WHAT = {whole: "a whole number of at least 0", count: "a whole number of at least 1"}
 
 
 def run(main: Callable[[list[str]], None]) -> None:
@@ -142,11 +193,10 @@ def run(main: Callable[[list[str]], None]) -> None:
     except (Interrupted, KeyboardInterrupt):
         sys.exit(INTERRUPTED)
     except OSError as error:
-        if error.errno != 28:  # ENOSPC
+        if error.errno not in USERS_TO_MEND:
             raise
-        sys.stderr.write(
-            f"error: the disk is full ({error.filename or 'no file named'}): free some space and use resume=.\n"
-        )
+        mend = "free some space and use resume=" if error.errno == errno.ENOSPC else "choose another path"
+        sys.stderr.write(f"error: {error.filename or 'a file'} cannot be written ({error.strerror}): {mend}.\n")
         sys.exit(MISTAKE)
     sys.exit(DONE)
 

@@ -58,6 +58,7 @@ class Encoder(nn.Module):
 
     def __init__(self, observations: ObservationSpec, depth: int, units: int, layers: int = 3) -> None:
         super().__init__()
+        self.observations = dict(observations)
         self.pixels = PixelEncoder(observations["pixels"][0], depth) if "pixels" in observations else None
         self.state = MLP(math.prod(observations["state"][0]), units, layers) if "state" in observations else None
         parts = [part for part in (self.pixels, self.state) if part is not None]

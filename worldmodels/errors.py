@@ -10,7 +10,7 @@ class UserError(Exception):
     """A user's mistake; the command line prints its one sentence and exits with status 1."""
 
 
-def near_match(word: str, known: Iterable[str]) -> str:
+def near_match(word: object, known: Iterable[str]) -> str:
     """The most similar of ``known`` as a question to append to an error, or an empty string."""
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    close = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.5)
     return f" Did you mean {close[0]!r}?" if close else ""

@@ -20,11 +20,17 @@ from planners.base import Planner
 from planners.random import Random
 from worldmodels.build import build_planner
 from worldmodels.data.collect import Actor
+from worldmodels.encoders import ObservationSpec
+from worldmodels.envs.base import derive_seed
 from worldmodels.envs.vector import VectorEnv
+from worldmodels.errors import UserError
 from worldmodels.model import WorldModel
 from worldmodels.runs import Run
 
 log = logging.getLogger(__name__)
+
+HELD_OUT = 2**16
+"""Part of the seed of environments that no training steps; no environment of a training has so high a number."""
 
 
 class Constant(Planner):
@@ -108,9 +114,13 @@ def evaluate(
     explore: bool,
     precision: Callable[[], AbstractContextManager] = nullcontext,
 ) -> Episodes:
-    """Play ``episodes`` at once, one an environment, with a planner and what it consults."""
+    """Play ``episodes`` at once, one an environment, with a planner and what it consults.
+
+    Episodes of evaluation seed s are none of those that training with seed s plays.
+    """
     generator = torch.Generator(model.device).manual_seed(seed)
-    with VectorEnv(env, episodes, seed, env["step_timeout"]) as envs:
+    with VectorEnv(env, episodes, derive_seed(seed, HELD_OUT), env["step_timeout"]) as envs:
+        require_same_spaces(envs, model, planner)
         return play(envs, Actor(episodes, model, explore, generator, precision), planner)
 
 
@@ -119,13 +129,28 @@ def play_blind(
 ) -> list[float]:
     """Returns of a policy that looks at nothing, on the same seeds; frames are not drawn where that can be."""
     env = {**env, **env.get("blind", {})}
-    with VectorEnv(env, episodes, seed, env["step_timeout"]) as envs:
+    with VectorEnv(env, episodes, derive_seed(seed, HELD_OUT), env["step_timeout"]) as envs:
         blind = Blind(episodes, torch.Generator().manual_seed(seed))
         return play(envs, blind, planner_of(envs.action_dim, envs.discrete)).returns
 
 
-def baselines(run: Run, untrained: WorldModel, episodes: int, seed: int) -> dict[str, float]:
-    """What needs no learning, on the same seeds; constant actions only where actions form a box."""
+def require_same_spaces(envs: VectorEnv, model: WorldModel, planner: Planner) -> None:
+    """Refuse environments that a model was not made for."""
+    if (envs.observation_spec, envs.action_dim) != (model.encoder.observations, planner.action_dim):
+        raise UserError(
+            f"this environment has observations {describe_spec(envs.observation_spec)} and {envs.action_dim} actions, "
+            f"the model was made for {describe_spec(model.encoder.observations)} and {planner.action_dim}: use the env "
+            "settings it was trained with."
+        )
+
+
+def describe_spec(spec: ObservationSpec) -> str:
+    """Observations as a sentence holds them."""
+    return ", ".join(f"{key} {'x'.join(map(str, shape))}" for key, (shape, _) in spec.items())
+
+
+def baselines(run: Run, episodes: int, seed: int) -> dict[str, float]:
+    """What looks at nothing, on the same seeds; constant actions only where actions form a box."""
     policies: dict[str, Callable[[int, bool], Planner]] = {
         "random": Random,
         "prefill": lambda a, d: build_planner(run.cfg.prefill_planner, a, d),
@@ -133,9 +158,7 @@ def baselines(run: Run, untrained: WorldModel, episodes: int, seed: int) -> dict
     if not run.discrete:
         for name, value in (("zero", 0.0), ("plus_one", 1.0), ("minus_one", -1.0)):
             policies[name] = lambda a, d, value=value: Constant(a, d, value)
-    scores = {name: statistics.fmean(play_blind(run.cfg.env, p, episodes, seed)) for name, p in policies.items()}
-    played = evaluate(run.cfg.env, untrained, run.planner, episodes, seed, explore=False)
-    return scores | {"untrained": statistics.fmean(played.returns)}
+    return {name: statistics.fmean(play_blind(run.cfg.env, p, episodes, seed)) for name, p in policies.items()}
 
 
 def table(result: Mapping[str, Any]) -> str:

@@ -78,7 +78,7 @@ def train(words: list[str]) -> Path:
         if ctrl_c.pressed:
             raise KeyboardInterrupt
         with training.watch("evaluate and imagine"):
-            finish(load_run(folder, device=str(training.module.device)), cfg)
+            finish(load_run(folder, device=str(training.trainer.strategy.root_device)), cfg)
     except KeyboardInterrupt:
         data = training.data.dataset
         log.info("\nsaved after %d updates, %d frames; %s", data.updates, data.collector.frames, how_to_go_on(folder))

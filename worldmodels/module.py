@@ -162,8 +162,12 @@ class WorldModelModule(lightning.LightningModule):
             self._stop_at_bad_batch(f"loss {', '.join(bad)}")
 
     def _stop_at_bad_batch(self, what: str) -> None:
-        torch.save(self._batch, self.bad_batch)
+        try:
+            torch.save(self._batch, self.bad_batch)
+            where = f"is in {self.bad_batch}"
+        except (OSError, RuntimeError) as error:  # torch's zip writer raises the second
+            where = f"could not be saved ({str(error).splitlines()[0]})"
         raise UserError(
-            f"{what} is not finite; the batch is in {self.bad_batch}: look at it, lower optimizer.lr, or use "
+            f"{what} is not finite; the batch {where}: look at it, lower optimizer.lr, or use "
             "trainer.precision=fp32, and continue with resume=<this run>."
         )

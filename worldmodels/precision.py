@@ -1,4 +1,4 @@
-"""Numerical precision by one word, for Lightning and for acting outside it."""
+"""Numerical precision and device by one word each, for Lightning and for acting outside it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from worldmodels.errors import UserError, near_match
 
 LIGHTNING = {"fp32": "32-true", "bf16": "bf16-mixed"}
 """Our words and Lightning's."""
+
+ACCELERATORS = ("auto", "cpu", "gpu")
 
 
 def lightning_precision(word: str) -> str:
@@ -26,3 +28,16 @@ def context(word: str, device: torch.device) -> Callable[[], AbstractContextMana
     if word == "fp32":
         return nullcontext
     return lambda: torch.autocast(device.type, torch.bfloat16)
+
+
+def device_of(accelerator: str) -> torch.device:
+    """The device that ``trainer.accelerator`` names: ``auto`` is a GPU where there is one."""
+    if accelerator not in ACCELERATORS:
+        hint = near_match(accelerator, ACCELERATORS)
+        raise UserError(f"trainer.accelerator={accelerator} is not one of {', '.join(ACCELERATORS)}.{hint}")
+    if accelerator == "gpu" and not torch.cuda.is_available():
+        raise UserError(
+            "trainer.accelerator=gpu cannot be used here, because PyTorch sees no GPU: run scripts/doctor.py, or use "
+            "trainer.accelerator=cpu."
+        )
+    return torch.device("cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu")

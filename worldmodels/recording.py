@@ -12,14 +12,15 @@ from tqdm import tqdm
 
 from planners.base import Planner
 from planners.random import Random
+from worldmodels import precision
 from worldmodels.build import build_planner
 from worldmodels.cli import CtrlC, Interrupted, load_config
 from worldmodels.data.collect import Actor, Collector, row_spec
 from worldmodels.data.replay import Replay
 from worldmodels.envs.vector import VectorEnv
 from worldmodels.errors import UserError
-from worldmodels.evaluation import Blind
-from worldmodels.runs import CONFIG, Run, load_run
+from worldmodels.evaluation import Blind, require_same_spaces
+from worldmodels.runs import CONFIG, Run, open_run
 from worldmodels.timing import Stopwatch
 
 log = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ def record(to: str, run_folder: str | None, frames: int | None, overrides: list[
     folder = Path(to)
     if folder.exists() and any(folder.iterdir()):
         raise UserError(f"{folder} is not empty: choose another folder for the recording.")
-    run = load_run(run_folder, overrides) if run_folder else None
+    run = open_run(run_folder, overrides) if run_folder else None
     cfg = run.cfg if run else load_config(overrides)
     frames = frames or cfg.frames
     with (
@@ -41,6 +42,8 @@ def record(to: str, run_folder: str | None, frames: int | None, overrides: list[
         VectorEnv(cfg.env, cfg.env.num_envs, cfg.seed, cfg.env.step_timeout) as envs,
         tqdm(total=frames, unit="frame", file=sys.stdout) as bar,
     ):
+        if run:
+            require_same_spaces(envs, run.model, run.planner)
         planner, actor = policy(run, envs) if run else blind_policy(cfg, envs)
         # Every episode adds the row it begins with, and its last decision may be shorter than action_repeat.
         rows = 2 * frames // cfg.env.get("action_repeat", 1) + envs.num_envs
@@ -62,7 +65,9 @@ def record(to: str, run_folder: str | None, frames: int | None, overrides: list[
 
 def policy(run: Run, envs: VectorEnv) -> tuple[Planner, Actor]:
     """A trained planner and the model it consults, exploring."""
-    return run.planner, Actor(envs.num_envs, run.model, True, torch.Generator().manual_seed(run.cfg.seed))
+    device = run.model.device
+    amp = precision.context(run.cfg.trainer.precision, device)
+    return run.planner, Actor(envs.num_envs, run.model, True, torch.Generator(device).manual_seed(run.cfg.seed), amp)
 
 
 def blind_policy(cfg, envs: VectorEnv) -> tuple[Planner, Blind]:

@@ -17,8 +17,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from planners.base import Planner
+from worldmodels import precision
 from worldmodels.build import build_model, build_planner
-from worldmodels.cli import dotted_keys, is_group, load_config, require_types
+from worldmodels.cli import dotted_keys, is_group, load_config, require_counts, require_types
 from worldmodels.envs import describe
 from worldmodels.errors import UserError, near_match
 from worldmodels.model import WorldModel
@@ -30,7 +31,9 @@ MISSING = object()
 
 CONFIG = "config.yaml"
 CHECKPOINTS = ("last.ckpt", "previous.ckpt")
-FIXED = ("dynamics", "size", "encoder", "objective", "heads", "env")
+WEIGHTS = ("dynamics", "size", "encoder", "objective", "heads")
+"""Groups that a run's weights depend on."""
+FIXED = (*WEIGHTS, "env")
 """Groups that a resumed run may not change: its weights or its replay depend on them."""
 
 
@@ -120,7 +123,11 @@ def load_run(path: str | Path, overrides: list[str] | None = None, device: str =
         UserError: not a run folder; no whole checkpoint; a checkpoint of another architecture.
     """
     path = Path(path)
-    cfg = override(read_config(path), overrides or [])
+    before = read_config(path)
+    cfg = override(before, overrides or [])
+    for group in WEIGHTS:
+        if cfg[group] != before[group]:
+            raise UserError(f"{group} cannot change: the weights in {path} were trained with another.")
     checkpoint = read_checkpoint(path)
     spaces = checkpoint["spaces"]
     observations = {
@@ -155,7 +162,8 @@ def override(cfg: DictConfig, overrides: list[str]) -> DictConfig:
         if not equals:
             raise UserError(f"{word!r} is not of the form key=value.{near_match(key, dotted_keys(cfg))}")
         if is_group(word):
-            fresh, place = load_config([word]), key.partition("@")[2] or key
+            size = [] if key == "size" else [f"size={cfg.choices.size}"]
+            fresh, place = load_config([word, *size]), key.partition("@")[2] or key
             if place not in fresh:
                 raise UserError(f"{key} can only be chosen when a run starts.")
             cfg[place], cfg.choices[key] = fresh[place], fresh.choices[key]
@@ -164,7 +172,18 @@ def override(cfg: DictConfig, overrides: list[str]) -> DictConfig:
         else:
             OmegaConf.update(cfg, key, parse(word, key), merge=False)
             require_types(cfg, before, [word])
+    require_counts(cfg)
     return cfg
+
+
+def open_run(path: str, overrides: list[str]) -> Run:
+    """Load a run for a script: where its configuration says, with as many threads as it says."""
+    run = load_run(path, overrides)
+    if run.cfg.trainer.threads:
+        torch.set_num_threads(run.cfg.trainer.threads)
+    device = precision.device_of(run.cfg.trainer.accelerator)
+    run.model.to(device), run.planner.to(device)
+    return run
 
 
 def parse(word: str, key: str) -> Any:

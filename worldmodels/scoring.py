@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import statistics
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ log = logging.getLogger(__name__)
 def score(run: Run, episodes: int, seed: int) -> Episodes:
     """Write ``evaluation.json`` and a video of the first episode; return the stochastic episodes."""
     played = {explore: play_held_out(run, episodes, seed, explore) for explore in (False, True)}
-    untrained = fresh_model(run).to(run.model.device).eval()
+    untrained = replace(run, model=fresh_model(run).to(run.model.device).eval())
     returns = played[False].returns
     result = {
         "return_mean": statistics.fmean(returns),
@@ -41,7 +42,8 @@ def score(run: Run, episodes: int, seed: int) -> Episodes:
         "evaluation_seed": seed,
         "returns": returns,
         "returns_stochastic": played[True].returns,
-        "baselines": baselines(run, untrained, episodes, seed),
+        "baselines": baselines(run, episodes, seed)
+        | {"untrained": statistics.fmean(play_held_out(untrained, episodes, seed, explore=False).returns)},
     }
     write_json(run.path / "evaluation.json", result)
     if "pixels" in played[False].rows:
@@ -102,9 +104,11 @@ def image_errors(
     def imagine(data: dict[str, Tensor]) -> tuple[visualize.OpenLoop, Tensor]:
         state = run.model.initial(len(data["action"]))
         generator = torch.Generator(device).manual_seed(0)
-        clips = [visualize.open_loop(run.model, data, state, context, imag_horizon, generator) for _ in range(futures)]
-        forecast = torch.stack([clip.model for clip in clips]).mean(0)
-        return clips[0], visualize.OpenLoop(clips[0].truth, forecast, context).error()
+        first = visualize.open_loop(run.model, data, state, context, imag_horizon, generator)
+        total = first.model.clone()
+        for _ in range(1, futures):
+            total += visualize.open_loop(run.model, data, state, context, imag_horizon, generator).model
+        return first, visualize.OpenLoop(first.truth, total / futures, context).error()
 
     clip, error = imagine(batch)
     single_error, (_, shuffled_error) = clip.error(), imagine(shuffled)

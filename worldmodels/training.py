@@ -11,7 +11,6 @@ from typing import Any
 
 import lightning
 import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
 
 from worldmodels import precision
@@ -22,14 +21,12 @@ from worldmodels.data.collect import Actor, Collector, row_spec
 from worldmodels.data.datamodule import OnlineData, OnlineDataset, Schedule
 from worldmodels.data.replay import Replay
 from worldmodels.envs.vector import VectorEnv
-from worldmodels.errors import UserError, near_match
+from worldmodels.errors import UserError
 from worldmodels.logs import FrameCurves, MetricsCsv
 from worldmodels.module import WorldModelModule
 from worldmodels.timing import Stopwatch
 
 log = logging.getLogger(__name__)
-
-ACCELERATORS = ("auto", "cpu", "gpu")
 
 
 @dataclass(frozen=True)
@@ -95,28 +92,22 @@ def build_trainer(
     def frames() -> int:
         return dataset.collector.frames
 
-    if cfg.accelerator not in ACCELERATORS:
-        hint = near_match(str(cfg.accelerator), ACCELERATORS)
-        raise UserError(f"trainer.accelerator={cfg.accelerator} is not one of {', '.join(ACCELERATORS)}.{hint}")
-    try:
-        return lightning.Trainer(
-            accelerator=cfg.accelerator,
-            devices=1,
-            precision=precision.lightning_precision(cfg.precision),
-            max_epochs=1,
-            logger=[
-                FrameCurves(folder, frames, resumed_at),
-                MetricsCsv(folder / "metrics.csv", frames, resumed_at),
-            ],
-            log_every_n_steps=min(cfg.log_updates, len(dataset)),
-            callbacks=callbacks,
-            plugins=[PlainFiles()],
-            enable_checkpointing=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-        )
-    except MisconfigurationException as error:
-        raise UserError(f"trainer.accelerator={cfg.accelerator} cannot be used here: {error}") from error
+    return lightning.Trainer(
+        accelerator="gpu" if precision.device_of(cfg.accelerator).type == "cuda" else "cpu",
+        devices=1,
+        precision=precision.lightning_precision(cfg.precision),
+        max_epochs=1,
+        logger=[
+            FrameCurves(folder, frames, resumed_at),
+            MetricsCsv(folder / "metrics.csv", frames, resumed_at),
+        ],
+        log_every_n_steps=min(cfg.log_updates, len(dataset)),
+        callbacks=callbacks,
+        plugins=[PlainFiles()],
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
 
 
 def build_module(cfg: DictConfig, folder: Path, model: Any, envs: VectorEnv) -> WorldModelModule:
@@ -127,11 +118,22 @@ def build_module(cfg: DictConfig, folder: Path, model: Any, envs: VectorEnv) -> 
         lambda groups: construct(cfg.optimizer.build, params=groups, lr=cfg.optimizer.lr),
         construct(cfg.optimizer.clip),
         loss_scales(cfg, envs.observation_spec),
-        cfg.optimizer.learning_rates or {},
+        learning_rates(cfg),
         prefix_rows(cfg),
         cfg.optimizer.average,
         folder / "bad_batch.pt",
     )
+
+
+def learning_rates(cfg: DictConfig) -> DictConfig | dict[str, float]:
+    """Learning rates by part."""
+    rates = cfg.optimizer.learning_rates or {}
+    if not isinstance(rates, DictConfig | dict):
+        raise UserError(
+            f"optimizer.learning_rates={rates} must name parts, such as {{model.encoder: 1e-4}}; "
+            "the rate of all others is optimizer.lr."
+        )
+    return rates
 
 
 def build_dataset(

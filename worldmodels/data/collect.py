@@ -150,7 +150,10 @@ class Collector:
         device = self.actor.model.device
         self.actor.state = State(state["feat"], state["state"]).map(lambda x: x.to(device))
         self.actor.memory = state["memory"] and {key: value.to(device) for key, value in state["memory"].items()}
-        self.actor.generator.set_state(state["generator"].cpu())
+        if len(state["generator"]) == len(self.actor.generator.get_state()):
+            self.actor.generator.set_state(state["generator"].cpu())
+        else:
+            log.warning("the checkpoint was made on another kind of device: actions are drawn from a new random stream")
         if state["envs"] is None:
             log.warning("the checkpoint holds no simulator states: new episodes begin")
             self.rows = None
