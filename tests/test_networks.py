@@ -62,15 +62,15 @@ def test_an_mlp_has_the_layers_it_says():
 # Observations
 
 
-@pytest.mark.parametrize("side", [16, 32, 48])
+@pytest.mark.parametrize(("side", "cells", "channels"), [(16, 4, 4), (32, 4, 6), (48, 6, 6), (64, 4, 8), (96, 6, 8)])
 @pytest.mark.parametrize("lead", [(3,), (2, 5)])
-def test_encoders_take_any_leading_axes_and_sizes(side, lead):
+def test_encoders_take_any_leading_axes_and_sizes(side, cells, channels, lead):
     spec = {"pixels": ((3, side, side), torch.uint8), "state": ((4,), torch.float32)}
     encoder = randomise(Encoder(spec, depth=2, units=6, layers=1))
     obs = {"pixels": torch.randint(256, (*lead, 3, side, side), dtype=torch.uint8), "state": torch.randn(*lead, 4)}
     embed = encoder(obs)
     assert embed.shape == (*lead, encoder.out_dim)
-    assert encoder.out_dim == 8 * (side // 16) ** 2 + 6
+    assert encoder.out_dim == channels * cells**2 + 6
     one = encoder({key: value.flatten(0, len(lead) - 1)[-1:] for key, value in obs.items()})
     torch.testing.assert_close(embed.flatten(0, -2)[-1:], one)
 
@@ -78,7 +78,7 @@ def test_encoders_take_any_leading_axes_and_sizes(side, lead):
 def test_each_kind_of_observation_has_its_part_of_the_embedding():
     encoder = randomise(Encoder(BOTH, depth=2, units=6, layers=1))
     rows = batch()
-    for key, changed in (("pixels", slice(0, 8)), ("state", slice(8, 14))):
+    for key, changed in (("pixels", slice(0, 64)), ("state", slice(64, 70))):
         other = {**rows, key: rows[key].flip(0)}
         moved = (encoder(rows) != encoder(other)).flatten(0, 1).any(0)
         assert moved[changed].any()

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from worldmodels.distributions import symexp, symlog
-from worldmodels.encoders import CHANNEL_MULTIPLES, ObservationSpec, check_image_size, pixels_to_float
+from worldmodels.encoders import CHANNEL_MULTIPLES, ObservationSpec, check_image_size, pixels_to_float, stages
 from worldmodels.nets import MLP, Hidden, init_
 
 
@@ -19,8 +19,9 @@ class PixelDecoder(nn.Module):
 
     def __init__(self, feat_dim: int, shape: tuple[int, ...], depth: int) -> None:
         super().__init__()
-        side = check_image_size(shape) // 16
-        channels = [depth * m for m in reversed(CHANNEL_MULTIPLES)] + [shape[0]]
+        size = check_image_size(shape)
+        side = size // 2 ** stages(size)
+        channels = [depth * m for m in reversed(CHANNEL_MULTIPLES[: stages(size)])] + [shape[0]]
         self.start = Hidden(feat_dim, channels[0] * side**2)
         self.unflatten = nn.Unflatten(1, (channels[0], side, side))
         layers: list[nn.Module] = []

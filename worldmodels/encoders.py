@@ -17,7 +17,10 @@ ObservationSpec = dict[str, tuple[tuple[int, ...], torch.dtype]]
 """Observation key to (shape, dtype): ``pixels`` is uint8 (C, S, S), ``state`` is float32 (n,)."""
 
 CHANNEL_MULTIPLES = (1, 2, 3, 4)
-"""Channels of the four stages, in units of ``depth``; each stage halves the image."""
+"""Channels of the stages, in units of ``depth``; each stage halves the image."""
+
+SMALLEST = 4
+"""Side at which halving ends, as in DreamerV3: poses are read from positions, which fewer cells would blur."""
 
 
 def pixels_to_float(pixels: Tensor) -> Tensor:
@@ -35,8 +38,13 @@ def check_image_size(shape: tuple[int, ...]) -> int:
     return height
 
 
+def stages(size: int) -> int:
+    """How often an image is halved: to a side of 4 to 7, at most four times."""
+    return min(len(CHANNEL_MULTIPLES), int(math.log2(size / SMALLEST)))
+
+
 class PixelEncoder(nn.Sequential):
-    """Four strided convolutions: [N, C, S, S] to [N, 4 * depth * (S / 16)^2].
+    """Strided convolutions, as many as there are :func:`stages`: [N, C, S, S] to [N, out_dim].
 
     Each is normalised over the whole image by ``GroupNorm(1)``, in channels-last layout: with DreamerV3's RMSNorm over
     channels, for which there is no fused CPU kernel, normalising took as long as the convolutions.
@@ -44,12 +52,12 @@ class PixelEncoder(nn.Sequential):
 
     def __init__(self, shape: tuple[int, ...], depth: int) -> None:
         size = check_image_size(shape)
-        channels = [shape[0]] + [depth * m for m in CHANNEL_MULTIPLES]
+        channels = [shape[0]] + [depth * m for m in CHANNEL_MULTIPLES[: stages(size)]]
         layers: list[nn.Module] = []
         for a, b in itertools.pairwise(channels):
             layers += [init_(nn.Conv2d(a, b, 4, stride=2, padding=1)), nn.GroupNorm(1, b), nn.SiLU()]
         super().__init__(*layers, nn.Flatten())
-        self.out_dim = channels[-1] * (size // 16) ** 2
+        self.out_dim = channels[-1] * (size // 2 ** stages(size)) ** 2
         self.to(memory_format=torch.channels_last)
 
 
