@@ -136,7 +136,7 @@ def draw_errors(curves: dict[str, Float[Tensor, " K"]]) -> Figure:
     for name, curve in curves.items():
         axes.plot(range(1, len(curve) + 1), torch.as_tensor(curve).cpu(), label=name)
     axes.set_ylim(bottom=0)
-    axes.legend()
+    axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
 
@@ -147,7 +147,8 @@ def draw_returns(frames: list[int], returns: list[float], levels: dict[str, floa
     axes = figure.add_subplot(xlabel="environment frames", ylabel="return of a training episode")
     axes.plot(frames, returns, ".", alpha=0.4, color="tab:blue")
     means = [float(np.mean(returns[max(0, i - smooth + 1) : i + 1])) for i in range(len(returns))]
-    axes.plot(frames, means, color="tab:blue", label=f"mean of {smooth}")
+    newest = dict(zip(frames, means, strict=True))  # environments end their episodes at the same frame
+    axes.plot(newest.keys(), newest.values(), color="tab:blue", label=f"mean of {smooth}")
     for (name, level), colour in zip(levels.items(), ("tab:green", "tab:orange", "tab:red", "tab:gray"), strict=False):
         axes.axhline(level, linestyle="--", linewidth=1, color=colour, label=name)
     axes.set_ylim(bottom=min(0, *returns))
