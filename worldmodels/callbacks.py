@@ -133,8 +133,11 @@ class Checkpoints(lightning.Callback):
     def on_load_checkpoint(self, trainer: lightning.Trainer, module: Any, checkpoint: dict[str, Any]) -> None:
         """Random streams continue where they were."""
         torch.set_rng_state(checkpoint["torch_rng"])
-        if len(checkpoint.get("cuda_rng", ())) == torch.cuda.device_count() > 0:
-            torch.cuda.set_rng_state_all(checkpoint["cuda_rng"])
+        states = checkpoint.get("cuda_rng", [])
+        if len(states) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all(states)
+        else:
+            log.warning("the checkpoint was made with another number of GPUs: theirs draw from new random streams")
 
     def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
         """Save when it is time, when asked to stop, and after the last update.

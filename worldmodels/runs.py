@@ -182,7 +182,8 @@ def open_run(path: str, overrides: list[str]) -> Run:
     if run.cfg.trainer.threads:
         torch.set_num_threads(run.cfg.trainer.threads)
     device = precision.device_of(run.cfg.trainer.accelerator)
-    run.model.to(device), run.planner.to(device)
+    run.model.to(device)
+    run.planner.to(device)
     return run
 
 
