@@ -8,7 +8,7 @@ from functools import cache
 
 import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, open_dict
 from torch import Tensor, nn
 
 from dynamics.base import Dynamics, Rollout, State
@@ -25,19 +25,15 @@ TINY = (
     "size.units=16",
     "size.layers=1",
 )
-SPACES = {
-    "categorical": {"_target_": "dynamics.latents.Categorical", "groups": 4, "classes": 5, "unimix": 0.01},
-    "gaussian": {"_target_": "dynamics.latents.Gaussian", "dim": 6},
-    "simnorm": {"_target_": "dynamics.latents.SimNorm", "groups": 4, "classes": 5},
-}
+SPACES = tuple(sorted(path.stem for path in (config_dir() / "space").glob("*.yaml")))
 POSTERIORS = ("filter", "obs")
 BATCH, EMBED, ACTION = 3, 7, 2
 
 
 @cache
-def config(name: str) -> DictConfig:
-    """The whole training configuration with this backbone, tiny; do not change it."""
-    return load_config([f"dynamics={name}", *TINY])
+def config(name: str, space: str | None = None) -> DictConfig:
+    """The whole training configuration with this backbone and latent space, tiny; do not change it."""
+    return load_config([f"dynamics={name}", *([f"space={space}"] if space else []), *TINY])
 
 
 @dataclass(frozen=True)
@@ -53,10 +49,8 @@ class Subject:
 
     def build(self, seed: int = 0, **options: object) -> Dynamics:
         """As configured; an option replaces a key that the backbone has, and is ignored by one that has not."""
-        cfg = deepcopy(config(self.name).dynamics)
+        cfg = deepcopy(config(self.name, self.space).dynamics)
         with open_dict(cfg):
-            if self.space is not None:
-                cfg.space = OmegaConf.create(SPACES[self.space])
             choices = {"posterior": self.posterior, **options}
             cfg.update({key: value for key, value in choices.items() if key in cfg and value is not None})
         torch.manual_seed(seed)

@@ -92,7 +92,7 @@ def test_free_nats_floor_the_whole_latent_of_each_step(space):
 @torch.no_grad()
 @posteriors
 def test_prior_and_posterior_keep_a_uniform_share(posterior):
-    dynamics = randomise(Subject("rssm", posterior).build(), scale=20.0)
+    dynamics = randomise(Subject("rssm", posterior, "categorical").build(), scale=20.0)
     rollout, _ = observe(dynamics, sequences(6), dynamics.initial(BATCH))
     classes = dynamics.space.classes
     for params in rollout.stats.values():
@@ -104,7 +104,7 @@ def test_prior_and_posterior_keep_a_uniform_share(posterior):
 
 @torch.no_grad()
 def test_draws_of_prior_and_posterior_use_the_uniform_share():
-    dynamics = randomise(Subject("rssm", "filter").build(), scale=500.0)
+    dynamics = randomise(Subject("rssm", "filter", "categorical").build(), scale=500.0)
     n, (groups, classes) = 4000, (dynamics.space.groups, dynamics.space.classes)
     state = dynamics.initial(n)
     action = torch.zeros(n, 2)

@@ -34,6 +34,7 @@ TINY = (
     "planner.num_elites=4",
     "planner.iterations=1",
     "planner.plan_horizon=3",
+    "planner.replan_every=2",
     "data.batch_size=4",
     "data.length=8",
     "train_ratio=16",

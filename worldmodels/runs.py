@@ -31,7 +31,7 @@ MISSING = object()
 
 CONFIG = "config.yaml"
 CHECKPOINTS = ("last.ckpt", "previous.ckpt")
-WEIGHTS = ("dynamics", "size", "encoder", "objective", "heads")
+WEIGHTS = ("dynamics", "space", "size", "encoder", "objective", "heads")
 """Groups that a run's weights depend on."""
 FIXED = (*WEIGHTS, "env")
 """Groups that a resumed run may not change: its weights or its replay depend on them."""
