@@ -12,10 +12,11 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from model_cases import ACTION, STATE, batch, config, model
+from model_cases import ACTION, BOTH, STATE, batch, config, model
 
 from planners.random import Random
 from worldmodels.build import loss_scales
+from worldmodels.encoders import ObservationSpec
 from worldmodels.heads import RewardHead
 from worldmodels.module import WorldModelModule
 from worldmodels.optim import NormClip
@@ -25,11 +26,11 @@ LENGTH, UPDATES = 3, 3
 
 def module() -> WorldModelModule:
     return WorldModelModule(
-        model(observations=STATE),
+        model("space=categorical", observations=BOTH),
         Random(ACTION, False),
         partial(torch.optim.SGD, lr=0.05),
         NormClip(1.0),
-        loss_scales(config(), STATE),
+        loss_scales(config(), BOTH),
         {},
         0,
         0.0,
@@ -37,9 +38,9 @@ def module() -> WorldModelModule:
     )
 
 
-def batches() -> list[dict[str, torch.Tensor]]:
+def batches(observations: ObservationSpec) -> list[dict[str, torch.Tensor]]:
     """Windows with resets in different places: none inside, in one row, in both."""
-    made = [batch(2, LENGTH, seed, STATE) for seed in range(UPDATES)]
+    made = [batch(2, LENGTH, seed, observations) for seed in range(UPDATES)]
     made[1]["is_first"][0, 2] = made[2]["is_first"][0, 1] = made[2]["is_first"][1, 2] = True
     return made
 
@@ -51,7 +52,7 @@ def updates(compiled: bool) -> tuple[list[float], list[dict[str, torch.Tensor]]]
         trained.compile_losses()
     optimizer = trained.configure_optimizers()
     totals, gradients = [], []
-    for rows in batches():
+    for rows in batches(BOTH):
         losses, _ = trained._step(rows)
         total = torch.stack([trained.loss_scales[name] * loss.mean() for name, loss in losses.items()]).sum()
         optimizer.zero_grad()
@@ -97,7 +98,7 @@ def one_graph() -> None:
             return world.imagine(state, plan, LENGTH).reward
 
         watched = torch.compile(losses, fullgraph=True, backend="eager")
-        for rows in batches():
+        for rows in batches(STATE):
             watched({**rows, "reset": rows["is_first"]}).backward()
         torch.compile(imagine, fullgraph=True, backend="eager")(world.initial(2), torch.zeros(2, LENGTH, ACTION))
         torch.compiler.reset()

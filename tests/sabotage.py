@@ -38,3 +38,19 @@ class Repeating(Counter):
     def step(self, action):
         observation, reward, terminated, truncated, _ = super().step(action)
         return observation, reward, terminated, truncated, {"frames": 2 if terminated or truncated else 3}
+
+
+class Fleeting(Counter):
+    """Cannot be put back where it was; unless it ``saves``, it cannot say where that is either."""
+
+    def __init__(self, saves: bool = False, seed: int = 0, index: int = 0, **options) -> None:
+        super().__init__(seed=seed, index=index, **options)
+        self._saves = saves
+
+    def snapshot(self):
+        if not self._saves:
+            raise RuntimeError("no snapshot")
+        return super().snapshot()
+
+    def restore(self, snapshot):
+        raise RuntimeError("no way back")

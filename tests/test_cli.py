@@ -14,9 +14,12 @@ from toy_runs import ENV, REST, WORDS
 
 from worldmodels import cli
 from worldmodels.data.replay import Replay
+from worldmodels.envs.vector import VectorEnv
 from worldmodels.errors import UserError
+from worldmodels.launch import resumed_config
 from worldmodels.module import AVERAGE
-from worldmodels.runs import override, read_checkpoint, read_config
+from worldmodels.runs import load_run, override, read_checkpoint, read_config
+from worldmodels.scoring import finish
 
 # Words on the command line -------------------------------------------------------------------------------------------
 
@@ -57,7 +60,9 @@ WRONG = {
     "trainer.accelerator=tpus": "trainer.accelerator=tpus is not one of auto, cpu, gpu",
     "trainer.precision=fp16": "trainer.precision is fp32 or bf16",
     "prefill=120": "frames=120 with prefill=120 .*pays for no update",
-    "size.blocks=5": "5",
+    "size.blocks=5": "32 .*do not divide into 5 blocks",
+    "data.capacity=10": "data.capacity=10 keeps 5 rows of each environment, too few for windows of 8",
+    "evaluation.seed=-1": "evaluation.seed=-1 must be a whole number from 0",
 }
 NEEDS_DMC = ("env.tsk", "env.task", "env.camera")
 
@@ -89,10 +94,28 @@ def test_unknown_gymnasium_ids_are_refused_with_the_near_match(said, tmp_path):
     assert_matches(said.refusal("train", *words), "Pendulm-v1.*Pendulum")
 
 
+def test_the_published_protocol_is_one_word():
+    cfg = cli.load_config(["experiment=published"])
+    assert (cfg.choices.optimizer, cfg.choices.space) == ("laprop", "categorical")
+    assert (cfg.env["size"], cfg.env.action_repeat, cfg.env.render.quality, cfg.env.num_envs) == (64, 2, "full", 1)
+    assert (cfg.data.batch_size, cfg.data.length, cfg.loss_scales.pixels) == (16, 64, 1.0)
+
+
+def test_environments_of_gymnasium_start_as_they_are_configured():
+    env = cli.load_config(["env=gym"]).env
+    with VectorEnv(env, 1, 0) as envs:
+        assert envs.reset()["state"].shape == (1, 3)
+
+
 def test_a_group_and_keys_inside_it_come_in_any_order():
     cfg = cli.load_config(["planner.keep_elites=0.2", "planner=cem"])
     assert cfg.planner.keep_elites == 0.2
     assert cfg.choices.planner == "cem"
+
+
+def test_switches_are_true_or_false():
+    cfg = cli.load_config(["trainer.compile=true", "data.cross_resets=false"])
+    assert (cfg.trainer.compile, cfg.data.cross_resets) == (True, False)
 
 
 def test_whole_numbers_may_be_written_with_an_exponent():
@@ -119,6 +142,7 @@ def test_scripts_say_what_they_need(said):
         ("imagine", "imag_horizon=1000", "no held-out episode has the 1002 steps"),
         ("evaluate", "env.action_dim=3", r"made for pixels .* and 2: use the env settings it was trained with"),
         ("evaluate", "size=s", "size cannot change"),
+        ("evaluate", "space=categorical", "space cannot change"),
         ("evaluate", "dynamics.hidden=99", "dynamics cannot change"),
         ("collect", "env.action_dim=3", "use the env settings it was trained with"),
     ],
@@ -133,6 +157,9 @@ def test_a_group_of_a_run_is_read_at_the_size_of_the_run(run_folder):
     assert override(cfg, ["dynamics=rssm"]).dynamics.core.deter != cfg.dynamics.core.deter
     cfg.choices.size = "s"
     assert override(cfg, ["dynamics=rssm"]).dynamics.core.deter == cli.load_config(["size=s"]).dynamics.core.deter
+    assert override(cfg, ["dynamics=rssm"]).dynamics.space == cfg.dynamics.space
+    cfg.choices.space = "simnorm"
+    assert override(cfg, ["dynamics=rssm"]).dynamics.space == cli.load_config(["size=s", "space=simnorm"]).space
 
 
 def test_a_path_that_cannot_be_written_is_one_sentence(said, tmp_path):
@@ -150,6 +177,41 @@ def test_a_path_that_cannot_be_written_is_one_sentence(said, tmp_path):
 def test_folders_that_are_no_run(said, tmp_path, name, key):
     assert_matches(said.refusal(name, f"{key}={tmp_path / 'missing'}"), "is not a folder")
     assert_matches(said.refusal(name, f"{key}={tmp_path}"), "is not a run folder: it has no config.yaml")
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("seed: [", "cannot be read"),
+        ("", "is not a run of this version: its config.yaml lacks"),
+        ("- a list", "is not a run of this version"),
+        ("env: {}", "is not a run of this version: its config.yaml lacks"),
+    ],
+)
+def test_a_configuration_that_is_no_runs(said, tmp_path, content, expected):
+    (tmp_path / "config.yaml").write_text(content)
+    for name, key in (("evaluate", "run"), ("train", "resume")):
+        assert_matches(said.refusal(name, f"{key}={tmp_path}"), expected)
+
+
+def test_a_resumed_run_may_wait_longer_for_its_workers(run_folder):
+    assert resumed_config(run_folder, ["env.step_timeout=300"]).env.step_timeout == 300
+
+
+def test_a_prefill_does_not_begin_again(said, run_folder):
+    message = said.refusal("train", f"resume={run_folder}", "frames=400", "prefill=300")
+    assert_matches(message, "prefill=300 cannot begin again after 30 updates and 120 frames")
+
+
+def test_a_training_ends_well_where_no_held_out_episode_is_long_enough_to_imagine(run_folder, caplog):
+    for name in ("imagine.json", "returns.png"):
+        (run_folder / name).unlink()
+    run = load_run(run_folder)
+    run.cfg.evaluation.imag_horizon = 1000
+    finish(run, run.cfg)
+    assert "imagination was not judged: no held-out episode has the 1002 steps" in caplog.text
+    assert (run_folder / "returns.png").exists()
+    assert not (run_folder / "imagine.json").exists()
 
 
 def test_a_folder_in_use_is_not_trained_in(said, run_folder, tmp_path):

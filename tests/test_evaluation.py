@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from worldmodels import scoring
+from worldmodels import evaluation, scoring
 from worldmodels.data.collect import Actor
 from worldmodels.envs.vector import VectorEnv
 from worldmodels.errors import UserError
@@ -31,12 +31,31 @@ def run(finished_run):
 
 def test_each_environment_counts_until_its_first_episode_ends():
     with VectorEnv(COUNTER, 3, seed=0) as envs:
-        seen = []
-        episodes = play(envs, Blind(3, torch.Generator()), Constant(2, False, 0.5), seen.append)
+        episodes = play(envs, Blind(3, torch.Generator()), Constant(2, False, 0.5))
     assert episodes.lengths == [6, 4, 6]
     assert episodes.returns == [15 + 5 * 0.25, 6 + 3 * 0.25, 15 + 5 * 0.25]
     assert episodes.rows["state"].shape == (3, 6, 6)
-    assert seen == [1, 2, 3, 4, 5]
+
+
+def test_many_episodes_are_played_in_lots_of_their_own_seeds(monkeypatch, run):
+    one_lot = evaluate(run.cfg.env, run.model, run.planner, 2, 3, explore=False)
+    monkeypatch.setattr(evaluation, "AT_ONCE", 2)
+    lots = evaluate(run.cfg.env, run.model, run.planner, 5, 3, explore=False)
+    assert lots.returns[:2] == one_lot.returns
+    assert len(lots.returns) == len(lots.lengths) == 5
+    assert lots.rows["state"].shape[:2] == (5, max(lots.lengths))
+    short = Episodes([1.0], {"x": torch.ones(1, 2)}, [2])
+    assert evaluation.joined([short, Episodes([2.0], {"x": torch.ones(1, 3)}, [3])]).rows["x"].tolist() == [
+        [1, 1, 0],
+        [1, 1, 1],
+    ]
+    assert play_blind(COUNTER, lambda a, d: Constant(a, d, 1.0), 3, 0) == [17.5, 7.5, 17.5]
+
+
+def test_an_episode_without_an_end_is_said(monkeypatch):
+    monkeypatch.setattr(evaluation, "LONGEST", 3)
+    with pytest.raises(UserError, match="has not ended within 3 decisions: give it a time limit"):
+        play_blind(COUNTER, lambda a, d: Constant(a, d, 1.0), 1, 0)
 
 
 def test_policies_that_look_at_nothing_need_no_pictures():

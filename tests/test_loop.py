@@ -232,3 +232,35 @@ def test_averaged_weights_collect_and_are_what_a_run_is_loaded_with(tmp_path):
 def test_too_few_frames_for_any_update_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"frames=61 with prefill=60.*pays for no update"), built(tmp_path, "frames=61"):
         pass
+
+
+# What no window or snapshot can be had of -----------------------------------------------------------------------------
+
+
+def test_a_training_whose_episodes_are_all_too_short_ends_with_what_is_wrong(tmp_path):
+    with pytest.raises(UserError, match="no window of 8 steps: its longest episode .* has 4 "):
+        trained(tmp_path, "data.cross_resets=false", "env.lengths=[3]")
+
+
+def test_windows_of_one_step_leave_nothing_to_draw(tmp_path):
+    trained(tmp_path, "data.length=1", "data.batch_size=32", "trainer.watch_updates=1", "frames=70")
+
+
+def test_environments_that_cannot_be_saved_go_on(tmp_path, caplog):
+    with built(tmp_path, "env._target_=sabotage.Fleeting") as training:
+        collector = training.data.dataset.collector
+        collect(training, 3)
+        saved = collector.state_dict()
+        assert saved["envs"] is None
+        assert "the environments could not be saved (Environment worker 0 (Fleeting" in caplog.text
+        assert len(collect(training, 3)[0]["reward"]) == 2
+
+
+def test_environments_that_cannot_be_put_back_begin_again(tmp_path, caplog):
+    with built(tmp_path, "env._target_=sabotage.Fleeting", "+env.saves=true") as training:
+        collector = training.data.dataset.collector
+        collect(training, 3)
+        collector.load_state_dict(collector.state_dict())
+        assert "the environments could not be put back (Environment worker 0 (Fleeting" in caplog.text
+        rows, _ = collect(training, 3)
+        assert rows["is_first"][:, 0].all()

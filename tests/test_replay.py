@@ -18,7 +18,7 @@ from replay_stream import (
     valid_starts,
 )
 
-from worldmodels.data.replay import Replay, context_rows, split_context
+from worldmodels.data.replay import context_rows, split_context
 from worldmodels.errors import UserError
 
 
@@ -114,10 +114,10 @@ def test_rows_that_do_not_fit_are_refused(tmp_path):
         make(tmp_path).extend(row | {"reward": row["reward"].double()})
 
 
-def test_planned_bytes_are_the_files_bytes_and_really_reserved(tmp_path):
+def test_the_space_of_all_rows_is_really_reserved(tmp_path):
     replay = make(tmp_path, capacity=3000)
     files = {path.stem: path.stat() for path in replay.directory.glob("*.memmap") if path.stem != "ledger"}
-    assert sum(stat.st_size for stat in files.values()) == Replay.planned_bytes(SPEC, ENVS, 3000)
+    assert sum(stat.st_size for stat in files.values()) == sum(replay.layout.column_bytes().values())
     assert all(stat.st_blocks * 512 >= stat.st_size for stat in files.values())
     assert replay.describe() == "replay: 3,000 rows of 3 environments, 0.00 GiB at most (pixels 40 %)"
 

@@ -16,12 +16,18 @@ from worldmodels.cli import CtrlC
 from worldmodels.launch import fit
 from worldmodels.runs import read_checkpoint
 
-CONTEXTS = {"none": (), "latent": ("data.context=latent",)}
+CONTEXTS = {
+    "none": (),
+    "latent": ("data.context=latent",),
+    "burn_in": ("data.context=burn_in", "data.burn_in=3"),
+    "published": ("env=chain", "env.num_envs=2", "optimizer=laprop", "space=categorical"),
+}
+"""Words of trainings: each context, and discrete actions with the published latents and optimiser."""
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
-    """The weights at the end of a whole training, by context."""
+    """The weights at the end of whole trainings."""
     folder = tmp_path_factory.mktemp("whole")
     return {name: trained(folder / name, *words) for name, words in CONTEXTS.items()}
 

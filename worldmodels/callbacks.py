@@ -197,13 +197,16 @@ class Watch(lightning.Callback):
         frames = self.dataset.collector.frames
         generator = torch.Generator(module.device).manual_seed(self.dataset.updates)
         length = batch["action"].shape[1] - module.prefix
+        if length < 2:
+            return  # nothing follows the first frame
         context = max(1, length // 4)
         resets = batch["is_first"][:, module.prefix + context :].sum(1)
         best = resets.argsort(stable=True)[:6]
         prefix, window = split_context({key: value[best] for key, value in batch.items()}, module.prefix)
         model, actor = module.acting[0], self.dataset.collector.actor
         with actor.precision():
-            start = module.start(model, prefix, window)
+            with visualize.own_randomness(generator):
+                start = module.start(model, prefix, window)
             clip = visualize.open_loop(model, window, start, context, length - context, generator)
             plan = visualize.plan_frames(model, actor, generator)
         visualize.add_gif(writer, "imagination/open_loop", visualize.draw_clips(clip), frames)

@@ -75,9 +75,10 @@ def require_types(cfg: DictConfig, reference: DictConfig, words: list[str]) -> N
             raise UserError(f"{key}={new} must be true or false.")
         if isinstance(old, str) and not isinstance(new, str):
             raise UserError(f"{key}={new} must be a word, such as {old}.")
-        if isinstance(old, int | float) and (isinstance(new, bool) or not isinstance(new, int | float)):
+        number = isinstance(old, int | float) and not isinstance(old, bool)
+        if number and (isinstance(new, bool) or not isinstance(new, int | float)):
             raise UserError(f"{key}={new} must be a number, such as {old}.")
-        if isinstance(old, int) and isinstance(new, float):
+        if number and isinstance(old, int) and isinstance(new, float):
             if not new.is_integer():
                 raise UserError(f"{key}={new} must be a whole number, such as {old}.")
             OmegaConf.update(cfg, key, int(new))
@@ -89,8 +90,10 @@ def require_counts(cfg: DictConfig) -> None:
         value = OmegaConf.select(cfg, key)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
             raise UserError(f"{key}={value} must be a whole number of at least 1.")
-    if isinstance(cfg.seed, bool) or not isinstance(cfg.seed, int) or not 0 <= cfg.seed < 2**32:
-        raise UserError(f"seed={cfg.seed} must be a whole number from 0 to 4294967295.")
+    for key in ("seed", "evaluation.seed"):
+        value = OmegaConf.select(cfg, key)
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**32:
+            raise UserError(f"{key}={value} must be a whole number from 0 to 4294967295.")
 
 
 @contextlib.contextmanager

@@ -31,6 +31,10 @@ log = logging.getLogger(__name__)
 
 HELD_OUT = 2**16
 """Part of the seed of environments that no training steps; no environment of a training has so high a number."""
+AT_ONCE = 16
+"""Episodes that are played at the same time, each in a process of its own."""
+LONGEST = 30_000
+"""Decisions after which an episode is taken to have no end; Atari's longest have 27,000."""
 
 
 class Constant(Planner):
@@ -85,14 +89,14 @@ class Episodes:
     lengths: list[int]
 
 
-def play(envs: VectorEnv, actor: Actor, planner: Planner, on_step: Callable[[int], None] | None = None) -> Episodes:
-    """Play each environment until its first episode ends."""
+def play(envs: VectorEnv, actor: Actor, planner: Planner) -> Episodes:
+    """Play each environment until its first episode ends; ``UserError`` if one never does."""
     rows = envs.reset()
     tape: list[dict[str, Tensor]] = []
     done = torch.zeros(envs.num_envs, dtype=torch.bool)
     returns = torch.zeros(envs.num_envs, dtype=torch.float64)
     lengths = torch.zeros(envs.num_envs, dtype=torch.int64)
-    while True:
+    while len(tape) < LONGEST:
         tape.append(rows)
         returns += torch.where(done, 0.0, rows["reward"].double())
         lengths += ~done
@@ -101,8 +105,10 @@ def play(envs: VectorEnv, actor: Actor, planner: Planner, on_step: Callable[[int
             return Episodes(returns.tolist(), {k: torch.stack([r[k] for r in tape], 1) for k in rows}, lengths.tolist())
         actor.filter(rows)
         rows = envs.step(actor.act(planner, rows["is_first"]))
-        if on_step is not None:
-            on_step(len(tape))
+    raise UserError(
+        f"an episode of {envs.name} has not ended within {LONGEST} decisions: give it a time limit, such as "
+        "env.kwargs.max_episode_steps=1000 with env=gym."
+    )
 
 
 def evaluate(
@@ -119,9 +125,35 @@ def evaluate(
     Episodes of evaluation seed s are none of those that training with seed s plays.
     """
     generator = torch.Generator(model.device).manual_seed(seed)
-    with VectorEnv(env, episodes, derive_seed(seed, HELD_OUT), env["step_timeout"]) as envs:
+
+    def lot(envs: VectorEnv) -> Episodes:
         require_same_spaces(envs, model, planner)
-        return play(envs, Actor(episodes, model, explore, generator, precision), planner)
+        return play(envs, Actor(envs.num_envs, model, explore, generator, precision), planner)
+
+    return in_lots(env, episodes, seed, lot)
+
+
+def in_lots(env: Mapping[str, Any], episodes: int, seed: int, lot: Callable[[VectorEnv], Episodes]) -> Episodes:
+    """Play so many episodes on held-out seeds, a few environments at once."""
+    played = []
+    for number, begun in enumerate(range(0, episodes, AT_ONCE)):
+        size = min(AT_ONCE, episodes - begun)
+        with VectorEnv(env, size, derive_seed(seed, HELD_OUT + number), env["step_timeout"]) as envs:
+            played.append(lot(envs))
+    return joined(played)
+
+
+def joined(played: list[Episodes]) -> Episodes:
+    """Several lots of episodes as one; rows after the end of the longest of a lot are zero."""
+    longest = max(max(lot.lengths) for lot in played)
+
+    def padded(value: Tensor) -> Tensor:
+        missing = value.new_zeros(value.shape[0], longest - value.shape[1], *value.shape[2:])
+        return torch.cat([value, missing], dim=1)
+
+    rows = {key: torch.cat([padded(lot.rows[key]) for lot in played]) for key in played[0].rows}
+    returns, lengths = ([x for lot in played for x in getattr(lot, name)] for name in ("returns", "lengths"))
+    return Episodes(returns, rows, lengths)
 
 
 def play_blind(
@@ -129,9 +161,12 @@ def play_blind(
 ) -> list[float]:
     """Returns of a policy that looks at nothing, on the same seeds; frames are not drawn where that can be."""
     env = {**env, **env.get("blind", {})}
-    with VectorEnv(env, episodes, derive_seed(seed, HELD_OUT), env["step_timeout"]) as envs:
-        blind = Blind(episodes, torch.Generator().manual_seed(seed))
-        return play(envs, blind, planner_of(envs.action_dim, envs.discrete)).returns
+    generator = torch.Generator().manual_seed(seed)
+
+    def lot(envs: VectorEnv) -> Episodes:
+        return play(envs, Blind(envs.num_envs, generator), planner_of(envs.action_dim, envs.discrete))
+
+    return in_lots(env, episodes, seed, lot).returns
 
 
 def require_same_spaces(envs: VectorEnv, model: WorldModel, planner: Planner) -> None:
@@ -173,5 +208,6 @@ def table(result: Mapping[str, Any]) -> str:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write indented JSON."""
+    """Write indented JSON, into a folder that is made where it is missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=2) + "\n")

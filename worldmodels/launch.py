@@ -57,6 +57,8 @@ def train(words: list[str]) -> Path:
     cfg = resumed_config(Path(resume), overrides) if resume else load_config(overrides)
     require_rendering(cfg.env)
     checkpoint = read_checkpoint(Path(resume)) if resume else None
+    if checkpoint is not None:
+        require_prefill_over(cfg, checkpoint["counters"])
     folder = Path(resume) if resume else new_folder(cfg, datetime.now())
     log.info("run folder: %s", folder)
     if cfg.trainer.threads:
@@ -116,6 +118,15 @@ def take_up(checkpoint: dict[str, Any], training: Training) -> None:
     log.info("continuing from %s: %d updates, %d frames", file, counters["updates"], counters["frames"])
 
 
+def require_prefill_over(cfg: DictConfig, counters: dict[str, int]) -> None:
+    """A prefill comes before the first update: a run that has made some cannot begin another."""
+    if counters["updates"] and cfg.prefill > counters["frames"]:
+        raise UserError(
+            f"prefill={cfg.prefill} cannot begin again after {counters['updates']} updates and {counters['frames']} "
+            "frames: lower it, or start a new run."
+        )
+
+
 def fit(training: Training, checkpoint: str | None) -> None:
     """Fit; what was recorded while prefilling is saved too."""
     with warnings.catch_warnings(), logging_redirect_tqdm():
@@ -131,7 +142,7 @@ def resumed_config(folder: Path, words: list[str]) -> DictConfig:
     before = read_config(folder)
     cfg = override(before, words)
     for group in FIXED:
-        if cfg[group] != before[group]:
+        if lasting(cfg[group]) != lasting(before[group]):
             raise UserError(f"{group} cannot change when resuming: {folder} was trained with another; start a new run.")
     if optimizer_layout(cfg) != optimizer_layout(before):
         raise UserError(
@@ -139,6 +150,11 @@ def resumed_config(folder: Path, words: list[str]) -> DictConfig:
             "with another; start a new run."
         )
     return cfg
+
+
+def lasting(group: DictConfig) -> dict[str, Any]:
+    """A group without how long to wait for a worker, on which neither weights nor replay depend."""
+    return {key: value for key, value in group.items() if key != "step_timeout"}
 
 
 def optimizer_layout(cfg: DictConfig) -> tuple[str, list[str]]:

@@ -20,6 +20,7 @@ from planners.base import Planner
 from worldmodels import precision
 from worldmodels.build import build_model, build_planner
 from worldmodels.cli import dotted_keys, is_group, load_config, require_counts, require_types
+from worldmodels.encoders import ObservationSpec
 from worldmodels.envs import describe
 from worldmodels.errors import UserError, near_match
 from worldmodels.model import WorldModel
@@ -92,7 +93,17 @@ def read_config(path: Path) -> DictConfig:
         raise UserError(f"{path} is not a folder; a run folder is what `scripts/train.py` printed at its start.")
     if not (path / CONFIG).is_file():
         raise UserError(f"{path} is not a run folder: it has no {CONFIG}.")
-    return OmegaConf.load(path / CONFIG)
+    try:
+        cfg = OmegaConf.load(path / CONFIG)
+    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+        raise UserError(f"{path / CONFIG} cannot be read: {' '.join(str(error).split())}.") from error
+    missing = sorted(load_config([]).keys() - (cfg.keys() if isinstance(cfg, DictConfig) else set()))
+    if missing:
+        raise UserError(
+            f"{path} is not a run of this version: its {CONFIG} lacks {', '.join(map(str, missing[:3]))}; "
+            "use the version that made it."
+        )
+    return cfg
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -130,15 +141,18 @@ def load_run(path: str | Path, overrides: list[str] | None = None, device: str =
             raise UserError(f"{group} cannot change: the weights in {path} were trained with another.")
     checkpoint = read_checkpoint(path)
     spaces = checkpoint["spaces"]
-    observations = {
-        key: (tuple(shape), getattr(torch, dtype)) for key, (shape, dtype) in spaces["observations"].items()
-    }
-    model = build_model(cfg, observations, spaces["action_dim"])
+    model = build_model(cfg, observation_spec(checkpoint), spaces["action_dim"])
     planner = build_planner(cfg.planner, spaces["action_dim"], spaces["discrete"])
     load_weights(model, checkpoint, AVERAGE + "model.", checkpoint["file"])
     if list(planner.parameters()):
         load_weights(planner, checkpoint, AVERAGE + "planner.", checkpoint["file"])
     return Run(path, cfg, model.to(device).eval(), planner.to(device).eval(), checkpoint)
+
+
+def observation_spec(checkpoint: dict[str, Any]) -> ObservationSpec:
+    """What the environments of a checkpoint's training observed."""
+    observations = checkpoint["spaces"]["observations"]
+    return {key: (tuple(shape), getattr(torch, dtype)) for key, (shape, dtype) in observations.items()}
 
 
 def load_weights(module: torch.nn.Module, checkpoint: dict[str, Any], prefix: str, file: str) -> None:
@@ -162,8 +176,8 @@ def override(cfg: DictConfig, overrides: list[str]) -> DictConfig:
         if not equals:
             raise UserError(f"{word!r} is not of the form key=value.{near_match(key, dotted_keys(cfg))}")
         if is_group(word):
-            size = [] if key == "size" else [f"size={cfg.choices.size}"]
-            fresh, place = load_config([word, *size]), key.partition("@")[2] or key
+            inside = [f"{group}={cfg.choices[group]}" for group in ("size", "space") if group != key]
+            fresh, place = load_config([word, *inside]), key.partition("@")[2] or key
             if place not in fresh:
                 raise UserError(f"{key} can only be chosen when a run starts.")
             cfg[place], cfg.choices[key] = fresh[place], fresh.choices[key]

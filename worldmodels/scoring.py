@@ -21,7 +21,7 @@ from worldmodels.encoders import pixels_to_float
 from worldmodels.errors import UserError
 from worldmodels.evaluation import Episodes, baselines, evaluate, table, write_json
 from worldmodels.logs import FRAMES, read_rows
-from worldmodels.runs import Run
+from worldmodels.runs import Run, observation_spec
 
 log = logging.getLogger(__name__)
 
@@ -60,9 +60,7 @@ def play_held_out(run: Run, episodes: int, seed: int, explore: bool = True) -> E
 
 def fresh_model(run: Run) -> torch.nn.Module:
     """The run's world model before any training."""
-    spaces = run.checkpoint["spaces"]
-    observations = {k: (tuple(shape), getattr(torch, dtype)) for k, (shape, dtype) in spaces["observations"].items()}
-    return build_model(run.cfg, observations, run.action_dim)
+    return build_model(run.cfg, observation_spec(run.checkpoint), run.action_dim)
 
 
 def write_video(run: Run, episodes: Episodes) -> None:
@@ -103,11 +101,11 @@ def image_errors(
 
     def imagine(data: dict[str, Tensor]) -> tuple[visualize.OpenLoop, Tensor]:
         state = run.model.initial(len(data["action"]))
-        generator = torch.Generator(device).manual_seed(0)
-        first = visualize.open_loop(run.model, data, state, context, imag_horizon, generator)
-        total = first.model.clone()
-        for _ in range(1, futures):
-            total += visualize.open_loop(run.model, data, state, context, imag_horizon, generator).model
+        first, total = None, 0.0
+        for future in range(futures):  # each with a seed of its own, which the filtering draws from too
+            generator = torch.Generator(device).manual_seed(future)
+            clip = visualize.open_loop(run.model, data, state, context, imag_horizon, generator)
+            first, total = first or clip, total + clip.model
         return first, visualize.OpenLoop(first.truth, total / futures, context).error()
 
     clip, error = imagine(batch)
@@ -175,5 +173,8 @@ def draw_curve(run: Run) -> None:
 def finish(run: Run, cfg: DictConfig) -> None:
     """What a training does at its end."""
     held_out = score(run, cfg.evaluation.episodes, cfg.evaluation.seed)
-    judge(run, held_out, cfg.evaluation.context, cfg.evaluation.imag_horizon, cfg.evaluation.futures)
     draw_curve(run)
+    try:
+        judge(run, held_out, cfg.evaluation.context, cfg.evaluation.imag_horizon, cfg.evaluation.futures)
+    except UserError as error:  # what was learned and scored stays as it is
+        log.warning("imagination was not judged: %s", error)

@@ -152,6 +152,12 @@ def build_dataset(
         cfg.seed,
     )
     log.info(replay.describe())
+    rows = data.length + module.prefix
+    if replay.layout.steps < rows:
+        raise UserError(
+            f"data.capacity={data.capacity} keeps {replay.layout.steps} rows of each environment, too few for windows "
+            f"of {rows}: raise data.capacity or lower data.length."
+        )
     actor = Actor(envs.num_envs, model, True, torch.Generator())
     repeat = cfg.env.get("action_repeat", 1)
     schedule = Schedule(cfg.prefill // repeat, cfg.frames // repeat, cfg.train_ratio, data.batch_size * data.length)
@@ -167,5 +173,5 @@ def build_dataset(
         planner,
         build_planner(cfg.prefill_planner, envs.action_dim, envs.discrete),
         data.batch_size,
-        data.length + module.prefix,
+        rows,
     )

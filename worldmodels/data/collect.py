@@ -144,7 +144,8 @@ class Collector:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where :meth:`state_dict` was taken."""
+        """Continue where :meth:`state_dict` was taken, with new episodes where the simulators cannot be put back."""
+        self.rows = None
         self.decisions, self.frames = state["decisions"], state["frames"]
         self.score, self.length = state["score"], state["length"]
         device = self.actor.model.device
@@ -156,7 +157,9 @@ class Collector:
             log.warning("the checkpoint was made on another kind of device: actions are drawn from a new random stream")
         if state["envs"] is None:
             log.warning("the checkpoint holds no simulator states: new episodes begin")
-            self.rows = None
-        else:
+            return
+        try:
             self.envs.restore(state["envs"])
             self.rows = state["rows"]
+        except UserError as error:
+            log.warning("the environments could not be put back (%s): new episodes begin", error)

@@ -88,8 +88,10 @@ class OnlineDataset(IterableDataset):
             yield batch
 
     def _must_collect(self) -> bool:
-        due = self.schedule.updates_due(self.collector.decisions) > self.updates
-        return not due or not self.replay.can_sample(self.rows)
+        """Until an update is due and there is a window for it; none will come once all frames are in."""
+        decisions = self.collector.decisions
+        due = self.schedule.updates_due(decisions) > self.updates
+        return not due or (decisions < self.schedule.decisions and not self.replay.can_sample(self.rows))
 
     def _collect(self) -> None:
         prefilling = self.collector.decisions < self.schedule.prefill

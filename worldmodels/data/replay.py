@@ -1,6 +1,6 @@
 """Replay: one endless stream of rows per environment in memory-mapped files, sampled as windows [B, L].
 
-The alignment of actions, rewards and observations is made here and nowhere else. A row is what one step *led to*::
+Rows are stored as the environments' streams align them (``worldmodels/envs``). A row is what one step *led to*::
 
     episode                |<------------ episode i ------------>|<--- episode i+1 ---
     row t                     0       1       2     ...     n        n+1     n+2
@@ -91,11 +91,6 @@ class Replay:
         layout = Layout.load(Path(directory) / "replay.json")
         capacity = layout.steps * layout.num_envs
         return cls(directory, layout.spec, layout.num_envs, capacity, float("inf"), cross_resets, seed)
-
-    @staticmethod
-    def planned_bytes(spec: Spec, num_envs: int, capacity: int) -> int:
-        """Bytes on disk of a replay that has not been made."""
-        return sum(plan(spec, num_envs, capacity).column_bytes().values())
 
     def describe(self) -> str:
         """One line for the start of a run: rows, environments, space, and what takes most of it."""

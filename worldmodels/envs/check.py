@@ -22,7 +22,7 @@ def check(env: Mapping[str, Any], seed: int = 0, steps: int = STEPS) -> list[tup
     """Hold an environment (given as an ``env`` config group) to the contract; (name, "ok" or what is wrong) a check.
 
     The checks: the class builds; the spaces; every observation fits them and is finite; ``info["frames"]``; the same
-    seed repeats and another index differs; ``snapshot`` and ``restore`` are exact and survive the workers' transport;
+    seed repeats; ``snapshot`` and ``restore`` are exact and survive the workers' transport;
     it runs in a worker process.
     """
     built = make(env, seed)

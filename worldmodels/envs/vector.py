@@ -1,13 +1,7 @@
 """Several environments in worker processes, stepped together, each a stream of rows exactly as replay stores them.
 
-Timing, with next-step autoreset (an episode of two steps, then the next one)::
-
-    row          0          1          2          3          4
-    observation  o0         o1         o2 (last)  o0'        o1'
-    action       0          a1         a2         0          a4      the action that led INTO the row's observation
-    reward       0          r1         r2         0          r4      what arriving in the row's observation gave
-    is_first     True       .          .          True       .       the action given to step() here is ignored
-    is_last      .          .          True       .          .
+``worldmodels/data/replay.py`` draws the rows over time. After a row with ``is_last`` the next step begins the next
+episode, and the action given to it is ignored (next-step autoreset).
 """
 
 from __future__ import annotations
@@ -94,11 +88,17 @@ class VectorEnv:
         return self._rows(observation, action, reward, terminated, truncated, info)
 
     def snapshot(self) -> list[dict[str, Any]]:
-        """One exact snapshot an environment, pending resets included, as tensors and plain containers."""
+        """One exact snapshot an environment, pending resets included, as tensors and plain containers.
+
+        ``UserError`` for an environment that cannot; it and the others go on.
+        """
         return [plain_state(answer) for answer in self._call("snapshot")]
 
     def restore(self, snapshots: list[dict[str, Any]]) -> None:
-        """Go back to ``snapshots``; the next :meth:`step` continues from there."""
+        """Go back to ``snapshots``; the next :meth:`step` continues from there.
+
+        ``UserError`` for an environment that cannot; begin new episodes everywhere then.
+        """
         if len(snapshots) != self.num_envs:
             raise UserError(f"{len(snapshots)} snapshots cannot be restored into {self.num_envs} environments.")
         self._call("restore", [array_state(snapshot) for snapshot in snapshots])
@@ -138,7 +138,9 @@ class VectorEnv:
         with self._naming_the_culprit():
             envs.call_async(method, *args)
             answers = envs.call_wait(max(self.timeout, START_SECONDS))
-        self._raise_errors([answer.get("error") for answer in answers])
+        for index, answer in enumerate(answers):
+            if "error" in answer:
+                raise UserError(f"Environment {self._worker(index)} failed: {answer['error']}")
         return [answer["value"] for answer in answers]
 
     def _clean(self, action: Tensor) -> Tensor:
@@ -207,7 +209,7 @@ class VectorEnv:
             if process.exitcode is not None:
                 return (
                     f"environment {self._worker(index)} died with exit code {process.exitcode}; "
-                    "if it was killed for memory, lower env.num_envs"
+                    "if it was killed for memory, start a run with fewer env.num_envs"
                 )
         hanging = [i for i, pipe in enumerate(self._envs.parent_pipes) if pipe is not None and not pipe.poll(0)]
         who = ", ".join(self._worker(index) for index in hanging) or f"worker ({self.name})"
