@@ -54,7 +54,7 @@ def updates(compiled: bool) -> tuple[list[float], list[dict[str, torch.Tensor]]]
     totals, gradients = [], []
     for rows in batches(BOTH):
         losses, _ = trained._step(rows)
-        total = torch.stack([trained.loss_scales[name] * loss.mean() for name, loss in losses.items()]).sum()
+        total = trained.total({name: loss.mean() for name, loss in losses.items()})
         optimizer.zero_grad()
         total.backward()
         totals.append(total.item())

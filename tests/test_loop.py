@@ -238,7 +238,7 @@ def test_too_few_frames_for_any_update_is_refused(tmp_path):
 
 
 def test_a_training_whose_episodes_are_all_too_short_ends_with_what_is_wrong(tmp_path):
-    with pytest.raises(UserError, match="no window of 8 steps: its longest episode .* has 4 "):
+    with pytest.raises(UserError, match=r"no window of 8 steps: its longest episode .* has 4 "):
         trained(tmp_path, "data.cross_resets=false", "env.lengths=[3]")
 
 

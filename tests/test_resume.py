@@ -110,6 +110,16 @@ def test_stopping_while_prefilling_resumes_to_the_same_end(uninterrupted, tmp_pa
     assert same(trained(tmp_path, checkpoint=last(tmp_path)), uninterrupted["none"])
 
 
+def test_the_progress_bar_of_a_resumed_run_knows_the_way_that_is_left(uninterrupted, tmp_path, capsys):
+    trained(tmp_path, at=[At(10, stop)])
+    assert f"10/{UPDATES}" in capsys.readouterr().out
+    trained(tmp_path, checkpoint=last(tmp_path))
+    shown = capsys.readouterr().out
+    assert f"{UPDATES}/{UPDATES}" in shown
+    assert "/?" not in shown
+    assert f" 0/{UPDATES}" not in shown
+
+
 def test_a_checkpoint_holds_plain_containers_only_and_counts_by_itself(uninterrupted, tmp_path):
     trained(tmp_path, at=[At(5, stop)])
     checkpoint = torch.load(last(tmp_path), weights_only=True)

@@ -99,7 +99,7 @@ def build_parts(cfg: DictConfig, envs: VectorEnv, device: torch.device, folder: 
     def losses() -> Tensor:
         with amp():
             named, _ = module._step(batch)
-        return torch.stack([module.loss_scales[name] * loss.float().mean() for name, loss in named.items()]).sum()
+        return module.total({name: loss.float().mean() for name, loss in named.items()})
 
     def update() -> None:
         losses().backward()

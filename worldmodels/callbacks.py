@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import lightning
 import torch
 from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
@@ -37,6 +39,22 @@ class Progress(TQDMProgressBar):
         super().__init__(refresh_rate=10)
         self.dataset = dataset
         self.score: float | None = None
+
+    def init_train_tqdm(self) -> Tqdm:
+        """A bar as long as the whole run, which begins where a resumed run does."""
+        return Tqdm(
+            desc=self.train_description,
+            total=len(self.dataset),
+            initial=self.dataset.updates,
+            disable=self.is_disabled,
+            dynamic_ncols=True,
+            file=sys.stdout,
+            smoothing=0,
+            bar_format=self.BAR_FORMAT,
+        )
+
+    def on_train_epoch_start(self, *_: Any) -> None:
+        """The one epoch is the whole run; Lightning would begin the bar anew here, and not at all when resuming."""
 
     def get_metrics(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> dict[str, Any]:
         """Only what a person watches."""

@@ -91,7 +91,7 @@ class WorldModelModule(lightning.LightningModule):
         self._step = torch.compile(self.losses)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """The weighted sum of mean losses."""
+        """One batch's :meth:`total`; everything that is not finite is refused."""
         self._batch = batch
         losses, rollout = self._step(batch)
         if losses.keys() != self.loss_scales.keys():
@@ -100,9 +100,13 @@ class WorldModelModule(lightning.LightningModule):
         self._refuse_non_finite(means)
         self.log_dict({f"loss/{name}": mean for name, mean in means.items()})
         self.log_dict({f"latent/{name}": value.mean() for name, value in self.model.dynamics.metrics(rollout).items()})
-        total = torch.stack([self.loss_scales[name] * mean for name, mean in means.items()]).sum()
+        total = self.total(means)
         self.log("loss/total", total)
         return total
+
+    def total(self, means: dict[str, Tensor]) -> Tensor:
+        """What is minimised: the weighted sum of mean losses."""
+        return torch.stack([self.loss_scales[name] * mean for name, mean in means.items()]).sum()
 
     def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, *_: Any, **__: Any) -> None:
         """Clip after the backward pass; log the norm before and after."""
