@@ -41,11 +41,11 @@ class Repeating(Counter):
 
 
 class Fleeting(Counter):
-    """Cannot be put back where it was; unless it ``saves``, it cannot say where that is either."""
+    """Cannot be put back where it was, or ``dies`` of it; unless it ``saves``, it cannot say where that is either."""
 
-    def __init__(self, saves: bool = False, seed: int = 0, index: int = 0, **options) -> None:
+    def __init__(self, saves: bool = False, dies: bool = False, seed: int = 0, index: int = 0, **options) -> None:
         super().__init__(seed=seed, index=index, **options)
-        self._saves = saves
+        self._saves, self._dies = saves, dies
 
     def snapshot(self):
         if not self._saves:
@@ -53,4 +53,6 @@ class Fleeting(Counter):
         return super().snapshot()
 
     def restore(self, snapshot):
+        if self._dies:
+            os._exit(7)
         raise RuntimeError("no way back")

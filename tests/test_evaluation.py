@@ -38,10 +38,20 @@ def test_each_environment_counts_until_its_first_episode_ends():
 
 
 def test_many_episodes_are_played_in_lots_of_their_own_seeds(monkeypatch, run):
+    seeds = []
+
+    class Recorded(VectorEnv):
+        def __init__(self, env, num_envs, seed, timeout):
+            seeds.append(seed)
+            super().__init__(env, num_envs, seed, timeout)
+
+    monkeypatch.setattr(evaluation, "VectorEnv", Recorded)
     one_lot = evaluate(run.cfg.env, run.model, run.planner, 2, 3, explore=False)
     monkeypatch.setattr(evaluation, "AT_ONCE", 2)
     lots = evaluate(run.cfg.env, run.model, run.planner, 5, 3, explore=False)
     assert lots.returns[:2] == one_lot.returns
+    assert seeds[0] == seeds[1]
+    assert len(set(seeds)) == 3
     assert len(lots.returns) == len(lots.lengths) == 5
     assert lots.rows["state"].shape[:2] == (5, max(lots.lengths))
     short = Episodes([1.0], {"x": torch.ones(1, 2)}, [2])

@@ -264,3 +264,13 @@ def test_environments_that_cannot_be_put_back_begin_again(tmp_path, caplog):
         assert "the environments could not be put back (Environment worker 0 (Fleeting" in caplog.text
         rows, _ = collect(training, 3)
         assert rows["is_first"][:, 0].all()
+
+
+def test_a_checkpoint_survives_that_its_environments_die_of_being_put_back(tmp_path):
+    words = ("env._target_=sabotage.Fleeting", "+env.saves=true", "+env.dies=true")
+    trained(tmp_path, *words, at=[At(5, stop)])
+    file = tmp_path / "checkpoints" / "last.ckpt"
+    before = file.read_bytes()
+    with pytest.raises(UserError, match="died with exit code 7"):
+        trained(tmp_path, *words, checkpoint=str(file))
+    assert file.read_bytes() == before

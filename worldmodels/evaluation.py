@@ -120,7 +120,7 @@ def evaluate(
     explore: bool,
     precision: Callable[[], AbstractContextManager] = nullcontext,
 ) -> Episodes:
-    """Play ``episodes`` at once, one an environment, with a planner and what it consults.
+    """Play ``episodes``, one an environment and up to 16 at once, with a planner and what it consults.
 
     Episodes of evaluation seed s are none of those that training with seed s plays.
     """
@@ -145,6 +145,8 @@ def in_lots(env: Mapping[str, Any], episodes: int, seed: int, lot: Callable[[Vec
 
 def joined(played: list[Episodes]) -> Episodes:
     """Several lots of episodes as one; rows after the end of the longest of a lot are zero."""
+    if len(played) == 1:
+        return played[0]
     longest = max(max(lot.lengths) for lot in played)
 
     def padded(value: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from worldmodels.evaluation import write_json
 from worldmodels.runs import (
     CHECKPOINTS,
     CONFIG,
-    FIXED,
+    WEIGHTS,
     load_run,
     load_weights,
     new_folder,
@@ -120,7 +120,7 @@ def take_up(checkpoint: dict[str, Any], training: Training) -> None:
 
 def require_prefill_over(cfg: DictConfig, counters: dict[str, int]) -> None:
     """A prefill comes before the first update: a run that has made some cannot begin another."""
-    if counters["updates"] and cfg.prefill > counters["frames"]:
+    if counters["updates"] and cfg.prefill // cfg.env.get("action_repeat", 1) > counters["decisions"]:
         raise UserError(
             f"prefill={cfg.prefill} cannot begin again after {counters['updates']} updates and {counters['frames']} "
             "frames: lower it, or start a new run."
@@ -141,9 +141,13 @@ def resumed_config(folder: Path, words: list[str]) -> DictConfig:
     """A run's configuration with words on top; what its weights or its replay depend on may not change."""
     before = read_config(folder)
     cfg = override(before, words)
-    for group in FIXED:
-        if lasting(cfg[group]) != lasting(before[group]):
-            raise UserError(f"{group} cannot change when resuming: {folder} was trained with another; start a new run.")
+    changed = [group for group in WEIGHTS if cfg[group] != before[group]]
+    if lasting(cfg.env) != lasting(before.env):
+        changed.append("env")
+    if changed:
+        raise UserError(
+            f"{changed[0]} cannot change when resuming: {folder} was trained with another; start a new run."
+        )
     if optimizer_layout(cfg) != optimizer_layout(before):
         raise UserError(
             f"only the values of learning rates can change when resuming, not the optimizer: {folder} was trained "
@@ -152,9 +156,9 @@ def resumed_config(folder: Path, words: list[str]) -> DictConfig:
     return cfg
 
 
-def lasting(group: DictConfig) -> dict[str, Any]:
-    """A group without how long to wait for a worker, on which neither weights nor replay depend."""
-    return {key: value for key, value in group.items() if key != "step_timeout"}
+def lasting(env: DictConfig) -> dict[str, Any]:
+    """An environment without how long to wait for a worker, on which neither weights nor replay depend."""
+    return {key: value for key, value in env.items() if key != "step_timeout"}
 
 
 def optimizer_layout(cfg: DictConfig) -> tuple[str, list[str]]:

@@ -34,8 +34,6 @@ CONFIG = "config.yaml"
 CHECKPOINTS = ("last.ckpt", "previous.ckpt")
 WEIGHTS = ("dynamics", "space", "size", "encoder", "objective", "heads")
 """Groups that a run's weights depend on."""
-FIXED = (*WEIGHTS, "env")
-"""Groups that a resumed run may not change: its weights or its replay depend on them."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +93,7 @@ def read_config(path: Path) -> DictConfig:
         raise UserError(f"{path} is not a run folder: it has no {CONFIG}.")
     try:
         cfg = OmegaConf.load(path / CONFIG)
-    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError) as error:
         raise UserError(f"{path / CONFIG} cannot be read: {' '.join(str(error).split())}.") from error
     missing = sorted(load_config([]).keys() - (cfg.keys() if isinstance(cfg, DictConfig) else set()))
     if missing:

@@ -177,4 +177,4 @@ def finish(run: Run, cfg: DictConfig) -> None:
     try:
         judge(run, held_out, cfg.evaluation.context, cfg.evaluation.imag_horizon, cfg.evaluation.futures)
     except UserError as error:  # what was learned and scored stays as it is
-        log.warning("imagination was not judged: %s", error)
+        log.warning("imagination was not judged, imagine.* are missing or older: %s", error)

@@ -163,3 +163,4 @@ class Collector:
             self.rows = state["rows"]
         except UserError as error:
             log.warning("the environments could not be put back (%s): new episodes begin", error)
+            self.rows = self.envs.reset()  # here, before anything is saved: where workers have died, this says so

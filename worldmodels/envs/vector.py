@@ -37,8 +37,9 @@ CLOSE_SECONDS = 10.0
 class VectorEnv:
     """``num_envs`` spawned workers with shared memory, one seed each; what fails is named, nothing waits for ever.
 
-    After an error every worker is gone: close this one and make another. Raises :class:`UserError` for an environment
-    that cannot be built, raises, returns NaN, dies or takes more than ``timeout`` seconds over a step.
+    After an error of :meth:`reset` or :meth:`step`, or of a worker that dies or hangs, every worker is gone: close this
+    one and make another. Raises :class:`UserError` for an environment that cannot be built, raises, returns NaN, dies
+    or takes more than ``timeout`` seconds over a step.
     """
 
     def __init__(self, env: Mapping[str, Any], num_envs: int, seed: int, timeout: int | float = 60.0) -> None:
