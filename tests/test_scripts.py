@@ -275,7 +275,7 @@ def test_a_second_ctrl_c_ends_everything_at_once(tmp_path):
     flag.write_text("hang")
     words = ("env._target_=sabotage.Sabotaged", f"+env.file={flag}", "+env.after=2")
     process = spawn("train", *WORDS, *words, f"run_dir={tmp_path / 'run'}")
-    read_until(process, "Epoch 0:")
+    read_until(process, "Training:")
     time.sleep(0.5)
     for _ in range(2):
         os.killpg(process.pid, signal.SIGINT)

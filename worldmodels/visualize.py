@@ -152,7 +152,7 @@ def draw_returns(frames: list[int], returns: list[float], levels: dict[str, floa
     for (name, level), colour in zip(levels.items(), ("tab:green", "tab:orange", "tab:red", "tab:gray"), strict=False):
         axes.axhline(level, linestyle="--", linewidth=1, color=colour, label=name)
     axes.set_ylim(bottom=min(0, *returns))
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=1 + len(levels), frameon=False)
     return figure
 
 
