@@ -194,10 +194,12 @@ def test_resuming_with_another_train_ratio_pays_from_there_on(tmp_path):
         assert updates - 5 <= decisions - before < updates - 5 + 2
 
 
-def test_watching_and_evaluating_in_mid_training_change_nothing(tmp_path):
+@pytest.mark.parametrize("context", ["none", "burn_in"])
+def test_watching_and_evaluating_in_mid_training_change_nothing(tmp_path, context):
     from worldmodels.evaluation import evaluate
 
-    quiet = trained(tmp_path / "a", "frames=90", "trainer.watch_updates=1000", "trainer.log_updates=1000")
+    words = ("frames=90", f"data.context={context}")
+    quiet = trained(tmp_path / "a", *words, "trainer.watch_updates=1000", "trainer.log_updates=1000")
     played, states = [], []
 
     def look(training) -> None:
@@ -211,7 +213,7 @@ def test_watching_and_evaluating_in_mid_training_change_nothing(tmp_path):
         states.append(all(torch.equal(one, other) for one, other in zip(before, after, strict=True)))
         states.append(same(weights, module.state_dict()))
 
-    watched = trained(tmp_path / "b", "frames=90", "trainer.watch_updates=3", at=[At(7, look)])
+    watched = trained(tmp_path / "b", *words, "trainer.watch_updates=3", at=[At(7, look)])
     assert all(states)
     assert len(played) == 2
     assert same(quiet, watched)
