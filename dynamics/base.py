@@ -10,12 +10,14 @@ Time: ``action[:, t]`` is the action that *led into* ``obs[:, t]``, zero at an e
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Generator, Tensor, nn
+
+from worldmodels.errors import UserError
 
 Memory = dict[str, Tensor]
 """Tensors of N rows (or, inside a :class:`Rollout`, whatever its owner chose); private to whoever made it."""
@@ -32,7 +34,7 @@ class State:
     memory: Memory
 
     def map(self, fn: Callable[[Tensor], Tensor]) -> State:
-        """Apply ``fn`` to every tensor, for example ``lambda x: x[rows]`` or ``Tensor.detach``."""
+        """Apply ``fn`` to every tensor, ``Tensor.detach`` for example; rows are chosen by :meth:`Dynamics.select`."""
         return State(fn(self.feat), {key: fn(value) for key, value in self.memory.items()})
 
 
@@ -59,12 +61,35 @@ class Dynamics(nn.Module, ABC):
     """
 
     feat_dim: int
+    action_dim: int
     sample: bool = True
     """False: latents take their mode, so that two ways of computing the same thing can be compared."""
+    remembers: bool = True
+    """False: a filtered state follows from its own frame alone."""
+    max_length: int | None = None
+    """Longest sequence that can be observed, and most steps that can be imagined; None: any."""
 
     @abstractmethod
     def initial(self, n: int) -> State:
         """The state before an episode's first frame."""
+
+    def check(self, action: Float[Tensor, "... A"], state: State) -> None:
+        """Refuse an action of the wrong width and a state that another backbone made: call it before using either.
+
+        Raises:
+            UserError: naming what was given and what was expected.
+        """
+        if action.shape[-1] != self.action_dim:
+            raise UserError(f"an action has {self.action_dim} numbers in this model, not {action.shape[-1]}.")
+        if state.feat.shape[-1] != self.feat_dim or not self.owns(state.memory):
+            raise UserError(
+                f"this state was not made by this model: it has {state.feat.shape[-1]} features and the memory "
+                f"{sorted(state.memory)}, where {self.feat_dim} and {sorted(self.initial(1).memory)} are expected."
+            )
+
+    def owns(self, memory: Memory) -> bool:
+        """Whether ``memory`` looks like one that this backbone made."""
+        return same_layout(memory, self.initial(1).memory)
 
     @abstractmethod
     def observe(
@@ -99,6 +124,10 @@ class Dynamics(nn.Module, ABC):
         """Repeat each row ``n`` times, consecutively, for planners that try many actions from one state."""
         return state.map(lambda x: x.repeat_interleave(n, dim=0))
 
+    def select(self, state: State, rows: Int64[Tensor, " K"] | slice) -> State:
+        """Some rows of a state; not ``map``, because what rows share may have no row of its own."""
+        return state.map(lambda x: x[rows])
+
     @abstractmethod
     def loss(self, rollout: Rollout, reset: Bool[Tensor, "B T"]) -> dict[str, Tensor]:
         """The backbone's own losses, unreduced [B, T]."""
@@ -115,14 +144,12 @@ class Core(nn.Module, ABC):
     """
 
     out_dim: int
+    max_length: int | None = None
+    """Longest sequence for :meth:`scan`, and most steps that can be imagined; None: any."""
 
     @abstractmethod
     def initial(self, n: int) -> Memory:
         """Memory before the first input."""
-
-    @abstractmethod
-    def output(self, memory: Memory) -> Float[Tensor, "N D"]:
-        """The output that belongs to ``memory``, so that a state can be rebuilt from its memory alone."""
 
     @abstractmethod
     def step(
@@ -132,17 +159,45 @@ class Core(nn.Module, ABC):
 
     def scan(
         self, x: Float[Tensor, "B T X"], reset: Bool[Tensor, "B T"], memory: Memory
-    ) -> tuple[Float[Tensor, "B T D"], Memory]:
-        """Advance T steps; return outputs and the memory after *each*, [B, T, ...]. Default: a loop over ``step``."""
-        outputs, memories = [], []
+    ) -> tuple[Float[Tensor, "B T D"], Memory, Memory]:
+        """Advance T steps: outputs, the :meth:`entry` of each step [B, T, ...], last memory. Default: a loop."""
+        outputs, entries = [], []
         for t in range(x.shape[1]):
             output, memory = self.step(x[:, t], reset[:, t], memory)
             outputs.append(output)
-            memories.append(memory)
-        return torch.stack(outputs, dim=1), stack_memories(memories)
+            entries.append(self.entry(memory))
+        return torch.stack(outputs, dim=1), stack_memories(entries), memory
+
+    def entry(self, memory: Memory) -> Memory:
+        """What of a memory :meth:`starts` needs of every step of a sequence; default: all of it."""
+        return memory
+
+    def starts(self, entries: Memory, reset: Bool[Tensor, "B T"], before: Memory, last: int) -> Memory:
+        """Memories after each of the ``last`` steps as rows, b-major, from detached entries of all steps.
+
+        ``before`` is the memory that the sequence continued. Default: entries are memories already.
+        """
+        return {key: value[:, -last:].flatten(0, 1) for key, value in entries.items()}
+
+    def fork(self, memory: Memory, n: int) -> Memory:
+        """Each row ``n`` times, consecutively."""
+        return {key: value.repeat_interleave(n, dim=0) for key, value in memory.items()}
+
+    def select(self, memory: Memory, rows: Int64[Tensor, " K"] | slice) -> Memory:
+        """Some rows."""
+        return {key: value[rows] for key, value in memory.items()}
+
+    def owns(self, memory: Memory) -> bool:
+        """Whether ``memory`` looks like one that this core made."""
+        return same_layout(memory, self.initial(1))
 
 
-def stack_memories(memories: list[Memory]) -> Memory:
+def same_layout(a: Memory, b: Memory) -> bool:
+    """Whether two memories have the same keys and, but for their rows, the same shapes."""
+    return a.keys() == b.keys() and all(a[key].shape[1:] == b[key].shape[1:] for key in a)
+
+
+def stack_memories(memories: Sequence[Memory]) -> Memory:
     """T memories of [N, ...] as one of [N, T, ...]."""
     return {key: torch.stack([memory[key] for memory in memories], dim=1) for key in memories[0]}
 
@@ -153,3 +208,10 @@ def clear_rows(memory: Memory, reset: Bool[Tensor, " N"], initial: Memory) -> Me
         key: torch.where(reset.reshape(-1, *[1] * (value.ndim - 1)), initial[key], value)
         for key, value in memory.items()
     }
+
+
+def since_reset(reset: Bool[Tensor, "B T"]) -> tuple[Int64[Tensor, "B T"], Bool[Tensor, "B T"]]:
+    """Steps since the latest reset, or since the sequence began, and whether no reset has been yet."""
+    index = torch.arange(reset.shape[1], device=reset.device)
+    latest = torch.where(reset, index, -1).cummax(dim=1).values
+    return index - latest.clamp(min=0), latest < 0

@@ -32,10 +32,6 @@ class GRU(Core):
         """Zeros."""
         return {"deter": self.shared.weight.new_zeros(n, self.out_dim)}
 
-    def output(self, memory: Memory) -> Float[Tensor, "N D"]:
-        """The memory is the output."""
-        return memory["deter"]
-
     def step(
         self, x: Float[Tensor, "N X"], reset: Bool[Tensor, " N"] | None, memory: Memory
     ) -> tuple[Float[Tensor, "N D"], Memory]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Generator, Tensor, nn
 
 from dynamics.base import Core, Dynamics, Memory, Rollout, State, stack_memories
@@ -14,6 +14,8 @@ from worldmodels.errors import UserError, near_match
 from worldmodels.nets import MLP, Hidden, init_
 
 POSTERIORS = ("filter", "obs")
+STOCH, RESET, ENTRY, BEFORE = "stoch", "reset", "entry.", "before."
+"""Keys, and prefixes of keys, in the memories of states and rollouts."""
 
 
 class Latent(Dynamics):
@@ -49,13 +51,18 @@ class Latent(Dynamics):
         self.post_embed = init_(nn.Linear(embed_dim, hidden))
         self.post_deter = init_(nn.Linear(self.core.out_dim, hidden, bias=False)) if self.filters else None
         self.post_out = nn.Sequential(nn.LayerNorm(hidden), nn.SiLU(), init_(nn.Linear(hidden, space.raw_dim)))
-        self.feat_dim = space.dim + self.core.out_dim
+        self.feat_dim, self.action_dim = space.dim + self.core.out_dim, action_dim
+        self.max_length = self.core.max_length
 
     def initial(self, n: int) -> State:
-        """No latent and no memory."""
-        stoch = self.post_embed.weight.new_zeros(n, self.space.dim)
-        memory = self.core.initial(n)
-        return self._state(stoch, self.core.output(memory), memory)
+        """Zeros, and the core's empty memory."""
+        feat = self.post_embed.weight.new_zeros(n, self.feat_dim)
+        return State(feat, {STOCH: feat[:, : self.space.dim], **self.core.initial(n)})
+
+    def owns(self, memory: Memory) -> bool:
+        """A latent of this space, and a memory of this core."""
+        stoch = memory.get(STOCH)
+        return stoch is not None and stoch.shape[-1] == self.space.dim and self.core.owns(_core_part(memory))
 
     def observe(
         self,
@@ -65,36 +72,39 @@ class Latent(Dynamics):
         state: State,
     ) -> tuple[Rollout, State]:
         """A loop over time where the posterior filters, one ``core.scan`` where it reads the frame alone."""
+        self.check(action, state)
         observe = self._observe_loop if self.filters else self._observe_scan
-        stoch, deter, post, memory = observe(self.post_embed(embed), self.from_action(action), reset, state)
+        before = _core_part(state.memory)
+        stoch, deter, post, entries, memory = observe(
+            self.post_embed(embed), self.from_action(action), reset, state.memory[STOCH], before
+        )
         feat = torch.cat([stoch, deter], dim=-1)
         prior = self.space.params(self.prior(deter))
-        last = State(feat[:, -1], {key: value[:, -1] for key, value in memory.items()})
-        return Rollout(feat, feat, {"post": post, "prior": prior}, memory), last
+        kept = {STOCH: stoch, RESET: reset, **_add_prefix(ENTRY, entries), **_add_prefix(BEFORE, before)}
+        last = State(feat[:, -1], {STOCH: stoch[:, -1], **memory})
+        return Rollout(feat, feat, {"post": post, "prior": prior}, kept), last
 
     def _observe_loop(
-        self, embed: Tensor, action: Tensor, reset: Tensor, state: State
-    ) -> tuple[Tensor, Tensor, Tensor, Memory]:
-        core_memory = self._core_memory(state)
-        stoch, stochs, deters, posts, memories = state.memory["stoch"], [], [], [], []
+        self, embed: Tensor, action: Tensor, reset: Tensor, stoch: Tensor, memory: Memory
+    ) -> tuple[Tensor, Tensor, Tensor, Memory, Memory]:
+        steps = []
         for t in range(embed.shape[1]):
-            x = self._input(stoch, action[:, t], reset[:, t])
-            deter, core_memory = self.core.step(x, reset[:, t], core_memory)
+            deter, memory = self.core.step(self._input(stoch, action[:, t], reset[:, t]), reset[:, t], memory)
             post = self._posterior(embed[:, t], deter)
             stoch = self.space.draw(post, self.sample)
-            for items, item in zip((stochs, deters, posts, memories), (stoch, deter, post, core_memory), strict=True):
-                items.append(item)
+            steps.append((stoch, deter, post, self.core.entry(memory)))
+        stochs, deters, posts, entries = zip(*steps, strict=True)
         stoch, deter, post = (torch.stack(items, dim=1) for items in (stochs, deters, posts))
-        return stoch, deter, post, {"stoch": stoch, **stack_memories(memories)}
+        return stoch, deter, post, stack_memories(entries), memory
 
     def _observe_scan(
-        self, embed: Tensor, action: Tensor, reset: Tensor, state: State
-    ) -> tuple[Tensor, Tensor, Tensor, Memory]:
+        self, embed: Tensor, action: Tensor, reset: Tensor, stoch: Tensor, memory: Memory
+    ) -> tuple[Tensor, Tensor, Tensor, Memory, Memory]:
         post = self._posterior(embed, None)
-        stoch = self.space.draw(post, self.sample)
-        before = torch.cat([state.memory["stoch"][:, None], stoch[:, :-1]], dim=1)
-        deter, memory = self.core.scan(self._input(before, action, reset), reset, self._core_memory(state))
-        return stoch, deter, post, {"stoch": stoch, **memory}
+        drawn = self.space.draw(post, self.sample)
+        before = torch.cat([stoch[:, None], drawn[:, :-1]], dim=1)
+        deter, entries, memory = self.core.scan(self._input(before, action, reset), reset, memory)
+        return drawn, deter, post, entries, memory
 
     def obs_step(
         self,
@@ -105,26 +115,39 @@ class Latent(Dynamics):
         generator: Generator | None = None,
     ) -> State:
         """One core step, then the posterior."""
-        x = self._input(state.memory["stoch"], self.from_action(action), reset)
-        deter, memory = self.core.step(x, reset, self._core_memory(state))
+        self.check(action, state)
+        x = self._input(state.memory[STOCH], self.from_action(action), reset)
+        deter, memory = self.core.step(x, reset, _core_part(state.memory))
         post = self._posterior(self.post_embed(embed), deter)
         return self._state(self.space.draw(post, self.sample, generator), deter, memory)
 
     def img_step(self, action: Float[Tensor, "N A"], state: State, generator: Generator | None = None) -> State:
         """One core step, then the prior."""
-        x = self._input(state.memory["stoch"], self.from_action(action), None)
-        deter, memory = self.core.step(x, None, self._core_memory(state))
+        self.check(action, state)
+        x = self._input(state.memory[STOCH], self.from_action(action), None)
+        deter, memory = self.core.step(x, None, _core_part(state.memory))
         prior = self.space.params(self.prior(deter))
         return self._state(self.space.draw(prior, self.sample, generator), deter, memory)
 
+    @torch.no_grad()
     def starts(self, rollout: Rollout, last: int | None = None) -> State:
-        """Per-step memory, flattened b-major."""
-        first = 0 if last is None else -last
+        """The core rebuilds its memories from what it kept of each step."""
+        last = rollout.post.shape[1] if last is None else last
+        kept = {key: value.detach() for key, value in rollout.memory.items()}
+        entries, before = _strip_prefix(ENTRY, kept), _strip_prefix(BEFORE, kept)
+        memory = self.core.starts(entries, kept[RESET], before, last)
+        feat, stoch = (x[:, -last:].flatten(0, 1) for x in (rollout.post.detach(), kept[STOCH]))
+        return State(feat, {STOCH: stoch, **memory})
 
-        def rows(x: Tensor) -> Tensor:
-            return x[:, first:].detach().flatten(0, 1)
+    def fork(self, state: State, n: int) -> State:
+        """Latents are repeated; what of its memory the core shares between the copies is its own affair."""
+        feat, stoch = (x.repeat_interleave(n, dim=0) for x in (state.feat, state.memory[STOCH]))
+        return State(feat, {STOCH: stoch, **self.core.fork(_core_part(state.memory), n)})
 
-        return State(rows(rollout.post), {key: rows(value) for key, value in rollout.memory.items()})
+    def select(self, state: State, rows: Int64[Tensor, " K"] | slice) -> State:
+        """Likewise."""
+        memory = self.core.select(_core_part(state.memory), rows)
+        return State(state.feat[rows], {STOCH: state.memory[STOCH][rows], **memory})
 
     def loss(self, rollout: Rollout, reset: Bool[Tensor, "B T"]) -> dict[str, Tensor]:
         """``dyn`` teaches the prior, ``rep`` regularises the posterior (DreamerV3, eq. 3), each with its free nats.
@@ -151,8 +174,17 @@ class Latent(Dynamics):
         hidden = embed if self.post_deter is None else embed + self.post_deter(deter)
         return self.space.params(self.post_out(hidden))
 
-    def _core_memory(self, state: State) -> Memory:
-        return {key: value for key, value in state.memory.items() if key != "stoch"}
-
     def _state(self, stoch: Tensor, deter: Tensor, memory: Memory) -> State:
-        return State(torch.cat([stoch, deter], dim=-1), {"stoch": stoch, **memory})
+        return State(torch.cat([stoch, deter], dim=-1), {STOCH: stoch, **memory})
+
+
+def _core_part(memory: Memory) -> Memory:
+    return {key: value for key, value in memory.items() if key != STOCH}
+
+
+def _add_prefix(prefix: str, memory: Memory) -> Memory:
+    return {prefix + key: value for key, value in memory.items()}
+
+
+def _strip_prefix(prefix: str, memory: Memory) -> Memory:
+    return {key.removeprefix(prefix): value for key, value in memory.items() if key.startswith(prefix)}

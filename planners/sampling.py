@@ -174,7 +174,7 @@ class SamplingPlanner(Planner):
             rows = due.nonzero().squeeze(1)
             if len(rows) > 0:
                 part = {key: value[rows] for key, value in memory.items()}
-                part = self._plan(model, state.map(lambda x: x[rows]), part, explore, generator)
+                part = self._plan(model, model.dynamics.select(state, rows), part, explore, generator)
                 memory = {key: value.index_copy(0, rows, part[key]) for key, value in memory.items()}
         memory["plan"] = self.family.mode(memory["mean"])
         memory["age"] = memory["age"] + 1

@@ -6,6 +6,7 @@ States are compared by what is imagined from them, because their memory is priva
 
 from __future__ import annotations
 
+import pytest
 import torch
 from dynamics_cases import (
     ACTION,
@@ -25,6 +26,7 @@ from dynamics_cases import (
 from torch import Tensor
 
 from dynamics.base import State, clear_rows
+from worldmodels.errors import UserError
 
 
 class DynamicsContract:
@@ -71,12 +73,12 @@ class DynamicsContract:
         other_action = dynamics.obs_step(embed, action.flip(0) + 1, reset, state)
         for other in (other_past, other_action):
             assert torch.equal(imagined(dynamics, plain)[1], imagined(dynamics, other)[1])
-            assert not torch.equal(plain.feat[0], other.feat[0])
+            assert torch.equal(plain.feat[0], other.feat[0]) != dynamics.remembers
         fresh = dynamics.obs_step(embed, action, torch.tensor([True] * BATCH), dynamics.initial(BATCH))
         assert torch.equal(imagined(dynamics, plain)[1], imagined(dynamics, fresh)[1])
         never = dynamics.obs_step(embed, action, torch.zeros_like(reset), state)
         assert torch.equal(imagined(dynamics, plain)[[0, 2]], imagined(dynamics, never)[[0, 2]])
-        assert not torch.equal(plain.feat[1], never.feat[1])
+        assert torch.equal(plain.feat[1], never.feat[1]) != dynamics.remembers
 
     @torch.no_grad()
     def test_the_first_action_of_an_episode_survives(self, dynamics):
@@ -114,8 +116,40 @@ class DynamicsContract:
             rows = together.feat[candidate::4]
             assert_close(rows, alone.feat)
         starts = dynamics.starts(observe(dynamics, sequences(5), state)[0], last=2)
-        repeated = imagined(dynamics, starts).repeat_interleave(3, dim=0)
-        assert_close(imagined(dynamics, dynamics.fork(starts, 3)), repeated)
+        later = dynamics.img_step(actions[: len(starts.feat)], starts)
+        for start in (starts, later):
+            repeated = imagined(dynamics, start).repeat_interleave(3, dim=0)
+            assert_close(imagined(dynamics, dynamics.fork(start, 3)), repeated)
+
+    @torch.no_grad()
+    def test_rows_of_any_state_can_be_selected(self, dynamics):
+        state = warm(dynamics)
+        starts = dynamics.starts(observe(dynamics, sequences(5), state)[0])
+        for chosen in (state, dynamics.fork(state, 2), starts, dynamics.img_step(torch.zeros(15, ACTION), starts)):
+            for rows in (torch.tensor([2, 0]), slice(1, 3)):
+                some = dynamics.select(chosen, rows)
+                assert_close(imagined(dynamics, some), imagined(dynamics, chosen)[rows])
+                assert_close(
+                    imagined(dynamics, dynamics.fork(some, 2)), imagined(dynamics, some).repeat_interleave(2, 0)
+                )
+
+    @torch.no_grad()
+    def test_what_does_not_fit_is_refused_in_one_sentence(self, dynamics, subject):
+        (embed, action, reset), state = sequences(1).frame(0), warm(dynamics)
+        foreign = State(state.feat, {"another": state.feat})
+        wider = State(torch.cat([state.feat, state.feat], dim=-1), state.memory)
+        larger = State(state.feat, {key: torch.cat([v, v], dim=-1) for key, v in state.memory.items()})
+        calls = {
+            "observe": lambda a, s: dynamics.observe(embed[:, None], a[:, None], reset[:, None], s),
+            "obs_step": lambda a, s: dynamics.obs_step(embed, a, reset, s),
+            "img_step": lambda a, s: dynamics.img_step(a, s),
+        }
+        for call in calls.values():
+            with pytest.raises(UserError, match=r"an action has 2 numbers in this model, not 3\.$"):
+                call(torch.zeros(BATCH, ACTION + 1), state)
+            for other in (foreign, wider, larger):
+                with pytest.raises(UserError, match=r"^this state was not made by this model: .*expected\.$"):
+                    call(action, other)
 
     @torch.no_grad()
     def test_nothing_leaks_from_the_future(self, dynamics):
@@ -130,8 +164,8 @@ class DynamicsContract:
                 other, _ = observe(dynamics, changed, state)
                 for key, expected in per_step(plain).items():
                     assert torch.equal(per_step(other)[key][:, :t], expected[:, :t]), (part, key)
-                if not data.reset[:, t].any():
-                    assert not torch.equal(other.feat[:, t], plain.feat[:, t]), part
+                if not data.reset[:, t].any() and (dynamics.remembers or part == "embed"):
+                    assert not torch.equal(other.post[:, t], plain.post[:, t]), part
 
     @torch.no_grad()
     def test_nothing_leaks_over_a_reset_or_between_rows(self, dynamics):

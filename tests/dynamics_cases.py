@@ -17,13 +17,13 @@ from worldmodels.cli import config_dir, load_config
 TINY = (
     "size=xs",
     "size.deter=32",
-    "size.hidden=16",
+    "size.hidden=32",
     "size.blocks=4",
     "size.groups=4",
     "size.classes=5",
     "size.depth=2",
     "size.units=16",
-    "size.layers=1",
+    "size.layers=2",
 )
 SPACES = tuple(sorted(path.stem for path in (config_dir() / "space").glob("*.yaml")))
 POSTERIORS = ("filter", "obs")
@@ -138,7 +138,7 @@ def imagined(dynamics: Dynamics, state: State, seed: int = 5) -> Tensor:
 
 
 def assert_close(a: Tensor, b: Tensor) -> None:
-    torch.testing.assert_close(a, b, atol=2e-5, rtol=2e-5)
+    torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
 
 
 def assert_same_state(dynamics: Dynamics, a: State, b: State) -> None:

@@ -19,7 +19,7 @@ class TrueModel:
     discrete: bool
 
     def __init__(self) -> None:
-        self.dynamics = SimpleNamespace(fork=self._fork)
+        self.dynamics = SimpleNamespace(fork=self._fork, select=lambda state, rows: state.map(lambda x: x[rows]))
         self.asked: list[Tensor] = []
         self.forks: list[int] = []
 

@@ -86,7 +86,7 @@ def plan_frames(model: WorldModel, actor: Actor, generator: torch.Generator | No
     if actor.memory is None or "plan" not in actor.memory:
         return None
     plan = actor.memory["plan"][:1]
-    feat = model.imagine(actor.state.map(lambda x: x[:1]), plan, plan.shape[1], generator).feat
+    feat = model.imagine(model.dynamics.select(actor.state, slice(0, 1)), plan, plan.shape[1], generator).feat
     frames = rearrange(to_uint8(model.decode(feat)["pixels"][0]), "t c h w -> t h w c")
     return np.stack([enlarge(border(frame, SEES if t == 0 else IMAGINES)) for t, frame in enumerate(frames)])
 

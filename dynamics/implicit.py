@@ -1,0 +1,118 @@
+"""TD-MPC2's latent (Hansen et al. 2024): encoder and transition, held together by consistency, without a posterior."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Generator, Tensor, nn
+
+from dynamics.base import Dynamics, Rollout, State, since_reset
+from dynamics.latents import SimNorm
+from worldmodels.errors import UserError
+from worldmodels.nets import MLP, init_
+
+
+class Implicit(Dynamics):
+    """``z = h(o)`` and ``z' = d(z, a)`` (eq. 1), both ending in SimNorm; a filtered state remembers nothing.
+
+    Observing makes latents open-loop, as planning will: they are grounded in the frame at resets and every
+    ``unroll`` + 1 steps, and follow from actions between. Heads are trained on these; ``post`` is the encoder's.
+
+    Args:
+        latent: numbers in z, in simplices of ``simplex``.
+        unroll: open-loop steps after each grounding.
+        rho: factor by which the loss of each further step counts less (eq. 3).
+    """
+
+    remembers = False
+
+    def __init__(
+        self,
+        embed_dim: int,
+        action_dim: int,
+        latent: int,
+        hidden: int,
+        simplex: int = 8,
+        unroll: int = 3,
+        rho: float = 0.5,
+    ) -> None:
+        super().__init__()
+        if latent % simplex:
+            raise UserError(f"a latent of {latent} numbers does not divide into simplices of {simplex}.")
+        if unroll < 1:
+            raise UserError(
+                f"dynamics.unroll={unroll} must be at least 1: without open-loop steps nothing is predicted."
+            )
+        self.feat_dim, self.action_dim, self.unroll, self.rho = latent, action_dim, unroll, rho
+        self.simnorm = SimNorm(latent // simplex, simplex)
+        self.encode = init_(nn.Linear(embed_dim, latent))
+        self.transition = MLP(latent + action_dim, hidden, 2, latent)
+
+    def initial(self, n: int) -> State:
+        """Even simplices, as of an encoder that says nothing."""
+        return self._state(self._normed(self.encode.weight.new_zeros(n, self.feat_dim)))
+
+    def observe(
+        self,
+        embed: Float[Tensor, "B T E"],
+        action: Float[Tensor, "B T A"],
+        reset: Bool[Tensor, "B T"],
+        state: State,
+    ) -> tuple[Rollout, State]:
+        """``unroll`` rounds, each predicting from all latents at once and keeping those whose turn it is.
+
+        That is ``unroll`` times the arithmetic of a loop over time, in ``unroll`` instead of T calls.
+        """
+        self.check(action, state)
+        post = self._normed(self.encode(embed))
+        age = self._age(reset)[..., None]
+        feat = post
+        for k in range(1, self.unroll + 1):
+            before = torch.cat([feat[:, :1], feat[:, :-1]], dim=1)  # a first step is grounded and reads nothing
+            feat = torch.where(age == k, self._next(before, action), feat)
+        return Rollout(feat, post, {}, {}), self._state(post[:, -1])
+
+    def obs_step(
+        self,
+        embed: Float[Tensor, "N E"],
+        action: Float[Tensor, "N A"],
+        reset: Bool[Tensor, " N"],
+        state: State,
+        generator: Generator | None = None,
+    ) -> State:
+        """The frame alone decides."""
+        self.check(action, state)
+        return self._state(self._normed(self.encode(embed)))
+
+    def img_step(self, action: Float[Tensor, "N A"], state: State, generator: Generator | None = None) -> State:
+        """The transition; it draws nothing."""
+        self.check(action, state)
+        return self._state(self._next(state.feat, action))
+
+    def starts(self, rollout: Rollout, last: int | None = None) -> State:
+        """Encoded latents."""
+        post = rollout.post if last is None else rollout.post[:, -last:]
+        return self._state(post.detach().flatten(0, 1))
+
+    def loss(self, rollout: Rollout, reset: Bool[Tensor, "B T"]) -> dict[str, Tensor]:
+        """``consistency``: squared distance of each predicted latent to the encoded one, mean over the latent (eq. 3).
+
+        The encoder gets no gradient as a target, only as a start. Grounded steps predict nothing and weigh nothing.
+        """
+        age = self._age(reset)
+        weight = torch.where(age == 0, 0.0, self.rho ** (age - 1).float())
+        error = (rollout.feat - rollout.post.detach()).square().mean(-1)
+        return {"consistency": error * weight * weight.numel() / (age > 0).sum().clamp(min=1)}
+
+    def _age(self, reset: Bool[Tensor, "B T"]) -> Tensor:
+        """Steps since each latent was last grounded, 0 to ``unroll``."""
+        return since_reset(reset)[0] % (self.unroll + 1)
+
+    def _next(self, latent: Float[Tensor, "... Z"], action: Float[Tensor, "... A"]) -> Float[Tensor, "... Z"]:
+        return self._normed(self.transition(torch.cat([latent, action], dim=-1)))
+
+    def _normed(self, raw: Float[Tensor, "... Z"]) -> Float[Tensor, "... Z"]:
+        return self.simnorm.draw(self.simnorm.params(raw), sample=False)
+
+    def _state(self, latent: Float[Tensor, "N Z"]) -> State:
+        return State(latent, {"latent": latent})

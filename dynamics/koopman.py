@@ -1,0 +1,68 @@
+"""Linear latent dynamics with actions: a diagonal Koopman operator (Mondal et al. 2024).
+
+"Efficient Dynamics Modeling in Interactive Environments with Koopman Theory".
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Complex, Float
+from torch import Tensor, nn
+
+from dynamics.base import Core, Memory
+from dynamics.scan import forget, linear_scan
+from worldmodels.nets import init_
+
+SLOWEST, FASTEST = 0.999, 0.5
+"""Moduli of the eigenvalues at the start, spread log-uniformly in 1 - |lambda|: memories of one to a thousand steps."""
+
+
+class Koopman(Core):
+    """``g_t = K g_{t-1} + L x_t`` (eq. 5), K diagonal and complex; the output is g itself, real beside imaginary parts.
+
+    All that is not linear in time happens outside, in the maps into and out of the latent: the paper's idea that a
+    lifted state moves linearly. Eigenvalues are ``exp(-exp(rate) + i frequency)``, inside the unit circle whatever is
+    learned; inputs are scaled by ``sqrt(1 - |lambda|^2)``, which keeps slow ones from growing (Orvieto et al. 2023).
+    """
+
+    def __init__(self, in_dim: int, state: int) -> None:
+        super().__init__()
+        self.out_dim = 2 * state
+        spread = torch.linspace(math.log(1 - SLOWEST), math.log(1 - FASTEST), state)
+        self.rate = nn.Parameter(torch.log(-torch.log(1 - spread.exp())))
+        self.frequency = nn.Parameter(math.pi * torch.rand(state).square())
+        self.into = init_(nn.Linear(in_dim, 2 * state, bias=False))
+
+    def initial(self, n: int) -> Memory:
+        """Zeros."""
+        return {"observables": torch.zeros(n, self.out_dim // 2, dtype=torch.cfloat, device=self.rate.device)}
+
+    def step(
+        self, x: Float[Tensor, "N X"], reset: Bool[Tensor, " N"] | None, memory: Memory
+    ) -> tuple[Float[Tensor, "N D"], Memory]:
+        """One product."""
+        decay, driven = self._linear(x)
+        kept = decay if reset is None else forget(decay, reset[:, None])[:, 0]
+        state = kept * memory["observables"] + driven
+        return self._output(state), {"observables": state}
+
+    def scan(
+        self, x: Float[Tensor, "B T X"], reset: Bool[Tensor, "B T"], memory: Memory
+    ) -> tuple[Float[Tensor, "B T D"], Memory, Memory]:
+        """Parallel over time."""
+        decay, driven = self._linear(x)
+        states = linear_scan(forget(decay, reset), driven, memory["observables"])
+        return self._output(states), {"observables": states}, {"observables": states[:, -1]}
+
+    def _linear(self, x: Float[Tensor, "... X"]) -> tuple[Complex[Tensor, " P"], Complex[Tensor, "... P"]]:
+        """The eigenvalues, and L x."""
+        rate = self.rate.exp()
+        scale = torch.sqrt(-torch.expm1(-2 * rate))
+        driven = torch.view_as_complex(F.linear(x, self.into.weight).float().unflatten(-1, (-1, 2)))
+        return torch.exp(torch.complex(-rate, self.frequency)), scale * driven
+
+    def _output(self, state: Complex[Tensor, "... P"]) -> Float[Tensor, "... D"]:
+        return torch.view_as_real(state).flatten(-2)

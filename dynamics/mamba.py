@@ -1,0 +1,209 @@
+"""Mamba-2 (Dao and Gu 2024, "Transformers are SSMs") in its chunked matrix form, with resets; the core of Drama.
+
+State of a head: ``h_t = exp(dt_t A) h_{t-1} + dt_t x_t B_t^T`` and ``y_t = h_t C_t + D x_t``, where A is a number and
+x, B, C, dt follow from the input.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor, nn
+
+from dynamics.base import Core, Memory
+from dynamics.mamba_fused import scan_for
+from dynamics.scan import linear_scan
+from worldmodels.errors import UserError
+from worldmodels.nets import init_
+
+CHUNK = 32
+"""Steps of a chunk: inside one the scan is a matrix product of CHUNK^2 work, between them a recurrence."""
+
+
+def chunked_scan(
+    x: Float[Tensor, "B T H P"],
+    log_decay: Float[Tensor, "B T H"],
+    b: Float[Tensor, "B T S"],
+    c: Float[Tensor, "B T S"],
+    episode: Int64[Tensor, "B T"],
+    state: Float[Tensor, "B H P S"],
+) -> tuple[Float[Tensor, "B T H P"], Float[Tensor, "B H P S"]]:
+    """State space duality (section 6): outputs without D, and the last state.
+
+    ``episode`` counts resets so far; nothing passes from one number to the next, and ``state`` belongs to number 0.
+    """
+    length, size = x.shape[1], min(CHUNK, x.shape[1])
+    pad = -length % size
+    x, b, c = (F.pad(v, (0, 0) * (v.ndim - 2) + (0, pad)) for v in (x, b, c))
+    log_decay = F.pad(log_decay, (0, 0, 0, pad)).unflatten(1, (-1, size)).transpose(2, 3)
+    episode = torch.cat([episode, episode[:, -1:].expand(-1, pad)], dim=1).unflatten(1, (-1, size))
+    x, b, c = (v.unflatten(1, (-1, size)) for v in (x, b, c))
+    carried = torch.cat([torch.zeros_like(episode[:, :1, -1]), episode[:, :-1, -1]], dim=1)  # of each chunk's carry
+
+    # Within a chunk (the diagonal blocks): y = (L o C B^T) x. log L_ij adds the decays after j up to i; a difference of
+    # running sums would round away small ones, and let other episodes' decays into the rounding.
+    order = torch.ones(size, size, dtype=x.dtype, device=x.device).tril()
+    same = episode[..., :, None] == episode[..., None, :]
+    spans = order @ (log_decay[..., None] * (same & order.tril(-1).bool())[:, :, None])
+    decay = spans.masked_fill(~(same & order.bool())[:, :, None], -torch.inf).exp()  # [B, n, H, i, j]
+    y = (decay * (c @ b.mT)[:, :, None]) @ x.transpose(2, 3)
+
+    # What each chunk leaves behind, and the recurrence over chunks.
+    left = torch.einsum("bnqhp,bnhq,bnqs->bnhps", x, decay[..., -1, :], b)
+    own = episode == carried[..., None]
+    reach = (log_decay * own[:, :, None]).cumsum(-1).masked_fill(~own[:, :, None], -torch.inf).exp()
+    states = linear_scan(reach[..., -1, None, None], left, state)
+
+    # What the state before each chunk adds to its outputs (the off-diagonal blocks).
+    entering = torch.cat([state[:, None], states[:, :-1]], dim=1)
+    y = y + reach[..., None] * torch.einsum("bnqs,bnhps->bnhqp", c, entering)
+    return y.transpose(2, 3).flatten(1, 2)[:, :length], states[:, -1]
+
+
+class Mixer(nn.Module):
+    """Projection, short causal convolution, the scan, a gate (figure 6). Its inputs at a step are [x, B, C, dt].
+
+    The convolution's window holds the last ``kernel`` of them: with what came before, all that states follow from.
+    """
+
+    def __init__(self, width: int, expand: int, head: int, state: int, kernel: int) -> None:
+        super().__init__()
+        inner = expand * width
+        if inner % head:
+            raise UserError(f"heads of {head} do not divide the {inner} channels of mamba: change dynamics.core.head.")
+        self.heads, self.head, self.state, self.kernel, self.inner = inner // head, head, state, kernel, inner
+        self.convolved = inner + 2 * state
+        self.inputs = self.convolved + self.heads
+        self.into = init_(nn.Linear(width, inner + self.inputs, bias=False))
+        self.taps = nn.Parameter(torch.empty(kernel, self.convolved).uniform_(-1, 1) / math.sqrt(kernel))
+        self.bias = nn.Parameter(torch.zeros(self.convolved))
+        step = torch.exp(torch.empty(self.heads).uniform_(math.log(1e-3), math.log(1e-1)))
+        self.step_bias = nn.Parameter(step + torch.log(-torch.expm1(-step)))
+        self.log_rate = nn.Parameter(torch.empty(self.heads).uniform_(1, 16).log())
+        self.skip = nn.Parameter(torch.ones(self.heads))
+        self.norm = nn.LayerNorm(inner)
+        self.out = init_(nn.Linear(inner, width, bias=False))
+
+    def project(self, u: Float[Tensor, "... W"]) -> tuple[Float[Tensor, "... I"], Float[Tensor, "... V"]]:
+        """The gate, and the inputs in fp32."""
+        gate, inputs = self.into(u).split((self.inner, self.inputs), dim=-1)
+        return gate, inputs.float()
+
+    def convolve(
+        self, inputs: Float[Tensor, "B T V"], before: Float[Tensor, "B K V"], episode: Int64[Tensor, "B T"]
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """x [B, T, H, P], B and C [B, T, S], dt [B, T, H]; a window reaches no further back than its episode."""
+        past = torch.cat([before[:, 1:, : self.convolved], inputs[..., : self.convolved]], dim=1)
+        number = torch.cat([torch.zeros_like(episode[:, :1]).expand(-1, self.kernel - 1), episode], dim=1)
+        length, total = inputs.shape[1], self.bias
+        for k in range(self.kernel):
+            here = (number[:, k : k + length] == episode)[..., None]
+            total = total + torch.where(here, past[:, k : k + length] * self.taps[k], 0.0)
+        x, b, c = F.silu(total).split((self.inner, self.state, self.state), dim=-1)
+        return (
+            x.unflatten(-1, (self.heads, self.head)),
+            b,
+            c,
+            F.softplus(inputs[..., self.convolved :] + self.step_bias),
+        )
+
+    def leave(self, y: Float[Tensor, "... H P"], x: Float[Tensor, "... H P"], gate: Float[Tensor, "... I"]) -> Tensor:
+        """Skip, gate, norm, output projection."""
+        y = (y + self.skip[:, None] * x).flatten(-2)
+        return self.out(self.norm(y * F.silu(gate)))
+
+
+class Mamba(Core):
+    """``layers`` pre-norm residual mixers on a stream of ``width``.
+
+    A memory holds, of each layer, the convolution's ``window`` of inputs and the ``state``. Of a sequence only the
+    inputs are kept: states are [H, P, S] numbers a step, so :meth:`starts` makes again those that are asked for.
+    """
+
+    def __init__(
+        self, in_dim: int, width: int, layers: int, expand: int = 2, head: int = 32, state: int = 32, kernel: int = 4
+    ) -> None:
+        super().__init__()
+        self.out_dim = width
+        self.embed = init_(nn.Linear(in_dim, width))
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(layers))
+        self.mixers = nn.ModuleList(Mixer(width, expand, head, state, kernel) for _ in range(layers))
+        self.norm = nn.LayerNorm(width)
+
+    def initial(self, n: int) -> Memory:
+        """Zeros."""
+        zeros, memory = self.norm.weight.new_zeros, {}
+        for i, mixer in enumerate(self.mixers):
+            memory[f"window{i}"] = zeros(n, mixer.kernel, mixer.inputs)
+            memory[f"state{i}"] = zeros(n, mixer.heads, mixer.head, mixer.state)
+        return memory
+
+    def entry(self, memory: Memory) -> Memory:
+        """The newest inputs."""
+        return {f"inputs{i}": memory[f"window{i}"][:, -1] for i in range(len(self.mixers))}
+
+    def step(
+        self, x: Float[Tensor, "N X"], reset: Bool[Tensor, " N"] | None, memory: Memory
+    ) -> tuple[Float[Tensor, "N D"], Memory]:
+        """The recurrence itself."""
+        u, after = self.embed(x), {}
+        for i, (norm, mixer) in enumerate(zip(self.norms, self.mixers, strict=True)):
+            window, state = memory[f"window{i}"], memory[f"state{i}"]
+            if reset is not None:
+                window = torch.where(reset[:, None, None], 0.0, window)
+                state = torch.where(reset[:, None, None, None], 0.0, state)
+            gate, inputs = mixer.project(norm(u))
+            episode = torch.zeros(len(u), 1, dtype=torch.int64, device=u.device)
+            v, b, c, dt = (part[:, 0] for part in mixer.convolve(inputs[:, None], window, episode))
+            decay = torch.exp(-mixer.log_rate.exp() * dt)[..., None, None]
+            state = decay * state + (dt[..., None] * v)[..., None] * b[:, None, None]
+            y = (state * c[:, None, None]).sum(-1)
+            u = u + mixer.leave(y, v, gate)
+            after |= {f"window{i}": torch.cat([window[:, 1:], inputs[:, None]], dim=1), f"state{i}": state}
+        return self.norm(u).float(), after
+
+    def scan(
+        self, x: Float[Tensor, "B T X"], reset: Bool[Tensor, "B T"], memory: Memory
+    ) -> tuple[Float[Tensor, "B T D"], Memory, Memory]:
+        """Chunked, or fused where :func:`~dynamics.mamba_fused.scan_for` finds a kernel with the same numbers."""
+        u, entries, after, episode = self.embed(x), {}, {}, reset.long().cumsum(1)
+        run = scan_for(x.device, chunked_scan)
+        for i, (norm, mixer) in enumerate(zip(self.norms, self.mixers, strict=True)):
+            gate, inputs = mixer.project(norm(u))
+            v, b, c, dt = mixer.convolve(inputs, memory[f"window{i}"], episode)
+            with torch.autocast(x.device.type, enabled=False):
+                y, after[f"state{i}"] = run(
+                    v * dt[..., None], -mixer.log_rate.exp() * dt, b, c, episode, memory[f"state{i}"]
+                )
+            u = u + mixer.leave(y, v, gate)
+            entries[f"inputs{i}"] = inputs
+        windows = {key: value[:, -1] for key, value in self._windows(entries, episode, memory, 1).items()}
+        return self.norm(u).float(), entries, after | windows
+
+    def starts(self, entries: Memory, reset: Bool[Tensor, "B T"], before: Memory, last: int) -> Memory:
+        """All but the ``last`` steps in chunks, for their end alone; then every state of those that are left."""
+        episode = reset.long().cumsum(1)
+        rows = {key: value.flatten(0, 1) for key, value in self._windows(entries, episode, before, last).items()}
+        for i, mixer in enumerate(self.mixers):
+            v, b, c, dt = mixer.convolve(entries[f"inputs{i}"], before[f"window{i}"], episode)
+            log_decay, v, state = -mixer.log_rate.exp() * dt, v * dt[..., None], before[f"state{i}"]
+            if last < reset.shape[1]:
+                parts = (part[:, :-last] for part in (v, log_decay, b, c, episode))
+                state = chunked_scan(*parts, state)[1]
+            decay = torch.where(reset[..., None], 0.0, log_decay.exp())[:, -last:, :, None, None]
+            driven = v[:, -last:, ..., None] * b[:, -last:, None, None]
+            rows[f"state{i}"] = linear_scan(decay, driven, state).flatten(0, 1)
+        return {key: rows[key] for key in before}
+
+    def _windows(self, entries: Memory, episode: Int64[Tensor, "B T"], before: Memory, last: int) -> Memory:
+        """The convolutions' windows after each of the ``last`` steps [B, K, kernel, V], empty before an episode."""
+        windows = {}
+        for i, mixer in enumerate(self.mixers):
+            past = torch.cat([before[f"window{i}"], entries[f"inputs{i}"]], dim=1)[:, -last - mixer.kernel + 1 :]
+            number = F.pad(episode, (mixer.kernel, 0))[:, -last - mixer.kernel + 1 :]
+            mine = number.unfold(1, mixer.kernel, 1) == episode[:, -last:, None]
+            windows[f"window{i}"] = torch.where(mine[..., None], past.unfold(1, mixer.kernel, 1).mT, 0.0)
+        return windows

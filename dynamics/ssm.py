@@ -1,0 +1,172 @@
+"""Diagonal state spaces that can be reset: S5 (Smith et al. 2023) and S4D (Gu et al. 2022) in a deep residual core.
+
+The state is x' = Lambda x + B u, y = Re(C x) + D u in continuous time, Lambda diagonal and complex. Resets follow Lu et
+al. 2023 ("Structured State Space Models for In-Context Reinforcement Learning"): a_t = 0 in the scan.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Complex, Float
+from torch import Tensor, nn
+
+from dynamics.base import Core, Memory
+from dynamics.scan import forget, linear_scan
+from worldmodels.nets import init_
+
+FASTEST, SLOWEST = 1e-1, 1e-3
+"""Step sizes are spread log-uniformly between these at the start: memories of about ten to a thousand steps."""
+
+
+def hippo_eigenvalues(size: int) -> tuple[Complex[Tensor, " P"], Complex[Tensor, "P2 P"]]:
+    """Eigenvalues with positive imaginary part, and their eigenvectors, of the normal part of HiPPO-LegS.
+
+    For 2 ``size`` real dimensions: A_nm = -1/2 on the diagonal, and off it half of HiPPO's (2n+1)^1/2 (2m+1)^1/2 with
+    opposite signs on either side. The other half are the conjugates.
+    """
+    root = torch.sqrt(2 * torch.arange(2 * size, dtype=torch.float64) + 1)
+    skew = 0.5 * torch.triu(root[:, None] * root, diagonal=1)
+    frequencies, vectors = torch.linalg.eigh(-1j * (skew - skew.T))
+    return torch.complex(torch.full((size,), -0.5, dtype=torch.float64), frequencies[size:]), vectors[:, size:]
+
+
+class StateSpace(nn.Module, ABC):
+    """One layer's state space: subclasses say how channels [..., width] enter a state [..., *shape] and leave it.
+
+    ``rate`` and ``frequency`` are the continuous Lambda, ``log_step`` the step size Delta; zero-order hold makes
+    Lambda_bar = exp(Lambda Delta) and scales inputs by (Lambda_bar - 1) / Lambda (S5, eq. 6).
+    """
+
+    def __init__(self, eigenvalues: Complex[Tensor, " P"], steps: tuple[int, ...], width: int) -> None:
+        super().__init__()
+        self.shape = torch.broadcast_shapes(eigenvalues.shape, steps)
+        self.rate = nn.Parameter(torch.log(-eigenvalues.real).float())
+        self.frequency = nn.Parameter(eigenvalues.imag.float())
+        self.log_step = nn.Parameter(math.log(SLOWEST) + torch.rand(steps) * math.log(FASTEST / SLOWEST))
+        self.skip = nn.Parameter(torch.randn(width))
+
+    def discretise(self) -> tuple[Complex[Tensor, "*S"], Complex[Tensor, "*S"]]:
+        """Lambda_bar and the scale of inputs."""
+        eigenvalues = torch.complex(-self.rate.exp(), self.frequency)
+        decay = torch.exp(eigenvalues * self.log_step.exp())
+        return decay, (decay - 1) / eigenvalues
+
+    @abstractmethod
+    def enter(self, u: Float[Tensor, "... W"]) -> Complex[Tensor, "... *S"]:
+        """B u."""
+
+    @abstractmethod
+    def leave(self, state: Complex[Tensor, "... *S"]) -> Float[Tensor, "... W"]:
+        """Twice Re(C x), for the conjugate half that is not kept."""
+
+
+class S5(StateSpace):
+    """All channels share one state of ``state`` complex numbers: many inputs, many outputs."""
+
+    def __init__(self, width: int, state: int) -> None:
+        eigenvalues, vectors = hippo_eigenvalues(state)
+        super().__init__(eigenvalues, (state,), width)
+        into = vectors.mH @ torch.randn(2 * state, width, dtype=torch.double).cdouble() / math.sqrt(width)
+        out = torch.randn(width, 2 * state, dtype=torch.double).cdouble() @ vectors / math.sqrt(2 * state)
+        self.into = nn.Parameter(torch.view_as_real(into.cfloat()).transpose(1, 2).flatten(0, 1).contiguous())
+        self.out = nn.Parameter(torch.view_as_real(out.conj().cfloat()).flatten(1))
+
+    def enter(self, u: Float[Tensor, "... W"]) -> Complex[Tensor, "... P"]:
+        """One real matrix product makes real and imaginary parts, neighbours in memory."""
+        return torch.view_as_complex(F.linear(u, self.into).float().unflatten(-1, (-1, 2)))
+
+    def leave(self, state: Complex[Tensor, "... P"]) -> Float[Tensor, "... W"]:
+        """Likewise: Re(C x) = Re C Re x - Im C Im x, whose signs are in the matrix."""
+        return 2 * F.linear(torch.view_as_real(state).flatten(-2), self.out)
+
+
+class S4D(StateSpace):
+    """Every channel has a state of its own of ``state`` complex numbers: one input, one output each.
+
+    Channels share Lambda; step sizes and C are their own.
+    """
+
+    def __init__(self, width: int, state: int) -> None:
+        eigenvalues, _ = hippo_eigenvalues(state)
+        super().__init__(eigenvalues, (width, 1), width)
+        self.out = nn.Parameter(torch.randn(width, state, 2) / math.sqrt(2))
+
+    def enter(self, u: Float[Tensor, "... W"]) -> Complex[Tensor, "... W P"]:
+        """B is 1 (S4D, section 3.3: only its product with C matters)."""
+        u = u.float()
+        return torch.complex(u, torch.zeros_like(u))[..., None].expand(*u.shape, self.shape[-1])
+
+    def leave(self, state: Complex[Tensor, "... W P"]) -> Float[Tensor, "... W"]:
+        """A sum over each channel's own state."""
+        return 2 * (state * torch.view_as_complex(self.out)).real.sum(-1)
+
+
+class Block(nn.Module):
+    """Pre-norm, state space, GELU, gated linear unit, residual (S5, appendix G.1)."""
+
+    def __init__(self, width: int, space: Callable[..., StateSpace]) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.space = space(width=width)
+        self.gate = init_(nn.Linear(width, 2 * width))
+
+    def scan(
+        self, u: Float[Tensor, "B T W"], reset: Bool[Tensor, "B T"], state: Complex[Tensor, "B *S"]
+    ) -> tuple[Float[Tensor, "B T W"], Complex[Tensor, "B T *S"]]:
+        """All steps at once."""
+        decay, scale = self.space.discretise()
+        v = self.norm(u)
+        states = linear_scan(forget(decay, reset), scale * self.space.enter(v), state)
+        return self._leave(u, v, states), states
+
+    def step(
+        self, u: Float[Tensor, "N W"], reset: Bool[Tensor, " N"] | None, state: Complex[Tensor, "N *S"]
+    ) -> tuple[Float[Tensor, "N W"], Complex[Tensor, "N *S"]]:
+        """The same recurrence once."""
+        decay, scale = self.space.discretise()
+        v = self.norm(u)
+        kept = decay if reset is None else forget(decay, reset[:, None])[:, 0]
+        state = kept * state + scale * self.space.enter(v)
+        return self._leave(u, v, state), state
+
+    def _leave(self, u: Tensor, v: Tensor, state: Tensor) -> Tensor:
+        return u + F.glu(self.gate(F.gelu(self.space.leave(state) + self.space.skip * v)), dim=-1)
+
+
+class SSM(Core):
+    """``layers`` blocks on a residual stream of ``width``; the memory is each layer's complex state, in fp32."""
+
+    def __init__(self, in_dim: int, width: int, layers: int, space: Callable[..., StateSpace]) -> None:
+        super().__init__()
+        self.out_dim = width
+        self.embed = init_(nn.Linear(in_dim, width))
+        self.blocks = nn.ModuleList(Block(width, space) for _ in range(layers))
+        self.norm = nn.LayerNorm(width)
+
+    def initial(self, n: int) -> Memory:
+        """Zeros."""
+        zero = self.norm.weight.new_zeros((), dtype=torch.cfloat)
+        return {f"state{i}": zero.expand(n, *block.space.shape).clone() for i, block in enumerate(self.blocks)}
+
+    def step(
+        self, x: Float[Tensor, "N X"], reset: Bool[Tensor, " N"] | None, memory: Memory
+    ) -> tuple[Float[Tensor, "N D"], Memory]:
+        """Through all layers."""
+        u, states = self.embed(x), {}
+        for (key, state), block in zip(memory.items(), self.blocks, strict=True):
+            u, states[key] = block.step(u, reset, state)
+        return self.norm(u).float(), states
+
+    def scan(
+        self, x: Float[Tensor, "B T X"], reset: Bool[Tensor, "B T"], memory: Memory
+    ) -> tuple[Float[Tensor, "B T D"], Memory, Memory]:
+        """Parallel over time."""
+        u, states = self.embed(x), {}
+        for (key, state), block in zip(memory.items(), self.blocks, strict=True):
+            u, states[key] = block.scan(u, reset, state)
+        return self.norm(u).float(), states, {key: value[:, -1] for key, value in states.items()}
