@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import logging
 from collections.abc import Callable
@@ -22,11 +23,10 @@ def fused_scan(
     x: Tensor, log_decay: Tensor, b: Tensor, c: Tensor, episode: Tensor, state: Tensor
 ) -> tuple[Tensor, Tensor]:
     """``dynamics.mamba.chunked_scan`` by the kernel of the Mamba-2 authors, with dt and A folded into its arguments."""
-    from mamba_ssm.ops.triton.ssd_combined import mamba_chunk_scan_combined
-
     # The kernel wants dt and A of their own: with A = -1 and dt = -log_decay its decay is ours, and x / dt its input.
     dt = -log_decay
-    y, last = mamba_chunk_scan_combined(
+    kernel = importlib.import_module("mamba_ssm.ops.triton.ssd_combined")
+    return kernel.mamba_chunk_scan_combined(
         x / dt[..., None],
         dt,
         -torch.ones_like(log_decay[0, 0]),
@@ -37,7 +37,6 @@ def fused_scan(
         seq_idx=episode.int(),
         return_final_states=True,
     )
-    return y, last
 
 
 @cache
