@@ -102,7 +102,13 @@ class Mixer(nn.Module):
         for k in range(self.kernel):
             here = (number[:, k : k + length] == episode)[..., None]
             total = total + torch.where(here, past[:, k : k + length] * self.taps[k], 0.0)
-        x, b, c = F.silu(total).split((self.inner, self.state, self.state), dim=-1)
+        return self.activate(total, inputs)
+
+    def activate(
+        self, convolved: Float[Tensor, "... C"], inputs: Float[Tensor, "... V"]
+    ) -> tuple[Float[Tensor, "... H P"], Float[Tensor, "... S"], Float[Tensor, "... S"], Float[Tensor, "... H"]]:
+        """x, B, C and dt."""
+        x, b, c = F.silu(convolved).split((self.inner, self.state, self.state), dim=-1)
         return (
             x.unflatten(-1, (self.heads, self.head)),
             b,
@@ -124,7 +130,7 @@ class Mamba(Core):
     """
 
     def __init__(
-        self, in_dim: int, width: int, layers: int, expand: int = 2, head: int = 32, state: int = 32, kernel: int = 4
+        self, in_dim: int, width: int, layers: int, expand: int = 2, head: int = 32, state: int = 16, kernel: int = 4
     ) -> None:
         super().__init__()
         self.out_dim = width
@@ -156,13 +162,17 @@ class Mamba(Core):
                 window = torch.where(reset[:, None, None], 0.0, window)
                 state = torch.where(reset[:, None, None, None], 0.0, state)
             gate, inputs = mixer.project(norm(u))
-            episode = torch.zeros(len(u), 1, dtype=torch.int64, device=u.device)
-            v, b, c, dt = (part[:, 0] for part in mixer.convolve(inputs[:, None], window, episode))
+            window = torch.cat([window[:, 1:], inputs[:, None]], dim=1)
+            convolved = (window[..., : mixer.convolved] * mixer.taps).sum(1) + mixer.bias
+            v, b, c, dt = mixer.activate(convolved, inputs)
             decay = torch.exp(-mixer.log_rate.exp() * dt)[..., None, None]
-            state = decay * state + (dt[..., None] * v)[..., None] * b[:, None, None]
-            y = (state * c[:, None, None]).sum(-1)
+            with torch.autocast(x.device.type, enabled=False):
+                # All heads share B and C: one outer product a row, and one matrix-vector product.
+                driven = (dt[..., None] * v).flatten(1)[..., None]
+                flat = torch.baddbmm((decay * state).flatten(1, 2), driven, b[:, None])
+                state, y = flat.view_as(state), (flat @ c[..., None]).view_as(v)
             u = u + mixer.leave(y, v, gate)
-            after |= {f"window{i}": torch.cat([window[:, 1:], inputs[:, None]], dim=1), f"state{i}": state}
+            after |= {f"window{i}": window, f"state{i}": state}
         return self.norm(u).float(), after
 
     def scan(

@@ -32,11 +32,11 @@ class Block(nn.Module):
         self.mlp = nn.Sequential(nn.LayerNorm(width), up, nn.GELU(), down)
 
     def project(
-        self, u: Float[Tensor, "B T W"], position: Int64[Tensor, "B T"]
+        self, u: Float[Tensor, "B T W"], turn: tuple[Float[Tensor, "B 1 T c"], Float[Tensor, "B 1 T c"]]
     ) -> tuple[Float[Tensor, "B h T d"], Float[Tensor, "B h T d"], Float[Tensor, "B h T d"]]:
-        """Queries and keys turned by their positions, and values, in fp32."""
+        """Queries and keys, turned by their positions, and values, in fp32."""
         q, k, v = self.qkv(self.norm(u)).float().unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        return rotate(q, position), rotate(k, position), v
+        return rotate(q, *turn), rotate(k, *turn), v
 
     def finish(self, u: Float[Tensor, "B T W"], attended: Float[Tensor, "B h T d"]) -> Float[Tensor, "B T W"]:
         """Add what was attended to, then the MLP."""
@@ -44,15 +44,18 @@ class Block(nn.Module):
         return u + self.mlp(u)
 
 
-def rotate(x: Float[Tensor, "B h T d"], position: Int64[Tensor, "B T"]) -> Float[Tensor, "B h T d"]:
-    """Turn pairs of channels by angles that grow with the position, so that products see distances alone (RoPE).
+def turns(position: Int64[Tensor, "B T"], size: int) -> tuple[Float[Tensor, "B 1 T c"], Float[Tensor, "B 1 T c"]]:
+    """Cosine and sine of angles that grow with the position, one for each pair of a head's ``size`` channels (RoPE).
 
     Angles are taken in fp64: at position 10,000 an fp32 angle is off by a thousandth.
     """
-    half = x.shape[-1] // 2
-    frequency = 10_000.0 ** (-torch.arange(half, device=x.device, dtype=torch.float64) / half)
-    angle = position[:, None, :, None] * frequency
-    cos, sin = angle.cos().float(), angle.sin().float()
+    pairs = torch.arange(size // 2, device=position.device, dtype=torch.float64)
+    angle = position[:, None, :, None] * 10_000.0 ** (-2 * pairs / size)
+    return angle.cos().float(), angle.sin().float()
+
+
+def rotate(x: Float[Tensor, "B h T d"], cos: Float[Tensor, "B 1 T c"], sin: Float[Tensor, "B 1 T c"]) -> Tensor:
+    """Turn pairs of channels, so that products of queries and keys see the distance of their positions alone."""
     a, b = x.chunk(2, dim=-1)
     return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
 
@@ -114,9 +117,9 @@ class Transformer(Core):
         index = torch.arange(self.window, device=x.device)
         here = (index == (pos % self.window)[:, None])[:, None, :, None]
         filled = ((index <= pos[:, None]) | (pos[:, None] >= self.window))[:, None, None]
-        u, after = self.embed(x)[:, None], {}
+        u, after, turn = self.embed(x)[:, None], {}, self._turns(pos[:, None])
         for i, block in enumerate(self.blocks):
-            q, k, v = block.project(u, pos[:, None])
+            q, k, v = block.project(u, turn)
             k, v = torch.where(here, k, memory[f"k{i}"]), torch.where(here, v, memory[f"v{i}"])
             u = block.finish(u, F.scaled_dot_product_attention(q, k, v, filled))
             after |= {f"k{i}": k, f"v{i}": v}
@@ -136,9 +139,9 @@ class Transformer(Core):
         all_pos, all_episode = torch.cat([old_pos, pos], dim=1), torch.cat([old_episode, episode], dim=1)
         distance = pos[:, :, None] - all_pos[:, None]
         seen = (episode[:, :, None] == all_episode[:, None]) & (distance >= 0) & (distance < self.window)
-        u, entries, after = self.embed(x), {}, {"pos": pos[:, -1] + 1}
+        u, entries, after, turn = self.embed(x), {}, {"pos": pos[:, -1] + 1}, self._turns(pos)
         for i, block in enumerate(self.blocks):
-            q, k, v = block.project(u, pos)
+            q, k, v = block.project(u, turn)
             keys, values = torch.cat([memory[f"k{i}"], k], dim=2), torch.cat([memory[f"v{i}"], v], dim=2)
             u = block.finish(u, F.scaled_dot_product_attention(q, keys, values, seen[:, None]))
             entries |= {f"k{i}": k.transpose(1, 2), f"v{i}": v.transpose(1, 2)}
@@ -183,9 +186,9 @@ class Transformer(Core):
         rooted = (memory[key].unflatten(0, (-1, each))[..., None] for key in ("pos", "root", "episode"))
         (now, root, episode), slot = rooted, memory["shared_pos"][:, None]
         seen = (memory["shared_episode"][:, None] == episode) & (slot <= root) & (now - slot < self.window)
-        u, after = self.embed(x)[:, None], dict(memory)
+        u, after, turn = self.embed(x)[:, None], dict(memory), self._turns(pos[:, None])
         for i, block in enumerate(self.blocks):
-            q, k, v = block.project(u, pos[:, None])
+            q, k, v = block.project(u, turn)
             own_k, own_v = (torch.cat([memory[f"own_{part}{i}"], new], dim=2) for part, new in (("k", k), ("v", v)))
             shared_k, shared_v = memory[f"shared_k{i}"], memory[f"shared_v{i}"]
             q = q * q.shape[-1] ** -0.5
@@ -210,6 +213,9 @@ class Transformer(Core):
     def _sharing(self, memory: Memory) -> int:
         """How many rows share one ring."""
         return len(memory["root"]) // len(memory["shared_pos"])
+
+    def _turns(self, position: Int64[Tensor, "B T"]) -> tuple[Tensor, Tensor]:
+        return turns(position, self.out_dim // self.heads)
 
     def _places(self, reset: Bool[Tensor, "B T"], start: Int64[Tensor, " B"]) -> tuple[Tensor, Tensor]:
         """Position and episode of every step of a sequence that continues at ``start``."""
