@@ -6,13 +6,15 @@ import logging
 import os
 import time
 import warnings
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import lightning
 import torch
+from hydra.utils import get_method
 from omegaconf import DictConfig, OmegaConf
 from tqdm.contrib.logging import logging_redirect_tqdm
 
@@ -48,18 +50,27 @@ NEEDLESS_WARNINGS = (
 
 
 def train(words: list[str]) -> Path:
-    """Start a run, or continue one with ``resume=<run>``; return its folder."""
-    start = time.perf_counter()
+    """Start what the configuration's ``procedure`` is, or continue it with ``resume=<run>``; return its folder."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     keep_freed_memory()
     own, overrides = take(words, {"resume": str}, required=())
-    resume = own.get("resume")
-    cfg = resumed_config(Path(resume), overrides) if resume else load_config(overrides)
+    resume = Path(own["resume"]) if "resume" in own else None
+    cfg = resumed_config(resume, overrides) if resume else load_config(overrides)
+    try:
+        procedure = get_method(cfg.procedure)
+    except (ImportError, ValueError) as error:
+        raise UserError(f"procedure={cfg.procedure} cannot be found: {' '.join(str(error).split())}.") from error
+    return procedure(cfg, overrides, resume)
+
+
+def learn_online(cfg: DictConfig, words: list[str], resume: Path | None) -> Path:
+    """Collect and learn in turns, then score; the procedure of all but a few experiments."""
+    start = time.perf_counter()
     require_rendering(cfg.env)
-    checkpoint = read_checkpoint(Path(resume)) if resume else None
+    checkpoint = read_checkpoint(resume) if resume else None
     if checkpoint is not None:
         require_prefill_over(cfg, checkpoint["counters"])
-    folder = Path(resume) if resume else new_folder(cfg, datetime.now())
+    folder = resume or new_folder(cfg, datetime.now())
     log.info("run folder: %s", folder)
     if cfg.trainer.threads:
         torch.set_num_threads(cfg.trainer.threads)
@@ -89,6 +100,15 @@ def train(words: list[str]) -> Path:
     log.info("%s", time_table(training.watch.seconds, time.perf_counter() - start))
     log.info("look at it: tensorboard --logdir %s", folder)
     return folder
+
+
+@contextmanager
+def quietly(known: Iterable[str]) -> Iterator[None]:
+    """Leave out warnings whose message matches one of the regular expressions."""
+    with warnings.catch_warnings():
+        for message in known:
+            warnings.filterwarnings("ignore", message=message)
+        yield
 
 
 def how_to_go_on(folder: Path) -> str:
@@ -129,9 +149,7 @@ def require_prefill_over(cfg: DictConfig, counters: dict[str, int]) -> None:
 
 def fit(training: Training, checkpoint: str | None) -> None:
     """Fit; what was recorded while prefilling is saved too."""
-    with warnings.catch_warnings(), logging_redirect_tqdm():
-        for known in NEEDLESS_WARNINGS:
-            warnings.filterwarnings("ignore", message=known)
+    with quietly(NEEDLESS_WARNINGS), logging_redirect_tqdm():
         training.trainer.fit(training.module, training.data, ckpt_path=checkpoint, weights_only=True)
     if not training.data.dataset.updates:
         training.checkpoints.save(training.trainer)

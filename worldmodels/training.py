@@ -20,6 +20,7 @@ from worldmodels.cli import CtrlC
 from worldmodels.data.collect import Actor, Collector, row_spec
 from worldmodels.data.datamodule import OnlineData, OnlineDataset, Schedule
 from worldmodels.data.replay import Replay
+from worldmodels.encoders import ObservationSpec
 from worldmodels.envs.vector import VectorEnv
 from worldmodels.errors import UserError
 from worldmodels.logs import FrameCurves, MetricsCsv
@@ -27,6 +28,15 @@ from worldmodels.module import WorldModelModule
 from worldmodels.timing import Stopwatch
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Spaces:
+    """What of its environments a module is built from, where there are none."""
+
+    observation_spec: ObservationSpec
+    action_dim: int
+    discrete: bool
 
 
 @dataclass(frozen=True)
@@ -110,7 +120,7 @@ def build_trainer(
     )
 
 
-def build_module(cfg: DictConfig, folder: Path, model: Any, envs: VectorEnv) -> WorldModelModule:
+def build_module(cfg: DictConfig, folder: Path, model: Any, envs: VectorEnv | Spaces) -> WorldModelModule:
     """The LightningModule of a configuration."""
     return WorldModelModule(
         model,

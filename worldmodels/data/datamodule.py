@@ -130,6 +130,23 @@ class OnlineDataset(IterableDataset):
             actor.memory = None
 
 
+class OfflineDataset(IterableDataset):
+    """Windows of a recording, a given number of batches of them."""
+
+    def __init__(self, replay: Replay, batch_size: int, rows: int, batches: int) -> None:
+        self.replay, self.batch_size, self.rows, self.batches = replay, batch_size, rows, batches
+        self.updates = 0
+
+    def __len__(self) -> int:
+        return self.batches
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        while self.updates < len(self):
+            batch = self.replay.sample(self.batch_size, self.rows)
+            self.updates += 1
+            yield batch
+
+
 class OnlineData(lightning.LightningDataModule):
     """Lightning's handle on an :class:`OnlineDataset`, saved into every checkpoint."""
 

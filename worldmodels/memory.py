@@ -1,0 +1,337 @@
+"""`experiment=memory`: what each backbone remembers, learned from the same recorded episodes of `env=recall`."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import multiprocessing
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm import trange
+
+from worldmodels import precision, visualize
+from worldmodels.build import build_model
+from worldmodels.cli import Interrupted, load_config
+from worldmodels.data.collect import ROW_FLAGS
+from worldmodels.data.datamodule import OfflineDataset
+from worldmodels.data.replay import Replay, split_context
+from worldmodels.encoders import pixels_to_float
+from worldmodels.envs import make
+from worldmodels.envs.base import derive_seed
+from worldmodels.envs.recall import SHOWN, WALL, Recall
+from worldmodels.evaluation import write_json
+from worldmodels.launch import NEEDLESS_WARNINGS, quietly
+from worldmodels.logs import FrameCurves
+from worldmodels.model import WorldModel
+from worldmodels.module import WorldModelModule
+from worldmodels.runs import CONFIG, new_folder
+from worldmodels.training import Spaces, build_module
+
+log = logging.getLogger(__name__)
+
+SIDE_BY_SIDE = 64
+"""Episodes recorded at a time."""
+TASKS = {
+    "imagined": "reward imagined after the doors, from the room, the hallway and the action",
+    "inferred": "reward inferred in the dark frame behind the door",
+    "room": "quarters of the room imagined when it is seen again",
+    "hall": "pixels of the hallway's stripes, imagined over its second half",
+}
+"""What is scored; chance is a half in each."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training: a backbone, its posterior where it has one, and the episodes it learns from."""
+
+    dynamics: str
+    posterior: str | None
+    delay: int
+    cue: bool
+
+    @property
+    def name(self) -> str:
+        """A folder's name."""
+        parts = (self.dynamics, self.posterior, str(self.delay), None if self.cue else "control")
+        return "-".join(part for part in parts if part)
+
+    @property
+    def data(self) -> str:
+        """The recording it learns from."""
+        return f"{self.delay}" if self.cue else f"{self.delay}-control"
+
+    def words(self, cfg: DictConfig) -> list[str]:
+        """What is chosen on top of the user's own words."""
+        length = Recall.length(self.delay)
+        return [
+            *cfg.memory.words,
+            f"dynamics={self.dynamics}",
+            *([f"dynamics.posterior={self.posterior}"] if self.posterior else []),
+            *(word.format(length=length) for word in cfg.memory.extra.get(self.dynamics, [])),
+            f"env.delay={self.delay}",
+            f"env.cue={str(self.cue).lower()}",
+            f"data.length={length}",
+            f"data.batch_size={max(cfg.memory.least_batch, min(cfg.memory.most_batch, cfg.memory.rows // length))}",
+        ]
+
+
+def cells(cfg: DictConfig) -> Iterator[Cell]:
+    """Short delays first, so that the table grows from the cheap end."""
+    for cue, delays in ((False, cfg.memory.controls), (True, cfg.memory.delays)):
+        for delay in sorted(delays):
+            for name in cfg.memory.backbones:
+                has = "posterior" in load_config([f"dynamics={name}"]).dynamics
+                for posterior in cfg.memory.posteriors if has else (None,):
+                    yield Cell(name, posterior, delay, cue)
+
+
+def run(cfg: DictConfig, words: list[str], resume: Path | None) -> Path:
+    """Record, train and score every cell that has not been; write ``memory.json``, ``memory.md`` and ``memory.png``."""
+    folder = resume or new_folder(cfg, datetime.now())
+    if not resume:
+        cfg.memory.words = words
+        OmegaConf.save(cfg, folder / CONFIG)
+    log.info("run folder: %s", folder)
+    todo = [cell for cell in cells(cfg) if not result_file(folder, cell).exists()]
+    try:
+        for cell in {cell.data: cell for cell in todo}.values():
+            provide_data(cfg, folder, cell)
+        summarise(cfg, folder)
+        for done, said in enumerate(trained(cfg, folder, todo), 1):
+            log.info("%d of %d: %s", done, len(todo), said)
+            summarise(cfg, folder)
+    except (KeyboardInterrupt, Interrupted):
+        log.info("\n%s holds what is finished; continue with\n  python scripts/train.py resume=%s", folder, folder)
+        raise Interrupted from None
+    log.info("\n%s", (folder / "memory.md").read_text())
+    return folder
+
+
+def trained(cfg: DictConfig, folder: Path, todo: list[Cell]) -> Iterator[str]:
+    """Train cells, a few at a time in processes that end with the block; yield what each came to."""
+    pool = ProcessPoolExecutor(
+        cfg.memory.workers,
+        multiprocessing.get_context("spawn"),
+        initializer=signal.signal,
+        initargs=(signal.SIGINT, signal.SIG_IGN),  # Ctrl-C is the parent's business
+    )
+    try:
+        for future in as_completed([pool.submit(train_cell, cfg, str(folder), cell) for cell in todo]):
+            yield future.result()
+    except BaseException:
+        for process in multiprocessing.active_children():
+            process.kill()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def result_file(folder: Path, cell: Cell) -> Path:
+    """Where a cell's scores go; that it exists means that they are complete."""
+    return folder / "cells" / cell.name / "result.json"
+
+
+def provide_data(cfg: DictConfig, folder: Path, cell: Cell) -> None:
+    """Record the episodes of a cell, of uniform actions: some to learn from, others to be scored on."""
+    env = load_config(cell.words(cfg)).env
+    for part, episodes in (("train", cfg.memory.episodes), ("test", cfg.memory.held_out)):
+        target = folder / "data" / cell.data / part
+        if target.exists():
+            continue
+        unfinished = target.with_suffix(".part")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        record_episodes(env, unfinished, episodes, derive_seed(cfg.seed, *part.encode()), cfg.data.limit_gib)
+        unfinished.rename(target)
+
+
+def record_episodes(env: DictConfig, folder: Path, episodes: int, seed: int, limit_gib: float) -> None:
+    """Record episodes of equal length side by side in this process: a frame of theirs costs less than a message."""
+    side = min(episodes, SIDE_BY_SIDE)
+    worlds, random = [make(env, seed, i) for i in range(side)], np.random.RandomState(seed)
+    space, actions = worlds[0].observation_space["pixels"], int(worlds[0].action_space.n)
+    length = Recall.length(env.delay)
+    spec = {"pixels": (space.shape, torch.uint8), "action": ((actions,), torch.float32), "reward": ((), torch.float32)}
+    rounds = -(-episodes // side)
+    replay = Replay(
+        folder, spec | {key: ((), kind) for key, kind in ROW_FLAGS.items()}, side, rounds * length * side, limit_gib
+    )
+    no = torch.zeros(side, dtype=torch.bool)
+    for step in trange(rounds * length, desc=str(folder.parent.name), unit="step", unit_scale=side, file=sys.stdout):
+        t, action, chosen = step % length, torch.zeros(side, actions), random.randint(actions, size=side)
+        if t == 0:
+            seen, rewards = [world.reset()[0]["pixels"] for world in worlds], [0.0] * side
+        else:
+            action[torch.arange(side), torch.from_numpy(chosen)] = 1
+            outcomes = [world.step(a) for world, a in zip(worlds, chosen, strict=True)]
+            seen, rewards = [o[0]["pixels"] for o in outcomes], [o[1] for o in outcomes]
+        pixels = torch.from_numpy(np.stack(seen))
+        flags = {"is_first": no | (t == 0), "is_last": no | (t == length - 1), "is_terminal": no}
+        replay.extend({"pixels": pixels, "action": action, "reward": torch.tensor(rewards), **flags})
+
+
+def train_cell(cfg: DictConfig, folder: str, cell: Cell) -> str:
+    """Train one world model and score it; runs in a process of its own."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    torch.set_num_threads(cfg.trainer.threads or max(1, (os.cpu_count() or 1) // cfg.memory.workers))
+    start, path = time.perf_counter(), result_file(Path(folder), cell).parent
+    path.mkdir(parents=True, exist_ok=True)
+    own = load_config(cell.words(cfg))
+    train, test = (
+        Replay.open(Path(folder) / "data" / cell.data / part, cross_resets=False, seed=cfg.seed)
+        for part in ("train", "test")
+    )
+    spaces = Spaces({key: train.layout.spec[key] for key in ("pixels",)}, train.layout.spec["action"][0][0], True)
+    module = build_module(own, path, build_model(own, spaces.observation_spec, spaces.action_dim), spaces)
+    data = OfflineDataset(train, own.data.batch_size, own.data.length, own.memory.updates)
+    fit_offline(own, module, data, path)
+    module.to("cpu")
+    model = module.acting[0].eval()
+    scores, picture = score(model, test.sample(cfg.memory.held_out, own.data.length), cell.delay)
+    visualize.write_png(path / "recall.png", picture)
+    result = {
+        **asdict(cell),
+        "scores": scores,
+        "episodes": cfg.memory.held_out,
+        "updates": data.updates,
+        "batch_size": own.data.batch_size,
+        "parameters": sum(p.numel() for p in model.dynamics.parameters()),
+        "seconds": time.perf_counter() - start,
+    }
+    write_json(path / "result.json", result)
+    shown = ", ".join(f"{name} {value:.2f}" for name, value in scores.items())
+    return f"{cell.name}: {shown} ({data.updates} updates, {result['seconds']:.0f} s)"
+
+
+def fit_offline(cfg: DictConfig, module: WorldModelModule, data: OfflineDataset, path: Path) -> None:
+    """Train on recorded windows for so many updates, or for so long."""
+    trainer = lightning.Trainer(
+        accelerator="gpu" if precision.device_of(cfg.trainer.accelerator).type == "cuda" else "cpu",
+        devices=1,
+        precision=precision.lightning_precision(cfg.trainer.precision),
+        max_epochs=1,
+        max_time={"minutes": cfg.memory.minutes},
+        logger=FrameCurves(path, lambda: data.updates),
+        log_every_n_steps=min(cfg.trainer.log_updates, len(data)),
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        enable_progress_bar=False,
+    )
+    with quietly(NEEDLESS_WARNINGS):
+        trainer.fit(module, DataLoader(data, batch_size=None, generator=torch.Generator()))
+
+
+@torch.no_grad()
+def score(model: WorldModel, batch: dict[str, Tensor], delay: int) -> tuple[dict[str, float], Any]:
+    """Accuracies on held-out episodes, and a picture of what is imagined behind the doors in the first of them."""
+    torch.manual_seed(0)
+    _, batch = split_context(batch, 0)
+    doors, n = SHOWN + delay, len(batch["action"])
+    generator = torch.Generator().manual_seed(0)
+    truth = pixels_to_float(batch["pixels"])
+
+    def imagine(context: int, steps: int) -> tuple[Tensor, Tensor]:
+        seen = {key: value[:, :context] for key, value in batch.items()}
+        rollout, state, _ = model.observe(seen, model.initial(n))
+        future = model.imagine(state, batch["action"][:, context : context + steps], steps, generator)
+        frames = model.decode(torch.cat([rollout.feat[:, -4:], future.feat[:, 1:]], dim=1))["pixels"]
+        return future.reward, frames
+
+    rollout, _, _ = model.observe(batch, model.initial(n))
+    dark = rollout.feat[:, doors : doors + 2], batch["action"][:, doors + 1 : doors + 2]
+    inferred = model.heads["reward"](*dark)[:, 0]
+    imagined, frames = imagine(doors + 1, 2)
+    half = SHOWN + (delay + 1) // 2
+    _, hall = imagine(half, delay // 2)
+    earned = batch["reward"][:, doors + 1] > 0.5
+    lit = WALL / 2 / 255
+    accuracy = {
+        "imagined": (imagined[:, 0] > 0.5) == earned,
+        "inferred": (inferred > 0.5) == earned,
+        "room": greener(frames[:, -1]) == greener(truth[:, -1]),
+        "hall": (hall[:, 4:] > lit) == (truth[:, half : half + delay // 2] > lit),
+    }
+    clip = visualize.OpenLoop(truth[:4, doors - 3 : doors + 3], frames[:4], context=4)
+    return {name: hit.float().mean().item() for name, hit in accuracy.items()}, visualize.draw_strip(clip, 4, 1)
+
+
+def greener(room: Tensor) -> Tensor:
+    """Which quarters [N, 2, 2] of images of a room [N, 3, S, S] are green rather than red."""
+    half = room.shape[-1] // 2
+    quarters = room.unflatten(-1, (2, half)).unflatten(-3, (2, half)).mean((-1, -3))
+    return quarters[:, 1] > quarters[:, 0]
+
+
+def summarise(cfg: DictConfig, folder: Path) -> None:
+    """Tables and the figure of all cells that are finished."""
+    files = [result_file(folder, cell) for cell in cells(cfg)]
+    results = [json.loads(file.read_text()) for file in files if file.exists()]
+    write_json(folder / "memory.json", {"tasks": TASKS, "cells": results})
+    (folder / "memory.md").write_text("\n\n".join(table(results, task) for task in TASKS) + "\n")
+    if results:
+        draw(results).savefig(folder / "memory.png", dpi=120)
+
+
+def row_name(result: dict[str, Any]) -> str:
+    """Backbone and posterior."""
+    return " ".join(part for part in (result["dynamics"], result["posterior"]) if part)
+
+
+def table(results: list[dict[str, Any]], task: str) -> str:
+    """Accuracy of one task in percent with its standard error: a row a backbone and posterior, a column a delay."""
+    columns = sorted({(not r["cue"], r["delay"]) for r in results})
+    heads = [f"{delay}, no cue" if control else str(delay) for control, delay in columns]
+    lines = [f"**{task}**: {TASKS[task]}", "", "| delay | " + " | ".join(heads) + " |", "|---" * (1 + len(heads)) + "|"]
+    for name in dict.fromkeys(map(row_name, results)):
+        found = {(not r["cue"], r["delay"]): r for r in results if row_name(r) == name}
+        shown = [percent(found[column], task) if column in found else "" for column in columns]
+        lines.append(f"| {name} | " + " | ".join(shown) + " |")
+    return "\n".join(lines)
+
+
+def percent(result: dict[str, Any], task: str) -> str:
+    """``97 ± 1``."""
+    share = result["scores"][task]
+    return f"{100 * share:.0f} ± {100 * math.sqrt(share * (1 - share) / result['episodes']):.0f}"
+
+
+def draw(results: list[dict[str, Any]]) -> Figure:
+    """Accuracy against delay, a panel a task: full lines ``obs``, dashed ``filter``, crosses the controls."""
+    figure = Figure(figsize=(11, 3.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(1, 3, sharey=True)
+    names = list(dict.fromkeys(r["dynamics"] for r in results))
+    for panel, task in zip(panels, ("imagined", "inferred", "room"), strict=True):
+        panel.axhline(0.5, color="gray", linewidth=0.8, linestyle=":")
+        for row in dict.fromkeys(map(row_name, results)):
+            mine = [r for r in results if row_name(r) == row]
+            style = {"color": f"C{names.index(mine[0]['dynamics'])}", "label": row}
+            line = "--" if mine[0]["posterior"] == "filter" else "-"
+            kept = sorted((r["delay"], r["scores"][task]) for r in mine if r["cue"])
+            panel.plot(*zip(*kept, strict=True), line, marker=".", **style) if kept else None
+            for r in mine:
+                if not r["cue"]:
+                    panel.plot(r["delay"], r["scores"][task], "x", color=style["color"], markersize=5)
+        panel.set(xscale="log", xlabel="steps between cue and choice", title=task, ylim=(0.3, 1.03))
+    panels[0].set_ylabel("accuracy (x: without a cue)")
+    handles = {label: line for panel in panels for line, label in zip(*panel.get_legend_handles_labels(), strict=True)}
+    panels[-1].legend(handles.values(), handles.keys(), fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
