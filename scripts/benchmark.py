@@ -1,19 +1,31 @@
-"""Time what a training is made of: `python scripts/benchmark.py [size=xs] [trainer.threads=1] [repeats=20]`.
+"""Time what a training is made of, or what backbones cost: `python scripts/benchmark.py [suite=backbones] [size=xs]`.
 
-Prints medians with their spread and writes `benchmark.json`; takes the overrides of `train.py`, so that two
-configurations can be compared in one run each.
+Prints medians and writes a JSON (`to=`); takes the overrides of `train.py`, so that two configurations can be
+compared in one run each, and `repeats=`. `suite=backbones` also takes `lengths=64,1024`, `only=ssm,rssm`,
+`parameters=1e6` and `batch=4`, and writes a table and a figure beside the JSON.
 """
 
 from __future__ import annotations
 
 
 def main(words: list[str]) -> None:
-    """Time an update and its parts, a planning step, filtering, sampling and an environment step."""
-    from worldmodels.benchmarking import benchmark
-    from worldmodels.cli import count, take
+    """Time an update and its parts, or every backbone against the length of its sequences."""
+    import inspect
 
-    own, overrides = take(words, {"repeats": count, "to": str}, required=())
-    benchmark(overrides, own.get("repeats", 20), own.get("to", "benchmark.json"))
+    from worldmodels.backbone_costs import measure
+    from worldmodels.benchmarking import benchmark
+    from worldmodels.cli import count, counts, names, take
+    from worldmodels.errors import UserError, near_match
+
+    suites = {"training": benchmark, "backbones": measure}
+    options = {"repeats": count, "to": str, "lengths": counts, "only": names, "parameters": count, "batch": count}
+    own, overrides = take(words, {"suite": str, **options}, required=())
+    suite = own.pop("suite", "training")
+    if suite not in suites:
+        raise UserError(f"suite={suite} is not one of {', '.join(suites)}.{near_match(suite, suites)}")
+    for key in own.keys() - inspect.signature(suites[suite]).parameters:
+        raise UserError(f"suite={suite} has no option {key}=.")
+    suites[suite](overrides, **own)
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ def milliseconds(fn: Callable[[], Any], repeats: int, device: torch.device) -> d
     return {"median": statistics.median(times), "p10": times[len(times) // 10], "p90": times[-1 - len(times) // 10]}
 
 
-def benchmark(overrides: list[str], repeats: int, to: str) -> dict[str, Any]:
+def benchmark(overrides: list[str], repeats: int = 20, to: str = "benchmark.json") -> dict[str, Any]:
     """Time everything, print the table, write the JSON."""
     cfg = load_config(overrides)
     keep_freed_memory()
@@ -61,12 +61,7 @@ def benchmark(overrides: list[str], repeats: int, to: str) -> dict[str, Any]:
         timed = {name: milliseconds(fn, repeats, device) for name, fn in parts.items()}
     result = {
         "overrides": overrides,
-        "machine": {
-            "processor": platform.processor() or platform.machine(),
-            "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
-            "threads": torch.get_num_threads(),
-            "torch": torch.__version__,
-        },
+        "machine": machine(device),
         "repeats": repeats,
         "milliseconds": timed,
     }
@@ -75,6 +70,16 @@ def benchmark(overrides: list[str], repeats: int, to: str) -> dict[str, Any]:
     lines += [f"{k:<22}{v['median']:>10.2f}{v['p10']:>10.2f}{v['p90']:>10.2f}" for k, v in timed.items()]
     log.info("%s", "\n".join(lines))
     return result
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """What figures have to be read with."""
+    return {
+        "processor": platform.processor() or platform.machine(),
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
 
 
 def build_parts(cfg: DictConfig, envs: VectorEnv, device: torch.device, folder: Path) -> dict[str, Callable[[], Any]]:

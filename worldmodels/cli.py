@@ -180,7 +180,21 @@ def count(text: str) -> int:
     return whole(text)
 
 
-WHAT = {whole: "a whole number of at least 0", count: "a whole number of at least 1"}
+def counts(text: str) -> list[int]:
+    """Whole numbers of at least 1, with commas between."""
+    return [count(part) for part in text.split(",")]
+
+
+def names(text: str) -> list[str]:
+    """Words with commas between."""
+    return text.split(",")
+
+
+WHAT = {
+    whole: "a whole number of at least 0",
+    count: "a whole number of at least 1",
+    counts: "whole numbers of at least 1 with commas between",
+}
 
 
 def run(main: Callable[[list[str]], None]) -> None:

@@ -79,6 +79,7 @@ def assemble(cfg: DictConfig, folder: Path, ctrl_c: CtrlC, resumed_at: int = 0) 
             checkpoints,
             Watch(dataset, trainer_cfg.watch_updates),
         ]
+        require_length(cfg, model.dynamics.max_length, module.prefix)
         module.configure_optimizers()  # mistakes in its configuration belong before the first frame
         trainer = build_trainer(trainer_cfg, folder, dataset, callbacks, resumed_at)
         device = trainer.strategy.root_device
@@ -92,6 +93,23 @@ def assemble(cfg: DictConfig, folder: Path, ctrl_c: CtrlC, resumed_at: int = 0) 
         if trainer_cfg.compile:
             module.compile_losses()
         yield Training(module, OnlineData(dataset), trainer, checkpoints, watch)
+
+
+def require_length(cfg: DictConfig, longest: int | None, prefix: int) -> None:
+    """Refuse what is longer than a backbone can observe or imagine before the first frame, not when it comes to it."""
+    asked = {
+        "data.length": cfg.data.length,
+        "data.burn_in": prefix,
+        "evaluation.context": cfg.evaluation.context,
+        "evaluation.imag_horizon": cfg.evaluation.imag_horizon,
+        "planner.plan_horizon": cfg.planner.get("plan_horizon", 0),
+    }
+    for key, steps in asked.items():
+        if longest is not None and steps > longest:
+            raise UserError(
+                f"{key}={steps} is longer than the {longest} steps that dynamics={cfg.choices.dynamics} can see or "
+                f"imagine: lower it or raise dynamics.core.window."
+            )
 
 
 def build_trainer(

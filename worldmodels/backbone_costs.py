@@ -1,0 +1,350 @@
+"""`scripts/benchmark.py suite=backbones`: what a backbone costs against the length of its sequences."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import itertools
+import logging
+import multiprocessing
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from tqdm import tqdm
+
+from dynamics.base import Dynamics, State
+from worldmodels import precision
+from worldmodels.allocator import keep_freed_memory
+from worldmodels.benchmarking import machine
+from worldmodels.build import construct
+from worldmodels.cli import config_dir, load_config
+from worldmodels.errors import UserError, near_match
+from worldmodels.evaluation import write_json
+
+log = logging.getLogger(__name__)
+
+LENGTHS = (64, 128, 256, 512, 1024, 2048, 4096)
+EMBED, ACTION, IMAGINED = 768, 6, 15
+"""Numbers in an embedding (32x32 pixels, size xs) and in an action; imagined steps, DreamerV3's."""
+FITTED = (256, 4096)
+"""Exponents are fitted to lengths between these, where there are at least two."""
+AGES = (10, 10_000)
+"""Steps after which an acting step is timed."""
+SPENT = 120.0
+"""Seconds a single call may be expected to take, and ..."""
+FULL = 0.7
+"""... share of the free memory it may be expected to need; beyond either a length is left out, and said to be."""
+TOLERANCE = 0.03
+"""How far parameter counts may be apart."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One backbone with one posterior, at the width that gives it the parameters of the others."""
+
+    name: str
+    posterior: str | None
+    words: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return " ".join(part for part in (self.name, self.posterior) if part)
+
+    def build(self, length: int) -> Dynamics:
+        """With a window, where there is one, as long as the sequence."""
+        cfg = load_config([f"dynamics={self.name}", *self.words]).dynamics
+        if "window" in cfg.get("core", {}):
+            cfg.core.window = length
+        torch.manual_seed(0)
+        return construct(cfg, embed_dim=EMBED, action_dim=ACTION)
+
+
+def measure(
+    overrides: list[str],
+    lengths: Sequence[int] = LENGTHS,
+    only: Sequence[str] = (),
+    parameters: int = 1_000_000,
+    batch: int = 4,
+    repeats: int = 5,
+    to: str = "backbones.json",
+) -> list[dict[str, Any]]:
+    """Measure every backbone of ``configs/dynamics``; write a table, a JSON and a figure, anew after each of them."""
+    names = sorted(path.stem for path in (config_dir() / "dynamics").glob("*.yaml"))
+    for name in only:
+        if name not in names:
+            raise UserError(f"only={name} is not one of {', '.join(names)}.{near_match(name, names)}")
+    cfg, target, results = load_config(overrides), Path(to), []
+    chosen = [s for name in names if not only or name in only for s in subjects(name, parameters, overrides)]
+    info = {
+        "machine": machine(precision.device_of(cfg.trainer.accelerator)),
+        "overrides": overrides,
+        "batch": batch,
+        "repeats": repeats,
+        "imagined": IMAGINED,
+    }
+    for subject in tqdm(chosen, unit="backbone", file=sys.stdout):
+        result = {"name": str(subject), "words": list(subject.words), "costs": {}}
+        for message in in_process(subject, lengths, batch, repeats, cfg.trainer.threads, cfg.trainer.accelerator):
+            result |= {**message, "costs": result["costs"] | message.get("costs", {})}
+        result["exponents"] = {what: exponent(result["costs"], what) for what in ("train_ms", "imagine_ms", "train_mb")}
+        results.append(result)
+        write_json(target, info | {"backbones": results})
+        target.with_suffix(".md").write_text(table(results) + "\n")
+        draw(results).savefig(target.with_suffix(".png"), dpi=120)
+    log.info("\n%s", table(results))
+    return results
+
+
+def subjects(name: str, parameters: int, overrides: list[str]) -> Iterator[Subject]:
+    """A backbone's posteriors; each of a width of its own, so that both have the same number of parameters."""
+    has = "posterior" in load_config([f"dynamics={name}"]).dynamics
+    for posterior in ("filter", "obs") if has else (None,):
+        words = [*overrides, *([f"dynamics.posterior={posterior}"] if posterior else [])]
+        yield Subject(name, posterior, (*words, *equal_width(name, words, parameters)))
+
+
+def equal_width(name: str, words: list[str], parameters: int) -> list[str]:
+    """Overrides that give a backbone ``parameters`` within 3 %: its core in steps of 16, the maps around it exactly."""
+
+    def count(width: int, hidden: int) -> int:
+        sized = (*words, f"size.hidden={width}", f"size.deter={3 * width}", f"dynamics.hidden={hidden}")
+        with torch.device("meta"):
+            return sum(p.numel() for p in Subject(name, None, sized).build(64).parameters())
+
+    width = next(w for w in itertools.count(32, 16) if count(w + 16, w + 16) > parameters)
+    low, high = width // 2, 4 * width
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if count(width, middle) <= parameters else (low, middle)
+    found = min((low, high), key=lambda hidden: abs(count(width, hidden) - parameters))
+    if abs(count(width, found) / parameters - 1) > TOLERANCE:
+        raise UserError(f"no width gives {name} {parameters} parameters within {100 * TOLERANCE:.0f} %.")
+    return [f"size.hidden={width}", f"size.deter={3 * width}", f"dynamics.hidden={found}"]
+
+
+def in_process(subject: Subject, *arguments: Any) -> Iterator[dict[str, Any]]:
+    """Measure in a process of its own, whose memory is nobody else's; what it sends, until it ends or dies."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=measure_subject, args=(theirs, subject, *arguments), daemon=True)
+    process.start()
+    theirs.close()
+    try:
+        while True:
+            yield ours.recv()
+    except EOFError:
+        process.join()
+        if process.exitcode:
+            log.warning("%s: its process ended with %s, what is missing was not measured", subject, process.exitcode)
+
+
+def measure_subject(
+    out: Connection, subject: Subject, lengths: Sequence[int], batch: int, repeats: int, threads: int | None, where: str
+) -> None:
+    """Send the parameter count, the costs of each length that is affordable, and those of an acting step."""
+    keep_freed_memory()
+    if threads:
+        torch.set_num_threads(threads)
+    device, known = precision.device_of(where), {}
+    out.send({"parameters": sum(p.numel() for p in subject.build(64).parameters())})
+    for length in sorted(lengths):
+        parts, found = Parts(subject.build(length).to(device), batch, length, device), {}
+        for what, call in parts.calls().items():
+            if reason := too_much(known, length, what):
+                found[f"{what}_skipped"] = reason
+                continue
+            found |= {f"{what}_{unit}": value for unit, value in cost(call, repeats, device).items()}
+        known[length] = found
+        out.send({"costs": {length: found}})
+    out.send({"acting_ms": acting(subject.build(64).to(device), device)})
+
+
+class Parts:
+    """What is timed at one length."""
+
+    def __init__(self, dynamics: Dynamics, batch: int, length: int, device: torch.device) -> None:
+        self.dynamics, self.batch, self.length = dynamics, batch, length
+        self.embed = torch.randn(batch, length, EMBED, device=device)
+        self.action = torch.rand(batch, length, ACTION, device=device) * 2 - 1
+        self.reset = torch.rand(batch, length, device=device) < 1 / 250
+        self.reset[:, 0] = True
+
+    def calls(self) -> dict[str, Callable[[], Any]]:
+        """Training without encoder and decoder; imagination; the same where no row shares any memory with another."""
+        return {"train": self.train, "imagine": self.imagine, "imagine_unshared": self.imagine_unshared}
+
+    def observe(self) -> Any:
+        """Filter from nothing."""
+        initial = self.dynamics.initial(self.batch)
+        return self.dynamics.observe(self.embed, self.action, self.reset, initial)[0]
+
+    def train(self) -> None:
+        """Observe and differentiate."""
+        rollout = self.observe()
+        losses = self.dynamics.loss(rollout, self.reset)
+        (rollout.feat.square().mean() + sum(loss.mean() for loss in losses.values())).backward()
+
+    @torch.no_grad()
+    def imagine(self) -> None:
+        """From every posterior of the batch."""
+        if not hasattr(self, "rollout"):
+            self.rollout = self.observe()
+        self._roll(self.dynamics.starts(self.rollout))
+
+    @torch.no_grad()
+    def imagine_unshared(self) -> None:
+        """From as many acting states."""
+        self._roll(self.dynamics.initial(self.batch * self.length))
+
+    def _roll(self, state: State) -> None:
+        action = torch.zeros(len(state.feat), ACTION, device=state.feat.device)
+        for _ in range(IMAGINED):
+            state = self.dynamics.img_step(action, state)
+
+
+def cost(call: Callable[[], Any], repeats: int, device: torch.device) -> dict[str, float]:
+    """Warm median milliseconds, and peak megabytes above what was there before the first call."""
+    with PeakMemory(device) as memory:
+        call()
+    times = [timed(call, device) for _ in range(repeats)]
+    return {"ms": 1000 * statistics.median(times), "mb": memory.megabytes}
+
+
+def timed(call: Callable[[], Any], device: torch.device) -> float:
+    """Seconds of one call."""
+    start = time.perf_counter()
+    call()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+class PeakMemory:
+    """Most memory in use within the block, above what was in use before: of the process on Linux, of the GPU there."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.megabytes = device, float("nan")
+
+    def __enter__(self) -> PeakMemory:
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+            self.before = torch.cuda.memory_allocated()
+            return self
+        ctypes.CDLL(None).malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak
+        self.before = status("VmRSS")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        peak = torch.cuda.max_memory_allocated() if self.device.type == "cuda" else status("VmHWM")
+        self.megabytes = (peak - self.before) / 1e6
+
+
+def status(key: str, file: str = "/proc/self/status") -> int:
+    """Bytes under a key of what Linux says of a process or of the machine."""
+    line = next(line for line in Path(file).read_text().splitlines() if line.startswith(key + ":"))
+    return 1024 * int(line.split()[1])
+
+
+def too_much(known: dict[int, dict[str, float]], length: int, what: str) -> str | None:
+    """Why ``what`` is not to be measured at ``length``, judging by how it grew so far; None where it can be."""
+    before = [n for n in sorted(known) if f"{what}_ms" in known[n]]
+    if not before:
+        return None if not known else "left out at a shorter length"
+    if before[-1] != max(known):
+        return "left out at a shorter length"
+    free = status("MemAvailable", "/proc/meminfo") / 1e6
+    for unit, limit, name in (("ms", 1000 * SPENT, "s"), ("mb", FULL * free, "GB")):
+        values = [known[n][f"{what}_{unit}"] for n in before[-2:]]
+        growth = max(values[-1] / max(values[0], 1e-9), 1.0) if len(values) > 1 else 4.0
+        expected = values[-1] * growth ** (np.log(length / before[-1]) / np.log(2))
+        if expected > limit:
+            return f"would take about {expected / 1000:.0f} {name}"
+    return None
+
+
+@torch.no_grad()
+def acting(dynamics: Dynamics, device: torch.device) -> dict[str, float]:
+    """Milliseconds of filtering one frame when so many have been: median of the hundred steps from then on."""
+    state, times = dynamics.initial(1), {age: [] for age in AGES}
+    embed, action = torch.randn(1, EMBED, device=device), torch.zeros(1, ACTION, device=device)
+    reset = torch.zeros(1, dtype=torch.bool, device=device)
+    for _ in range(50):
+        dynamics.obs_step(embed, action, reset, state)
+    for step in range(max(AGES) + 100):
+        start = time.perf_counter()
+        state = dynamics.obs_step(embed, action, reset, state)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        for age, found in times.items():
+            if age <= step < age + 100:
+                found.append(1000 * (time.perf_counter() - start))
+    return {str(age): statistics.median(found) for age, found in times.items()}
+
+
+def exponent(costs: dict[int, dict[str, float]], what: str) -> float | None:
+    """Slope of log cost against log length by least squares."""
+    points = [(length, c[what]) for length, c in costs.items() if what in c and FITTED[0] <= length <= FITTED[1]]
+    if len(points) < 2:
+        return None
+    x, y = np.log(np.array(points)).T
+    return float(np.polyfit(x, y, 1)[0])
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    """Markdown: training by length with its exponent, then imagination, memory and acting."""
+    lengths = sorted({length for r in results for length in r["costs"]})
+    parts = []
+    for what, title in (
+        ("train_ms", "observe + losses + backward, ms"),
+        ("train_mb", "its peak memory, MB"),
+        ("imagine_ms", f"{IMAGINED} steps imagined from every posterior, ms"),
+        ("imagine_mb", "its peak memory, MB"),
+        ("imagine_unshared_mb", "peak memory of as many rows that share nothing, MB"),
+    ):
+        lines = [f"**{title}**", "", "| | parameters | " + " | ".join(map(str, lengths)) + " | exponent |"]
+        lines.append("|---" * (3 + len(lengths)) + "|")
+        for r in results:
+            shown = [f"{r['costs'][n][what]:.4g}" if what in r["costs"].get(n, {}) else "–" for n in lengths]
+            slope = exponent(r["costs"], what)
+            shown.append("–" if slope is None else f"{slope:.2f}")
+            lines.append(f"| {r['name']} | {r.get('parameters', 0):,} | " + " | ".join(shown) + " |")
+        parts.append("\n".join(lines))
+    lines = ["**one acting step, ms**", "", "| | " + " | ".join(f"step {age:,}" for age in AGES) + " | ratio |"]
+    lines.append("|---" * 4 + "|")
+    for r in results:
+        if "acting_ms" in r:
+            young, old = (r["acting_ms"][str(age)] for age in AGES)
+            lines.append(f"| {r['name']} | {young:.3f} | {old:.3f} | {old / young:.2f} |")
+    return "\n\n".join([*parts, "\n".join(lines)])
+
+
+def draw(results: list[dict[str, Any]]) -> Figure:
+    """Log-log: a panel each for training, imagination and memory; full lines ``obs``, dashed ``filter``."""
+    figure = Figure(figsize=(12, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    names = list(dict.fromkeys(r["name"].split()[0] for r in results))
+    titles = {"train_ms": "observe + backward, ms", "imagine_ms": "imagine, ms", "train_mb": "observe + backward, MB"}
+    for panel, (what, title) in zip(figure.subplots(1, 3), titles.items(), strict=True):
+        for r in results:
+            points = [(length, c[what]) for length, c in sorted(r["costs"].items()) if c.get(what, 0) > 0]
+            if not points:
+                continue
+            slope = exponent(r["costs"], what)
+            label = r["name"] + ("" if slope is None else f"  T^{slope:.2f}")
+            line = "--" if r["name"].endswith("filter") else "-"
+            colour = f"C{names.index(r['name'].split()[0])}"
+            panel.plot(*zip(*points, strict=True), line, marker=".", color=colour, label=label)
+        panel.set(xscale="log", yscale="log", xlabel="sequence length T", title=title)
+        panel.legend(fontsize=6)
+    return figure
