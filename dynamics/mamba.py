@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from dynamics.base import Core, Memory
-from dynamics.mamba_fused import scan_for
+from dynamics.mamba_fused import fused_is_exact, fused_scan
 from dynamics.scan import linear_scan
 from worldmodels.errors import UserError
 from worldmodels.nets import init_
@@ -178,9 +178,9 @@ class Mamba(Core):
     def scan(
         self, x: Float[Tensor, "B T X"], reset: Bool[Tensor, "B T"], memory: Memory
     ) -> tuple[Float[Tensor, "B T D"], Memory, Memory]:
-        """Chunked, or fused where :func:`~dynamics.mamba_fused.scan_for` finds a kernel with the same numbers."""
+        """Chunked, or fused where there is a kernel with the same numbers."""
         u, entries, after, episode = self.embed(x), {}, {}, reset.long().cumsum(1)
-        run = scan_for(x.device, chunked_scan)
+        run = fused_scan if fused_is_exact(x.device, chunked_scan) else chunked_scan
         for i, (norm, mixer) in enumerate(zip(self.norms, self.mixers, strict=True)):
             gate, inputs = mixer.project(norm(u))
             v, b, c, dt = mixer.convolve(inputs, memory[f"window{i}"], episode)

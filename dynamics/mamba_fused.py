@@ -39,21 +39,27 @@ def fused_scan(
     )
 
 
+@torch.compiler.assume_constant_result
+def fused_is_exact(device: torch.device, plain: Scan) -> bool:
+    """Whether to use the fused scan on ``device`` in place of ``plain``; decided once, and said in the log."""
+    return _decide(device, plain)
+
+
 @cache
-def scan_for(device: torch.device, plain: Scan) -> Scan:
-    """The scan to use on ``device``, decided once by comparing both there, and said in the log."""
+def _decide(device: torch.device, plain: Scan) -> bool:
     if importlib.util.find_spec("mamba_ssm") is None:
-        return plain
+        log.info("mamba: plain PyTorch is used; mamba-ssm, which has a fused kernel for GPUs, is not installed")
+        return False
     try:
         error = difference(plain, fused_scan, device)
     except Exception as failure:  # a kernel that cannot be compiled or launched here fails in its own way
         log.info("mamba: mamba-ssm is installed but does not run on %s (%s): plain PyTorch is used", device, failure)
-        return plain
+        return False
     if not error <= TOLERANCE:
         log.info("mamba: the fused kernel differs by %.1e on %s: plain PyTorch is used", error, device)
-        return plain
+        return False
     log.info("mamba: the fused kernel is used on %s; it differs by %.1e", device, error)
-    return fused_scan
+    return True
 
 
 def difference(plain: Scan, fused: Scan, device: torch.device) -> float:

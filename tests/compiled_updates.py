@@ -1,4 +1,6 @@
-"""Compiles a tiny world model and prints, as JSON, how it differs from eager; run by test_precision as a process.
+"""Compiles a tiny world model with the backbone that is named, and prints, as JSON, how it differs from eager.
+
+Run by test_precision as a process.
 
 A process of its own: the hook that checks shapes in the tests would be compiled too.
 """
@@ -24,13 +26,14 @@ from worldmodels.optim import NormClip
 LENGTH, UPDATES = 3, 3
 
 
-def module() -> WorldModelModule:
+def module(name: str) -> WorldModelModule:
+    words = (f"dynamics={name}", "space=categorical")
     return WorldModelModule(
-        model("space=categorical", observations=BOTH),
+        model(*words, observations=BOTH),
         Random(ACTION, False),
         partial(torch.optim.SGD, lr=0.05),
         NormClip(1.0),
-        loss_scales(config(), BOTH),
+        loss_scales(config(*words), BOTH),
         {},
         0,
         0.0,
@@ -45,9 +48,9 @@ def batches(observations: ObservationSpec) -> list[dict[str, torch.Tensor]]:
     return made
 
 
-def updates(compiled: bool) -> tuple[list[float], list[dict[str, torch.Tensor]]]:
+def updates(name: str, compiled: bool) -> tuple[list[float], list[dict[str, torch.Tensor]]]:
     """Losses and gradients of three updates."""
-    trained = module()
+    trained = module(name)
     if compiled:
         trained.compile_losses()
     optimizer = trained.configure_optimizers()
@@ -64,8 +67,8 @@ def updates(compiled: bool) -> tuple[list[float], list[dict[str, torch.Tensor]]]
     return totals, gradients
 
 
-def compare() -> dict[str, object]:
-    (eager, eager_grads), (compiled, compiled_grads) = updates(False), updates(True)
+def compare(name: str) -> dict[str, object]:
+    (eager, eager_grads), (compiled, compiled_grads) = updates(name, False), updates(name, True)
     worst = [
         max(((b[name] - a[name]).norm() / (a[name].norm() + 1e-6)).item() for name in a)
         for a, b in zip(eager_grads, compiled_grads, strict=True)
@@ -84,10 +87,12 @@ def untrained_rewards() -> dict[str, float]:
     return found
 
 
-def one_graph() -> None:
+def one_graph(name: str) -> None:
     """Fails on a Python branch on a tensor, and on a reset, or a row of one, that makes it compile again."""
-    for posterior in ("filter", "obs"):
-        world = model(f"dynamics.posterior={posterior}", observations=STATE)
+    posteriors = ("filter", "obs") if "posterior" in config(f"dynamics={name}").dynamics else (None,)
+    for posterior in posteriors:
+        words = [f"dynamics={name}", *([f"dynamics.posterior={posterior}"] if posterior else [])]
+        world = model(*words, observations=STATE)
         world.dynamics.sample = True
 
         def losses(rows, world=world):
@@ -107,6 +112,6 @@ def one_graph() -> None:
 if __name__ == "__main__":
     logging.disable(logging.WARNING)
     torch._dynamo.config.error_on_recompile = True
-    one_graph()
+    one_graph(sys.argv[1])
     torch._dynamo.config.error_on_recompile = False
-    json.dump({"updates": compare(), "rewards": untrained_rewards()}, sys.stdout)
+    json.dump({"updates": compare(sys.argv[1]), "rewards": untrained_rewards()}, sys.stdout)

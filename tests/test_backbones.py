@@ -263,15 +263,15 @@ def test_a_fused_kernel_is_used_only_where_it_gives_the_same_numbers(monkeypatch
     if spoil is not None:
         sys.modules[names[-1]].mamba_chunk_scan_combined = fake_kernel(spoil)
     sys.modules["mamba_ssm"].__spec__ = SimpleNamespace()
-    mamba_fused.scan_for.cache_clear()
+    mamba_fused._decide.cache_clear()
     core = build_core("mamba")
     x, reset = inputs(9)
     expected = stepped(core, x, reset, core.initial(BATCH))[0]
     with caplog.at_level(logging.INFO):
         outputs, _, _ = core.scan(x, reset, core.initial(BATCH))
-    chosen = mamba_fused.scan_for(torch.device("cpu"), mamba.chunked_scan)
-    mamba_fused.scan_for.cache_clear()
-    assert chosen is (mamba_fused.fused_scan if used else mamba.chunked_scan)
+    chosen = mamba_fused.fused_is_exact(torch.device("cpu"), mamba.chunked_scan)
+    mamba_fused._decide.cache_clear()
+    assert chosen is used
     assert ("the fused kernel is used" if used else "plain PyTorch is used") in caplog.text
     assert_close(outputs, expected)
 

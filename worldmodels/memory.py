@@ -205,8 +205,9 @@ def train_cell(cfg: DictConfig, folder: str, cell: Cell) -> str:
     fit_offline(own, module, data, path)
     module.to("cpu")
     model = module.acting[0].eval()
-    scores, picture = score(model, test.sample(cfg.memory.held_out, own.data.length), cell.delay)
+    scores, picture = score(model, test.every(own.data.length), cell.delay)
     visualize.write_png(path / "recall.png", picture)
+    torch.save(model.state_dict(), path / "weights.pt")
     result = {
         **asdict(cell),
         "scores": scores,

@@ -121,6 +121,13 @@ class Replay:
         rows = self._buffer.sample(batch_size * length)
         return {key: value.unflatten(0, (batch_size, length)) for key, value in rows.items()}
 
+    def every(self, length: int) -> dict[str, Shaped[Tensor, "W L ..."]]:
+        """Copies of all windows of ``length`` consecutive rows, each once; ``UserError`` where there is none."""
+        if not self.can_sample(length):
+            raise UserError(f"{self.directory} has no window of {length} steps.")
+        rows = self._buffer.storage.get(self._sampler.every(length))
+        return {key: value.unflatten(0, (-1, length)) for key, value in rows.items()}
+
     def can_sample(self, length: int) -> bool:
         """Whether there is at least one window of ``length`` rows."""
         return self._sampler.valid_starts(length) > 0

@@ -64,6 +64,14 @@ class WindowSampler(Sampler):
         """How many windows of ``length`` rows there are."""
         return int((self.segments()[2] - length + 1).clamp_min(0).sum())
 
+    def every(self, length: int) -> tuple[Int64[Tensor, " R"], Int64[Tensor, " R"]]:
+        """(position in the ring, environment) of the rows of every window of ``length`` rows, window after window."""
+        first, env, rows = self.segments()
+        counts = (rows - length + 1).clamp_min(0)
+        start = torch.cat([begin + torch.arange(n) for begin, n in zip(first, counts.tolist(), strict=True)])
+        time = (start[:, None] + torch.arange(length)) % self.ledger.steps
+        return time.flatten(), env.repeat_interleave(counts).repeat_interleave(length)
+
     def sample(self, storage: Storage, batch_size: int) -> tuple[tuple[Tensor, Tensor], dict[str, Any]]:
         """(position in the ring, environment) of ``batch_size`` rows, window after window."""
         first, env, rows = self.segments()
