@@ -13,7 +13,7 @@ from worldmodels.nets import MLP, init_
 
 
 class Implicit(Dynamics):
-    """``z = h(o)`` and ``z' = d(z, a)`` (eq. 1), both ending in SimNorm; a filtered state remembers nothing.
+    """``z = h(o)`` and ``z' = d(z, a)`` (eq. 2), both ending in SimNorm; a filtered state remembers nothing.
 
     Observing makes latents open-loop, as planning will: they are grounded in the frame at resets and every
     ``unroll`` + 1 steps, and follow from actions between. Heads are trained on these; ``post`` is the encoder's.
@@ -95,8 +95,9 @@ class Implicit(Dynamics):
         return self._state(post.detach().flatten(0, 1))
 
     def loss(self, rollout: Rollout, reset: Bool[Tensor, "B T"]) -> dict[str, Tensor]:
-        """``consistency``: squared distance of each predicted latent to the encoded one, mean over the latent (eq. 3).
+        """``consistency``: squared distance of each predicted latent to the encoded one (eq. 3).
 
+        A mean over the latent, as in the published code; the paper writes a sum, and lambda for ``rho``.
         The encoder gets no gradient as a target, only as a start. Grounded steps predict nothing and weigh nothing.
         """
         age = self._age(reset)

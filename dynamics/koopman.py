@@ -21,11 +21,12 @@ SLOWEST, FASTEST = 0.999, 0.5
 
 
 class Koopman(Core):
-    """``g_t = K g_{t-1} + L x_t`` (eq. 5), K diagonal and complex; the output is g itself, real beside imaginary parts.
+    """``g_t = K g_{t-1} + L x_t``, K diagonal and complex; the output is g itself, real beside imaginary parts.
 
     All that is not linear in time happens outside, in the maps into and out of the latent: the paper's idea that a
-    lifted state moves linearly. Eigenvalues are ``exp(-exp(rate) + i frequency)``, inside the unit circle whatever is
-    learned; inputs are scaled by ``sqrt(1 - |lambda|^2)``, which keeps slow ones from growing (Orvieto et al. 2023).
+    lifted state moves linearly under actions. Parameters are those of Orvieto et al. 2023, not the paper's: eigenvalues
+    ``exp(-exp(rate) + i frequency)`` stay inside the unit circle whatever is learned (section 3.3), and inputs are
+    scaled by ``sqrt(1 - |lambda|^2)``, which keeps slow ones from growing (eq. 7, there learned from this start).
     """
 
     def __init__(self, in_dim: int, state: int) -> None:

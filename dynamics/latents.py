@@ -66,7 +66,7 @@ class Categorical(LatentSpace):
 
 
 class SimNorm(Categorical):
-    """Groups of softmax probabilities without noise (TD-MPC2, eq. 4), compared as if each were a categorical."""
+    """Groups of softmax probabilities without noise (TD-MPC2, eq. 5), compared as if each were a categorical."""
 
     def __init__(self, groups: int = 32, classes: int = 8) -> None:
         super().__init__(groups, classes, unimix=0.0)

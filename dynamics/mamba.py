@@ -1,7 +1,7 @@
 """Mamba-2 (Dao and Gu 2024, "Transformers are SSMs") in its chunked matrix form, with resets; the core of Drama.
 
-State of a head: ``h_t = exp(dt_t A) h_{t-1} + dt_t x_t B_t^T`` and ``y_t = h_t C_t + D x_t``, where A is a number and
-x, B, C, dt follow from the input.
+State of a head: ``h_t = exp(dt_t A) h_{t-1} + dt_t x_t B_t^T`` and ``y_t = h_t C_t + D x_t`` (eq. 2), where A is a
+number and x, B, C, dt follow from the input.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Diagonal state spaces that can be reset: S5 (Smith et al. 2023) and S4D (Gu et al. 2022) in a deep residual core.
 
-The state is x' = Lambda x + B u, y = Re(C x) + D u in continuous time, Lambda diagonal and complex. Resets follow Lu et
-al. 2023 ("Structured State Space Models for In-Context Reinforcement Learning"): a_t = 0 in the scan.
+The state is x' = Lambda x + B u, y = Re(C x) + D u in continuous time, Lambda diagonal and complex. A reset is a decay of
+zero in the scan, which gives the states of the resettable S5 of Lu et al. 2023, section 3.1.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class S4D(StateSpace):
         self.out = nn.Parameter(torch.randn(width, state, 2) / math.sqrt(2))
 
     def enter(self, u: Float[Tensor, "... W"]) -> Complex[Tensor, "... W P"]:
-        """B is 1 (S4D, section 3.3: only its product with C matters)."""
+        """B is 1: only its product with C matters."""
         u = u.float()
         return torch.complex(u, torch.zeros_like(u))[..., None].expand(*u.shape, self.shape[-1])
 
@@ -107,7 +107,7 @@ class S4D(StateSpace):
 
 
 class Block(nn.Module):
-    """Pre-norm, state space, GELU, gated linear unit, residual (S5, appendix G.1)."""
+    """Pre-norm, state space, GELU, gated linear unit, residual, as S5's published layers."""
 
     def __init__(self, width: int, space: Callable[..., StateSpace]) -> None:
         super().__init__()

@@ -55,7 +55,7 @@ def turns(position: Int64[Tensor, "B T"], size: int) -> tuple[Float[Tensor, "B 1
 
 
 def rotate(x: Float[Tensor, "B h T d"], cos: Float[Tensor, "B 1 T c"], sin: Float[Tensor, "B 1 T c"]) -> Tensor:
-    """Turn pairs of channels, so that products of queries and keys see the distance of their positions alone."""
+    """Turn pairs of channels, so that queries and keys see the distance of their positions alone (eq. 15)."""
     a, b = x.chunk(2, dim=-1)
     return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
 
