@@ -1,7 +1,7 @@
 """Diagonal state spaces that can be reset: S5 (Smith et al. 2023) and S4D (Gu et al. 2022) in a deep residual core.
 
-The state is x' = Lambda x + B u, y = Re(C x) + D u in continuous time, Lambda diagonal and complex. A reset is a decay of
-zero in the scan, which gives the states of the resettable S5 of Lu et al. 2023, section 3.1.
+The state is x' = Lambda x + B u, y = Re(C x) + D u in continuous time, Lambda diagonal and complex. A reset is a decay
+of zero in the scan, which gives the states of the resettable S5 of Lu et al. 2023, section 3.1.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ class Recall(gymnasium.Env):
         self._place = int(self._random.randint(STRIPES))
         return self._observation(), {"frames": 0}
 
-    def step(self, action: int) -> tuple[dict[str, np.ndarray], float, bool, bool, dict]:
+    def step(self, action: int | np.integer) -> tuple[dict[str, np.ndarray], float, bool, bool, dict]:
         """Walk on; what an action means depends on where."""
         chosen = self._step == self.doors
         self._step += 1

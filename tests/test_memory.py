@@ -1,0 +1,163 @@
+"""The memory tasks: rooms that can be recalled and, without a cue, cannot; one command from recording to figure."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+from toy_runs import Said
+
+from worldmodels import memory
+from worldmodels.cli import config_dir, load_config
+from worldmodels.data.replay import Replay
+from worldmodels.envs.check import check
+from worldmodels.envs.recall import COLOURS, SHOWN, Recall
+from worldmodels.launch import train
+from worldmodels.trajectory import Trajectory
+
+SHORT = (
+    "experiment=memory",
+    "size.deter=16",
+    "size.hidden=8",
+    "size.depth=2",
+    "size.units=8",
+    "memory.episodes=6",
+    "memory.held_out=4",
+    "memory.updates=2",
+    "memory.backbones=[ssm,implicit]",
+    "memory.delays=[3]",
+    "memory.controls=[3]",
+)
+
+
+def test_the_shipped_configuration_passes_the_checker():
+    config = OmegaConf.to_container(OmegaConf.load(config_dir() / "env" / "recall.yaml"))
+    assert [outcome for _, outcome in check(config, steps=40)] == ["ok"] * 5
+
+
+def episode(env, actions):
+    observation, _ = env.reset()
+    frames, rewards = [observation["pixels"]], [0.0]
+    for action in actions:
+        observation, reward, terminated, truncated, _ = env.step(action)
+        assert not terminated
+        frames.append(observation["pixels"])
+        rewards.append(reward)
+    return np.stack(frames), rewards, truncated
+
+
+def test_the_choice_is_rewarded_by_the_room_and_hidden_from_the_frames_between():
+    env, seen = Recall(delay=4, seed=3), set()
+    for trial in range(120):
+        random = np.random.RandomState(trial)
+        actions = random.randint(2, size=Recall.length(4) - 1)
+        frames, rewards, over = episode(env, actions)
+        assert over
+        assert len(frames) == Recall.length(4) == 9
+        room, again, doors = frames[0], frames[-1], SHOWN + 4
+        assert np.array_equal(room, again)
+        assert np.array_equal(frames[SHOWN - 1], room)
+        first = int(np.array_equal(room[:, 0, 0], COLOURS[1]))
+        assert rewards == [float(t == doors + 1 and actions[doors] == first) for t in range(9)]
+        for hidden in frames[SHOWN:-1]:
+            assert (hidden == hidden[0]).all()  # grey: no colour of a room is left
+        seen.add(room.tobytes())
+    assert len(seen) == 16
+
+
+def test_actions_move_the_hallway():
+    env = Recall(delay=6, seed=0)
+    left, right = (episode_from(env, [action] * 4) for action in (0, 1))
+    assert np.array_equal(np.roll(left[2], 1, axis=-1), left[3])
+    assert np.array_equal(np.roll(right[2], -1, axis=-1), right[3])
+
+
+def episode_from(env, actions):
+    env.restore({"room": [0, 1, 0, 1], "place": 0, "step": 0, "random": env.snapshot()["random"]})
+    return [env.step(action)[0]["pixels"] for action in actions]
+
+
+def test_without_a_cue_the_same_room_comes_from_nowhere():
+    with_cue, without = Recall(delay=4, seed=3), Recall(delay=4, cue=False, seed=3)
+    actions = [1] * 8
+    frames, rewards, _ = episode(with_cue, actions)
+    others, same_rewards, _ = episode(without, actions)
+    assert rewards == same_rewards
+    assert np.array_equal(frames[SHOWN:], others[SHOWN:])
+    assert len(np.unique(others[:SHOWN])) == 1
+
+
+class Knows:
+    """A world model that remembers the room, or guesses."""
+
+    def __init__(self, batch, right: bool):
+        self.batch, self.right = batch, right
+        self.heads = {"reward": lambda feat, action: self.reward(feat[..., 1:, 0].long())}
+
+    def reward(self, step):
+        truth = self.batch["reward"].gather(1, step)
+        return truth if self.right else 1 - truth
+
+    def initial(self, n):
+        return None
+
+    def observe(self, rows, state):
+        steps = torch.arange(rows["action"].shape[1], dtype=torch.float32)
+        feat = steps[None, :, None].expand(len(rows["action"]), -1, 1)
+        return type("Rollout", (), {"feat": feat}), feat[:, -1:], None
+
+    def imagine(self, state, actions, steps, generator):
+        feat = state + torch.arange(steps + 1, dtype=torch.float32)[:, None]
+        return Trajectory(feat, actions, self.reward(feat[:, 1:, 0].long()), torch.ones(len(feat), steps))
+
+    def decode(self, feat):
+        index = feat[..., 0].long()[..., None, None, None].expand(-1, -1, *self.batch["pixels"].shape[2:])
+        frames = self.batch["pixels"].gather(1, index).float() / 255
+        return {"pixels": frames if self.right else 1 - frames}
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_scores_are_one_for_who_knows_and_zero_for_who_knows_the_opposite(tmp_path, right):
+    cfg = load_config([*SHORT])
+    memory.record_episodes(load_config([*SHORT, "env.delay=25"]).env, tmp_path / "rooms", 12, 0, 1.0)
+    batch = Replay.open(tmp_path / "rooms", cross_resets=False).every(Recall.length(25))
+    assert len(batch["action"]) == 12
+    assert len({row.numpy().tobytes() for row in batch["action"]}) == 12
+    assert 0 < batch["reward"].sum() < 12
+    scores, picture = memory.score(Knows(batch, right), batch, 25)
+    assert scores == dict.fromkeys(memory.TASKS, float(right))
+    assert picture.ndim == 3
+    assert cfg.procedure == "worldmodels.memory.run"
+
+
+def test_one_command_records_trains_scores_and_draws(tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    train([*SHORT, f"run_dir={folder}"])
+    found = json.loads((folder / "memory.json").read_text())["cells"]
+    kinds = {(c["dynamics"], c["posterior"], c["delay"], c["cue"]) for c in found}
+    assert kinds == {
+        (name, posterior, 3, cue)
+        for name, posterior in (("ssm", "filter"), ("ssm", "obs"), ("implicit", None))
+        for cue in (True, False)
+    }
+    assert all(cell["updates"] == 2 and cell["scores"].keys() == memory.TASKS.keys() for cell in found)
+    text = (folder / "memory.md").read_text()
+    assert re.search(r"\| delay \| 3 \| 3, no cue \|", text)
+    assert text.count("| ssm filter |") == len(memory.TASKS)
+    assert (folder / "memory.png").stat().st_size > 10_000
+    assert (folder / "cells" / "ssm-obs-3" / "recall.png").is_file()
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("cells/*/result.json")}
+    (folder / "cells" / "ssm-obs-3" / "result.json").unlink()
+    train([f"resume={folder}"])
+    after = {path: path.stat().st_mtime_ns for path in folder.glob("cells/*/result.json")}
+    changed = [path.parent.name for path in before if after[path] != before[path]]
+    assert changed == ["ssm-obs-3"]
+
+
+def test_a_procedure_that_does_not_exist_is_a_users_mistake(monkeypatch, capsys):
+    said = Said(monkeypatch, capsys).refusal("train", "procedure=worldmodels.memroy.run")
+    assert said.startswith("procedure=worldmodels.memroy.run cannot be found")
