@@ -17,6 +17,7 @@ from worldmodels.data.replay import Replay
 from worldmodels.envs.check import check
 from worldmodels.envs.recall import COLOURS, SHOWN, Recall
 from worldmodels.launch import train
+from worldmodels.model import WorldModel
 from worldmodels.trajectory import Trajectory
 
 SHORT = (
@@ -91,10 +92,11 @@ def test_without_a_cue_the_same_room_comes_from_nowhere():
     assert len(np.unique(others[:SHOWN])) == 1
 
 
-class Knows:
+class Knows(WorldModel):
     """A world model that remembers the room, or guesses."""
 
-    def __init__(self, batch, right: bool):
+    def __init__(self, batch, right):
+        torch.nn.Module.__init__(self)
         self.batch, self.right = batch, right
         self.heads = {"reward": lambda feat, action: self.reward(feat[..., 1:, 0].long())}
 
@@ -117,7 +119,7 @@ class Knows:
     def decode(self, feat):
         index = feat[..., 0].long()[..., None, None, None].expand(-1, -1, *self.batch["pixels"].shape[2:])
         frames = self.batch["pixels"].gather(1, index).float() / 255
-        return {"pixels": frames if self.right else 1 - frames}
+        return {"pixels": frames if self.right else 120 / 255 - frames}
 
 
 @pytest.mark.parametrize("right", [True, False])
