@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import itertools
 import logging
 import multiprocessing
 import statistics
@@ -76,6 +75,7 @@ def measure(
     batch: int = 4,
     repeats: int = 5,
     to: str = "backbones.json",
+    ages: Sequence[int] = AGES,
 ) -> list[dict[str, Any]]:
     """Measure every backbone of ``configs/dynamics``; write a table, a JSON and a figure, anew after each of them."""
     names = sorted(path.stem for path in (config_dir() / "dynamics").glob("*.yaml"))
@@ -93,7 +93,8 @@ def measure(
     }
     for subject in tqdm(chosen, unit="backbone", file=sys.stdout):
         result = {"name": str(subject), "words": list(subject.words), "costs": {}}
-        for message in in_process(subject, lengths, batch, repeats, cfg.trainer.threads, cfg.trainer.accelerator):
+        device = cfg.trainer.threads, cfg.trainer.accelerator
+        for message in in_process(subject, lengths, ages, batch, repeats, *device):
             result |= {**message, "costs": result["costs"] | message.get("costs", {})}
         result["exponents"] = {what: exponent(result["costs"], what) for what in ("train_ms", "imagine_ms", "train_mb")}
         results.append(result)
@@ -120,12 +121,15 @@ def equal_width(name: str, words: list[str], parameters: int) -> list[str]:
         with torch.device("meta"):
             return sum(p.numel() for p in Subject(name, None, sized).build(64).parameters())
 
-    width = next(w for w in itertools.count(32, 16) if count(w + 16, w + 16) > parameters)
-    low, high = width // 2, 4 * width
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if count(width, middle) <= parameters else (low, middle)
-    found = min((low, high), key=lambda hidden: abs(count(width, hidden) - parameters))
+    def largest(low: int, high: int, count: Callable[[int], int]) -> int:
+        """By bisection, the largest below ``high`` that counts at most ``parameters``, or else ``low``."""
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if count(middle) <= parameters else (low, middle)
+        return low
+
+    width = 16 * largest(2, 256, lambda steps: count(16 * steps, 16 * steps))
+    found = largest(width // 2, 4 * width, lambda hidden: count(width, hidden))
     if abs(count(width, found) / parameters - 1) > TOLERANCE:
         raise UserError(f"no width gives {name} {parameters} parameters within {100 * TOLERANCE:.0f} %.")
     return [f"size.hidden={width}", f"size.deter={3 * width}", f"dynamics.hidden={found}"]
@@ -148,7 +152,14 @@ def in_process(subject: Subject, *arguments: Any) -> Iterator[dict[str, Any]]:
 
 
 def measure_subject(
-    out: Connection, subject: Subject, lengths: Sequence[int], batch: int, repeats: int, threads: int | None, where: str
+    out: Connection,
+    subject: Subject,
+    lengths: Sequence[int],
+    ages: Sequence[int],
+    batch: int,
+    repeats: int,
+    threads: int | None,
+    where: str,
 ) -> None:
     """Send the parameter count, the costs of each length that is affordable, and those of an acting step."""
     keep_freed_memory()
@@ -165,7 +176,7 @@ def measure_subject(
             found |= {f"{what}_{unit}": value for unit, value in cost(call, repeats, device).items()}
         known[length] = found
         out.send({"costs": {length: found}})
-    out.send({"acting_ms": acting(subject.build(64).to(device), device)})
+    out.send({"acting_ms": acting(subject.build(64).to(device), ages, device)})
 
 
 class Parts:
@@ -256,7 +267,7 @@ def status(key: str, file: str = "/proc/self/status") -> int:
     return 1024 * int(line.split()[1])
 
 
-def too_much(known: dict[int, dict[str, float]], length: int, what: str) -> str | None:
+def too_much(known: dict[int, dict[str, Any]], length: int, what: str) -> str | None:
     """Why ``what`` is not to be measured at ``length``, judging by how it grew so far; None where it can be."""
     before = [n for n in sorted(known) if f"{what}_ms" in known[n]]
     if not before:
@@ -274,14 +285,14 @@ def too_much(known: dict[int, dict[str, float]], length: int, what: str) -> str 
 
 
 @torch.no_grad()
-def acting(dynamics: Dynamics, device: torch.device) -> dict[str, float]:
+def acting(dynamics: Dynamics, ages: Sequence[int], device: torch.device) -> dict[str, float]:
     """Milliseconds of filtering one frame when so many have been: median of the hundred steps from then on."""
-    state, times = dynamics.initial(1), {age: [] for age in AGES}
+    state, times = dynamics.initial(1), {age: [] for age in ages}
     embed, action = torch.randn(1, EMBED, device=device), torch.zeros(1, ACTION, device=device)
     reset = torch.zeros(1, dtype=torch.bool, device=device)
     for _ in range(50):
         dynamics.obs_step(embed, action, reset, state)
-    for step in range(max(AGES) + 100):
+    for step in range(max(ages) + 100):
         start = time.perf_counter()
         state = dynamics.obs_step(embed, action, reset, state)
         if device.type == "cuda":
@@ -320,12 +331,14 @@ def table(results: list[dict[str, Any]]) -> str:
             shown.append("–" if slope is None else f"{slope:.2f}")
             lines.append(f"| {r['name']} | {r.get('parameters', 0):,} | " + " | ".join(shown) + " |")
         parts.append("\n".join(lines))
-    lines = ["**one acting step, ms**", "", "| | " + " | ".join(f"step {age:,}" for age in AGES) + " | ratio |"]
+    ages = list(next((r["acting_ms"] for r in results if "acting_ms" in r), {}))
+    lines = ["**one acting step, ms**", "", "| | " + " | ".join(f"step {age}" for age in ages) + " | ratio |"]
     lines.append("|---" * 4 + "|")
     for r in results:
         if "acting_ms" in r:
-            young, old = (r["acting_ms"][str(age)] for age in AGES)
-            lines.append(f"| {r['name']} | {young:.3f} | {old:.3f} | {old / young:.2f} |")
+            times = [r["acting_ms"][age] for age in ages]
+            shown = " | ".join(f"{value:.3f}" for value in times)
+            lines.append(f"| {r['name']} | {shown} | {times[-1] / times[0]:.2f} |")
     return "\n\n".join([*parts, "\n".join(lines)])
 
 

@@ -1,0 +1,77 @@
+"""The cost benchmark measures equals, and says what it left out; how long anything took is not tested."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from dynamics_cases import subjects
+from toy_runs import Said
+
+from worldmodels import backbone_costs as costs
+from worldmodels.errors import UserError
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("name", sorted({subject.name for subject in subjects()}))
+def test_every_backbone_has_the_parameters_asked_for(name):
+    found = list(costs.subjects(name, 400_000, []))
+    assert [subject.posterior for subject in found] in ([None], ["filter", "obs"])
+    for subject in found:
+        count = sum(p.numel() for p in subject.build(64).parameters())
+        assert count == pytest.approx(400_000, rel=0.03)
+
+
+def test_a_suite_leaves_table_json_and_figure(tmp_path):
+    to = tmp_path / "costs.json"
+    costs.measure([], [8, 16], ["koopman"], 60_000, 2, 1, str(to), ages=(2, 5))
+    result = json.loads(to.read_text())
+    assert [b["name"] for b in result["backbones"]] == ["koopman filter", "koopman obs"]
+    for backbone in result["backbones"]:
+        assert backbone["costs"].keys() == {"8", "16"}
+        for cost in backbone["costs"].values():
+            assert all(cost[f"{what}_ms"] > 0 for what in ("train", "imagine", "imagine_unshared"))
+    assert to.with_suffix(".md").read_text().count("| koopman obs |") == 6
+    assert to.with_suffix(".png").stat().st_size > 10_000
+
+
+def test_exponents_are_slopes_on_logarithmic_axes():
+    grown = {n: {"train_ms": 3.0 * n**1.5} for n in (64, 256, 512, 1024, 4096)}
+    grown[64] = {"train_ms": 1e6}
+    assert costs.exponent(grown, "train_ms") == pytest.approx(1.5)
+    assert costs.exponent({256: {"train_ms": 1.0}}, "train_ms") is None
+
+
+def test_what_would_take_too_long_or_too_much_is_left_out_with_a_reason():
+    known = {64: {"train_ms": 1e3, "train_mb": 1.0}, 128: {"train_ms": 1e5, "train_mb": 1.0}}
+    assert costs.too_much(known, 256, "train") == "would take about 10000 s"
+    assert costs.too_much({64: {"train_ms": 1.0, "train_mb": 1e9}}, 128, "train").endswith("GB")
+    assert costs.too_much({64: {"train_ms": 1.0, "train_mb": 1.0}}, 128, "train") is None
+    assert costs.too_much({64: {"train_skipped": "because"}}, 128, "train") == "left out at a shorter length"
+
+
+def test_peak_memory_is_what_was_in_use_at_once():
+    with costs.PeakMemory(CPU) as memory:
+        for _ in range(3):
+            torch.ones(20_000_000)  # 80 MB each time, freed at once
+    assert 75 < memory.megabytes < 120
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["suite=backbone"], "suite=backbone is not one of training, backbones. Did you mean 'backbones'?"),
+        (["suite=backbones", "only=sm"], "only=sm is not one of"),
+        (["suite=backbones", "lengths=64,x"], "lengths=64,x must be whole numbers of at least 1 with commas between."),
+        (["lengths=64"], "suite=training has no option lengths=."),
+    ],
+)
+def test_mistakes_are_one_sentence(monkeypatch, capsys, words, said):
+    assert Said(monkeypatch, capsys).refusal("benchmark", *words).startswith(said)
+
+
+def test_parameters_that_no_width_gives_are_refused():
+    with pytest.raises(UserError, match="no width gives rssm 100 parameters within 3 %"):
+        list(costs.subjects("rssm", 100, []))
