@@ -8,7 +8,6 @@ import math
 import multiprocessing
 import os
 import shutil
-import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -38,6 +37,7 @@ from worldmodels.encoders import pixels_to_float
 from worldmodels.envs import make
 from worldmodels.envs.base import derive_seed
 from worldmodels.envs.recall import SHOWN, WALL, Recall
+from worldmodels.envs.stream import depend_on_parent
 from worldmodels.evaluation import write_json
 from worldmodels.launch import NEEDLESS_WARNINGS, quietly
 from worldmodels.logs import FrameCurves
@@ -128,12 +128,8 @@ def run(cfg: DictConfig, words: list[str], resume: Path | None) -> Path:
 
 def trained(cfg: DictConfig, folder: Path, todo: list[Cell]) -> Iterator[str]:
     """Train cells, a few at a time in processes that end with the block; yield what each came to."""
-    pool = ProcessPoolExecutor(
-        cfg.memory.workers,
-        multiprocessing.get_context("spawn"),
-        initializer=signal.signal,
-        initargs=(signal.SIGINT, signal.SIG_IGN),  # Ctrl-C is the parent's business
-    )
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(cfg.memory.workers, context, initializer=depend_on_parent)
     try:
         for future in as_completed([pool.submit(train_cell, cfg, str(folder), cell) for cell in todo]):
             yield future.result()

@@ -24,10 +24,15 @@ Spaces = tuple[spaces.Space, spaces.Space]
 
 
 def enter_worker(env: Mapping[str, Any]) -> None:
-    """Prepare a worker process: Ctrl-C is the parent's business, and a parent that dies takes its workers along."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Prepare a worker process for an environment."""
+    depend_on_parent()
     if env.get("obs") == "state":
         rendering.turn_off()
+
+
+def depend_on_parent() -> None:
+    """In a worker process: Ctrl-C is the parent's business, and a parent that dies takes its workers along."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent is not None:
         # A thread, because the main one may be deep inside a simulator that never returns.
