@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import multiprocessing
 import os
 import shutil
@@ -20,8 +19,6 @@ from typing import Any
 import lightning
 import numpy as np
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -41,6 +38,7 @@ from worldmodels.envs.stream import depend_on_parent
 from worldmodels.evaluation import write_json
 from worldmodels.launch import NEEDLESS_WARNINGS, quietly
 from worldmodels.logs import FrameCurves
+from worldmodels.memory_report import TASKS, draw, table
 from worldmodels.model import WorldModel
 from worldmodels.module import WorldModelModule
 from worldmodels.runs import CONFIG, new_folder
@@ -49,14 +47,7 @@ from worldmodels.training import Spaces, build_module
 log = logging.getLogger(__name__)
 
 SIDE_BY_SIDE = 64
-"""Episodes recorded at a time."""
-TASKS = {
-    "imagined": "reward imagined after the doors, from the room, the hallway and the action",
-    "inferred": "reward inferred in the dark frame behind the door",
-    "room": "quarters of the room imagined when it is seen again",
-    "hall": "pixels of the hallway's stripes, imagined over its second half",
-}
-"""What is scored; chance is a half in each."""
+"""Episodes recorded or scored at a time."""
 
 
 @dataclass(frozen=True)
@@ -236,14 +227,25 @@ def fit_offline(cfg: DictConfig, module: WorldModelModule, data: OfflineDataset,
         trainer.fit(module, DataLoader(data, batch_size=None, generator=torch.Generator()))
 
 
-@torch.no_grad()
 def score(model: WorldModel, batch: dict[str, Tensor], delay: int) -> tuple[dict[str, float], Any]:
     """Accuracies on held-out episodes, and a picture of what is imagined behind the doors in the first of them."""
     torch.manual_seed(0)
     _, batch = split_context(batch, 0)
-    doors, n = SHOWN + delay, len(batch["action"])
     generator = torch.Generator().manual_seed(0)
-    truth = pixels_to_float(batch["pixels"])
+    parts = [
+        recalled(model, {key: value[n : n + SIDE_BY_SIDE] for key, value in batch.items()}, delay, generator)
+        for n in range(0, len(batch["action"]), SIDE_BY_SIDE)
+    ]
+    hits = {task: torch.cat([part[0][task] for part in parts]) for task in TASKS}
+    return {task: hit.float().mean().item() for task, hit in hits.items()}, visualize.draw_strip(parts[0][1], 4, 1)
+
+
+@torch.no_grad()
+def recalled(
+    model: WorldModel, batch: dict[str, Tensor], delay: int, generator: torch.Generator
+) -> tuple[dict[str, Tensor], visualize.OpenLoop]:
+    """Where a model is right, by task, episodes first; and a clip of the last frames it sees and those it imagines."""
+    doors, n, truth = SHOWN + delay, len(batch["action"]), pixels_to_float(batch["pixels"])
 
     def imagine(context: int, steps: int) -> tuple[Tensor, Tensor]:
         seen = {key: value[:, :context] for key, value in batch.items()}
@@ -260,14 +262,13 @@ def score(model: WorldModel, batch: dict[str, Tensor], delay: int) -> tuple[dict
     _, hall = imagine(half, delay // 2)
     earned = batch["reward"][:, doors + 1] > 0.5
     lit = WALL / 2 / 255
-    accuracy = {
+    hits = {
         "imagined": (imagined[:, 0] > 0.5) == earned,
         "inferred": (inferred > 0.5) == earned,
         "room": greener(frames[:, -1]) == greener(truth[:, -1]),
         "hall": (hall[:, 4:] > lit) == (truth[:, half : half + delay // 2] > lit),
     }
-    clip = visualize.OpenLoop(truth[:4, doors - 3 : doors + 3], frames[:4], context=4)
-    return {name: hit.float().mean().item() for name, hit in accuracy.items()}, visualize.draw_strip(clip, 4, 1)
+    return hits, visualize.OpenLoop(truth[:4, doors - 3 : doors + 3], frames[:4], context=4)
 
 
 def greener(room: Tensor) -> Tensor:
@@ -285,50 +286,3 @@ def summarise(cfg: DictConfig, folder: Path) -> None:
     (folder / "memory.md").write_text("\n\n".join(table(results, task) for task in TASKS) + "\n")
     if results:
         draw(results).savefig(folder / "memory.png", dpi=120)
-
-
-def row_name(result: dict[str, Any]) -> str:
-    """Backbone and posterior."""
-    return " ".join(part for part in (result["dynamics"], result["posterior"]) if part)
-
-
-def table(results: list[dict[str, Any]], task: str) -> str:
-    """Accuracy of one task in percent with its standard error: a row a backbone and posterior, a column a delay."""
-    columns = sorted({(not r["cue"], r["delay"]) for r in results})
-    heads = [f"{delay}, no cue" if control else str(delay) for control, delay in columns]
-    lines = [f"**{task}**: {TASKS[task]}", "", "| delay | " + " | ".join(heads) + " |", "|---" * (1 + len(heads)) + "|"]
-    for name in dict.fromkeys(map(row_name, results)):
-        found = {(not r["cue"], r["delay"]): r for r in results if row_name(r) == name}
-        shown = [percent(found[column], task) if column in found else "" for column in columns]
-        lines.append(f"| {name} | " + " | ".join(shown) + " |")
-    return "\n".join(lines)
-
-
-def percent(result: dict[str, Any], task: str) -> str:
-    """``97 ± 1``."""
-    share = result["scores"][task]
-    return f"{100 * share:.0f} ± {100 * math.sqrt(share * (1 - share) / result['episodes']):.0f}"
-
-
-def draw(results: list[dict[str, Any]]) -> Figure:
-    """Accuracy against delay, a panel a task: full lines ``obs``, dashed ``filter``, crosses the controls."""
-    figure = Figure(figsize=(11, 3.4), layout="constrained")
-    FigureCanvasAgg(figure)
-    panels = figure.subplots(1, 3, sharey=True)
-    names = list(dict.fromkeys(r["dynamics"] for r in results))
-    for panel, task in zip(panels, ("imagined", "inferred", "room"), strict=True):
-        panel.axhline(0.5, color="gray", linewidth=0.8, linestyle=":")
-        for row in dict.fromkeys(map(row_name, results)):
-            mine = [r for r in results if row_name(r) == row]
-            style = {"color": f"C{names.index(mine[0]['dynamics'])}", "label": row}
-            line = "--" if mine[0]["posterior"] == "filter" else "-"
-            kept = sorted((r["delay"], r["scores"][task]) for r in mine if r["cue"])
-            panel.plot(*zip(*kept, strict=True), line, marker=".", **style) if kept else None
-            for r in mine:
-                if not r["cue"]:
-                    panel.plot(r["delay"], r["scores"][task], "x", color=style["color"], markersize=5)
-        panel.set(xscale="log", xlabel="steps between cue and choice", title=task, ylim=(0.3, 1.03))
-    panels[0].set_ylabel("accuracy (x: without a cue)")
-    handles = {label: line for panel in panels for line, label in zip(*panel.get_legend_handles_labels(), strict=True)}
-    panels[-1].legend(handles.values(), handles.keys(), fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
-    return figure

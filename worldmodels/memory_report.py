@@ -1,0 +1,64 @@
+"""Tables and the figure of `experiment=memory`."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+TASKS = {
+    "imagined": "reward imagined after the doors, from the room, the hallway and the action",
+    "inferred": "reward inferred in the dark frame behind the door",
+    "room": "quarters of the room imagined when it is seen again",
+    "hall": "pixels of the hallway's stripes, imagined over its second half",
+}
+"""What is scored; chance is a half in each."""
+
+
+def row_name(result: dict[str, Any]) -> str:
+    """Backbone and posterior."""
+    return " ".join(part for part in (result["dynamics"], result["posterior"]) if part)
+
+
+def table(results: list[dict[str, Any]], task: str) -> str:
+    """Accuracy of one task in percent with its standard error: a row a backbone and posterior, a column a delay."""
+    columns = sorted({(not r["cue"], r["delay"]) for r in results})
+    heads = [f"{delay}, no cue" if control else str(delay) for control, delay in columns]
+    lines = [f"**{task}**: {TASKS[task]}", "", "| delay | " + " | ".join(heads) + " |", "|---" * (1 + len(heads)) + "|"]
+    for name in dict.fromkeys(map(row_name, results)):
+        found = {(not r["cue"], r["delay"]): r for r in results if row_name(r) == name}
+        shown = [percent(found[column], task) if column in found else "" for column in columns]
+        lines.append(f"| {name} | " + " | ".join(shown) + " |")
+    return "\n".join(lines)
+
+
+def percent(result: dict[str, Any], task: str) -> str:
+    """``97 ± 1``."""
+    share = result["scores"][task]
+    return f"{100 * share:.0f} ± {100 * math.sqrt(share * (1 - share) / result['episodes']):.0f}"
+
+
+def draw(results: list[dict[str, Any]]) -> Figure:
+    """Accuracy against delay, a panel a task: full lines ``obs``, dashed ``filter``, crosses the controls."""
+    figure = Figure(figsize=(11, 3.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(1, 3, sharey=True)
+    names = list(dict.fromkeys(r["dynamics"] for r in results))
+    for panel, task in zip(panels, ("imagined", "inferred", "room"), strict=True):
+        panel.axhline(0.5, color="gray", linewidth=0.8, linestyle=":")
+        for row in dict.fromkeys(map(row_name, results)):
+            mine = [r for r in results if row_name(r) == row]
+            style = {"color": f"C{names.index(mine[0]['dynamics'])}", "label": row}
+            line = "--" if mine[0]["posterior"] == "filter" else "-"
+            kept = sorted((r["delay"], r["scores"][task]) for r in mine if r["cue"])
+            panel.plot(*zip(*kept, strict=True), line, marker=".", **style) if kept else None
+            for r in mine:
+                if not r["cue"]:
+                    panel.plot(r["delay"], r["scores"][task], "x", color=style["color"], markersize=5)
+        panel.set(xscale="log", xlabel="steps between cue and choice", title=task, ylim=(0.3, 1.03))
+    panels[0].set_ylabel("accuracy (x: without a cue)")
+    handles = {label: line for panel in panels for line, label in zip(*panel.get_legend_handles_labels(), strict=True)}
+    panels[-1].legend(handles.values(), handles.keys(), fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
