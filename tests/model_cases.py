@@ -6,7 +6,7 @@ from copy import deepcopy
 from functools import cache
 
 import torch
-from dynamics_cases import TINY, randomise
+from dynamics_cases import TINY
 from omegaconf import DictConfig
 from torch import Tensor
 
@@ -14,6 +14,7 @@ from worldmodels.build import build_model
 from worldmodels.cli import load_config
 from worldmodels.encoders import ObservationSpec
 from worldmodels.model import WorldModel
+from worldmodels.testing.sequences import randomise
 
 BOTH: ObservationSpec = {"pixels": ((3, 16, 16), torch.uint8), "state": ((4,), torch.float32)}
 STATE: ObservationSpec = {"state": BOTH["state"]}

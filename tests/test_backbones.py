@@ -10,7 +10,7 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from dynamics_cases import BATCH, Subject, assert_close, config, imagined, observe, randomise, sequences, subjects, warm
+from dynamics_cases import Subject, config, subjects
 from hydra.utils import instantiate
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -22,6 +22,7 @@ from dynamics.mamba import Mamba
 from dynamics.ssm import S4D, S5, SSM, hippo_eigenvalues
 from dynamics.transformer import Transformer
 from worldmodels.errors import UserError
+from worldmodels.testing.sequences import BATCH, assert_close, imagined, observe, randomise, sequences, warm
 
 IN = 6
 CORES = sorted({subject.name for subject in subjects() if subject.posterior})

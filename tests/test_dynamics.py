@@ -7,39 +7,38 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from contract import DynamicsContract
-from dynamics_cases import (
-    BATCH,
-    EMBED,
-    POSTERIORS,
-    SPACES,
-    Subject,
-    config,
-    imagined,
-    observe,
-    randomise,
-    sequences,
-    subjects,
-    warm,
-)
+from dynamics_cases import POSTERIORS, SPACES, Subject, config, subjects
 
 from dynamics.base import Rollout
 from dynamics.gru import GRU
 from dynamics.latent import Latent
 from dynamics.latents import Categorical, Gaussian, SimNorm
+from worldmodels.cli import load_config
 from worldmodels.errors import UserError
+from worldmodels.testing import DynamicsContract
+from worldmodels.testing.sequences import BATCH, EMBED, imagined, observe, randomise, sequences, warm
 
 posteriors = pytest.mark.parametrize("posterior", POSTERIORS)
 spaces = pytest.mark.parametrize("space", SPACES)
 
 
-@pytest.mark.parametrize("subject", subjects(), ids=str)
+@pytest.fixture(params=subjects(), ids=str)
+def subject(request):
+    return request.param
+
+
 class TestContract(DynamicsContract):
     @pytest.fixture
-    def dynamics(self, subject):
-        dynamics = randomise(subject.build())
-        dynamics.sample = False
-        return dynamics
+    def make(self, subject):
+        self.thorough = subject.space in (None, SPACES[0])
+        return subject.build
+
+
+def test_losses_have_the_names_that_the_configuration_scales(subject):
+    dynamics, data = subject.build(), sequences(3)
+    rollout, _ = observe(dynamics, data, dynamics.initial(BATCH))
+    known = config(subject.name).loss_scales.keys() - load_config([]).heads.keys() - {"pixels", "state"}
+    assert dynamics.loss(rollout, data.reset).keys() == known
 
 
 def rollout_of(post, prior):

@@ -8,7 +8,6 @@ from itertools import pairwise
 import lightning
 import pytest
 import torch
-from dynamics_cases import assert_close
 from model_cases import ACTION, BOTH, STATE, batch, config, model
 from torch import nn
 
@@ -21,6 +20,7 @@ from worldmodels.errors import UserError
 from worldmodels.module import WorldModelModule
 from worldmodels.optim import AdaptiveClip, NormClip
 from worldmodels.precision import lightning_precision
+from worldmodels.testing.sequences import assert_close
 
 
 class Learner(Planner):

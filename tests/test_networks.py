@@ -7,7 +7,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from dynamics_cases import randomise
 from model_cases import ACTION, BOTH, PIXELS, STATE, batch
 from torch import nn
 
@@ -17,6 +16,7 @@ from worldmodels.encoders import Encoder
 from worldmodels.errors import UserError
 from worldmodels.heads import ContinueHead, RewardHead
 from worldmodels.nets import MLP, BlockLinear, init_
+from worldmodels.testing.sequences import randomise
 
 
 def seeded(seed=0):
