@@ -73,10 +73,11 @@ class Cell:
     def words(self, cfg: DictConfig) -> list[str]:
         """What is chosen on top of the user's own words."""
         length = Recall.length(self.delay)
+        latent = [f"dynamics.posterior={self.posterior}", f"dynamics.free_nats={cfg.memory.free_nats}"]
         return [
             *cfg.memory.words,
             f"dynamics={self.dynamics}",
-            *([f"dynamics.posterior={self.posterior}"] if self.posterior else []),
+            *(latent if self.posterior else []),
             *(word.format(length=length) for word in cfg.memory.extra.get(self.dynamics, [])),
             f"env.delay={self.delay}",
             f"env.cue={str(self.cue).lower()}",
