@@ -37,10 +37,7 @@ class Latent(Dynamics):
         free_nats: float = 1.0,
     ) -> None:
         super().__init__()
-        if posterior not in POSTERIORS:
-            raise UserError(
-                f"dynamics.posterior is 'filter' or 'obs', not {posterior!r}.{near_match(posterior, POSTERIORS)}"
-            )
+        require_posterior(posterior)
         self.space = space
         self.filters = posterior == "filter"
         self.free_nats = free_nats
@@ -176,6 +173,12 @@ class Latent(Dynamics):
 
     def _state(self, stoch: Tensor, deter: Tensor, memory: Memory) -> State:
         return State(torch.cat([stoch, deter], dim=-1), {STOCH: stoch, **memory})
+
+
+def require_posterior(word: str) -> None:
+    """Refuse what is neither ``filter`` nor ``obs``."""
+    if word not in POSTERIORS:
+        raise UserError(f"dynamics.posterior is 'filter' or 'obs', not {word!r}.{near_match(word, POSTERIORS)}")
 
 
 def _core_part(memory: Memory) -> Memory:

@@ -7,7 +7,6 @@ import json
 import pytest
 import torch
 from dynamics_cases import subjects
-from toy_runs import Said
 
 from worldmodels import backbone_costs as costs
 from worldmodels.errors import UserError
@@ -60,7 +59,7 @@ def test_peak_memory_is_what_was_in_use_at_once():
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "sentence"),
     [
         (["suite=backbone"], "suite=backbone is not one of training, backbones. Did you mean 'backbones'?"),
         (["suite=backbones", "only=sm"], "only=sm is not one of"),
@@ -68,8 +67,8 @@ def test_peak_memory_is_what_was_in_use_at_once():
         (["lengths=64"], "suite=training has no option lengths=."),
     ],
 )
-def test_mistakes_are_one_sentence(monkeypatch, capsys, words, said):
-    assert Said(monkeypatch, capsys).refusal("benchmark", *words).startswith(said)
+def test_mistakes_are_one_sentence(said, words, sentence):
+    assert said.refusal("benchmark", *words).startswith(sentence)
 
 
 def test_parameters_that_no_width_gives_are_refused():

@@ -360,6 +360,39 @@ def test_a_plan_that_is_not_finite_ends_in_one_sentence(said, run_folder):
     )
 
 
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (
+            ["dynamics=transformer", "dynamics.core.heads=5"],
+            "5 heads do not divide 16 channels",
+        ),
+        (
+            ["dynamics=transformer", "dynamics.core.heads=16"],
+            "16 heads do not divide 16 channels into heads of even",
+        ),
+        (["dynamics=transformer", "dynamics.core.window=7"], "data.length=8 is longer than the 7 steps.*core.window"),
+        (
+            ["dynamics=transformer", "dynamics.core.window=8", "evaluation.imag_horizon=9"],
+            "evaluation.imag_horizon=9 is longer than the 8 steps that dynamics=transformer can see or imagine",
+        ),
+        (
+            ["dynamics=transformer", "dynamics.core.window=8", "planner.plan_horizon=9"],
+            "planner.plan_horizon=9 is longer than the 8 steps",
+        ),
+        (["dynamics=mamba", "dynamics.core.head=7"], "heads of 7 do not divide the 32 channels"),
+        (["dynamics=implicit", "dynamics.simplex=7"], "32 numbers does not divide into simplices of 7"),
+        (["dynamics=implicit", "dynamics.unroll=0"], "dynamics.unroll=0 must be at least 1"),
+        (["dynamics=koopman", "dynamics.posterior=filtr"], "not 'filtr'. Did you mean 'filter'"),
+        (["dynamics=mambo"], "dynamics=mambo is not one of .*Did you mean 'mamba'"),
+    ],
+    ids=lambda x: x[-1] if isinstance(x, list) else "",
+)
+def test_a_backbone_that_cannot_be_built_is_refused_before_anything_is_made(said, tmp_path, words, sentence):
+    assert_matches(said.refusal("train", *WORDS, *words, f"run_dir={tmp_path / 'run'}"), sentence)
+    assert not (tmp_path / "run").exists()
+
+
 def test_errors_of_our_own_are_not_hidden(said, monkeypatch):
     def broken(words):
         raise KeyError("a bug")

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
-from toy_runs import Said
 
 from worldmodels import memory
 from worldmodels.cli import config_dir, load_config
@@ -160,6 +159,20 @@ def test_one_command_records_trains_scores_and_draws(tmp_path, monkeypatch):
     assert changed == ["ssm-obs-3"]
 
 
-def test_a_procedure_that_does_not_exist_is_a_users_mistake(monkeypatch, capsys):
-    said = Said(monkeypatch, capsys).refusal("train", "procedure=worldmodels.memroy.run")
-    assert said.startswith("procedure=worldmodels.memroy.run cannot be found")
+@pytest.mark.parametrize(
+    ("word", "sentence"),
+    [
+        ("memory.delays=[10,0]", "memory.delays=0 must be a whole number of at least 1"),
+        ("memory.posteriors=[obz]", "dynamics.posterior is 'filter' or 'obs', not 'obz'. Did you mean 'obs'"),
+        ("memory.backbones=[mambo]", "dynamics=mambo is not one of"),
+        ("memory.updatez=3", "there is no key 'memory.updatez'"),
+    ],
+)
+def test_wrong_words_are_refused_before_anything_is_made(said, tmp_path, word, sentence):
+    assert said.refusal("train", *SHORT, word, f"run_dir={tmp_path / 'run'}").startswith(sentence)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_procedure_that_does_not_exist_is_a_users_mistake(said):
+    refusal = said.refusal("train", "procedure=worldmodels.memroy.run")
+    assert refusal.startswith("procedure=worldmodels.memroy.run cannot be found")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from dynamics_cases import subjects
 from toy_runs import ROOT, UPDATES, At, built, same, stop, trained
 
 from worldmodels.cli import CtrlC
@@ -43,6 +44,15 @@ def test_an_orderly_save_and_the_rest_equal_one_run(uninterrupted, tmp_path, con
     assert not same(half, uninterrupted[context])
     assert read_checkpoint(tmp_path)["counters"]["updates"] == 11
     assert same(trained(tmp_path, *words, checkpoint=last(tmp_path)), uninterrupted[context])
+
+
+@pytest.mark.parametrize("name", sorted({subject.name for subject in subjects()} - {"rssm"}))
+def test_every_backbone_acts_trains_saves_and_resumes(tmp_path, name):
+    """With its memories kept in replay and in checkpoints: rings, complex states, convolution windows."""
+    words = (f"dynamics={name}", "data.context=latent", "frames=90")
+    whole = trained(tmp_path / "whole", *words)
+    trained(tmp_path / "half", *words, at=[At(7, stop)])
+    assert same(trained(tmp_path / "half", *words, checkpoint=last(tmp_path / "half")), whole)
 
 
 def test_a_run_killed_some_updates_after_a_checkpoint_resumes_to_the_same_end(uninterrupted, tmp_path):

@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import trange
 
+from dynamics.latent import require_posterior
 from worldmodels import precision, visualize
 from worldmodels.build import build_model
 from worldmodels.cli import Interrupted, load_config
@@ -32,7 +33,7 @@ from worldmodels.data.datamodule import OfflineDataset
 from worldmodels.data.replay import Replay, split_context
 from worldmodels.encoders import pixels_to_float
 from worldmodels.envs import make
-from worldmodels.envs.base import derive_seed
+from worldmodels.envs.base import check_count, derive_seed
 from worldmodels.envs.recall import SHOWN, WALL, Recall
 from worldmodels.envs.stream import depend_on_parent
 from worldmodels.evaluation import write_json
@@ -87,7 +88,11 @@ class Cell:
 
 
 def cells(cfg: DictConfig) -> Iterator[Cell]:
-    """Short delays first, so that the table grows from the cheap end."""
+    """Short delays first, so that the table grows from the cheap end; ``UserError`` for what there is none of."""
+    for delay in (*cfg.memory.delays, *cfg.memory.controls):
+        check_count("memory.delays", delay)
+    for posterior in cfg.memory.posteriors:
+        require_posterior(posterior)
     for cue, delays in ((False, cfg.memory.controls), (True, cfg.memory.delays)):
         for delay in sorted(delays):
             for name in cfg.memory.backbones:
@@ -98,12 +103,13 @@ def cells(cfg: DictConfig) -> Iterator[Cell]:
 
 def run(cfg: DictConfig, words: list[str], resume: Path | None) -> Path:
     """Record, train and score every cell that has not been; write ``memory.json``, ``memory.md`` and ``memory.png``."""
+    wanted = list(cells(cfg))
     folder = resume or new_folder(cfg, datetime.now())
     if not resume:
         cfg.memory.words = words
         OmegaConf.save(cfg, folder / CONFIG)
     log.info("run folder: %s", folder)
-    todo = [cell for cell in cells(cfg) if not result_file(folder, cell).exists()]
+    todo = [cell for cell in wanted if not result_file(folder, cell).exists()]
     try:
         for cell in {cell.data: cell for cell in todo}.values():
             provide_data(cfg, folder, cell)
