@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
+import time
 
 import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
+from toy_runs import spawn
 
 from worldmodels import memory
 from worldmodels.cli import config_dir, load_config
@@ -176,3 +180,28 @@ def test_wrong_words_are_refused_before_anything_is_made(said, tmp_path, word, s
 def test_a_procedure_that_does_not_exist_is_a_users_mistake(said):
     refusal = said.refusal("train", "procedure=worldmodels.memroy.run")
     assert refusal.startswith("procedure=worldmodels.memroy.run cannot be found")
+
+
+def test_ctrl_c_keeps_what_is_finished_and_leaves_no_process(tmp_path):
+    folder = tmp_path / "run"
+    process = spawn("train", *SHORT, "memory.updates=100000", f"run_dir={folder}")
+    deadline = time.monotonic() + 120
+    while not list(folder.glob("cells/*/events*")) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert f"resume={folder}" in out
+    assert (folder / "memory.json").is_file()
+    assert gone(process.pid)
+
+
+def gone(group: int) -> bool:
+    """Whether every process of a group ends within ten seconds."""
+    for _ in range(50):
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.2)
+    return False

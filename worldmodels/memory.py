@@ -10,7 +10,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -27,7 +27,7 @@ from tqdm import trange
 from dynamics.latent import require_posterior
 from worldmodels import precision, visualize
 from worldmodels.build import build_model
-from worldmodels.cli import Interrupted, load_config
+from worldmodels.cli import CtrlC, Interrupted, load_config
 from worldmodels.data.collect import ROW_FLAGS
 from worldmodels.data.datamodule import OfflineDataset
 from worldmodels.data.replay import Replay, split_context
@@ -110,32 +110,32 @@ def run(cfg: DictConfig, words: list[str], resume: Path | None) -> Path:
         OmegaConf.save(cfg, folder / CONFIG)
     log.info("run folder: %s", folder)
     todo = [cell for cell in wanted if not result_file(folder, cell).exists()]
-    try:
+    with CtrlC() as ctrl_c:
         for cell in {cell.data: cell for cell in todo}.values():
-            provide_data(cfg, folder, cell)
+            provide_data(cfg, folder, cell, ctrl_c)
         summarise(cfg, folder)
-        for done, said in enumerate(trained(cfg, folder, todo), 1):
+        for done, said in enumerate(trained(cfg, folder, todo, ctrl_c), 1):
             log.info("%d of %d: %s", done, len(todo), said)
             summarise(cfg, folder)
-    except (KeyboardInterrupt, Interrupted):
+    if ctrl_c.pressed:
         log.info("\n%s holds what is finished; continue with\n  python scripts/train.py resume=%s", folder, folder)
-        raise Interrupted from None
+        raise Interrupted
     log.info("\n%s", (folder / "memory.md").read_text())
     return folder
 
 
-def trained(cfg: DictConfig, folder: Path, todo: list[Cell]) -> Iterator[str]:
+def trained(cfg: DictConfig, folder: Path, todo: list[Cell], ctrl_c: CtrlC) -> Iterator[str]:
     """Train cells, a few at a time in processes that end with the block; yield what each came to."""
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(cfg.memory.workers, context, initializer=depend_on_parent)
     try:
-        for future in as_completed([pool.submit(train_cell, cfg, str(folder), cell) for cell in todo]):
-            yield future.result()
-    except BaseException:
+        waiting = {pool.submit(train_cell, cfg, str(folder), cell) for cell in todo}
+        while waiting and not ctrl_c.pressed:
+            done, waiting = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)
+            yield from (future.result() for future in done)
+    finally:
         for process in multiprocessing.active_children():
             process.kill()
-        raise
-    finally:
         pool.shutdown(cancel_futures=True)
 
 
@@ -144,12 +144,12 @@ def result_file(folder: Path, cell: Cell) -> Path:
     return folder / "cells" / cell.name / "result.json"
 
 
-def provide_data(cfg: DictConfig, folder: Path, cell: Cell) -> None:
+def provide_data(cfg: DictConfig, folder: Path, cell: Cell, ctrl_c: CtrlC) -> None:
     """Record the episodes of a cell, of uniform actions: some to learn from, others to be scored on."""
     env = load_config(cell.words(cfg)).env
     for part, episodes in (("train", cfg.memory.episodes), ("test", cfg.memory.held_out)):
         target = folder / "data" / cell.data / part
-        if target.exists():
+        if target.exists() or ctrl_c.pressed:
             continue
         unfinished = target.with_suffix(".part")
         shutil.rmtree(unfinished, ignore_errors=True)
