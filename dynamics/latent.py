@@ -129,7 +129,10 @@ class Latent(Dynamics):
     @torch.no_grad()
     def starts(self, rollout: Rollout, last: int | None = None) -> State:
         """The core rebuilds its memories from what it kept of each step."""
-        last = rollout.post.shape[1] if last is None else last
+        length = rollout.post.shape[1]
+        last = length if last is None else last
+        if not 1 <= last <= length:
+            raise UserError(f"of a window of {length} steps the last {last} cannot be starts.")
         kept = {key: value.detach() for key, value in rollout.memory.items()}
         entries, before = _strip_prefix(ENTRY, kept), _strip_prefix(BEFORE, kept)
         memory = self.core.starts(entries, kept[RESET], before, last)

@@ -202,7 +202,8 @@ class Mamba(Core):
             log_decay, v, state = -mixer.log_rate.exp() * dt, v * dt[..., None], before[f"state{i}"]
             if last < reset.shape[1]:
                 parts = (part[:, :-last] for part in (v, log_decay, b, c, episode))
-                state = chunked_scan(*parts, state)[1]
+                with torch.autocast(reset.device.type, enabled=False):
+                    state = chunked_scan(*parts, state)[1]
             decay = torch.where(reset[..., None], 0.0, log_decay.exp())[:, -last:, :, None, None]
             driven = v[:, -last:, ..., None] * b[:, -last:, None, None]
             rows[f"state{i}"] = linear_scan(decay, driven, state).flatten(0, 1)

@@ -51,7 +51,8 @@ def _decide(device: torch.device, plain: Scan) -> bool:
         log.info("mamba: plain PyTorch is used; mamba-ssm, which has a fused kernel for GPUs, is not installed")
         return False
     try:
-        error = difference(plain, fused_scan, device)
+        with torch.enable_grad(), torch.autocast(device.type, enabled=False):  # whoever asks first, and in what
+            error = difference(plain, fused_scan, device)
     except Exception as failure:  # a kernel that cannot be compiled or launched here fails in its own way
         log.info("mamba: mamba-ssm is installed but does not run on %s (%s): plain PyTorch is used", device, failure)
         return False

@@ -158,8 +158,8 @@ class SSM(Core):
     ) -> tuple[Float[Tensor, "N D"], Memory]:
         """Through all layers."""
         u, states = self.embed(x), {}
-        for (key, state), block in zip(memory.items(), self.blocks, strict=True):
-            u, states[key] = block.step(u, reset, state)
+        for i, block in enumerate(self.blocks):
+            u, states[f"state{i}"] = block.step(u, reset, memory[f"state{i}"])
         return self.norm(u).float(), states
 
     def scan(
@@ -167,6 +167,6 @@ class SSM(Core):
     ) -> tuple[Float[Tensor, "B T D"], Memory, Memory]:
         """Parallel over time."""
         u, states = self.embed(x), {}
-        for (key, state), block in zip(memory.items(), self.blocks, strict=True):
-            u, states[key] = block.scan(u, reset, state)
+        for i, block in enumerate(self.blocks):
+            u, states[f"state{i}"] = block.scan(u, reset, memory[f"state{i}"])
         return self.norm(u).float(), states, {key: value[:, -1] for key, value in states.items()}

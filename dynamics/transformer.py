@@ -97,10 +97,9 @@ class Transformer(Core):
         """A ring, or what :meth:`fork` and :meth:`starts` make of rings."""
         if "root" not in memory:
             return super().owns(memory)
+        ours = self.fork(self.initial(1), 1)
         shape = (self.heads, self.out_dim // self.heads)
-        return f"own_k{len(self.blocks)}" not in memory and all(
-            memory[f"shared_k{i}"].shape[1::2] == shape for i in range(len(self.blocks))
-        )
+        return memory.keys() == ours.keys() and memory["shared_k0"].shape[1::2] == shape
 
     def entry(self, memory: Memory) -> Memory:
         """The newest keys and values [N, h, d]."""
@@ -129,6 +128,7 @@ class Transformer(Core):
         self, x: Float[Tensor, "B T X"], reset: Bool[Tensor, "B T"], memory: Memory
     ) -> tuple[Float[Tensor, "B T D"], Memory, Memory]:
         """One pass over the ring's slots and T new ones; seen is what is earlier, of one episode, in the window."""
+        self._require_rings(memory)
         if x.shape[1] > self.window:
             raise UserError(
                 f"a sequence of {x.shape[1]} steps is longer than the transformer's window of {self.window}: raise "
@@ -177,7 +177,7 @@ class Transformer(Core):
         """Attend to shared and own slots with one softmax, the shared ones read where they are."""
         steps, each, pos = memory["own_k0"].shape[2], self._sharing(memory), memory["pos"]
         if reset is not None:
-            raise UserError("frames cannot be filtered into imagined states of a transformer: filter first, then fork.")
+            self._require_rings(memory)
         if steps == self.window:
             raise UserError(
                 f"the transformer cannot imagine more than its window of {steps} steps: raise dynamics.core.window or "
@@ -200,6 +200,10 @@ class Transformer(Core):
             u = block.finish(u, far.transpose(1, 2).flatten(0, 1)[:, :, None] + near @ own_v)
             after |= {f"own_k{i}": own_k, f"own_v{i}": own_v}
         return self.norm(u[:, 0]).float(), after | {"pos": pos + 1}
+
+    def _require_rings(self, memory: Memory) -> None:
+        if "root" in memory:
+            raise UserError("frames cannot be filtered into imagined states of a transformer: filter first, then fork.")
 
     def _rooted(self, shared: Memory, slot: Tensor, slot_episode: Tensor, root: Tensor, episode: Tensor) -> Memory:
         """Imagined rows before their first step."""

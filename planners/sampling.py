@@ -160,8 +160,8 @@ class SamplingPlanner(Planner):
     ) -> tuple[Float[Tensor, "N A"], Memory]:
         """Go on with the plan, or make a new one in the rows where ``replan_every`` steps of it are used up.
 
-        ``model`` needs ``dynamics.fork`` and ``imagine``. Raises ``FloatingPointError`` when it predicts a value that
-        is not finite.
+        ``model`` needs ``dynamics.fork``, ``dynamics.select`` and ``imagine``. Raises ``FloatingPointError`` when it
+        predicts a value that is not finite.
         """
         device = state.feat.device
         fresh = {key: value.to(device) for key, value in self.initial(len(reset)).items()}

@@ -45,8 +45,10 @@ def test_exponents_are_slopes_on_logarithmic_axes():
 
 def test_what_would_take_too_long_or_too_much_is_left_out_with_a_reason():
     known = {64: {"train_ms": 1e3, "train_mb": 1.0}, 128: {"train_ms": 1e5, "train_mb": 1.0}}
-    assert costs.too_much(known, 256, "train") == "would take about 10000 s"
+    assert costs.too_much(known, 256, "train") == "would take about 800 s"
     assert costs.too_much({64: {"train_ms": 1.0, "train_mb": 1e9}}, 128, "train").endswith("GB")
+    linear = {64: {"train_ms": 60.0, "train_mb": 0.0}, 1024: {"train_ms": 960.0, "train_mb": 1.0}}
+    assert costs.too_much(linear, 4096, "train") is None
     assert costs.too_much({64: {"train_ms": 1.0, "train_mb": 1.0}}, 128, "train") is None
     assert costs.too_much({64: {"train_skipped": "because"}}, 128, "train") == "left out at a shorter length"
 

@@ -33,8 +33,8 @@ SHORT = (
     "memory.held_out=4",
     "memory.updates=2",
     "memory.backbones=[ssm,implicit]",
-    "memory.delays=[3]",
-    "memory.controls=[3]",
+    "memory.delays=[4]",
+    "memory.controls=[4]",
 )
 
 
@@ -145,22 +145,22 @@ def test_one_command_records_trains_scores_and_draws(tmp_path, monkeypatch):
     found = json.loads((folder / "memory.json").read_text())["cells"]
     kinds = {(c["dynamics"], c["posterior"], c["delay"], c["cue"]) for c in found}
     assert kinds == {
-        (name, posterior, 3, cue)
+        (name, posterior, 4, cue)
         for name, posterior in (("ssm", "filter"), ("ssm", "obs"), ("implicit", None))
         for cue in (True, False)
     }
     assert all(cell["updates"] == 2 and cell["scores"].keys() == memory.TASKS.keys() for cell in found)
     text = (folder / "memory.md").read_text()
-    assert re.search(r"\| delay \| 3 \| 3, no cue \|", text)
+    assert re.search(r"\| delay \| 4 \| 4, no cue \|", text)
     assert text.count("| ssm filter |") == len(memory.TASKS)
     assert (folder / "memory.png").stat().st_size > 10_000
-    assert (folder / "cells" / "ssm-obs-3" / "recall.png").is_file()
+    assert (folder / "cells" / "ssm-obs-4" / "recall.png").is_file()
     before = {path: path.stat().st_mtime_ns for path in folder.glob("cells/*/result.json")}
-    (folder / "cells" / "ssm-obs-3" / "result.json").unlink()
+    (folder / "cells" / "ssm-obs-4" / "result.json").unlink()
     train([f"resume={folder}"])
     after = {path: path.stat().st_mtime_ns for path in folder.glob("cells/*/result.json")}
     changed = [path.parent.name for path in before if after[path] != before[path]]
-    assert changed == ["ssm-obs-3"]
+    assert changed == ["ssm-obs-4"]
 
 
 @pytest.mark.parametrize(
@@ -169,6 +169,11 @@ def test_one_command_records_trains_scores_and_draws(tmp_path, monkeypatch):
         ("memory.delays=[10,0]", "memory.delays=0 must be a whole number of at least 1"),
         ("memory.posteriors=[obz]", "dynamics.posterior is 'filter' or 'obs', not 'obz'. Did you mean 'obs'"),
         ("memory.backbones=[mambo]", "dynamics=mambo is not one of"),
+        ("memory.delays=[3]", "memory.delays=3 leaves no half of the hallway to imagine: 4 is the least."),
+        ("memory.delays=10", "memory.delays=10 must be a list, such as memory.delays=[10]."),
+        ("memory.workers=0", "memory.workers=0 must be a whole number of at least 1"),
+        ("dynamics=ssm", "dynamics=ssm has no effect in experiment=memory, where memory.backbones decides."),
+        ("env.delay=9", "env.delay=9 has no effect in experiment=memory, where memory.delays decides."),
         ("memory.updatez=3", "there is no key 'memory.updatez'"),
     ],
 )

@@ -27,6 +27,7 @@ from worldmodels.allocator import keep_freed_memory
 from worldmodels.benchmarking import machine
 from worldmodels.build import construct
 from worldmodels.cli import config_dir, load_config
+from worldmodels.envs.stream import depend_on_parent
 from worldmodels.errors import UserError, near_match
 from worldmodels.evaluation import write_json
 
@@ -82,6 +83,8 @@ def measure(
     for name in only:
         if name not in names:
             raise UserError(f"only={name} is not one of {', '.join(names)}.{near_match(name, names)}")
+    if not to.endswith(".json"):
+        raise UserError(f"to={to} must end in .json; the table and the figure are written beside it.")
     cfg, target, results = load_config(overrides), Path(to), []
     chosen = [s for name in names if not only or name in only for s in subjects(name, parameters, overrides)]
     info = {
@@ -162,6 +165,7 @@ def measure_subject(
     where: str,
 ) -> None:
     """Send the parameter count, the costs of each length that is affordable, and those of an acting step."""
+    depend_on_parent()
     keep_freed_memory()
     if threads:
         torch.set_num_threads(threads)
@@ -191,6 +195,8 @@ class Parts:
 
     def calls(self) -> dict[str, Callable[[], Any]]:
         """Training without encoder and decoder; imagination; the same where no row shares any memory with another."""
+        with torch.no_grad():
+            self.rollout = self.observe()
         return {"train": self.train, "imagine": self.imagine, "imagine_unshared": self.imagine_unshared}
 
     def observe(self) -> Any:
@@ -207,8 +213,6 @@ class Parts:
     @torch.no_grad()
     def imagine(self) -> None:
         """From every posterior of the batch."""
-        if not hasattr(self, "rollout"):
-            self.rollout = self.observe()
         self._roll(self.dynamics.starts(self.rollout))
 
     @torch.no_grad()
@@ -277,8 +281,10 @@ def too_much(known: dict[int, dict[str, Any]], length: int, what: str) -> str | 
     free = status("MemAvailable", "/proc/meminfo") / 1e6
     for unit, limit, name in (("ms", 1000 * SPENT, "s"), ("mb", FULL * free, "GB")):
         values = [known[n][f"{what}_{unit}"] for n in before[-2:]]
-        growth = max(values[-1] / max(values[0], 1e-9), 1.0) if len(values) > 1 else 4.0
-        expected = values[-1] * growth ** (np.log(length / before[-1]) / np.log(2))
+        slope = 2.0
+        if len(values) > 1:
+            slope = np.log(max(values[1], 1.0) / max(values[0], 1.0)) / np.log(before[-1] / before[-2])
+        expected = values[-1] * (length / before[-1]) ** min(max(slope, 0.0), 3.0)
         if expected > limit:
             return f"would take about {expected / 1000:.0f} {name}"
     return None

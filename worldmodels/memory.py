@@ -10,7 +10,8 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Any
 import lightning
 import numpy as np
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import trange
@@ -34,8 +35,9 @@ from worldmodels.data.replay import Replay, split_context
 from worldmodels.encoders import pixels_to_float
 from worldmodels.envs import make
 from worldmodels.envs.base import check_count, derive_seed
-from worldmodels.envs.recall import SHOWN, WALL, Recall
+from worldmodels.envs.recall import DARK, SHOWN, WALL, Recall
 from worldmodels.envs.stream import depend_on_parent
+from worldmodels.errors import UserError
 from worldmodels.evaluation import write_json
 from worldmodels.launch import NEEDLESS_WARNINGS, quietly
 from worldmodels.logs import FrameCurves
@@ -47,6 +49,19 @@ from worldmodels.training import Spaces, build_module
 
 log = logging.getLogger(__name__)
 
+SHORTEST = 4
+"""Least steps of a hallway."""
+OVERRULED = {
+    "dynamics": "memory.backbones",
+    "dynamics.posterior": "memory.posteriors",
+    "dynamics.free_nats": "memory.free_nats",
+    "env.delay": "memory.delays",
+    "env.cue": "memory.controls",
+    "data.length": "memory.delays",
+    "data.batch_size": "memory.rows",
+    "data.context": "that whole episodes are learned from",
+}
+"""Words that are each training's own, and what says them here."""
 SIDE_BY_SIDE = 64
 """Episodes recorded or scored at a time."""
 
@@ -87,12 +102,24 @@ class Cell:
         ]
 
 
-def cells(cfg: DictConfig) -> Iterator[Cell]:
-    """Short delays first, so that the table grows from the cheap end; ``UserError`` for what there is none of."""
+def require_sense(cfg: DictConfig, words: list[str]) -> None:
+    """Refuse what cannot be trained or scored, and words that every cell would overrule."""
+    for key in ("delays", "controls", "posteriors", "backbones"):
+        if not isinstance(cfg.memory[key], ListConfig):
+            raise UserError(f"memory.{key}={cfg.memory[key]} must be a list, such as memory.{key}=[{cfg.memory[key]}].")
     for delay in (*cfg.memory.delays, *cfg.memory.controls):
-        check_count("memory.delays", delay)
+        if check_count("memory.delays", delay) < SHORTEST:
+            raise UserError(f"memory.delays={delay} leaves no half of the hallway to imagine: {SHORTEST} is the least.")
     for posterior in cfg.memory.posteriors:
         require_posterior(posterior)
+    for word in words:
+        key = word.partition("=")[0]
+        if key in OVERRULED:
+            raise UserError(f"{word} has no effect in experiment=memory, where {OVERRULED[key]} decides.")
+
+
+def cells(cfg: DictConfig) -> Iterator[Cell]:
+    """Short delays first, so that the table grows from the cheap end."""
     for cue, delays in ((False, cfg.memory.controls), (True, cfg.memory.delays)):
         for delay in sorted(delays):
             for name in cfg.memory.backbones:
@@ -103,20 +130,20 @@ def cells(cfg: DictConfig) -> Iterator[Cell]:
 
 def run(cfg: DictConfig, words: list[str], resume: Path | None) -> Path:
     """Record, train and score every cell that has not been; write ``memory.json``, ``memory.md`` and ``memory.png``."""
+    require_sense(cfg, words)
     wanted = list(cells(cfg))
     folder = resume or new_folder(cfg, datetime.now())
-    if not resume:
-        cfg.memory.words = words
-        OmegaConf.save(cfg, folder / CONFIG)
+    cfg.memory.words = [*cfg.memory.words, *words]
+    OmegaConf.save(cfg, folder / CONFIG)
     log.info("run folder: %s", folder)
     todo = [cell for cell in wanted if not result_file(folder, cell).exists()]
     with CtrlC() as ctrl_c:
         for cell in {cell.data: cell for cell in todo}.values():
             provide_data(cfg, folder, cell, ctrl_c)
-        summarise(cfg, folder)
+        summarise(wanted, folder)
         for done, said in enumerate(trained(cfg, folder, todo, ctrl_c), 1):
             log.info("%d of %d: %s", done, len(todo), said)
-            summarise(cfg, folder)
+            summarise(wanted, folder)
     if ctrl_c.pressed:
         log.info("\n%s holds what is finished; continue with\n  python scripts/train.py resume=%s", folder, folder)
         raise Interrupted
@@ -132,11 +159,24 @@ def trained(cfg: DictConfig, folder: Path, todo: list[Cell], ctrl_c: CtrlC) -> I
         waiting = {pool.submit(train_cell, cfg, str(folder), cell) for cell in todo}
         while waiting and not ctrl_c.pressed:
             done, waiting = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)
-            yield from (future.result() for future in done)
+            yield from map(outcome, done)
     finally:
         for process in multiprocessing.active_children():
             process.kill()
         pool.shutdown(cancel_futures=True)
+
+
+def outcome(future: Future[str]) -> str:
+    """What a training came to; one that failed is said, and the others go on."""
+    try:
+        return future.result()
+    except UserError as error:
+        return f"not trained: {error}"
+    except BrokenProcessPool as error:
+        raise UserError(
+            "a training was killed, probably for want of memory: lower memory.workers or memory.delays and continue "
+            "with resume=<this run>."
+        ) from error
 
 
 def result_file(folder: Path, cell: Cell) -> Path:
@@ -186,6 +226,7 @@ def train_cell(cfg: DictConfig, folder: str, cell: Cell) -> str:
     """Train one world model and score it; runs in a process of its own."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     torch.set_num_threads(cfg.trainer.threads or max(1, (os.cpu_count() or 1) // cfg.memory.workers))
+    lightning.seed_everything(derive_seed(cfg.seed, *cell.name.encode()), verbose=False)
     start, path = time.perf_counter(), result_file(Path(folder), cell).parent
     path.mkdir(parents=True, exist_ok=True)
     own = load_config(cell.words(cfg))
@@ -261,14 +302,13 @@ def recalled(
         frames = model.decode(torch.cat([rollout.feat[:, -4:], future.feat[:, 1:]], dim=1))["pixels"]
         return future.reward, frames
 
-    rollout, _, _ = model.observe(batch, model.initial(n))
-    dark = rollout.feat[:, doors : doors + 2], batch["action"][:, doors + 1 : doors + 2]
-    inferred = model.heads["reward"](*dark)[:, 0]
+    dark = model.observe(batch, model.initial(n))[0].feat[:, doors : doors + 2].clone()
+    inferred = model.heads["reward"](dark, batch["action"][:, doors + 1 : doors + 2])[:, 0]
     imagined, frames = imagine(doors + 1, 2)
     half = SHOWN + (delay + 1) // 2
     _, hall = imagine(half, delay // 2)
     earned = batch["reward"][:, doors + 1] > 0.5
-    lit = WALL / 2 / 255
+    lit = (WALL + DARK) / 2 / 255
     hits = {
         "imagined": (imagined[:, 0] > 0.5) == earned,
         "inferred": (inferred > 0.5) == earned,
@@ -285,9 +325,9 @@ def greener(room: Tensor) -> Tensor:
     return quarters[:, 1] > quarters[:, 0]
 
 
-def summarise(cfg: DictConfig, folder: Path) -> None:
+def summarise(wanted: list[Cell], folder: Path) -> None:
     """Tables and the figure of all cells that are finished."""
-    files = [result_file(folder, cell) for cell in cells(cfg)]
+    files = [result_file(folder, cell) for cell in wanted]
     results = [json.loads(file.read_text()) for file in files if file.exists()]
     write_json(folder / "memory.json", {"tasks": TASKS, "cells": results})
     (folder / "memory.md").write_text("\n\n".join(table(results, task) for task in TASKS) + "\n")

@@ -53,7 +53,8 @@ def draw(results: list[dict[str, Any]]) -> Figure:
             style = {"color": f"C{names.index(mine[0]['dynamics'])}", "label": row}
             line = "--" if mine[0]["posterior"] == "filter" else "-"
             kept = sorted((r["delay"], r["scores"][task]) for r in mine if r["cue"])
-            panel.plot(*zip(*kept, strict=True), line, marker=".", **style) if kept else None
+            if kept:
+                panel.plot(*zip(*kept, strict=True), line, marker=".", **style)
             for r in mine:
                 if not r["cue"]:
                     panel.plot(r["delay"], r["scores"][task], "x", color=style["color"], markersize=5)

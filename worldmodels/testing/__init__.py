@@ -1,5 +1,9 @@
 """The contract of backbones as tests, for people who write one; needs pytest."""
 
-from worldmodels.testing.contract import DynamicsContract
+import pytest
+
+pytest.register_assert_rewrite("worldmodels.testing.contract", "worldmodels.testing.sequences")
+
+from worldmodels.testing.contract import DynamicsContract  # noqa: E402
 
 __all__ = ["DynamicsContract"]
