@@ -24,7 +24,7 @@ from tqdm import tqdm
 from dynamics.base import Dynamics, State
 from worldmodels import precision
 from worldmodels.allocator import keep_freed_memory
-from worldmodels.benchmarking import machine
+from worldmodels.benchmarking import WARM_UP, machine
 from worldmodels.build import construct
 from worldmodels.cli import config_dir, load_config
 from worldmodels.envs.stream import depend_on_parent
@@ -229,6 +229,8 @@ class Parts:
 def cost(call: Callable[[], Any], repeats: int, device: torch.device) -> dict[str, float]:
     """Warm median milliseconds, and peak megabytes above what was there before the first call."""
     with PeakMemory(device) as memory:
+        call()
+    for _ in range(WARM_UP):  # until the allocator has all the pages that a call takes
         call()
     times = [timed(call, device) for _ in range(repeats)]
     return {"ms": 1000 * statistics.median(times), "mb": memory.megabytes}

@@ -27,6 +27,9 @@ from worldmodels.testing.sequences import (
     warm,
 )
 
+LONG = 64
+"""Steps of the longest sequences."""
+
 
 class DynamicsContract:
     """Inherit in a test module and say in :meth:`build` how your backbone is made."""
@@ -57,8 +60,8 @@ class DynamicsContract:
 
     @torch.no_grad()
     def test_observing_equals_filtering_at_every_length(self, dynamics):
-        lengths = range(1, 65) if self.thorough else (1, 2, 3, 8, 17, 64)
-        data, state = sequences(64), warm(dynamics)
+        lengths = range(1, LONG + 1) if self.thorough else (1, 2, 3, 8, 17, LONG)
+        data, state = sequences(LONG), warm(dynamics)
         states = filtered(dynamics, data, state)
         feats = torch.stack([state.feat for state in states], dim=1)
         for length in lengths:
@@ -210,6 +213,30 @@ class DynamicsContract:
             assert torch.equal(value[[0, 2]], expected[[0, 2]]), key
             assert not torch.equal(value[1, :4], expected[1, :4]), key
         assert torch.equal(imagined(dynamics, plain_last), imagined(dynamics, other_last))
+
+    @torch.no_grad()
+    def test_long_sequences_leak_nothing_and_split_anywhere(self, dynamics):
+        """Long enough for every chunk of a parallel scan to have one before and one after it."""
+        data, state = sequences(LONG, seed=16, share=0.02), warm(dynamics)
+        data.reset[1, 50] = True
+        plain, end = observe(dynamics, data, state)
+        past, future = data.clone(), data.clone()
+        past.embed[1, :50] += 1
+        past.action[1, :51] -= 1
+        past.reset[1, 20] = True
+        future.embed[:, 40:] += 1
+        future.action[:, 40:] -= 1
+        future.reset[:, 45] = True
+        for key, expected in per_step(observe(dynamics, past, state)[0]).items():
+            assert torch.equal(per_step(plain)[key][1, 50:], expected[1, 50:]), key
+            assert torch.equal(per_step(plain)[key][[0, 2]], expected[[0, 2]]), key
+        for key, expected in per_step(observe(dynamics, future, state)[0]).items():
+            assert torch.equal(per_step(plain)[key][:, :40], expected[:, :40]), key
+        for cut in (15, 16, 17, 31, 32, 33, 48):
+            first, middle = observe(dynamics, data[:, :cut], state)
+            second, last = observe(dynamics, data[:, cut:], middle)
+            assert_close(torch.cat([first.post, second.post], dim=1), plain.post)
+            assert_same_state(dynamics, last, end)
 
     def test_gradients_reach_every_parameter(self, make):
         dynamics = randomise(make())
