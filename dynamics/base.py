@@ -21,6 +21,8 @@ from worldmodels.errors import UserError
 
 Memory = dict[str, Tensor]
 """Tensors of N rows (or, inside a :class:`Rollout`, whatever its owner chose); private to whoever made it."""
+Layout = dict[str, tuple[int | None, ...]]
+"""Keys of a memory and the shapes of its rows; None for an axis of any length."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,8 @@ class Dynamics(nn.Module, ABC):
     """False: a filtered state follows from its own frame alone."""
     max_length: int | None = None
     """Longest sequence that can be observed, and most steps that can be imagined; None: any."""
+    layouts: list[Layout]
+    """Of every form that the memory of a state takes, the initial one first."""
 
     @abstractmethod
     def initial(self, n: int) -> State:
@@ -81,15 +85,12 @@ class Dynamics(nn.Module, ABC):
         """
         if action.shape[-1] != self.action_dim:
             raise UserError(f"an action has {self.action_dim} numbers in this model, not {action.shape[-1]}.")
-        if state.feat.shape[-1] != self.feat_dim or not self.owns(state.memory):
+        known = any(fits(state.memory, layout) for layout in self.layouts)
+        if state.feat.shape[-1] != self.feat_dim or not known:
             raise UserError(
                 f"this state was not made by this model: it has {state.feat.shape[-1]} features and the memory "
-                f"{sorted(state.memory)}, where {self.feat_dim} and {sorted(self.initial(1).memory)} are expected."
+                f"{sorted(state.memory)}, where {self.feat_dim} and {sorted(self.layouts[0])} are expected."
             )
-
-    def owns(self, memory: Memory) -> bool:
-        """Whether ``memory`` looks like one that this backbone made."""
-        return same_layout(memory, self.initial(1).memory)
 
     @abstractmethod
     def observe(
@@ -187,14 +188,23 @@ class Core(nn.Module, ABC):
         """Some rows."""
         return {key: value[rows] for key, value in memory.items()}
 
-    def owns(self, memory: Memory) -> bool:
-        """Whether ``memory`` looks like one that this core made."""
-        return same_layout(memory, self.initial(1))
+    def layouts(self) -> list[Layout]:
+        """Of every form that a memory takes, the initial one first."""
+        return [layout_of(self.initial(1))]
 
 
-def same_layout(a: Memory, b: Memory) -> bool:
-    """Whether two memories have the same keys and, but for their rows, the same shapes."""
-    return a.keys() == b.keys() and all(a[key].shape[1:] == b[key].shape[1:] for key in a)
+def layout_of(memory: Memory) -> Layout:
+    """Its keys and the shapes of its rows."""
+    return {key: tuple(value.shape[1:]) for key, value in memory.items()}
+
+
+def fits(memory: Memory, layout: Layout) -> bool:
+    """Whether a memory is of that form."""
+    return memory.keys() == layout.keys() and all(
+        value.ndim == 1 + len(layout[key])
+        and all(want in (None, have) for want, have in zip(layout[key], value.shape[1:], strict=True))
+        for key, value in memory.items()
+    )
 
 
 def stack_memories(memories: Sequence[Memory]) -> Memory:

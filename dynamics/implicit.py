@@ -44,6 +44,7 @@ class Implicit(Dynamics):
                 f"dynamics.unroll={unroll} must be at least 1: without open-loop steps nothing is predicted."
             )
         self.feat_dim, self.action_dim, self.unroll, self.rho = latent, action_dim, unroll, rho
+        self.layouts = [{"latent": (latent,)}]
         self.simnorm = SimNorm(latent // simplex, simplex)
         self.encode = init_(nn.Linear(embed_dim, latent))
         self.transition = MLP(latent + action_dim, hidden, 2, latent)

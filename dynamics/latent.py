@@ -50,16 +50,12 @@ class Latent(Dynamics):
         self.post_out = nn.Sequential(nn.LayerNorm(hidden), nn.SiLU(), init_(nn.Linear(hidden, space.raw_dim)))
         self.feat_dim, self.action_dim = space.dim + self.core.out_dim, action_dim
         self.max_length = self.core.max_length
+        self.layouts = [{STOCH: (space.dim,), **layout} for layout in self.core.layouts()]
 
     def initial(self, n: int) -> State:
         """Zeros, and the core's empty memory."""
         feat = self.post_embed.weight.new_zeros(n, self.feat_dim)
         return State(feat, {STOCH: feat[:, : self.space.dim], **self.core.initial(n)})
-
-    def owns(self, memory: Memory) -> bool:
-        """A latent of this space, and a memory of this core."""
-        stoch = memory.get(STOCH)
-        return stoch is not None and stoch.shape[-1] == self.space.dim and self.core.owns(_core_part(memory))
 
     def observe(
         self,

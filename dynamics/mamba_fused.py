@@ -14,7 +14,7 @@ from torch import Tensor
 log = logging.getLogger(__name__)
 
 TOLERANCE = 1e-3
-"""Largest relative difference at which the fused kernel counts as giving the same numbers; it multiplies in TF32."""
+"""Largest relative difference at which the fused kernel counts as giving the same numbers; leaves room for TF32."""
 
 Scan = Callable[..., tuple[Tensor, Tensor]]
 

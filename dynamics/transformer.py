@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from dynamics.base import Core, Memory, since_reset
+from dynamics.base import Core, Layout, Memory, layout_of, since_reset
 from worldmodels.errors import UserError
 from worldmodels.nets import init_
 
@@ -93,13 +93,11 @@ class Transformer(Core):
         ring = {f"{part}{i}": zeros(shape) for i in range(len(self.blocks)) for part in "kv"}
         return {**ring, "pos": zeros(n, dtype=torch.int64)}
 
-    def owns(self, memory: Memory) -> bool:
-        """A ring, or what :meth:`fork` and :meth:`starts` make of rings."""
-        if "root" not in memory:
-            return super().owns(memory)
-        ours = self.fork(self.initial(1), 1)
-        shape = (self.heads, self.out_dim // self.heads)
-        return memory.keys() == ours.keys() and memory["shared_k0"].shape[1::2] == shape
+    def layouts(self) -> list[Layout]:
+        """A ring, or what :meth:`fork` and :meth:`starts` make of rings, with any number of slots."""
+        ring = self.initial(1)
+        slots = {2: (self.heads, None, self.out_dim // self.heads), 0: (None,), -1: ()}
+        return [layout_of(ring), {key: slots[value.ndim - 2] for key, value in self.fork(ring, 1).items()}]
 
     def entry(self, memory: Memory) -> Memory:
         """The newest keys and values [N, h, d]."""

@@ -16,7 +16,7 @@ from hydra.utils import instantiate
 from torch.utils.flop_counter import FlopCounterMode
 
 from dynamics import mamba, mamba_fused
-from dynamics.base import Core, same_layout
+from dynamics.base import Core, fits, layout_of
 from dynamics.implicit import Implicit
 from dynamics.koopman import Koopman
 from dynamics.mamba import Mamba
@@ -86,7 +86,7 @@ def test_in_bf16_scanning_still_equals_stepping(name):
     assert not torch.equal(scanned, exact)
     for a, b in ((scanned, outputs), (scanned, exact)):
         assert (a - b).square().mean().sqrt() < 0.02 * exact.square().mean().sqrt()
-    assert same_layout(last, memory)
+    assert layout_of(last) == layout_of(memory)
 
 
 @torch.no_grad()
@@ -414,9 +414,9 @@ def test_what_a_transformer_cannot_do_is_said_in_one_sentence():
         core.step(x[:, 0].repeat_interleave(2, 0), reset[:, 0].repeat_interleave(2), memory)
     with pytest.raises(UserError, match=r"^frames cannot be filtered into imagined states of a transformer: .*\.$"):
         core.scan(*inputs(2), memory)
-    assert core.owns(memory)
-    assert not Transformer(IN, 12, 2, heads=2, window=8).owns(memory)
-    assert not Transformer(IN, 24, 1, heads=2, window=8).owns(memory)
+    assert fits(memory, core.layouts()[1])
+    for other in (Transformer(IN, 12, 2, heads=2, window=8), Transformer(IN, 24, 1, heads=2, window=8)):
+        assert not any(fits(memory, layout) for layout in other.layouts())
     for _ in range(8):
         _, memory = core.step(x[:, 0].repeat_interleave(2, 0), None, memory)
     with pytest.raises(UserError, match=r"^the transformer cannot imagine more than its window of 8 steps: .*\.$"):

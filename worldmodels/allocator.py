@@ -13,7 +13,7 @@ def keep_freed_memory() -> None:
     """Let glibc keep freed blocks, the largest too, instead of handing each back to the kernel at once.
 
     An update allocates and frees the same megabytes hundreds of times, and every new page costs a fault: with blocks
-    over 32 MiB mapped one by one, as glibc would, 4096 steps took 6.5 times as long as 1024 in one backbone, and 4.2
+    over 32 MiB mapped one by one, as glibc would, 4096 steps of one backbone took 5.9 times as long as 1024, and 4.2
     times without. Other C libraries have other allocators and are left alone.
     """
     if not sys.platform.startswith("linux"):
