@@ -12,8 +12,8 @@ def main(words: list[str]) -> None:
     """Time an update and its parts, or every backbone against the length of its sequences."""
     import inspect
 
-    from worldmodels.backbone_costs import measure
-    from worldmodels.benchmarking import benchmark
+    from worldmodels.benchmarks.backbones import measure
+    from worldmodels.benchmarks.training import benchmark
     from worldmodels.cli import count, counts, names, take
     from worldmodels.errors import UserError, near_match
 

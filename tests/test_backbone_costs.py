@@ -8,7 +8,7 @@ import pytest
 import torch
 from dynamics_cases import subjects
 
-from worldmodels import backbone_costs as costs
+from worldmodels.benchmarks import backbones as costs
 from worldmodels.errors import UserError
 
 CPU = torch.device("cpu")

@@ -14,13 +14,15 @@ import torch
 from omegaconf import OmegaConf
 from toy_runs import spawn
 
-from worldmodels import memory
 from worldmodels.cli import config_dir, load_config
 from worldmodels.data.replay import Replay
 from worldmodels.envs.check import check
 from worldmodels.envs.recall import COLOURS, SHOWN, Recall
 from worldmodels.launch import train
 from worldmodels.model import WorldModel
+from worldmodels.recall.episodes import record_episodes
+from worldmodels.recall.report import TASKS
+from worldmodels.recall.scores import score
 from worldmodels.trajectory import Trajectory
 
 SHORT = (
@@ -128,15 +130,15 @@ class Knows(WorldModel):
 @pytest.mark.parametrize("right", [True, False])
 def test_scores_are_one_for_who_knows_and_zero_for_who_knows_the_opposite(tmp_path, right):
     cfg = load_config([*SHORT])
-    memory.record_episodes(load_config([*SHORT, "env.delay=25"]).env, tmp_path / "rooms", 12, 0, 1.0)
+    record_episodes(load_config([*SHORT, "env.delay=25"]).env, tmp_path / "rooms", 12, 0, 1.0)
     batch = Replay.open(tmp_path / "rooms", cross_resets=False).every(Recall.length(25))
     assert len(batch["action"]) == 12
     assert len({row.numpy().tobytes() for row in batch["action"]}) == 12
     assert 0 < batch["reward"].sum() < 12
-    scores, picture = memory.score(Knows(batch, right), batch, 25)
-    assert scores == dict.fromkeys(memory.TASKS, float(right))
+    scores, picture = score(Knows(batch, right), batch, 25)
+    assert scores == dict.fromkeys(TASKS, float(right))
     assert picture.ndim == 3
-    assert cfg.procedure == "worldmodels.memory.run"
+    assert cfg.procedure == "worldmodels.recall.procedure.run"
 
 
 def test_one_command_records_trains_scores_and_draws(tmp_path, monkeypatch):
@@ -149,10 +151,10 @@ def test_one_command_records_trains_scores_and_draws(tmp_path, monkeypatch):
         for name, posterior in (("ssm", "filter"), ("ssm", "obs"), ("implicit", None))
         for cue in (True, False)
     }
-    assert all(cell["updates"] == 2 and cell["scores"].keys() == memory.TASKS.keys() for cell in found)
+    assert all(cell["updates"] == 2 and cell["scores"].keys() == TASKS.keys() for cell in found)
     text = (folder / "memory.md").read_text()
     assert re.search(r"\| delay \| 4 \| 4, no cue \|", text)
-    assert text.count("| ssm filter |") == len(memory.TASKS)
+    assert text.count("| ssm filter |") == len(TASKS)
     assert (folder / "memory.png").stat().st_size > 10_000
     assert (folder / "cells" / "ssm-obs-4" / "recall.png").is_file()
     before = {path: path.stat().st_mtime_ns for path in folder.glob("cells/*/result.json")}

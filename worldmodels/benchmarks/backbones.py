@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import logging
 import multiprocessing
 import statistics
@@ -17,14 +15,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from dynamics.base import Dynamics, State
+from dynamics.latent import POSTERIORS
 from worldmodels import precision
 from worldmodels.allocator import keep_freed_memory
-from worldmodels.benchmarking import WARM_UP, machine
+from worldmodels.benchmarks.backbones_report import IMAGINED, draw, exponent, table
+from worldmodels.benchmarks.peak import PeakMemory, status
+from worldmodels.benchmarks.training import WARM_UP, machine
 from worldmodels.build import construct
 from worldmodels.cli import config_dir, load_config
 from worldmodels.envs.stream import depend_on_parent
@@ -34,10 +33,8 @@ from worldmodels.evaluation import write_json
 log = logging.getLogger(__name__)
 
 LENGTHS = (64, 128, 256, 512, 1024, 2048, 4096)
-EMBED, ACTION, IMAGINED = 768, 6, 15
-"""Numbers in an embedding (32x32 pixels, size xs) and in an action; imagined steps, DreamerV3's."""
-FITTED = (256, 4096)
-"""Exponents are fitted to lengths between these, where there are at least two."""
+EMBED, ACTION = 768, 6
+"""Numbers in an embedding (32x32 pixels, size xs) and in an action."""
 AGES = (10, 10_000)
 """Steps after which an acting step is timed."""
 SPENT = 120.0
@@ -96,8 +93,8 @@ def measure(
     }
     for subject in tqdm(chosen, unit="backbone", file=sys.stdout):
         result = {"name": str(subject), "words": list(subject.words), "costs": {}}
-        device = cfg.trainer.threads, cfg.trainer.accelerator
-        for message in in_process(subject, lengths, ages, batch, repeats, *device):
+        where = cfg.trainer.threads, cfg.trainer.accelerator
+        for message in in_process(subject, lengths, ages, batch, repeats, *where):
             result |= {**message, "costs": result["costs"] | message.get("costs", {})}
         result["exponents"] = {what: exponent(result["costs"], what) for what in ("train_ms", "imagine_ms", "train_mb")}
         results.append(result)
@@ -111,7 +108,7 @@ def measure(
 def subjects(name: str, parameters: int, overrides: list[str]) -> Iterator[Subject]:
     """A backbone's posteriors; each of a width of its own, so that both have the same number of parameters."""
     has = "posterior" in load_config([f"dynamics={name}"]).dynamics
-    for posterior in ("filter", "obs") if has else (None,):
+    for posterior in POSTERIORS if has else (None,):
         words = [*overrides, *([f"dynamics.posterior={posterior}"] if posterior else [])]
         yield Subject(name, posterior, (*words, *equal_width(name, words, parameters)))
 
@@ -245,34 +242,6 @@ def timed(call: Callable[[], Any], device: torch.device) -> float:
     return time.perf_counter() - start
 
 
-class PeakMemory:
-    """Most memory in use within the block, above what was in use before: of the process on Linux, of the GPU there."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device, self.megabytes = device, float("nan")
-
-    def __enter__(self) -> PeakMemory:
-        gc.collect()
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-            self.before = torch.cuda.memory_allocated()
-            return self
-        ctypes.CDLL(None).malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")  # resets the peak
-        self.before = status("VmRSS")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        peak = torch.cuda.max_memory_allocated() if self.device.type == "cuda" else status("VmHWM")
-        self.megabytes = (peak - self.before) / 1e6
-
-
-def status(key: str, file: str = "/proc/self/status") -> int:
-    """Bytes under a key of what Linux says of a process or of the machine."""
-    line = next(line for line in Path(file).read_text().splitlines() if line.startswith(key + ":"))
-    return 1024 * int(line.split()[1])
-
-
 def too_much(known: dict[int, dict[str, Any]], length: int, what: str) -> str | None:
     """Why ``what`` is not to be measured at ``length``, judging by how it grew so far; None where it can be."""
     before = [n for n in sorted(known) if f"{what}_ms" in known[n]]
@@ -309,63 +278,3 @@ def acting(dynamics: Dynamics, ages: Sequence[int], device: torch.device) -> dic
             if age <= step < age + 100:
                 found.append(1000 * (time.perf_counter() - start))
     return {str(age): statistics.median(found) for age, found in times.items()}
-
-
-def exponent(costs: dict[int, dict[str, float]], what: str) -> float | None:
-    """Slope of log cost against log length by least squares."""
-    points = [(length, c[what]) for length, c in costs.items() if what in c and FITTED[0] <= length <= FITTED[1]]
-    if len(points) < 2:
-        return None
-    x, y = np.log(np.array(points)).T
-    return float(np.polyfit(x, y, 1)[0])
-
-
-def table(results: list[dict[str, Any]]) -> str:
-    """Markdown: training by length with its exponent, then imagination, memory and acting."""
-    lengths = sorted({length for r in results for length in r["costs"]})
-    parts = []
-    for what, title in (
-        ("train_ms", "observe + losses + backward, ms"),
-        ("train_mb", "its peak memory, MB"),
-        ("imagine_ms", f"{IMAGINED} steps imagined from every posterior, ms"),
-        ("imagine_mb", "its peak memory, MB"),
-        ("imagine_unshared_mb", "peak memory of as many rows that share nothing, MB"),
-    ):
-        lines = [f"**{title}**", "", "| | parameters | " + " | ".join(map(str, lengths)) + " | exponent |"]
-        lines.append("|---" * (3 + len(lengths)) + "|")
-        for r in results:
-            shown = [f"{r['costs'][n][what]:.4g}" if what in r["costs"].get(n, {}) else "–" for n in lengths]
-            slope = exponent(r["costs"], what)
-            shown.append("–" if slope is None else f"{slope:.2f}")
-            lines.append(f"| {r['name']} | {r.get('parameters', 0):,} | " + " | ".join(shown) + " |")
-        parts.append("\n".join(lines))
-    ages = list(next((r["acting_ms"] for r in results if "acting_ms" in r), {}))
-    lines = ["**one acting step, ms**", "", "| | " + " | ".join(f"step {age}" for age in ages) + " | ratio |"]
-    lines.append("|---" * 4 + "|")
-    for r in results:
-        if "acting_ms" in r:
-            times = [r["acting_ms"][age] for age in ages]
-            shown = " | ".join(f"{value:.3f}" for value in times)
-            lines.append(f"| {r['name']} | {shown} | {times[-1] / times[0]:.2f} |")
-    return "\n\n".join([*parts, "\n".join(lines)])
-
-
-def draw(results: list[dict[str, Any]]) -> Figure:
-    """Log-log: a panel each for training, imagination and memory; full lines ``obs``, dashed ``filter``."""
-    figure = Figure(figsize=(12, 4), layout="constrained")
-    FigureCanvasAgg(figure)
-    names = list(dict.fromkeys(r["name"].split()[0] for r in results))
-    titles = {"train_ms": "observe + backward, ms", "imagine_ms": "imagine, ms", "train_mb": "observe + backward, MB"}
-    for panel, (what, title) in zip(figure.subplots(1, 3), titles.items(), strict=True):
-        for r in results:
-            points = [(length, c[what]) for length, c in sorted(r["costs"].items()) if c.get(what, 0) > 0]
-            if not points:
-                continue
-            slope = exponent(r["costs"], what)
-            label = r["name"] + ("" if slope is None else f"  T^{slope:.2f}")
-            line = "--" if r["name"].endswith("filter") else "-"
-            colour = f"C{names.index(r['name'].split()[0])}"
-            panel.plot(*zip(*points, strict=True), line, marker=".", color=colour, label=label)
-        panel.set(xscale="log", yscale="log", xlabel="sequence length T", title=title)
-        panel.legend(fontsize=6)
-    return figure

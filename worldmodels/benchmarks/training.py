@@ -1,4 +1,4 @@
-"""What `scripts/benchmark.py` does: medians of the parts of a training, never a test."""
+"""`scripts/benchmark.py`: medians of the parts of a training."""
 
 from __future__ import annotations
 

@@ -1,0 +1,74 @@
+"""Table and figure of `suite=backbones`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+IMAGINED = 15
+"""Imagined steps, DreamerV3's."""
+FITTED = (256, 4096)
+"""Exponents are fitted to lengths between these, where there are at least two."""
+
+
+def exponent(costs: dict[int, dict[str, float]], what: str) -> float | None:
+    """Slope of log cost against log length by least squares."""
+    points = [(length, c[what]) for length, c in costs.items() if what in c and FITTED[0] <= length <= FITTED[1]]
+    if len(points) < 2:
+        return None
+    x, y = np.log(np.array(points)).T
+    return float(np.polyfit(x, y, 1)[0])
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    """Markdown: training by length with its exponent, then imagination, memory and acting."""
+    lengths = sorted({length for r in results for length in r["costs"]})
+    parts = []
+    for what, title in (
+        ("train_ms", "observe + losses + backward, ms"),
+        ("train_mb", "its peak memory, MB"),
+        ("imagine_ms", f"{IMAGINED} steps imagined from every posterior, ms"),
+        ("imagine_mb", "its peak memory, MB"),
+        ("imagine_unshared_mb", "peak memory of as many rows that share nothing, MB"),
+    ):
+        lines = [f"**{title}**", "", "| | parameters | " + " | ".join(map(str, lengths)) + " | exponent |"]
+        lines.append("|---" * (3 + len(lengths)) + "|")
+        for r in results:
+            shown = [f"{r['costs'][n][what]:.4g}" if what in r["costs"].get(n, {}) else "–" for n in lengths]
+            slope = exponent(r["costs"], what)
+            shown.append("–" if slope is None else f"{slope:.2f}")
+            lines.append(f"| {r['name']} | {r.get('parameters', 0):,} | " + " | ".join(shown) + " |")
+        parts.append("\n".join(lines))
+    ages = list(next((r["acting_ms"] for r in results if "acting_ms" in r), {}))
+    lines = ["**one acting step, ms**", "", "| | " + " | ".join(f"step {age}" for age in ages) + " | ratio |"]
+    lines.append("|---" * 4 + "|")
+    for r in results:
+        if "acting_ms" in r:
+            times = [r["acting_ms"][age] for age in ages]
+            shown = " | ".join(f"{value:.3f}" for value in times)
+            lines.append(f"| {r['name']} | {shown} | {times[-1] / times[0]:.2f} |")
+    return "\n\n".join([*parts, "\n".join(lines)])
+
+
+def draw(results: list[dict[str, Any]]) -> Figure:
+    """Log-log: a panel each for training, imagination and memory; full lines ``obs``, dashed ``filter``."""
+    figure = Figure(figsize=(12, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    names = list(dict.fromkeys(r["name"].split()[0] for r in results))
+    titles = {"train_ms": "observe + backward, ms", "imagine_ms": "imagine, ms", "train_mb": "observe + backward, MB"}
+    for panel, (what, title) in zip(figure.subplots(1, 3), titles.items(), strict=True):
+        for r in results:
+            points = [(length, c[what]) for length, c in sorted(r["costs"].items()) if c.get(what, 0) > 0]
+            if not points:
+                continue
+            slope = exponent(r["costs"], what)
+            label = r["name"] + ("" if slope is None else f"  T^{slope:.2f}")
+            line = "--" if r["name"].endswith("filter") else "-"
+            colour = f"C{names.index(r['name'].split()[0])}"
+            panel.plot(*zip(*points, strict=True), line, marker=".", color=colour, label=label)
+        panel.set(xscale="log", yscale="log", xlabel="sequence length T", title=title)
+        panel.legend(fontsize=6)
+    return figure

@@ -1,0 +1,1 @@
+"""`experiment=memory`: what each backbone remembers of a room it has seen."""

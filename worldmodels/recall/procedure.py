@@ -1,0 +1,87 @@
+"""Train and score every backbone on the same recorded episodes; write one table and one figure."""
+
+from __future__ import annotations
+
+import json
+import logging
+import multiprocessing
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from datetime import datetime
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from worldmodels.cli import CtrlC, Interrupted
+from worldmodels.envs.stream import depend_on_parent
+from worldmodels.errors import UserError
+from worldmodels.evaluation import write_json
+from worldmodels.recall.cells import Cell, cells, require_sense, result_file
+from worldmodels.recall.episodes import provide_data
+from worldmodels.recall.report import TASKS, draw, table
+from worldmodels.recall.training import train_cell
+from worldmodels.runs import CONFIG, new_folder
+
+log = logging.getLogger(__name__)
+
+
+def run(cfg: DictConfig, words: list[str], resume: Path | None) -> Path:
+    """Record, train and score every cell that has not been; write ``memory.json``, ``memory.md`` and ``memory.png``."""
+    require_sense(cfg, words)
+    wanted = list(cells(cfg))
+    folder = resume or new_folder(cfg, datetime.now())
+    cfg.memory.words = [*cfg.memory.words, *words]
+    OmegaConf.save(cfg, folder / CONFIG)
+    log.info("run folder: %s", folder)
+    todo = [cell for cell in wanted if not result_file(folder, cell).exists()]
+    with CtrlC() as ctrl_c:
+        for cell in {cell.data: cell for cell in todo}.values():
+            provide_data(cfg, folder, cell, ctrl_c)
+        summarise(wanted, folder)
+        for done, said in enumerate(trained(cfg, folder, todo, ctrl_c), 1):
+            log.info("%d of %d: %s", done, len(todo), said)
+            summarise(wanted, folder)
+    if ctrl_c.pressed:
+        log.info("\n%s holds what is finished; continue with\n  python scripts/train.py resume=%s", folder, folder)
+        raise Interrupted
+    log.info("\n%s", (folder / "memory.md").read_text())
+    return folder
+
+
+def trained(cfg: DictConfig, folder: Path, todo: list[Cell], ctrl_c: CtrlC) -> Iterator[str]:
+    """Train cells, a few at a time in processes that end with the block; yield what each came to."""
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(cfg.memory.workers, context, initializer=depend_on_parent)
+    try:
+        waiting = {pool.submit(train_cell, cfg, str(folder), cell) for cell in todo}
+        while waiting and not ctrl_c.pressed:
+            done, waiting = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)
+            yield from map(outcome, done)
+    finally:
+        for process in multiprocessing.active_children():
+            process.kill()
+        pool.shutdown(cancel_futures=True)
+
+
+def outcome(future: Future[str]) -> str:
+    """What a training came to; one that failed is said, and the others go on."""
+    try:
+        return future.result()
+    except UserError as error:
+        return f"not trained: {error}"
+    except BrokenProcessPool as error:
+        raise UserError(
+            "a training was killed, probably for want of memory: lower memory.workers or memory.delays and continue "
+            "with resume=<this run>."
+        ) from error
+
+
+def summarise(wanted: list[Cell], folder: Path) -> None:
+    """Tables and the figure of all cells that are finished."""
+    files = [result_file(folder, cell) for cell in wanted]
+    results = [json.loads(file.read_text()) for file in files if file.exists()]
+    write_json(folder / "memory.json", {"tasks": TASKS, "cells": results})
+    (folder / "memory.md").write_text("\n\n".join(table(results, task) for task in TASKS) + "\n")
+    if results:
+        draw(results).savefig(folder / "memory.png", dpi=120)
