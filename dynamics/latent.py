@@ -81,9 +81,10 @@ class Latent(Dynamics):
         self, embed: Tensor, action: Tensor, reset: Tensor, stoch: Tensor, memory: Memory
     ) -> tuple[Tensor, Tensor, Tensor, Memory, Memory]:
         steps = []
-        for t in range(embed.shape[1]):
-            deter, memory = self.core.step(self._input(stoch, action[:, t], reset[:, t]), reset[:, t], memory)
-            post = self._posterior(embed[:, t], deter)
+        # Unbound, not indexed: the gradient of x[:, t] is as large as x, and T of them cost T^2.
+        for seen, led, first in zip(embed.unbind(1), action.unbind(1), reset.unbind(1), strict=True):
+            deter, memory = self.core.step(self._input(stoch, led, first), first, memory)
+            post = self._posterior(seen, deter)
             stoch = self.space.draw(post, self.sample)
             steps.append((stoch, deter, post, self.core.entry(memory)))
         stochs, deters, posts, entries = zip(*steps, strict=True)

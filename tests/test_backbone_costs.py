@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 import torch
@@ -25,14 +26,18 @@ def test_every_backbone_has_the_parameters_asked_for(name):
 
 def test_a_suite_leaves_table_json_and_figure(tmp_path):
     to = tmp_path / "costs.json"
-    costs.measure([], [8, 16], ["koopman"], 60_000, 2, 1, str(to), ages=(2, 5))
+    costs.measure([], [8, 16], ["koopman", "transformer"], 60_000, 2, 1, str(to), ages=(2, 5))
     result = json.loads(to.read_text())
-    assert [b["name"] for b in result["backbones"]] == ["koopman filter", "koopman obs"]
+    assert [b["name"] for b in result["backbones"]] == [
+        f"{name} {posterior}" for name in ("koopman", "transformer") for posterior in ("filter", "obs")
+    ]
     for backbone in result["backbones"]:
         assert backbone["costs"].keys() == {"8", "16"}
         for cost in backbone["costs"].values():
-            assert all(cost[f"{what}_ms"] > 0 for what in ("train", "imagine", "imagine_unshared"))
-    assert to.with_suffix(".md").read_text().count("| koopman obs |") == 6
+            assert all(cost[f"{what}_ms"] > 0 and cost[f"{what}_calls"] == 1 for what in ("train", "imagine"))
+            assert ("imagine_unshared_mb" in cost) == backbone["name"].startswith("transformer")
+    text = to.with_suffix(".md").read_text()
+    assert (text.count("| koopman obs |"), text.count("| transformer obs |")) == (5, 6)
     assert to.with_suffix(".png").stat().st_size > 10_000
 
 
@@ -51,6 +56,13 @@ def test_what_would_take_too_long_or_too_much_is_left_out_with_a_reason():
     assert costs.too_much(linear, 4096, "train") is None
     assert costs.too_much({64: {"train_ms": 1.0, "train_mb": 1.0}}, 128, "train") is None
     assert costs.too_much({64: {"train_skipped": "because"}}, 128, "train") == "left out at a shorter length"
+
+
+def test_long_calls_are_timed_less_often(monkeypatch):
+    monkeypatch.setattr(costs, "PATIENCE", 0.05)
+    assert len(costs.several(lambda: time.sleep(0.03), CPU, 1, 9)) == 2
+    assert len(costs.several(lambda: time.sleep(0.06), CPU, 3, 9)) == 3
+    assert len(costs.several(lambda: None, CPU, 3, 9)) == 9
 
 
 def test_peak_memory_is_what_was_in_use_at_once():

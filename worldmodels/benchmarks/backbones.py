@@ -25,7 +25,7 @@ from worldmodels.benchmarks.backbones_report import IMAGINED, draw, exponent, ta
 from worldmodels.benchmarks.peak import PeakMemory, status
 from worldmodels.benchmarks.training import WARM_UP, machine
 from worldmodels.build import construct
-from worldmodels.cli import config_dir, load_config
+from worldmodels.cli import config_dir, load_config, show_log
 from worldmodels.envs.stream import depend_on_parent
 from worldmodels.errors import UserError, near_match
 from worldmodels.evaluation import write_json
@@ -37,10 +37,12 @@ EMBED, ACTION = 768, 6
 """Numbers in an embedding (32x32 pixels, size xs) and in an action."""
 AGES = (10, 10_000)
 """Steps after which an acting step is timed."""
-SPENT = 120.0
+SPENT = 40.0
 """Seconds a single call may be expected to take, and ..."""
 FULL = 0.7
 """... share of the free memory it may be expected to need; beyond either a length is left out, and said to be."""
+PATIENCE, LEAST = 10.0, 3
+"""Seconds after which warming up ends, and timing too once there are so many times."""
 TOLERANCE = 0.03
 """How far parameter counts may be apart."""
 
@@ -57,10 +59,10 @@ class Subject:
         return " ".join(part for part in (self.name, self.posterior) if part)
 
     def build(self, length: int) -> Dynamics:
-        """With a window, where there is one, as long as the sequence."""
+        """With a window, where there is one, as long as the sequence, and not too short to imagine in."""
         cfg = load_config([f"dynamics={self.name}", *self.words]).dynamics
         if "window" in cfg.get("core", {}):
-            cfg.core.window = length
+            cfg.core.window = max(length, IMAGINED)
         torch.manual_seed(0)
         return construct(cfg, embed_dim=EMBED, action_dim=ACTION)
 
@@ -163,6 +165,7 @@ def measure_subject(
 ) -> None:
     """Send the parameter count, the costs of each length that is affordable, and those of an acting step."""
     depend_on_parent()
+    show_log()
     keep_freed_memory()
     if threads:
         torch.set_num_threads(threads)
@@ -191,10 +194,13 @@ class Parts:
         self.reset[:, 0] = True
 
     def calls(self) -> dict[str, Callable[[], Any]]:
-        """Training without encoder and decoder; imagination; the same where no row shares any memory with another."""
+        """Training without encoder and decoder; imagination; where rows share memory, the same if none did."""
         with torch.no_grad():
             self.rollout = self.observe()
-        return {"train": self.train, "imagine": self.imagine, "imagine_unshared": self.imagine_unshared}
+        calls = {"train": self.train, "imagine": self.imagine}
+        if len(self.dynamics.layouts) > 1:  # imagined states are of another form than those of acting
+            calls["imagine_unshared"] = self.imagine_unshared
+        return calls
 
     def observe(self) -> Any:
         """Filter from nothing."""
@@ -224,13 +230,20 @@ class Parts:
 
 
 def cost(call: Callable[[], Any], repeats: int, device: torch.device) -> dict[str, float]:
-    """Warm median milliseconds, and peak megabytes above what was there before the first call."""
+    """Warm median milliseconds of so many calls, and peak megabytes above what was there before the first one."""
     with PeakMemory(device) as memory:
         call()
-    for _ in range(WARM_UP):  # until the allocator has all the pages that a call takes
-        call()
-    times = [timed(call, device) for _ in range(repeats)]
-    return {"ms": 1000 * statistics.median(times), "mb": memory.megabytes}
+    several(call, device, 1, WARM_UP)  # until the allocator has all the pages that a call takes
+    times = several(call, device, min(LEAST, repeats), repeats)
+    return {"ms": 1000 * statistics.median(times), "calls": len(times), "mb": memory.megabytes}
+
+
+def several(call: Callable[[], Any], device: torch.device, least: int, most: int) -> list[float]:
+    """Seconds of each of ``most`` calls, or of as many as patience allows, but of ``least``."""
+    times: list[float] = []
+    while len(times) < most and (len(times) < least or sum(times) < PATIENCE):
+        times.append(timed(call, device))
+    return times
 
 
 def timed(call: Callable[[], Any], device: torch.device) -> float:

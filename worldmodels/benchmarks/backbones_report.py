@@ -32,11 +32,13 @@ def table(results: list[dict[str, Any]]) -> str:
         ("train_mb", "its peak memory, MB"),
         ("imagine_ms", f"{IMAGINED} steps imagined from every posterior, ms"),
         ("imagine_mb", "its peak memory, MB"),
-        ("imagine_unshared_mb", "peak memory of as many rows that share nothing, MB"),
+        ("imagine_unshared_mb", "peak memory of the same if no row shared any, MB"),
     ):
         lines = [f"**{title}**", "", "| | parameters | " + " | ".join(map(str, lengths)) + " | exponent |"]
         lines.append("|---" * (3 + len(lengths)) + "|")
         for r in results:
+            if not any(what in cost for cost in r["costs"].values()):
+                continue
             shown = [f"{r['costs'][n][what]:.4g}" if what in r["costs"].get(n, {}) else "–" for n in lengths]
             slope = exponent(r["costs"], what)
             shown.append("–" if slope is None else f"{slope:.2f}")

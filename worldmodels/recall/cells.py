@@ -27,6 +27,17 @@ OVERRULED = {
     "data.context": "an episode's own beginning",
 }
 """Words that are each training's own, and what says them here."""
+LATER = (
+    "memory.backbones",
+    "memory.posteriors",
+    "memory.delays",
+    "memory.controls",
+    "memory.minutes",
+    "memory.workers",
+    "trainer.threads",
+    "trainer.accelerator",
+)
+"""What may be said when a run goes on: it leaves finished trainings and new ones comparable."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +76,8 @@ class Cell:
         ]
 
 
-def require_sense(cfg: DictConfig, words: list[str]) -> None:
-    """Refuse what cannot be trained or scored, and words that every cell would overrule."""
+def require_sense(cfg: DictConfig, words: list[str], resume: Path | None) -> None:
+    """Refuse what cannot be trained or scored, and words that every cell would overrule or only some would obey."""
     for key in ("delays", "controls", "posteriors", "backbones"):
         if not isinstance(cfg.memory[key], ListConfig):
             raise UserError(f"memory.{key}={cfg.memory[key]} must be a list, such as memory.{key}=[{cfg.memory[key]}].")
@@ -79,6 +90,11 @@ def require_sense(cfg: DictConfig, words: list[str]) -> None:
         key = word.partition("=")[0]
         if key in OVERRULED:
             raise UserError(f"{word} has no effect in experiment=memory, where {OVERRULED[key]} decides.")
+        if resume and key not in LATER:
+            raise UserError(
+                f"{word} would be obeyed only by trainings that are not finished; with resume= a memory run takes "
+                f"{', '.join(LATER)}."
+            )
 
 
 def cells(cfg: DictConfig) -> Iterator[Cell]:

@@ -19,7 +19,7 @@ from worldmodels.errors import UserError
 from worldmodels.evaluation import write_json
 from worldmodels.recall.cells import Cell, cells, require_sense, result_file
 from worldmodels.recall.episodes import provide_data
-from worldmodels.recall.report import TASKS, draw, table
+from worldmodels.recall.report import TASKS, draw, footnote, table
 from worldmodels.recall.training import train_cell
 from worldmodels.runs import CONFIG, new_folder
 
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 def run(cfg: DictConfig, words: list[str], resume: Path | None) -> Path:
     """Record, train and score every cell that has not been; write ``memory.json``, ``memory.md`` and ``memory.png``."""
-    require_sense(cfg, words)
+    require_sense(cfg, words, resume)
     wanted = list(cells(cfg))
     folder = resume or new_folder(cfg, datetime.now())
     cfg.memory.words = [*cfg.memory.words, *words]
@@ -82,6 +82,7 @@ def summarise(wanted: list[Cell], folder: Path) -> None:
     files = [result_file(folder, cell) for cell in wanted]
     results = [json.loads(file.read_text()) for file in files if file.exists()]
     write_json(folder / "memory.json", {"tasks": TASKS, "cells": results})
-    (folder / "memory.md").write_text("\n\n".join(table(results, task) for task in TASKS) + "\n")
+    parts = [*(table(results, task) for task in TASKS), footnote(results)]
+    (folder / "memory.md").write_text("\n\n".join(filter(None, parts)) + "\n")
     if results:
         draw(results).savefig(folder / "memory.png", dpi=120)

@@ -22,10 +22,15 @@ def row_name(result: dict[str, Any]) -> str:
     return " ".join(part for part in (result["dynamics"], result["posterior"]) if part)
 
 
+def column_name(control: bool, delay: int) -> str:
+    """Delay, and whether the room was hidden."""
+    return f"{delay}, no cue" if control else str(delay)
+
+
 def table(results: list[dict[str, Any]], task: str) -> str:
     """Accuracy of one task in percent with its standard error: a row a backbone and posterior, a column a delay."""
     columns = sorted({(not r["cue"], r["delay"]) for r in results})
-    heads = [f"{delay}, no cue" if control else str(delay) for control, delay in columns]
+    heads = [column_name(control, delay) for control, delay in columns]
     lines = [f"**{task}**: {TASKS[task]}", "", "| delay | " + " | ".join(heads) + " |", "|---" * (1 + len(heads)) + "|"]
     for name in dict.fromkeys(map(row_name, results)):
         found = {(not r["cue"], r["delay"]): r for r in results if row_name(r) == name}
@@ -35,9 +40,20 @@ def table(results: list[dict[str, Any]], task: str) -> str:
 
 
 def percent(result: dict[str, Any], task: str) -> str:
-    """``97 ± 1``."""
-    share = result["scores"][task]
-    return f"{100 * share:.0f} ± {100 * math.sqrt(share * (1 - share) / result['episodes']):.0f}"
+    """``97 ± 1``, with a star where time ran out; the error of an episode's share is at most that of a yes or no."""
+    share, star = result["scores"][task], "*" if was_cut(result) else ""
+    return f"{100 * share:.0f} ± {100 * math.sqrt(share * (1 - share) / result['episodes']):.0f}{star}"
+
+
+def was_cut(result: dict[str, Any]) -> bool:
+    """Whether a training made fewer updates than it was to make."""
+    return result["updates"] < result["asked_updates"]
+
+
+def footnote(results: list[dict[str, Any]]) -> str:
+    """Which trainings were cut short, and where."""
+    cut = [f"{row_name(r)}, {column_name(not r['cue'], r['delay'])}: {r['updates']}" for r in results if was_cut(r)]
+    return f"\\* ended by `memory.minutes` before all updates were made: {'; '.join(cut)}." if cut else ""
 
 
 def draw(results: list[dict[str, Any]]) -> Figure:

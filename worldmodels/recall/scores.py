@@ -14,8 +14,8 @@ from worldmodels.envs.recall import DARK, SHOWN, WALL
 from worldmodels.model import WorldModel
 from worldmodels.recall.report import TASKS
 
-AT_ONCE = 64
-"""Episodes scored at a time."""
+AT_ONCE = 16_000
+"""Frames scored at a time, about."""
 
 
 def score(model: WorldModel, batch: dict[str, Tensor], delay: int) -> tuple[dict[str, float], Any]:
@@ -23,9 +23,11 @@ def score(model: WorldModel, batch: dict[str, Tensor], delay: int) -> tuple[dict
     torch.manual_seed(0)
     _, batch = split_context(batch, 0)
     generator = torch.Generator().manual_seed(0)
+    episodes, length = batch["action"].shape[:2]
+    step = max(4, AT_ONCE // length)
     parts = [
-        recalled(model, {key: value[n : n + AT_ONCE] for key, value in batch.items()}, delay, generator)
-        for n in range(0, len(batch["action"]), AT_ONCE)
+        recalled(model, {key: value[n : n + step] for key, value in batch.items()}, delay, generator)
+        for n in range(0, episodes, step)
     ]
     hits = {task: torch.cat([part[0][task] for part in parts]) for task in TASKS}
     return {task: hit.float().mean().item() for task, hit in hits.items()}, visualize.draw_strip(parts[0][1], 4, 1)

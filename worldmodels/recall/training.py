@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from worldmodels import precision, visualize
 from worldmodels.build import build_model
-from worldmodels.cli import load_config
+from worldmodels.cli import load_config, show_log
 from worldmodels.data.datamodule import OfflineDataset
 from worldmodels.data.replay import Replay
 from worldmodels.envs.base import derive_seed
@@ -30,6 +30,7 @@ from worldmodels.training import Spaces, build_module
 
 def train_cell(cfg: DictConfig, folder: str, cell: Cell) -> str:
     """Train one world model and score it; runs in a process of its own."""
+    show_log()
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     torch.set_num_threads(cfg.trainer.threads or max(1, (os.cpu_count() or 1) // cfg.memory.workers))
     lightning.seed_everything(derive_seed(cfg.seed, *cell.name.encode()), verbose=False)
@@ -55,6 +56,7 @@ def train_cell(cfg: DictConfig, folder: str, cell: Cell) -> str:
         "scores": scores,
         "episodes": len(held_out["action"]),
         "updates": data.updates,
+        "asked_updates": len(data),
         "batch_size": own.data.batch_size,
         "parameters": sum(p.numel() for p in model.dynamics.parameters()),
         "seconds": time.perf_counter() - start,

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from dynamics.base import Dynamics, State, clear_rows
+from dynamics.base import Dynamics, State, clear_rows, layout_of
+from dynamics.latent import Latent
 from worldmodels.errors import UserError
 from worldmodels.testing.sequences import (
     ACTION,
@@ -332,6 +333,49 @@ class DynamicsContract:
             states = filtered(dynamics, data, dynamics.initial(BATCH))
         assert not torch.equal(after.post, rollout.post)
         assert_close(after.post, torch.stack([state.feat for state in states], dim=1))
+
+    def test_observing_compiles_to_one_graph_that_equals_eager(self, dynamics):
+        """Losses and gradients, for every pattern of resets without compiling again."""
+
+        def losses(embed: Tensor, action: Tensor, reset: Tensor) -> Tensor:
+            rollout, _ = dynamics.observe(embed, action, reset, dynamics.initial(BATCH))
+            return rollout.feat.square().mean() + sum(x.mean() for x in dynamics.loss(rollout, reset).values())
+
+        def gradients(function, data) -> list[Tensor]:
+            loss = function(data.embed, data.action, data.reset)
+            return [loss, *torch.autograd.grad(loss, list(dynamics.parameters()), allow_unused=True)]
+
+        compiled = torch.compile(losses, fullgraph=True, backend="aot_eager")
+        with torch._dynamo.config.patch(error_on_recompile=True):
+            for seed in range(3):
+                data = sequences(4, seed)
+                for a, b in zip(gradients(losses, data), gradients(compiled, data), strict=True):
+                    assert (a is None) == (b is None)
+                    if a is not None:
+                        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+
+    @torch.no_grad()
+    def test_in_bf16_a_core_scans_as_it_steps(self, dynamics):
+        """From the same inputs: core outputs and the prior's logits, within 2 % of their size, and as far from fp32."""
+        if not isinstance(dynamics, Latent):
+            pytest.skip("has no core between its latents")
+        core, data = dynamics.core, sequences(40, seed=17)
+        stoch = torch.randn(BATCH, 40, dynamics.space.dim, generator=torch.Generator().manual_seed(17))
+        x = torch.cat([dynamics.from_stoch(stoch), dynamics.from_action(data.action)], dim=-1)
+        exact, _, before = core.scan(x, data.reset, core.initial(BATCH))
+        exact, _, _ = core.scan(x, data.reset, before)
+        with torch.autocast("cpu", torch.bfloat16):
+            scanned, _, last = core.scan(x, data.reset, before)
+            outputs, memory = [], before
+            for t in range(40):
+                output, memory = core.step(x[:, t], data.reset[:, t], memory)
+                outputs.append(output)
+        stepped = torch.stack(outputs, dim=1)
+        assert scanned.dtype == stepped.dtype == torch.float32
+        for a, b in ((scanned, stepped), (scanned, exact)):
+            for part in (lambda output: output, dynamics.prior):
+                assert (part(a) - part(b)).square().mean() < 0.02**2 * part(exact).square().mean()
+        assert layout_of(last) == layout_of(memory)
 
     @torch.no_grad()
     def test_carries_stay_fp32_under_autocast(self, dynamics):
