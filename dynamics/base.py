@@ -193,6 +193,13 @@ class Core(nn.Module, ABC):
         return [layout_of(self.initial(1))]
 
 
+def last_steps(last: int | None, length: int) -> int:
+    """How many of a window's steps are to be starts; refuses what it does not have."""
+    if last is not None and not 1 <= last <= length:
+        raise UserError(f"of a window of {length} steps the last {last} cannot be starts.")
+    return length if last is None else last
+
+
 def layout_of(memory: Memory) -> Layout:
     """Its keys and the shapes of its rows."""
     return {key: tuple(value.shape[1:]) for key, value in memory.items()}

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Generator, Tensor, nn
 
-from dynamics.base import Dynamics, Rollout, State, since_reset
+from dynamics.base import Dynamics, Rollout, State, last_steps, since_reset
 from dynamics.latents import SimNorm
 from worldmodels.errors import UserError
 from worldmodels.nets import MLP, init_
@@ -92,7 +92,7 @@ class Implicit(Dynamics):
 
     def starts(self, rollout: Rollout, last: int | None = None) -> State:
         """Encoded latents."""
-        post = rollout.post if last is None else rollout.post[:, -last:]
+        post = rollout.post[:, -last_steps(last, rollout.post.shape[1]) :]
         return self._state(post.detach().flatten(0, 1))
 
     def loss(self, rollout: Rollout, reset: Bool[Tensor, "B T"]) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Generator, Tensor, nn
 
-from dynamics.base import Core, Dynamics, Memory, Rollout, State, stack_memories
+from dynamics.base import Core, Dynamics, Memory, Rollout, State, last_steps, stack_memories
 from dynamics.latents import LatentSpace
 from worldmodels.errors import UserError, near_match
 from worldmodels.nets import MLP, Hidden, init_
@@ -126,10 +126,7 @@ class Latent(Dynamics):
     @torch.no_grad()
     def starts(self, rollout: Rollout, last: int | None = None) -> State:
         """The core rebuilds its memories from what it kept of each step."""
-        length = rollout.post.shape[1]
-        last = length if last is None else last
-        if not 1 <= last <= length:
-            raise UserError(f"of a window of {length} steps the last {last} cannot be starts.")
+        last = last_steps(last, rollout.post.shape[1])
         kept = {key: value.detach() for key, value in rollout.memory.items()}
         entries, before = _strip_prefix(ENTRY, kept), _strip_prefix(BEFORE, kept)
         memory = self.core.starts(entries, kept[RESET], before, last)

@@ -180,7 +180,8 @@ class Mamba(Core):
     ) -> tuple[Float[Tensor, "B T D"], Memory, Memory]:
         """Chunked, or fused where there is a kernel with the same numbers."""
         u, entries, after, episode = self.embed(x), {}, {}, reset.long().cumsum(1)
-        run = fused_scan if fused_is_exact(x.device, chunked_scan) else chunked_scan
+        sizes = (getattr(self.mixers[0], key) for key in ("heads", "head", "state"))
+        run = fused_scan if fused_is_exact(x.device, chunked_scan, *sizes) else chunked_scan
         for i, (norm, mixer) in enumerate(zip(self.norms, self.mixers, strict=True)):
             gate, inputs = mixer.project(norm(u))
             v, b, c, dt = mixer.convolve(inputs, memory[f"window{i}"], episode)

@@ -40,19 +40,19 @@ def fused_scan(
 
 
 @torch.compiler.assume_constant_result
-def fused_is_exact(device: torch.device, plain: Scan) -> bool:
-    """Whether to use the fused scan on ``device`` in place of ``plain``; decided once, and said in the log."""
-    return _decide(device, plain)
+def fused_is_exact(device: torch.device, plain: Scan, heads: int, head: int, state: int) -> bool:
+    """Whether to use the fused scan in place of ``plain``; decided once for such sizes, and said in the log."""
+    return _decide(device, plain, heads, head, state)
 
 
 @cache
-def _decide(device: torch.device, plain: Scan) -> bool:
+def _decide(device: torch.device, plain: Scan, heads: int, head: int, state: int) -> bool:
     if importlib.util.find_spec("mamba_ssm") is None:
         log.info("mamba: plain PyTorch is used; mamba-ssm, which has a fused kernel for GPUs, is not installed")
         return False
     try:
         with torch.enable_grad(), torch.autocast(device.type, enabled=False):  # whoever asks first, and in what
-            error = difference(plain, fused_scan, device)
+            error = difference(plain, fused_scan, device, heads, head, state)
     except Exception as failure:  # a kernel that cannot be compiled or launched here fails in its own way
         log.info("mamba: mamba-ssm is installed but does not run on %s (%s): plain PyTorch is used", device, failure)
         return False
@@ -63,15 +63,15 @@ def _decide(device: torch.device, plain: Scan) -> bool:
     return True
 
 
-def difference(plain: Scan, fused: Scan, device: torch.device) -> float:
+def difference(plain: Scan, fused: Scan, device: torch.device, heads: int, head: int, size: int) -> float:
     """The largest relative difference of outputs, last states and gradients on made-up sequences with resets."""
     generator = torch.Generator().manual_seed(0)
 
     def draw(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator).to(device)
 
-    x, b, c, state = draw(2, 150, 4, 32), draw(2, 150, 32), draw(2, 150, 32), draw(2, 4, 32, 32)
-    log_decay = -draw(2, 150, 4).abs() / 10 - 1e-3
+    x, b, c, state = draw(2, 150, heads, head), draw(2, 150, size), draw(2, 150, size), draw(2, heads, head, size)
+    log_decay = -draw(2, 150, heads).abs() / 10 - 1e-3
     episode = (draw(2, 150) > 2).long().cumsum(1)
     found = []
     for scan in (plain, fused):

@@ -15,7 +15,7 @@ CHUNK = 16
 def linear_scan(a: Shaped[Tensor, "B T *A"], b: Shaped[Tensor, "B T *D"], initial: Shaped[Tensor, "B *D"]) -> Tensor:
     """``h_t = a_t h_{t-1} + b_t`` [B, T, *D] with ``h_{-1} = initial``, elementwise, real or complex.
 
-    ``a`` may have axes of length 1 where ``b`` has longer ones. A reset before step t is ``a_t = 0``, which
+    After T, ``a`` may have axes of length 1 where ``b`` has longer ones. A reset before step t is ``a_t = 0``, which
     :func:`forget` writes in. Doubling steps would do O(T log T) work; this is a scan after Blelloch (1990) with chunks
     for leaves: within chunks, over the ends of chunks by recursion, then what each end adds to the chunk after it.
     """

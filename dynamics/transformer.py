@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dynamics.base import Core, Layout, Memory, layout_of, since_reset
 from worldmodels.errors import UserError
-from worldmodels.nets import init_
+from worldmodels.nets import init_, rotate, turns
 
 NOWHERE = -2
 """Episode of a slot that holds nothing. -1 is the one that a sequence continues; others have their reset's index."""
@@ -42,22 +42,6 @@ class Block(nn.Module):
         """Add what was attended to, then the MLP."""
         u = u + self.out(attended.transpose(1, 2).flatten(2))
         return u + self.mlp(u)
-
-
-def turns(position: Int64[Tensor, "B T"], size: int) -> tuple[Float[Tensor, "B 1 T c"], Float[Tensor, "B 1 T c"]]:
-    """Cosine and sine of angles that grow with the position, one for each pair of a head's ``size`` channels (RoPE).
-
-    Angles are taken in fp64: at position 10,000 an fp32 angle is off by a thousandth.
-    """
-    pairs = torch.arange(size // 2, device=position.device, dtype=torch.float64)
-    angle = position[:, None, :, None] * 10_000.0 ** (-2 * pairs / size)
-    return angle.cos().float(), angle.sin().float()
-
-
-def rotate(x: Float[Tensor, "B h T d"], cos: Float[Tensor, "B 1 T c"], sin: Float[Tensor, "B 1 T c"]) -> Tensor:
-    """Turn pairs of channels, so that queries and keys see the distance of their positions alone (eq. 15)."""
-    a, b = x.chunk(2, dim=-1)
-    return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
 
 
 class Transformer(Core):
@@ -178,8 +162,8 @@ class Transformer(Core):
             self._require_rings(memory)
         if steps == self.window:
             raise UserError(
-                f"the transformer cannot imagine more than its window of {steps} steps: raise dynamics.core.window or "
-                "lower the horizon."
+                f"the transformer cannot imagine more than its window of {steps} steps: lower the horizon, or train "
+                "with a larger dynamics.core.window."
             )
         rooted = (memory[key].unflatten(0, (-1, each))[..., None] for key in ("pos", "root", "episode"))
         (now, root, episode), slot = rooted, memory["shared_pos"][:, None]

@@ -14,7 +14,8 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from model_cases import ACTION, BOTH, STATE, batch, config, model
+from dynamics_cases import subjects
+from model_cases import ACTION, BOTH, STATE, batch, config, model, with_reset
 
 from planners.random import Random
 from worldmodels.build import loss_scales
@@ -22,6 +23,8 @@ from worldmodels.encoders import ObservationSpec
 from worldmodels.heads import RewardHead
 from worldmodels.module import WorldModelModule
 from worldmodels.optim import NormClip
+from worldmodels.testing.learning import Learning
+from worldmodels.testing.sequences import randomise
 
 LENGTH, UPDATES = 3, 3
 
@@ -105,13 +108,29 @@ def one_graph(name: str) -> None:
         watched = torch.compile(losses, fullgraph=True, backend="eager")
         for rows in batches(STATE):
             watched({**rows, "reset": rows["is_first"]}).backward()
-        torch.compile(imagine, fullgraph=True, backend="eager")(world.initial(2), torch.zeros(2, LENGTH, ACTION))
-        torch.compiler.reset()
+        rollout, _, _ = world.observe(with_reset(rows), world.initial(2))
+        for start in (world.initial(2), world.dynamics.starts(rollout)):
+            plan = torch.zeros(len(start.feat), LENGTH, ACTION)
+            torch.compile(imagine, fullgraph=True, backend="eager")(start, plan)
+            torch.compiler.reset()
+
+
+def many_steps(name: str) -> None:
+    """Holds values and gradients of the dynamics to the eager ones, over more than a chunk where they are parallel."""
+    for subject in subjects():
+        if subject.name == name and subject.space in (None, "categorical"):
+            contract, dynamics = Learning(), randomise(subject.build())
+            dynamics.sample = False
+            if subject.posterior == "filter":
+                contract.compiled_steps = LENGTH  # loops are unrolled
+            contract.test_observing_compiles_to_one_graph_that_equals_eager(dynamics)
+            torch.compiler.reset()
 
 
 if __name__ == "__main__":
     logging.disable(logging.WARNING)
     torch._dynamo.config.error_on_recompile = True
     one_graph(sys.argv[1])
+    many_steps(sys.argv[1])
     torch._dynamo.config.error_on_recompile = False
     json.dump({"updates": compare(sys.argv[1]), "rewards": untrained_rewards()}, sys.stdout)

@@ -11,6 +11,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, open_dict
 
 from dynamics.base import Dynamics
+from dynamics.latent import POSTERIORS
 from worldmodels.cli import config_dir, load_config
 from worldmodels.testing.sequences import ACTION, EMBED
 
@@ -26,7 +27,6 @@ TINY = (
     "size.layers=2",
 )
 SPACES = tuple(sorted(path.stem for path in (config_dir() / "space").glob("*.yaml")))
-POSTERIORS = ("filter", "obs")
 
 
 @cache

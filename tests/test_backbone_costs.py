@@ -35,9 +35,9 @@ def test_a_suite_leaves_table_json_and_figure(tmp_path):
         assert backbone["costs"].keys() == {"8", "16"}
         for cost in backbone["costs"].values():
             assert all(cost[f"{what}_ms"] > 0 and cost[f"{what}_calls"] == 1 for what in ("train", "imagine"))
-            assert ("imagine_unshared_mb" in cost) == backbone["name"].startswith("transformer")
+            assert ("copied_mb" in cost) == backbone["name"].startswith("transformer")
     text = to.with_suffix(".md").read_text()
-    assert (text.count("| koopman obs |"), text.count("| transformer obs |")) == (5, 6)
+    assert (text.count("| koopman obs |"), text.count("| transformer obs |")) == (5, 7)
     assert to.with_suffix(".png").stat().st_size > 10_000
 
 
@@ -50,12 +50,12 @@ def test_exponents_are_slopes_on_logarithmic_axes():
 
 def test_what_would_take_too_long_or_too_much_is_left_out_with_a_reason():
     known = {64: {"train_ms": 1e3, "train_mb": 1.0}, 128: {"train_ms": 1e5, "train_mb": 1.0}}
-    assert costs.too_much(known, 256, "train") == "would take about 800 s"
-    assert costs.too_much({64: {"train_ms": 1.0, "train_mb": 1e9}}, 128, "train").endswith("GB")
+    assert costs.too_much(known, 256, "train", 1e4) == "would take about 800 s"
+    assert costs.too_much({64: {"train_ms": 1.0, "train_mb": 1e9}}, 128, "train", 1e4).endswith("GB")
     linear = {64: {"train_ms": 60.0, "train_mb": 0.0}, 1024: {"train_ms": 960.0, "train_mb": 1.0}}
-    assert costs.too_much(linear, 4096, "train") is None
-    assert costs.too_much({64: {"train_ms": 1.0, "train_mb": 1.0}}, 128, "train") is None
-    assert costs.too_much({64: {"train_skipped": "because"}}, 128, "train") == "left out at a shorter length"
+    assert costs.too_much(linear, 4096, "train", 1e4) is None
+    assert costs.too_much({64: {"train_ms": 1.0, "train_mb": 1.0}}, 128, "train", 1e4) is None
+    assert costs.too_much({64: {"train_skipped": "because"}}, 128, "train", 1e4) == "left out at a shorter length"
 
 
 def test_long_calls_are_timed_less_often(monkeypatch):
@@ -78,6 +78,8 @@ def test_peak_memory_is_what_was_in_use_at_once():
         (["suite=backbone"], "suite=backbone is not one of training, backbones. Did you mean 'backbones'?"),
         (["suite=backbones", "only=sm"], "only=sm is not one of"),
         (["suite=backbones", "lengths=64,x"], "lengths=64,x must be whole numbers of at least 1 with commas between."),
+        (["suite=backbones", "dynamics=ssm"], "dynamics=ssm has no effect with suite=backbones: only= chooses"),
+        (["suite=backbones", "trainer.precision=bf16"], "trainer.precision=bf16 has no effect with suite=backbones"),
         (["lengths=64"], "suite=training has no option lengths=."),
     ],
 )

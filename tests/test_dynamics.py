@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from core_cases import layer_norm, sigmoid
 from dynamics_cases import POSTERIORS, SPACES, Subject, config, subjects
 
 from dynamics.base import Rollout
@@ -181,16 +182,8 @@ def test_metrics_are_entropies(space):
     torch.testing.assert_close(metrics["prior_entropy"], space.entropy(rollout.stats["prior"].detach()))
 
 
-def sigmoid(x):
-    return 1 / (1 + np.exp(-x))
-
-
 def silu(x):
     return x * sigmoid(x)
-
-
-def layer_norm(x, weight, bias):
-    return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5) * weight + bias
 
 
 @torch.no_grad()

@@ -118,7 +118,7 @@ class Knows(WorldModel):
     def observe(self, rows, state):
         steps = torch.arange(rows["action"].shape[1], dtype=torch.float32)
         feat = steps[None, :, None].expand(len(rows["action"]), -1, 1)
-        return type("Rollout", (), {"feat": feat}), feat[:, -1:], None
+        return type("Rollout", (), {"feat": feat, "post": feat}), feat[:, -1:], None
 
     def imagine(self, state, actions, steps, generator):
         feat = state + torch.arange(steps + 1, dtype=torch.float32)[:, None]
@@ -192,29 +192,51 @@ def test_one_command_records_trains_scores_and_draws(tmp_path, monkeypatch):
     }
     assert all(cell["updates"] == 2 and cell["scores"].keys() == TASKS.keys() for cell in found)
     text = (folder / "memory.md").read_text()
-    assert re.search(r"\| delay \| 4 \| 4, no cue \|", text)
+    assert re.search(r"\| delay \| parameters \| 4 \| 4, no cue \|", text)
     assert text.count("| ssm filter |") == len(TASKS)
     assert (folder / "memory.png").stat().st_size > 10_000
     assert (folder / "cells" / "ssm-obs-4" / "recall.png").is_file()
     before = {path: path.stat().st_mtime_ns for path in folder.glob("cells/*/result.json")}
     (folder / "cells" / "ssm-obs-4" / "result.json").unlink()
     train([f"resume={folder}"])
-    with pytest.raises(UserError, match=r"size\.units=4 would be obeyed only by trainings that are not finished"):
-        train([f"resume={folder}", "size.units=4"])
+    with pytest.raises(UserError, match=r"memory\.updates=3 would be obeyed only by trainings that are not finished"):
+        train([f"resume={folder}", "memory.updates=3"])
     after = {path: path.stat().st_mtime_ns for path in folder.glob("cells/*/result.json")}
     changed = [path.parent.name for path in before if after[path] != before[path]]
     assert changed == ["ssm-obs-4"]
+    train([f"resume={folder}", "memory.delays=[5]", "memory.posteriors=[obs]", "memory.backbones=[ssm]"])
+    assert {c["delay"] for c in json.loads((folder / "memory.json").read_text())["cells"]} == {4, 5}
+
+
+def test_a_training_that_fails_is_named_and_the_others_go_on(tmp_path):
+    folder = tmp_path / "run"
+    words = ("memory.backbones=[rssm,koopman]", "memory.posteriors=[obs]", "memory.controls=[]", "size.blocks=7")
+    with pytest.raises(UserError, match=r"^1 trainings failed, rssm-obs-4 first: see .*failed\.txt, and continue"):
+        train([*SHORT, *words, f"run_dir={folder}"])
+    assert "do not divide into 7 blocks" in (folder / "cells" / "rssm-obs-4" / "failed.txt").read_text()
+    text = (folder / "memory.md").read_text()
+    assert text.endswith("failed: rssm-obs-4\n")
+    assert "| koopman obs |" in text
+
+
+def test_time_ends_a_training_and_the_table_says_so(tmp_path):
+    folder = tmp_path / "run"
+    words = ("memory.backbones=[koopman]", "memory.posteriors=[obs]", "memory.controls=[]")
+    train([*SHORT, *words, "memory.updates=1000000", "memory.minutes=0.05", f"run_dir={folder}"])
+    [cell] = json.loads((folder / "memory.json").read_text())["cells"]
+    assert 0 < cell["updates"] < cell["asked_updates"] == 1_000_000
+    assert f"koopman obs, 4: {cell['updates']}." in (folder / "memory.md").read_text()
 
 
 def test_trainings_that_ran_out_of_time_are_marked():
     found = [
         {"dynamics": name, "posterior": "obs", "delay": 4, "cue": True, "episodes": 100, "scores": {"room": 0.5}}
-        | {"updates": updates, "asked_updates": 9}
+        | {"updates": updates, "asked_updates": 9, "parameters": 1234}
         for name, updates in (("ssm", 9), ("mamba", 7))
     ]
     text = table(found, "room")
-    assert "| ssm obs | 50 ± 5 |" in text
-    assert "| mamba obs | 50 ± 5* |" in text
+    assert "| ssm obs | 1,234 | 50 ± 5 |" in text
+    assert "| mamba obs | 1,234 | 50 ± 5* |" in text
     assert footnote(found).endswith("before all updates were made: mamba obs, 4: 7.")
     assert footnote(found[:1]) == ""
 
@@ -230,6 +252,9 @@ def test_trainings_that_ran_out_of_time_are_marked():
         ("memory.workers=0", "memory.workers=0 must be a whole number of at least 1"),
         ("dynamics=ssm", "dynamics=ssm has no effect in experiment=memory, where memory.backbones decides."),
         ("env.delay=9", "env.delay=9 has no effect in experiment=memory, where memory.delays decides."),
+        ("env=dmc", "env=dmc has no effect in experiment=memory, where env=recall decides."),
+        ("frames=9", "frames=9 has no effect in experiment=memory, which trains on recordings and plans nothing."),
+        ("memory.least_batch=0", "memory.least_batch=0 must be a whole number of at least 1"),
         ("memory.updatez=3", "there is no key 'memory.updatez'"),
     ],
 )

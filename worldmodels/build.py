@@ -61,3 +61,20 @@ def loss_scales(cfg: DictConfig, observations: ObservationSpec) -> dict[str, flo
 def prefix_rows(cfg: DictConfig) -> int:
     """Rows drawn in front of every training window."""
     return context_rows(cfg.data.context, cfg.data.burn_in)
+
+
+def require_length(cfg: DictConfig, longest: int | None, prefix: int) -> None:
+    """Refuse what is longer than a backbone can observe or imagine before anything is done, not when it comes to it."""
+    asked = {
+        "data.length": cfg.data.length,
+        "data.burn_in": prefix,
+        "evaluation.context": cfg.evaluation.context,
+        "evaluation.imag_horizon": cfg.evaluation.imag_horizon,
+        "planner.plan_horizon": cfg.planner.get("plan_horizon", 0),
+    }
+    for key, steps in asked.items():
+        if longest is not None and steps > longest:
+            raise UserError(
+                f"{key}={steps} is longer than the {longest} steps that dynamics={cfg.choices.dynamics} can see or "
+                f"imagine: lower it, or train with a larger dynamics.core.window."
+            )

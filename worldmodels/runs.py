@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from planners.base import Planner
 from worldmodels import precision
-from worldmodels.build import build_model, build_planner
+from worldmodels.build import build_model, build_planner, prefix_rows, require_length
 from worldmodels.cli import dotted_keys, is_group, load_config, require_counts, require_types
 from worldmodels.encoders import ObservationSpec
 from worldmodels.envs import describe
@@ -140,6 +140,7 @@ def load_run(path: str | Path, overrides: list[str] | None = None, device: str =
     checkpoint = read_checkpoint(path)
     spaces = checkpoint["spaces"]
     model = build_model(cfg, observation_spec(checkpoint), spaces["action_dim"])
+    require_length(cfg, model.dynamics.max_length, prefix_rows(cfg))
     planner = build_planner(cfg.planner, spaces["action_dim"], spaces["discrete"])
     load_weights(model, checkpoint, AVERAGE + "model.", checkpoint["file"])
     if list(planner.parameters()):

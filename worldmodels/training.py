@@ -14,7 +14,7 @@ import torch
 from omegaconf import DictConfig
 
 from worldmodels import precision
-from worldmodels.build import build_model, build_planner, construct, loss_scales, prefix_rows
+from worldmodels.build import build_model, build_planner, construct, loss_scales, prefix_rows, require_length
 from worldmodels.callbacks import Checkpoints, Episodes, PlainFiles, Progress, UpdateTimer, Watch
 from worldmodels.cli import CtrlC
 from worldmodels.data.collect import Actor, Collector, row_spec
@@ -93,23 +93,6 @@ def assemble(cfg: DictConfig, folder: Path, ctrl_c: CtrlC, resumed_at: int = 0) 
         if trainer_cfg.compile:
             module.compile_losses()
         yield Training(module, OnlineData(dataset), trainer, checkpoints, watch)
-
-
-def require_length(cfg: DictConfig, longest: int | None, prefix: int) -> None:
-    """Refuse what is longer than a backbone can observe or imagine before the first frame, not when it comes to it."""
-    asked = {
-        "data.length": cfg.data.length,
-        "data.burn_in": prefix,
-        "evaluation.context": cfg.evaluation.context,
-        "evaluation.imag_horizon": cfg.evaluation.imag_horizon,
-        "planner.plan_horizon": cfg.planner.get("plan_horizon", 0),
-    }
-    for key, steps in asked.items():
-        if longest is not None and steps > longest:
-            raise UserError(
-                f"{key}={steps} is longer than the {longest} steps that dynamics={cfg.choices.dynamics} can see or "
-                f"imagine: lower it or raise dynamics.core.window."
-            )
 
 
 def build_trainer(

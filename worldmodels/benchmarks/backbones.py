@@ -17,13 +17,13 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from dynamics.base import Dynamics, State
+from dynamics.base import Dynamics
 from dynamics.latent import POSTERIORS
 from worldmodels import precision
 from worldmodels.allocator import keep_freed_memory
 from worldmodels.benchmarks.backbones_report import IMAGINED, draw, exponent, table
 from worldmodels.benchmarks.peak import PeakMemory, status
-from worldmodels.benchmarks.training import WARM_UP, machine
+from worldmodels.benchmarks.training import WARM_UP, finish, machine, timed
 from worldmodels.build import construct
 from worldmodels.cli import config_dir, load_config, show_log
 from worldmodels.envs.stream import depend_on_parent
@@ -45,6 +45,17 @@ PATIENCE, LEAST = 10.0, 3
 """Seconds after which warming up ends, and timing too once there are so many times."""
 TOLERANCE = 0.03
 """How far parameter counts may be apart."""
+OVERRULED = {
+    "dynamics": "only= chooses backbones",
+    "dynamics.posterior": "both are measured",
+    "dynamics.hidden": "parameters= decides",
+    "size.hidden": "parameters= decides",
+    "size.deter": "parameters= decides",
+    "dynamics.core.window": "it is as long as the sequence",
+    "trainer.precision": "all is measured in fp32",
+    "trainer.compile": "nothing is compiled",
+}
+"""Words without effect here, and why."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +71,7 @@ class Subject:
 
     def build(self, length: int) -> Dynamics:
         """With a window, where there is one, as long as the sequence, and not too short to imagine in."""
-        cfg = load_config([f"dynamics={self.name}", *self.words]).dynamics
+        cfg = load_config([*self.words, f"dynamics={self.name}"]).dynamics
         if "window" in cfg.get("core", {}):
             cfg.core.window = max(length, IMAGINED)
         torch.manual_seed(0)
@@ -78,6 +89,9 @@ def measure(
     ages: Sequence[int] = AGES,
 ) -> list[dict[str, Any]]:
     """Measure every backbone of ``configs/dynamics``; write a table, a JSON and a figure, anew after each of them."""
+    for word in overrides:
+        if reason := OVERRULED.get(word.partition("=")[0]):
+            raise UserError(f"{word} has no effect with suite=backbones: {reason}.")
     names = sorted(path.stem for path in (config_dir() / "dynamics").glob("*.yaml"))
     for name in only:
         if name not in names:
@@ -85,6 +99,8 @@ def measure(
     if not to.endswith(".json"):
         raise UserError(f"to={to} must end in .json; the table and the figure are written beside it.")
     cfg, target, results = load_config(overrides), Path(to), []
+    if cfg.trainer.threads:
+        torch.set_num_threads(cfg.trainer.threads)
     chosen = [s for name in names if not only or name in only for s in subjects(name, parameters, overrides)]
     info = {
         "machine": machine(precision.device_of(cfg.trainer.accelerator)),
@@ -95,8 +111,9 @@ def measure(
     }
     for subject in tqdm(chosen, unit="backbone", file=sys.stdout):
         result = {"name": str(subject), "words": list(subject.words), "costs": {}}
-        where = cfg.trainer.threads, cfg.trainer.accelerator
-        for message in in_process(subject, lengths, ages, batch, repeats, *where):
+        for message in in_process(
+            subject, lengths, ages, batch, repeats, torch.get_num_threads(), cfg.trainer.accelerator
+        ):
             result |= {**message, "costs": result["costs"] | message.get("costs", {})}
         result["exponents"] = {what: exponent(result["costs"], what) for what in ("train_ms", "imagine_ms", "train_mb")}
         results.append(result)
@@ -160,27 +177,29 @@ def measure_subject(
     ages: Sequence[int],
     batch: int,
     repeats: int,
-    threads: int | None,
+    threads: int,
     where: str,
 ) -> None:
-    """Send the parameter count, the costs of each length that is affordable, and those of an acting step."""
+    """Send the parameter count, the costs of an acting step, and those of each length that is affordable."""
     depend_on_parent()
     show_log()
     keep_freed_memory()
-    if threads:
-        torch.set_num_threads(threads)
+    torch.set_num_threads(threads)
     device, known = precision.device_of(where), {}
     out.send({"parameters": sum(p.numel() for p in subject.build(64).parameters())})
+    out.send({"acting_ms": acting(subject.build(64).to(device), ages, device)})
     for length in sorted(lengths):
         parts, found = Parts(subject.build(length).to(device), batch, length, device), {}
         for what, call in parts.calls().items():
-            if reason := too_much(known, length, what):
+            if reason := too_much(known, length, what, free_memory(device)):
                 found[f"{what}_skipped"] = reason
                 continue
             found |= {f"{what}_{unit}": value for unit, value in cost(call, repeats, device).items()}
         known[length] = found
+        if copies := parts.copied_mb():
+            found |= {"copied_mb": copies}
+            found |= {"share": found["imagine_mb"] / copies} if "imagine_mb" in found else {}
         out.send({"costs": {length: found}})
-    out.send({"acting_ms": acting(subject.build(64).to(device), ages, device)})
 
 
 class Parts:
@@ -194,13 +213,17 @@ class Parts:
         self.reset[:, 0] = True
 
     def calls(self) -> dict[str, Callable[[], Any]]:
-        """Training without encoder and decoder; imagination; where rows share memory, the same if none did."""
+        """Training without encoder and decoder, and imagination."""
         with torch.no_grad():
             self.rollout = self.observe()
-        calls = {"train": self.train, "imagine": self.imagine}
-        if len(self.dynamics.layouts) > 1:  # imagined states are of another form than those of acting
-            calls["imagine_unshared"] = self.imagine_unshared
-        return calls
+        return {"train": self.train, "imagine": self.imagine}
+
+    def copied_mb(self) -> float | None:
+        """Megabytes of as many acting memories as there are posteriors, where imagined rows have something to share."""
+        if len(self.dynamics.layouts) == 1:
+            return None
+        one = sum(value.nbytes for value in self.dynamics.initial(1).memory.values())
+        return self.batch * self.length * one / 1e6
 
     def observe(self) -> Any:
         """Filter from nothing."""
@@ -216,14 +239,7 @@ class Parts:
     @torch.no_grad()
     def imagine(self) -> None:
         """From every posterior of the batch."""
-        self._roll(self.dynamics.starts(self.rollout))
-
-    @torch.no_grad()
-    def imagine_unshared(self) -> None:
-        """From as many acting states."""
-        self._roll(self.dynamics.initial(self.batch * self.length))
-
-    def _roll(self, state: State) -> None:
+        state = self.dynamics.starts(self.rollout)
         action = torch.zeros(len(state.feat), ACTION, device=state.feat.device)
         for _ in range(IMAGINED):
             state = self.dynamics.img_step(action, state)
@@ -246,23 +262,19 @@ def several(call: Callable[[], Any], device: torch.device, least: int, most: int
     return times
 
 
-def timed(call: Callable[[], Any], device: torch.device) -> float:
-    """Seconds of one call."""
-    start = time.perf_counter()
-    call()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
+def free_memory(device: torch.device) -> float:
+    """Megabytes to be had."""
+    free = torch.cuda.mem_get_info()[0] if device.type == "cuda" else status("MemAvailable", "/proc/meminfo")
+    return free / 1e6
 
 
-def too_much(known: dict[int, dict[str, Any]], length: int, what: str) -> str | None:
+def too_much(known: dict[int, dict[str, Any]], length: int, what: str, free: float) -> str | None:
     """Why ``what`` is not to be measured at ``length``, judging by how it grew so far; None where it can be."""
     before = [n for n in sorted(known) if f"{what}_ms" in known[n]]
     if not before:
         return None if not known else "left out at a shorter length"
     if before[-1] != max(known):
         return "left out at a shorter length"
-    free = status("MemAvailable", "/proc/meminfo") / 1e6
     for unit, limit, name in (("ms", 1000 * SPENT, "s"), ("mb", FULL * free, "GB")):
         values = [known[n][f"{what}_{unit}"] for n in before[-2:]]
         slope = 2.0
@@ -285,8 +297,7 @@ def acting(dynamics: Dynamics, ages: Sequence[int], device: torch.device) -> dic
     for step in range(max(ages) + 100):
         start = time.perf_counter()
         state = dynamics.obs_step(embed, action, reset, state)
-        if device.type == "cuda":
-            torch.cuda.synchronize()
+        finish(device)
         for age, found in times.items():
             if age <= step < age + 100:
                 found.append(1000 * (time.perf_counter() - start))

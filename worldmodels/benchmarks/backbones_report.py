@@ -32,7 +32,8 @@ def table(results: list[dict[str, Any]]) -> str:
         ("train_mb", "its peak memory, MB"),
         ("imagine_ms", f"{IMAGINED} steps imagined from every posterior, ms"),
         ("imagine_mb", "its peak memory, MB"),
-        ("imagine_unshared_mb", "peak memory of the same if no row shared any, MB"),
+        ("copied_mb", "a copy of the acting memory for each posterior, MB"),
+        ("share", "peak memory of imagining over that of such copies"),
     ):
         lines = [f"**{title}**", "", "| | parameters | " + " | ".join(map(str, lengths)) + " | exponent |"]
         lines.append("|---" * (3 + len(lengths)) + "|")
@@ -52,7 +53,15 @@ def table(results: list[dict[str, Any]]) -> str:
             times = [r["acting_ms"][age] for age in ages]
             shown = " | ".join(f"{value:.3f}" for value in times)
             lines.append(f"| {r['name']} | {shown} | {times[-1] / times[0]:.2f} |")
-    return "\n\n".join([*parts, "\n".join(lines)])
+    left_out = [
+        f"- {r['name']}, T = {length}, {what.removesuffix('_skipped')}: {reason}"
+        for r in results
+        for length, cost in r["costs"].items()
+        for what, reason in cost.items()
+        if what.endswith("_skipped")
+    ]
+    said = ["**not measured**\n\n" + "\n".join(left_out)] if left_out else []
+    return "\n\n".join([*parts, "\n".join(lines), *said])
 
 
 def draw(results: list[dict[str, Any]]) -> Figure:

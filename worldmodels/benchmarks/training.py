@@ -30,19 +30,25 @@ log = logging.getLogger(__name__)
 WARM_UP = 3
 
 
+def finish(device: torch.device) -> None:
+    """Wait for what a GPU was told to do."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def timed(call: Callable[[], Any], device: torch.device) -> float:
+    """Seconds of one call."""
+    start = time.perf_counter()
+    call()
+    finish(device)
+    return time.perf_counter() - start
+
+
 def milliseconds(fn: Callable[[], Any], repeats: int, device: torch.device) -> dict[str, float]:
     """Median, and the 10th and 90th percentile, of ``repeats`` calls after a warm-up."""
-
-    def once() -> float:
-        start = time.perf_counter()
-        fn()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        return 1000 * (time.perf_counter() - start)
-
     for _ in range(WARM_UP):
-        once()
-    times = sorted(once() for _ in range(repeats))
+        timed(fn, device)
+    times = sorted(1000 * timed(fn, device) for _ in range(repeats))
     return {"median": statistics.median(times), "p10": times[len(times) // 10], "p90": times[-1 - len(times) // 10]}
 
 
@@ -58,16 +64,16 @@ def benchmark(overrides: list[str], repeats: int = 20, to: str = "benchmark.json
         VectorEnv(cfg.env, cfg.env.num_envs, cfg.seed, cfg.env.step_timeout) as envs,
     ):
         parts = build_parts(cfg, envs, device, Path(folder))
-        timed = {name: milliseconds(fn, repeats, device) for name, fn in parts.items()}
+        times = {name: milliseconds(fn, repeats, device) for name, fn in parts.items()}
     result = {
         "overrides": overrides,
         "machine": machine(device),
         "repeats": repeats,
-        "milliseconds": timed,
+        "milliseconds": times,
     }
     write_json(Path(to), result)
     lines = [f"{'':<22}{'median':>10}{'p10':>10}{'p90':>10}   milliseconds"]
-    lines += [f"{k:<22}{v['median']:>10.2f}{v['p10']:>10.2f}{v['p90']:>10.2f}" for k, v in timed.items()]
+    lines += [f"{k:<22}{v['median']:>10.2f}{v['p10']:>10.2f}{v['p90']:>10.2f}" for k, v in times.items()]
     log.info("%s", "\n".join(lines))
     return result
 

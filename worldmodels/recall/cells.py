@@ -20,6 +20,7 @@ OVERRULED = {
     "dynamics": "memory.backbones",
     "dynamics.posterior": "memory.posteriors",
     "dynamics.free_nats": "memory.free_nats",
+    "env": "env=recall",
     "env.delay": "memory.delays",
     "env.cue": "memory.controls",
     "data.length": "memory.delays",
@@ -27,6 +28,8 @@ OVERRULED = {
     "data.context": "an episode's own beginning",
 }
 """Words that are each training's own, and what says them here."""
+UNREAD = ("frames", "prefill", "train_ratio", "evaluation", "planner", "prefill_planner")
+"""Keys and groups of what is not done here: nobody collects, plans or forecasts."""
 LATER = (
     "memory.backbones",
     "memory.posteriors",
@@ -81,6 +84,8 @@ def require_sense(cfg: DictConfig, words: list[str], resume: Path | None) -> Non
     for key in ("delays", "controls", "posteriors", "backbones"):
         if not isinstance(cfg.memory[key], ListConfig):
             raise UserError(f"memory.{key}={cfg.memory[key]} must be a list, such as memory.{key}=[{cfg.memory[key]}].")
+    for key in ("rows", "least_batch", "most_batch"):
+        check_count(f"memory.{key}", cfg.memory[key])
     for delay in (*cfg.memory.delays, *cfg.memory.controls):
         if check_count("memory.delays", delay) < SHORTEST:
             raise UserError(f"memory.delays={delay} leaves no half of the hallway to imagine: {SHORTEST} is the least.")
@@ -90,11 +95,15 @@ def require_sense(cfg: DictConfig, words: list[str], resume: Path | None) -> Non
         key = word.partition("=")[0]
         if key in OVERRULED:
             raise UserError(f"{word} has no effect in experiment=memory, where {OVERRULED[key]} decides.")
+        if key.split(".")[0] in UNREAD:
+            raise UserError(f"{word} has no effect in experiment=memory, which trains on recordings and plans nothing.")
         if resume and key not in LATER:
             raise UserError(
                 f"{word} would be obeyed only by trainings that are not finished; with resume= a memory run takes "
                 f"{', '.join(LATER)}."
             )
+    for cell in {(cell.dynamics, cell.posterior): cell for cell in cells(cfg)}.values():
+        load_config([*cell.words(cfg), *words])
 
 
 def cells(cfg: DictConfig) -> Iterator[Cell]:

@@ -20,7 +20,7 @@ from worldmodels.envs.recall import Recall
 from worldmodels.recall.cells import Cell
 
 SIDE_BY_SIDE = 64
-"""Episodes recorded at a time."""
+"""Episodes recorded at a time; a larger number of them is rounded up to a multiple."""
 
 
 def provide_data(cfg: DictConfig, folder: Path, cell: Cell, ctrl_c: CtrlC) -> None:
@@ -32,12 +32,18 @@ def provide_data(cfg: DictConfig, folder: Path, cell: Cell, ctrl_c: CtrlC) -> No
             continue
         unfinished = target.with_suffix(".part")
         shutil.rmtree(unfinished, ignore_errors=True)
-        record_episodes(env, unfinished, episodes, derive_seed(cfg.seed, *part.encode()), cfg.data.limit_gib)
-        unfinished.rename(target)
+        seed = derive_seed(cfg.seed, *part.encode())
+        if record_episodes(env, unfinished, episodes, seed, cfg.data.limit_gib, ctrl_c):
+            unfinished.rename(target)
 
 
-def record_episodes(env: DictConfig, folder: Path, episodes: int, seed: int, limit_gib: float) -> None:
-    """Record episodes of equal length side by side in this process: a frame of theirs costs less than a message."""
+def record_episodes(
+    env: DictConfig, folder: Path, episodes: int, seed: int, limit_gib: float, ctrl_c: CtrlC | None = None
+) -> bool:
+    """Record episodes of equal length side by side in this process: a frame of theirs costs less than a message.
+
+    Returns whether all were recorded before Ctrl-C.
+    """
     side = min(episodes, SIDE_BY_SIDE)
     worlds, random = [make(env, seed, i) for i in range(side)], np.random.RandomState(seed)
     space, actions = worlds[0].observation_space["pixels"], int(worlds[0].action_space.n)
@@ -49,6 +55,8 @@ def record_episodes(env: DictConfig, folder: Path, episodes: int, seed: int, lim
     )
     no = torch.zeros(side, dtype=torch.bool)
     for step in trange(rounds * length, desc=str(folder.parent.name), unit="step", unit_scale=side, file=sys.stdout):
+        if ctrl_c and ctrl_c.pressed:
+            return False
         t, action, chosen = step % length, torch.zeros(side, actions), random.randint(actions, size=side)
         if t == 0:
             seen, rewards = [world.reset()[0]["pixels"] for world in worlds], [0.0] * side
@@ -59,3 +67,4 @@ def record_episodes(env: DictConfig, folder: Path, episodes: int, seed: int, lim
         pixels = torch.from_numpy(np.stack(seen))
         flags = {"is_first": no | (t == 0), "is_last": no | (t == length - 1), "is_terminal": no}
         replay.extend({"pixels": pixels, "action": action, "reward": torch.tensor(rewards), **flags})
+    return True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import multiprocessing
+import traceback
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -27,25 +28,34 @@ log = logging.getLogger(__name__)
 
 
 def run(cfg: DictConfig, words: list[str], resume: Path | None) -> Path:
-    """Record, train and score every cell that has not been; write ``memory.json``, ``memory.md`` and ``memory.png``."""
+    """Record, train and score every cell that has not been; write ``memory.json``, ``memory.md`` and ``memory.png``.
+
+    Raises:
+        UserError: words that make no sense here; trainings that failed, when all others are done.
+    """
     require_sense(cfg, words, resume)
-    wanted = list(cells(cfg))
     folder = resume or new_folder(cfg, datetime.now())
     cfg.memory.words = [*cfg.memory.words, *words]
     OmegaConf.save(cfg, folder / CONFIG)
     log.info("run folder: %s", folder)
-    todo = [cell for cell in wanted if not result_file(folder, cell).exists()]
+    todo = [cell for cell in cells(cfg) if not result_file(folder, cell).exists()]
     with CtrlC() as ctrl_c:
         for cell in {cell.data: cell for cell in todo}.values():
             provide_data(cfg, folder, cell, ctrl_c)
-        summarise(wanted, folder)
+        summarise(cfg, folder)
         for done, said in enumerate(trained(cfg, folder, todo, ctrl_c), 1):
             log.info("%d of %d: %s", done, len(todo), said)
-            summarise(wanted, folder)
+            summarise(cfg, folder)
     if ctrl_c.pressed:
         log.info("\n%s holds what is finished; continue with\n  python scripts/train.py resume=%s", folder, folder)
         raise Interrupted
     log.info("\n%s", (folder / "memory.md").read_text())
+    missing = [cell.name for cell in todo if not result_file(folder, cell).exists()]
+    if missing:
+        raise UserError(
+            f"{len(missing)} trainings failed, {missing[0]} first: see {failure_file(folder, missing[0])}, "
+            f"and continue with resume={folder}."
+        )
     return folder
 
 
@@ -54,35 +64,51 @@ def trained(cfg: DictConfig, folder: Path, todo: list[Cell], ctrl_c: CtrlC) -> I
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(cfg.memory.workers, context, initializer=depend_on_parent)
     try:
-        waiting = {pool.submit(train_cell, cfg, str(folder), cell) for cell in todo}
+        waiting = {pool.submit(train_cell, cfg, str(folder), cell): cell for cell in todo}
         while waiting and not ctrl_c.pressed:
-            done, waiting = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)
-            yield from map(outcome, done)
+            done, _ = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)
+            for future in sorted(done, key=lambda future: future.exception() is not None):
+                yield outcome(future, folder, waiting.pop(future))
     finally:
         for process in multiprocessing.active_children():
             process.kill()
         pool.shutdown(cancel_futures=True)
 
 
-def outcome(future: Future[str]) -> str:
-    """What a training came to; one that failed is said, and the others go on."""
-    try:
+def outcome(future: Future[str], folder: Path, cell: Cell) -> str:
+    """What a training came to; why one failed is written down, and the others go on."""
+    file = failure_file(folder, cell.name)
+    error = future.exception()
+    if error is None:
+        file.unlink(missing_ok=True)
         return future.result()
-    except UserError as error:
-        return f"not trained: {error}"
-    except BrokenProcessPool as error:
+    if isinstance(error, BrokenProcessPool):
         raise UserError(
             "a training was killed, probably for want of memory: lower memory.workers or memory.delays and continue "
             "with resume=<this run>."
         ) from error
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("".join(traceback.format_exception(error)))
+    return f"{cell.name} failed: {' '.join(str(error).split())}"
 
 
-def summarise(wanted: list[Cell], folder: Path) -> None:
-    """Tables and the figure of all cells that are finished."""
-    files = [result_file(folder, cell) for cell in wanted]
-    results = [json.loads(file.read_text()) for file in files if file.exists()]
-    write_json(folder / "memory.json", {"tasks": TASKS, "cells": results})
-    parts = [*(table(results, task) for task in TASKS), footnote(results)]
+def failure_file(folder: Path, name: str) -> Path:
+    """Where the reason goes for which a training failed."""
+    return folder / "cells" / name / "failed.txt"
+
+
+def summarise(cfg: DictConfig, folder: Path) -> None:
+    """Tables and the figure of all cells that are finished, those of earlier words included."""
+    results = [json.loads(file.read_text()) for file in sorted(folder.glob("cells/*/result.json"))]
+    order = [*cfg.memory.backbones, *sorted(result["dynamics"] for result in results)]
+    results.sort(key=lambda result: (order.index(result["dynamics"]), result["posterior"] or "", result["delay"]))
+    failed = sorted(file.parent.name for file in folder.glob("cells/*/failed.txt"))
+    write_json(folder / "memory.json", {"tasks": TASKS, "cells": results, "failed": failed})
+    parts = [
+        *(table(results, task) for task in TASKS),
+        footnote(results),
+        *(["failed: " + ", ".join(failed)] * bool(failed)),
+    ]
     (folder / "memory.md").write_text("\n\n".join(filter(None, parts)) + "\n")
     if results:
         draw(results).savefig(folder / "memory.png", dpi=120)

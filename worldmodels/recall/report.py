@@ -28,14 +28,18 @@ def column_name(control: bool, delay: int) -> str:
 
 
 def table(results: list[dict[str, Any]], task: str) -> str:
-    """Accuracy of one task in percent with its standard error: a row a backbone and posterior, a column a delay."""
+    """Accuracy of one task in percent with its standard error: a row a backbone and posterior, a column a delay.
+
+    ``parameters`` are those of the dynamics.
+    """
     columns = sorted({(not r["cue"], r["delay"]) for r in results})
     heads = [column_name(control, delay) for control, delay in columns]
-    lines = [f"**{task}**: {TASKS[task]}", "", "| delay | " + " | ".join(heads) + " |", "|---" * (1 + len(heads)) + "|"]
+    lines = [f"**{task}**: {TASKS[task]}", "", "| delay | parameters | " + " | ".join(heads) + " |"]
+    lines.append("|---" * (2 + len(heads)) + "|")
     for name in dict.fromkeys(map(row_name, results)):
         found = {(not r["cue"], r["delay"]): r for r in results if row_name(r) == name}
         shown = [percent(found[column], task) if column in found else "" for column in columns]
-        lines.append(f"| {name} | " + " | ".join(shown) + " |")
+        lines.append(f"| {name} | {next(iter(found.values()))['parameters']:,} | " + " | ".join(shown) + " |")
     return "\n".join(lines)
 
 

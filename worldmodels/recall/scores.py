@@ -29,8 +29,13 @@ def score(model: WorldModel, batch: dict[str, Tensor], delay: int) -> tuple[dict
         recalled(model, {key: value[n : n + step] for key, value in batch.items()}, delay, generator)
         for n in range(0, episodes, step)
     ]
-    hits = {task: torch.cat([part[0][task] for part in parts]) for task in TASKS}
-    return {task: hit.float().mean().item() for task, hit in hits.items()}, visualize.draw_strip(parts[0][1], 4, 1)
+    hits = {task: torch.cat([_shares(part[0][task]) for part in parts]) for task in TASKS}
+    return {task: hit.mean().item() for task, hit in hits.items()}, visualize.draw_strip(parts[0][1], 4, 1)
+
+
+def _shares(hit: Tensor) -> Tensor:
+    """Of each episode [N, ...] how much is right [N]."""
+    return hit.reshape(len(hit), -1).float().mean(1)
 
 
 @torch.no_grad()
@@ -44,10 +49,10 @@ def recalled(
         seen = {key: value[:, :context] for key, value in batch.items()}
         rollout, state, _ = model.observe(seen, model.initial(n))
         future = model.imagine(state, batch["action"][:, context : context + steps], steps, generator)
-        frames = model.decode(torch.cat([rollout.feat[:, -4:], future.feat[:, 1:]], dim=1))["pixels"]
+        frames = model.decode(torch.cat([rollout.post[:, -4:], future.feat[:, 1:]], dim=1))["pixels"]
         return future.reward, frames
 
-    dark = model.observe(batch, model.initial(n))[0].feat[:, doors : doors + 2].clone()
+    dark = model.observe(batch, model.initial(n))[0].post[:, doors : doors + 2].clone()
     inferred = model.heads["reward"](dark, batch["action"][:, doors + 1 : doors + 2])[:, 0]
     imagined, frames = imagine(doors + 1, 2)
     half = SHOWN + (delay + 1) // 2

@@ -2,7 +2,9 @@
 
 import pytest
 
-pytest.register_assert_rewrite("worldmodels.testing.contract", "worldmodels.testing.sequences")
+pytest.register_assert_rewrite(
+    *(f"worldmodels.testing.{name}" for name in ("paths", "isolation", "learning", "sequences"))
+)
 
 from worldmodels.testing.contract import DynamicsContract  # noqa: E402
 
