@@ -8,7 +8,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,13 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from dynamics.base import Dynamics
-from dynamics.latent import POSTERIORS
+from dynamics.base import Dynamics, Rollout
 from worldmodels import precision
 from worldmodels.allocator import keep_freed_memory
 from worldmodels.benchmarks.backbones_report import IMAGINED, draw, exponent, table
 from worldmodels.benchmarks.peak import PeakMemory, status
+from worldmodels.benchmarks.subjects import ACTION, EMBED, Subject, subjects
 from worldmodels.benchmarks.training import WARM_UP, finish, machine, timed
-from worldmodels.build import construct
 from worldmodels.cli import config_dir, load_config, show_log
 from worldmodels.envs.stream import depend_on_parent
 from worldmodels.errors import UserError, near_match
@@ -33,8 +32,6 @@ from worldmodels.evaluation import write_json
 log = logging.getLogger(__name__)
 
 LENGTHS = (64, 128, 256, 512, 1024, 2048, 4096)
-EMBED, ACTION = 768, 6
-"""Numbers in an embedding (32x32 pixels, size xs) and in an action."""
 AGES = (10, 10_000)
 """Steps after which an acting step is timed."""
 SPENT = 40.0
@@ -43,8 +40,6 @@ FULL = 0.7
 """... share of the free memory it may be expected to need; beyond either a length is left out, and said to be."""
 PATIENCE, LEAST = 10.0, 3
 """Seconds after which warming up ends, and timing too once there are so many times."""
-TOLERANCE = 0.03
-"""How far parameter counts may be apart."""
 OVERRULED = {
     "dynamics": "only= chooses backbones",
     "dynamics.posterior": "both are measured",
@@ -56,26 +51,6 @@ OVERRULED = {
     "trainer.compile": "nothing is compiled",
 }
 """Words without effect here, and why."""
-
-
-@dataclass(frozen=True)
-class Subject:
-    """One backbone with one posterior, at the width that gives it the parameters of the others."""
-
-    name: str
-    posterior: str | None
-    words: tuple[str, ...]
-
-    def __str__(self) -> str:
-        return " ".join(part for part in (self.name, self.posterior) if part)
-
-    def build(self, length: int) -> Dynamics:
-        """With a window, where there is one, as long as the sequence, and not too short to imagine in."""
-        cfg = load_config([*self.words, f"dynamics={self.name}"]).dynamics
-        if "window" in cfg.get("core", {}):
-            cfg.core.window = max(length, IMAGINED)
-        torch.manual_seed(0)
-        return construct(cfg, embed_dim=EMBED, action_dim=ACTION)
 
 
 def measure(
@@ -124,36 +99,6 @@ def measure(
     return results
 
 
-def subjects(name: str, parameters: int, overrides: list[str]) -> Iterator[Subject]:
-    """A backbone's posteriors; each of a width of its own, so that both have the same number of parameters."""
-    has = "posterior" in load_config([f"dynamics={name}"]).dynamics
-    for posterior in POSTERIORS if has else (None,):
-        words = [*overrides, *([f"dynamics.posterior={posterior}"] if posterior else [])]
-        yield Subject(name, posterior, (*words, *equal_width(name, words, parameters)))
-
-
-def equal_width(name: str, words: list[str], parameters: int) -> list[str]:
-    """Overrides that give a backbone ``parameters`` within 3 %: its core in steps of 16, the maps around it exactly."""
-
-    def count(width: int, hidden: int) -> int:
-        sized = (*words, f"size.hidden={width}", f"size.deter={3 * width}", f"dynamics.hidden={hidden}")
-        with torch.device("meta"):
-            return sum(p.numel() for p in Subject(name, None, sized).build(64).parameters())
-
-    def largest(low: int, high: int, count: Callable[[int], int]) -> int:
-        """By bisection, the largest below ``high`` that counts at most ``parameters``, or else ``low``."""
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (middle, high) if count(middle) <= parameters else (low, middle)
-        return low
-
-    width = 16 * largest(2, 256, lambda steps: count(16 * steps, 16 * steps))
-    found = largest(width // 2, 4 * width, lambda hidden: count(width, hidden))
-    if abs(count(width, found) / parameters - 1) > TOLERANCE:
-        raise UserError(f"no width gives {name} {parameters} parameters within {100 * TOLERANCE:.0f} %.")
-    return [f"size.hidden={width}", f"size.deter={3 * width}", f"dynamics.hidden={found}"]
-
-
 def in_process(subject: Subject, *arguments: Any) -> Iterator[dict[str, Any]]:
     """Measure in a process of its own, whose memory is nobody else's; what it sends, until it ends or dies."""
     context = multiprocessing.get_context("spawn")
@@ -190,11 +135,11 @@ def measure_subject(
     out.send({"acting_ms": acting(subject.build(64).to(device), ages, device)})
     for length in sorted(lengths):
         parts, found = Parts(subject.build(length).to(device), batch, length, device), {}
-        for what, call in parts.calls().items():
+        for what, prepare in parts.calls().items():
             if reason := too_much(known, length, what, free_memory(device)):
                 found[f"{what}_skipped"] = reason
                 continue
-            found |= {f"{what}_{unit}": value for unit, value in cost(call, repeats, device).items()}
+            found |= {f"{what}_{unit}": value for unit, value in cost(prepare(), repeats, device).items()}
         known[length] = found
         if copies := parts.copied_mb():
             found |= {"copied_mb": copies}
@@ -212,11 +157,9 @@ class Parts:
         self.reset = torch.rand(batch, length, device=device) < 1 / 250
         self.reset[:, 0] = True
 
-    def calls(self) -> dict[str, Callable[[], Any]]:
-        """Training without encoder and decoder, and imagination."""
-        with torch.no_grad():
-            self.rollout = self.observe()
-        return {"train": self.train, "imagine": self.imagine}
+    def calls(self) -> dict[str, Callable[[], Callable[[], Any]]]:
+        """What prepares training without encoder and decoder, and imagination; neither is prepared in vain."""
+        return {"train": lambda: self.train, "imagine": self.imagination}
 
     def copied_mb(self) -> float | None:
         """Megabytes of as many acting memories as there are posteriors, where imagined rows have something to share."""
@@ -225,7 +168,7 @@ class Parts:
         one = sum(value.nbytes for value in self.dynamics.initial(1).memory.values())
         return self.batch * self.length * one / 1e6
 
-    def observe(self) -> Any:
+    def observe(self) -> Rollout:
         """Filter from nothing."""
         initial = self.dynamics.initial(self.batch)
         return self.dynamics.observe(self.embed, self.action, self.reset, initial)[0]
@@ -237,9 +180,14 @@ class Parts:
         (rollout.feat.square().mean() + sum(loss.mean() for loss in losses.values())).backward()
 
     @torch.no_grad()
-    def imagine(self) -> None:
-        """From every posterior of the batch."""
-        state = self.dynamics.starts(self.rollout)
+    def imagination(self) -> Callable[[], None]:
+        """Observe; then what imagines from every posterior of the batch."""
+        return partial(self.imagine, self.observe())
+
+    @torch.no_grad()
+    def imagine(self, rollout: Rollout) -> None:
+        """From every posterior of a rollout."""
+        state = self.dynamics.starts(rollout)
         action = torch.zeros(len(state.feat), ACTION, device=state.feat.device)
         for _ in range(IMAGINED):
             state = self.dynamics.img_step(action, state)
