@@ -69,7 +69,7 @@ class Mixer(nn.Module):
     The convolution's window holds the last ``kernel`` of them: with what came before, all that states follow from.
     """
 
-    def __init__(self, width: int, expand: int, head: int, state: int, kernel: int) -> None:
+    def __init__(self, width: int, expand: int, head: int, state: int, kernel: int, rates: tuple[float, float]) -> None:
         super().__init__()
         inner = expand * width
         if inner % head:
@@ -82,7 +82,7 @@ class Mixer(nn.Module):
         self.bias = nn.Parameter(torch.zeros(self.convolved))
         step = torch.exp(torch.empty(self.heads).uniform_(math.log(1e-3), math.log(1e-1)))
         self.step_bias = nn.Parameter(step + torch.log(-torch.expm1(-step)))
-        self.log_rate = nn.Parameter(torch.empty(self.heads).uniform_(1, 16).log())
+        self.log_rate = nn.Parameter(torch.empty(self.heads).uniform_(*rates).log())
         self.skip = nn.Parameter(torch.ones(self.heads))
         self.norm = nn.LayerNorm(inner)
         self.out = init_(nn.Linear(inner, width, bias=False))
@@ -130,13 +130,21 @@ class Mamba(Core):
     """
 
     def __init__(
-        self, in_dim: int, width: int, layers: int, expand: int = 2, head: int = 32, state: int = 16, kernel: int = 4
+        self,
+        in_dim: int,
+        width: int,
+        layers: int,
+        expand: int = 2,
+        head: int = 32,
+        state: int = 16,
+        kernel: int = 4,
+        rates: tuple[float, float] = (1.0, 16.0),
     ) -> None:
         super().__init__()
         self.out_dim = width
         self.embed = init_(nn.Linear(in_dim, width))
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(layers))
-        self.mixers = nn.ModuleList(Mixer(width, expand, head, state, kernel) for _ in range(layers))
+        self.mixers = nn.ModuleList(Mixer(width, expand, head, state, kernel, rates) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
 
     def initial(self, n: int) -> Memory:
