@@ -7,6 +7,7 @@ number and x, B, C, dt follow from the input.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -69,7 +70,7 @@ class Mixer(nn.Module):
     The convolution's window holds the last ``kernel`` of them: with what came before, all that states follow from.
     """
 
-    def __init__(self, width: int, expand: int, head: int, state: int, kernel: int, rates: tuple[float, float]) -> None:
+    def __init__(self, width: int, expand: int, head: int, state: int, kernel: int, rates: Sequence[float]) -> None:
         super().__init__()
         inner = expand * width
         if inner % head:
@@ -138,7 +139,7 @@ class Mamba(Core):
         head: int = 32,
         state: int = 16,
         kernel: int = 4,
-        rates: tuple[float, float] = (1.0, 16.0),
+        rates: Sequence[float] = (1.0, 16.0),
     ) -> None:
         super().__init__()
         self.out_dim = width
