@@ -75,6 +75,8 @@ class Mixer(nn.Module):
         inner = expand * width
         if inner % head:
             raise UserError(f"heads of {head} do not divide the {inner} channels of mamba: change dynamics.core.head.")
+        if len(rates) != 2 or not 0 < rates[0] <= rates[1]:
+            raise UserError(f"dynamics.core.rates={list(rates)} must be two positive numbers, the smaller one first.")
         self.heads, self.head, self.state, self.kernel, self.inner = inner // head, head, state, kernel, inner
         self.convolved = inner + 2 * state
         self.inputs = self.convolved + self.heads

@@ -380,6 +380,7 @@ def test_a_plan_that_is_not_finite_ends_in_one_sentence(said, run_folder):
             ["dynamics=transformer", "dynamics.core.window=8", "planner.plan_horizon=9"],
             "planner.plan_horizon=9 is longer than the 8 steps",
         ),
+        (["dynamics=mamba", "dynamics.core.rates=[2,1]"], r"rates=\[2, 1\] must be two positive numbers"),
         (["dynamics=mamba", "dynamics.core.head=7"], "heads of 7 do not divide the 32 channels"),
         (["dynamics=implicit", "dynamics.simplex=7"], "32 numbers does not divide into simplices of 7"),
         (["dynamics=implicit", "dynamics.unroll=0"], "dynamics.unroll=0 must be at least 1"),
