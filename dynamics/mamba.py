@@ -70,7 +70,9 @@ class Mixer(nn.Module):
     The convolution's window holds the last ``kernel`` of them: with what came before, all that states follow from.
     """
 
-    def __init__(self, width: int, expand: int, head: int, state: int, kernel: int, rates: Sequence[float]) -> None:
+    def __init__(
+        self, width: int, expand: int, head: int, state: int, kernel: int, rates: Sequence[int | float]
+    ) -> None:
         super().__init__()
         inner = expand * width
         if inner % head:
@@ -141,7 +143,7 @@ class Mamba(Core):
         head: int = 32,
         state: int = 16,
         kernel: int = 4,
-        rates: Sequence[float] = (1.0, 16.0),
+        rates: Sequence[int | float] = (1.0, 16.0),
     ) -> None:
         super().__init__()
         self.out_dim = width
