@@ -15,53 +15,10 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from dynamics.base import Core, Memory
-from dynamics.mamba_fused import fused_is_exact, fused_scan
+from dynamics.mamba_scan import chunked_scan, fused_is_exact, fused_scan
 from dynamics.scan import linear_scan
 from worldmodels.errors import UserError
 from worldmodels.nets import init_
-
-CHUNK = 32
-"""Steps of a chunk: inside one the scan is a matrix product of CHUNK^2 work, between them a recurrence."""
-
-
-def chunked_scan(
-    x: Float[Tensor, "B T H P"],
-    log_decay: Float[Tensor, "B T H"],
-    b: Float[Tensor, "B T S"],
-    c: Float[Tensor, "B T S"],
-    episode: Int64[Tensor, "B T"],
-    state: Float[Tensor, "B H P S"],
-) -> tuple[Float[Tensor, "B T H P"], Float[Tensor, "B H P S"]]:
-    """State space duality (section 6): outputs without D, and the last state.
-
-    ``episode`` counts resets so far; nothing passes from one number to the next, and ``state`` belongs to number 0.
-    """
-    length, size = x.shape[1], min(CHUNK, x.shape[1])
-    pad = -length % size
-    x, b, c = (F.pad(v, (0, 0) * (v.ndim - 2) + (0, pad)) for v in (x, b, c))
-    log_decay = F.pad(log_decay, (0, 0, 0, pad)).unflatten(1, (-1, size)).transpose(2, 3)
-    episode = torch.cat([episode, episode[:, -1:].expand(-1, pad)], dim=1).unflatten(1, (-1, size))
-    x, b, c = (v.unflatten(1, (-1, size)) for v in (x, b, c))
-    carried = torch.cat([torch.zeros_like(episode[:, :1, -1]), episode[:, :-1, -1]], dim=1)  # of each chunk's carry
-
-    # Within a chunk (the diagonal blocks): y = (L o C B^T) x. log L_ij adds the decays after j up to i; a difference of
-    # running sums would round away small ones, and let other episodes' decays into the rounding.
-    order = torch.ones(size, size, dtype=x.dtype, device=x.device).tril()
-    same = episode[..., :, None] == episode[..., None, :]
-    spans = order @ (log_decay[..., None] * (same & order.tril(-1).bool())[:, :, None])
-    decay = spans.masked_fill(~(same & order.bool())[:, :, None], -torch.inf).exp()  # [B, n, H, i, j]
-    y = (decay * (c @ b.mT)[:, :, None]) @ x.transpose(2, 3)
-
-    # What each chunk leaves behind, and the recurrence over chunks.
-    left = torch.einsum("bnqhp,bnhq,bnqs->bnhps", x, decay[..., -1, :], b)
-    own = episode == carried[..., None]
-    reach = (log_decay * own[:, :, None]).cumsum(-1).masked_fill(~own[:, :, None], -torch.inf).exp()
-    states = linear_scan(reach[..., -1, None, None], left, state)
-
-    # What the state before each chunk adds to its outputs (the off-diagonal blocks).
-    entering = torch.cat([state[:, None], states[:, :-1]], dim=1)
-    y = y + reach[..., None] * torch.einsum("bnqs,bnhps->bnhqp", c, entering)
-    return y.transpose(2, 3).flatten(1, 2)[:, :length], states[:, -1]
 
 
 class Mixer(nn.Module):
@@ -194,7 +151,7 @@ class Mamba(Core):
         """Chunked, or fused where there is a kernel with the same numbers."""
         u, entries, after, episode = self.embed(x), {}, {}, reset.long().cumsum(1)
         sizes = (getattr(self.mixers[0], key) for key in ("heads", "head", "state"))
-        run = fused_scan if fused_is_exact(x.device, chunked_scan, *sizes) else chunked_scan
+        run = fused_scan if fused_is_exact(x.device, *sizes) else chunked_scan
         for i, (norm, mixer) in enumerate(zip(self.norms, self.mixers, strict=True)):
             gate, inputs = mixer.project(norm(u))
             v, b, c, dt = mixer.convolve(inputs, memory[f"window{i}"], episode)

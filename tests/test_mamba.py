@@ -13,8 +13,8 @@ import pytest
 import torch
 from core_cases import IN, build_core, inputs, layer_norm, numpy_weights, sigmoid, softplus, stepped
 
-from dynamics import mamba, mamba_fused
 from dynamics.mamba import Mamba
+from dynamics.mamba_scan import _decide, chunked_scan, fused_is_exact
 from worldmodels.errors import UserError
 from worldmodels.testing.sequences import BATCH, randomise
 
@@ -22,7 +22,7 @@ from worldmodels.testing.sequences import BATCH, randomise
 @torch.no_grad()
 def test_mamba_is_its_recurrence(monkeypatch):
     """One layer, several heads, step by step in NumPy."""
-    monkeypatch.setattr(mamba, "CHUNK", 4)
+    monkeypatch.setattr("dynamics.mamba_scan.CHUNK", 4)
     core = randomise(Mamba(IN, 8, 1, expand=2, head=4, state=3, kernel=3))
     x, reset = inputs(11, share=0.2)
     outputs, _, _ = core.scan(x, reset, core.initial(BATCH))
@@ -62,7 +62,7 @@ def fake_kernel(spoil: float):
         assert seq_idx.dtype == torch.int32
         assert return_final_states
         decay = dt * a
-        y, last = mamba.chunked_scan(x * dt[..., None], decay, b[:, :, 0], c[:, :, 0], seq_idx.long(), initial_states)
+        y, last = chunked_scan(x * dt[..., None], decay, b[:, :, 0], c[:, :, 0], seq_idx.long(), initial_states)
         return y * (1 + spoil), last
 
     return combined
@@ -77,14 +77,14 @@ def test_a_fused_kernel_is_used_only_where_it_gives_the_same_numbers(monkeypatch
     if spoil is not None:
         sys.modules[names[-1]].mamba_chunk_scan_combined = fake_kernel(spoil)
     sys.modules["mamba_ssm"].__spec__ = SimpleNamespace()
-    mamba_fused._decide.cache_clear()
+    _decide.cache_clear()
     core = build_core("mamba")
     x, reset = inputs(9)
     expected = stepped(core, x, reset, core.initial(BATCH))[0]
     with caplog.at_level(logging.INFO), asked_in():
         outputs, _, _ = core.scan(x, reset, core.initial(BATCH))
-    chosen = mamba_fused.fused_is_exact(torch.device("cpu"), mamba.chunked_scan, 4, 32, 16)
-    mamba_fused._decide.cache_clear()
+    chosen = fused_is_exact(torch.device("cpu"), 4, 32, 16)
+    _decide.cache_clear()
     assert chosen is used
     assert ("the fused kernel is used" if used else "plain PyTorch is used") in caplog.text
     assert (outputs - expected).abs().max() < (0.1 if isinstance(asked_in, partial) else 1e-5)

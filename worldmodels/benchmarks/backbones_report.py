@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -66,20 +67,31 @@ def table(results: list[dict[str, Any]]) -> str:
 
 def draw(results: list[dict[str, Any]]) -> Figure:
     """Log-log: a panel each for training, imagination and memory; full lines ``obs``, dashed ``filter``."""
-    figure = Figure(figsize=(12, 4), layout="constrained")
+    figure = Figure(figsize=(12, 5), layout="constrained")
     FigureCanvasAgg(figure)
     names = list(dict.fromkeys(r["name"].split()[0] for r in results))
     titles = {"train_ms": "observe + backward, ms", "imagine_ms": "imagine, ms", "train_mb": "observe + backward, MB"}
-    for panel, (what, title) in zip(figure.subplots(1, 3), titles.items(), strict=True):
-        for r in results:
+    panels, lines = dict(zip(titles, figure.subplots(1, 3), strict=True)), {}
+    for r in results:
+        style = {"linestyle": "--" if r["name"].endswith("filter") else "-", "marker": "."}
+        style["color"] = f"C{names.index(r['name'].split()[0])}"
+        for what, panel in panels.items():
             points = [(length, c[what]) for length, c in sorted(r["costs"].items()) if c.get(what, 0) > 0]
-            if not points:
-                continue
-            slope = exponent(r["costs"], what)
-            label = r["name"] + ("" if slope is None else f"  T^{slope:.2f}")
-            line = "--" if r["name"].endswith("filter") else "-"
-            colour = f"C{names.index(r['name'].split()[0])}"
-            panel.plot(*zip(*points, strict=True), line, marker=".", color=colour, label=label)
-        panel.set(xscale="log", yscale="log", xlabel="sequence length T", title=title)
-        panel.legend(fontsize=6)
+            if points:
+                lines[named(r, titles)] = panel.plot(*zip(*points, strict=True), **style)[0]
+    for what, panel in panels.items():
+        panel.set(xscale="log", yscale="log", xlabel="sequence length T", title=titles[what])
+    figure.legend(
+        list(lines.values()),
+        list(lines),
+        loc="outside lower center",
+        ncols=4,
+        title="exponents of T: left, middle, right",
+    )
     return figure
+
+
+def named(result: dict[str, Any], what: Iterable[str]) -> str:
+    """A backbone with its exponents."""
+    slopes = (exponent(result["costs"], key) for key in what)
+    return f"{result['name']}  " + " / ".join("–" if slope is None else f"{slope:.2f}" for slope in slopes)
