@@ -61,7 +61,7 @@ def footnote(results: list[dict[str, Any]]) -> str:
 
 
 def draw(results: list[dict[str, Any]]) -> Figure:
-    """Accuracy against delay, a panel a task: full lines ``obs``, dashed ``filter``, crosses the controls."""
+    """Accuracy against delay, a panel a task: full ``obs``, dashed and hollow ``filter``, crosses the controls."""
     figure = Figure(figsize=(11, 3.4), layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, 3, sharey=True)
@@ -71,15 +71,17 @@ def draw(results: list[dict[str, Any]]) -> Figure:
         for row in dict.fromkeys(map(row_name, results)):
             mine = [r for r in results if row_name(r) == row]
             style = {"color": f"C{names.index(mine[0]['dynamics'])}", "label": row}
-            line = "--" if mine[0]["posterior"] == "filter" else "-"
+            line, face = ("--", "none") if mine[0]["posterior"] == "filter" else ("-", None)
             kept = sorted((r["delay"], r["scores"][task]) for r in mine if r["cue"])
             if kept:
-                panel.plot(*zip(*kept, strict=True), line, marker=".", **style)
+                panel.plot(*zip(*kept, strict=True), line, marker="o", markersize=4, markerfacecolor=face, **style)
             for r in mine:
                 if not r["cue"]:
                     panel.plot(r["delay"], r["scores"][task], "x", color=style["color"], markersize=5)
         panel.set(xscale="log", xlabel="steps between cue and choice", title=task, ylim=(0.3, 1.03))
     panels[0].set_ylabel("accuracy (x: without a cue)")
     handles = {label: line for panel in panels for line, label in zip(*panel.get_legend_handles_labels(), strict=True)}
-    panels[-1].legend(handles.values(), handles.keys(), fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
+    panels[-1].legend(
+        handles.values(), handles.keys(), fontsize=7, handlelength=4, loc="center left", bbox_to_anchor=(1, 0.5)
+    )
     return figure
