@@ -75,10 +75,11 @@ def draw(results: list[dict[str, Any]]) -> Figure:
     for r in results:
         style = {"linestyle": "--" if r["name"].endswith("filter") else "-", "marker": "."}
         style["color"] = f"C{names.index(r['name'].split()[0])}"
+        label = named(r, titles)
         for what, panel in panels.items():
             points = [(length, c[what]) for length, c in sorted(r["costs"].items()) if c.get(what, 0) > 0]
             if points:
-                lines[named(r, titles)] = panel.plot(*zip(*points, strict=True), **style)[0]
+                lines[label] = panel.plot(*zip(*points, strict=True), **style)[0]
     for what, panel in panels.items():
         panel.set(xscale="log", yscale="log", xlabel="sequence length T", title=titles[what])
     figure.legend(
