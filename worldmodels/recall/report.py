@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from operator import itemgetter
 from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -60,25 +61,36 @@ def footnote(results: list[dict[str, Any]]) -> str:
     return f"\\* ended by `memory.minutes` before all updates were made: {'; '.join(cut)}." if cut else ""
 
 
+ASIDE = 1.035
+"""Between a row's delays and the next one's, as drawn."""
+
+
 def draw(results: list[dict[str, Any]]) -> Figure:
-    """Accuracy against delay, a panel a task: full ``obs``, dashed and hollow ``filter``, crosses the controls."""
+    """Accuracy against delay, a panel a task: full ``obs``, dashed and hollow ``filter``, crosses the controls.
+
+    Rows are set beside one another, because many lie at 1.
+    """
     figure = Figure(figsize=(11, 3.4), layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, 3, sharey=True)
-    names = list(dict.fromkeys(r["dynamics"] for r in results))
+    names, rows = (list(dict.fromkeys(map(what, results))) for what in (itemgetter("dynamics"), row_name))
     for panel, task in zip(panels, ("imagined", "inferred", "room"), strict=True):
         panel.axhline(0.5, color="gray", linewidth=0.8, linestyle=":")
-        for row in dict.fromkeys(map(row_name, results)):
+        for place, row in enumerate(rows):
+            beside = ASIDE ** (place - (len(rows) - 1) / 2)
             mine = [r for r in results if row_name(r) == row]
             style = {"color": f"C{names.index(mine[0]['dynamics'])}", "label": row}
             line, face = ("--", "none") if mine[0]["posterior"] == "filter" else ("-", None)
-            kept = sorted((r["delay"], r["scores"][task]) for r in mine if r["cue"])
+            kept = sorted((r["delay"] * beside, r["scores"][task]) for r in mine if r["cue"])
             if kept:
                 panel.plot(*zip(*kept, strict=True), line, marker="o", markersize=4, markerfacecolor=face, **style)
             for r in mine:
                 if not r["cue"]:
-                    panel.plot(r["delay"], r["scores"][task], "x", color=style["color"], markersize=5)
+                    panel.plot(r["delay"] * beside, r["scores"][task], "x", color=style["color"], markersize=5)
         panel.set(xscale="log", xlabel="steps between cue and choice", title=task, ylim=(0.3, 1.03))
+        delays = sorted({r["delay"] for r in results})
+        panel.set_xticks(delays, [str(delay) for delay in delays])
+        panel.minorticks_off()
     panels[0].set_ylabel("accuracy (x: without a cue)")
     handles = {label: line for panel in panels for line, label in zip(*panel.get_legend_handles_labels(), strict=True)}
     panels[-1].legend(
