@@ -268,6 +268,15 @@ def test_a_procedure_that_does_not_exist_is_a_users_mistake(said):
     assert refusal.startswith("procedure=worldmodels.memroy.run cannot be found")
 
 
+def test_it_ends_without_a_complaint(tmp_path):
+    """Python's own, of semaphores that killed processes never gave back."""
+    less = ("memory.backbones=[ssm]", "memory.posteriors=[obs]", "memory.controls=[]")
+    process = spawn("train", *SHORT, *less, f"run_dir={tmp_path / 'run'}")
+    _, complaints = process.communicate(timeout=120)
+    assert process.returncode == 0
+    assert "leaked" not in complaints
+
+
 def test_ctrl_c_keeps_what_is_finished_and_leaves_no_process(tmp_path):
     folder = tmp_path / "run"
     process = spawn("train", *SHORT, "memory.updates=100000", f"run_dir={folder}")

@@ -63,15 +63,18 @@ def trained(cfg: DictConfig, folder: Path, todo: list[Cell], ctrl_c: CtrlC) -> I
     """Train cells, a few at a time in processes that end with the block; yield what each came to."""
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(cfg.memory.workers, context, initializer=depend_on_parent)
+    finished = False
     try:
         waiting = {pool.submit(train_cell, cfg, str(folder), cell): cell for cell in todo}
         while waiting and not ctrl_c.pressed:
             done, _ = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)
             for future in sorted(done, key=lambda future: future.exception() is not None):
                 yield outcome(future, folder, waiting.pop(future))
+        finished = not waiting
     finally:
-        for process in multiprocessing.active_children():
-            process.kill()
+        if not finished:  # one that ends by itself gives its semaphores back
+            for process in multiprocessing.active_children():
+                process.kill()
         pool.shutdown(cancel_futures=True)
 
 
