@@ -48,6 +48,8 @@ class Rollout:
     """Trains the heads."""
     post: Float[Tensor, "B T F"]
     """Grounded in the observations: regression targets and imagination starts."""
+    weight: Float[Tensor, "B T"]
+    """How much the heads' losses on ``feat`` count; 1 for states that are as good as any."""
     stats: dict[str, Tensor]
     """Logits and the like, for losses and metrics."""
     memory: Memory
@@ -70,6 +72,8 @@ class Dynamics(nn.Module, ABC):
     """False: a filtered state follows from its own frame alone."""
     max_length: int | None = None
     """Longest sequence that can be observed, and most steps that can be imagined; None: any."""
+    gradient: str = "exact"
+    """What leads from an imagined state back to actions: ``exact``, ``straight_through`` (biased), or ``none``."""
     layouts: list[Layout]
     """Of every form that the memory of a state takes, the initial one first."""
 

@@ -21,7 +21,7 @@ class Implicit(Dynamics):
     Args:
         latent: numbers in z, in simplices of ``simplex``.
         unroll: open-loop steps after each grounding.
-        rho: factor by which the loss of each further step counts less (eq. 3).
+        rho: factor by which the losses of each further step count less (eq. 3).
     """
 
     remembers = False
@@ -71,7 +71,7 @@ class Implicit(Dynamics):
         for k in range(1, self.unroll + 1):
             before = torch.cat([feat[:, :1], feat[:, :-1]], dim=1)  # a first step is grounded and reads nothing
             feat = torch.where(age == k, self._next(before, action), feat)
-        return Rollout(feat, post, {}, {}), self._state(post[:, -1])
+        return Rollout(feat, post, self.rho ** age[..., 0].float(), {}, {}), self._state(post[:, -1])
 
     def obs_step(
         self,

@@ -38,7 +38,7 @@ class Latent(Dynamics):
     ) -> None:
         super().__init__()
         require_posterior(posterior)
-        self.space = space
+        self.space, self.gradient = space, space.gradient
         self.filters = posterior == "filter"
         self.free_nats = free_nats
         self.from_stoch = Hidden(space.dim, hidden)
@@ -75,7 +75,8 @@ class Latent(Dynamics):
         prior = self.space.params(self.prior(deter))
         kept = {STOCH: stoch, RESET: reset, **_add_prefix(ENTRY, entries), **_add_prefix(BEFORE, before)}
         last = State(feat[:, -1], {STOCH: stoch[:, -1], **memory})
-        return Rollout(feat, feat, {"post": post, "prior": prior}, kept), last
+        weight = torch.ones_like(feat[..., 0], dtype=torch.float32)
+        return Rollout(feat, feat, weight, {"post": post, "prior": prior}, kept), last
 
     def _observe_loop(
         self, embed: Tensor, action: Tensor, reset: Tensor, stoch: Tensor, memory: Memory

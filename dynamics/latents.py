@@ -23,6 +23,8 @@ class LatentSpace(ABC):
     """Numbers in one latent."""
     raw_dim: int
     """Network outputs it takes to describe one."""
+    gradient: str = "exact"
+    """What leads through a draw: ``exact`` or, biased, ``straight_through``."""
 
     @abstractmethod
     def params(self, raw: Float[Tensor, "... R"]) -> Tensor:
@@ -43,6 +45,8 @@ class LatentSpace(ABC):
 
 class Categorical(LatentSpace):
     """``groups`` one-hot variables of ``classes``, straight-through (DreamerV2), with a uniform share (DreamerV3)."""
+
+    gradient = "straight_through"
 
     def __init__(self, groups: int = 32, classes: int = 32, unimix: float = 0.01) -> None:
         self.groups, self.classes, self.unimix = groups, classes, unimix
@@ -67,6 +71,8 @@ class Categorical(LatentSpace):
 
 class SimNorm(Categorical):
     """Groups of softmax probabilities without noise (TD-MPC2, eq. 5), compared as if each were a categorical."""
+
+    gradient = "exact"
 
     def __init__(self, groups: int = 32, classes: int = 8) -> None:
         super().__init__(groups, classes, unimix=0.0)

@@ -3,15 +3,36 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Generator, Tensor, nn
 
 from dynamics.base import Memory, Rollout, State
+from planners.noise import row_noise
+from worldmodels.errors import UserError
 
 if TYPE_CHECKING:
+    from planners.policies import ActionDistribution
     from worldmodels.model import WorldModel
+
+
+LOOKED_AHEAD = 15
+"""Imagined decisions of a policy that is looked at."""
+
+
+@dataclass(frozen=True)
+class Considered:
+    """What a planner has in mind for N environments, for people to look at."""
+
+    plan: Float[Tensor, "N H A"]
+    """Actions from the present state on, as likely as any to be taken."""
+    candidates: Float[Tensor, "N S H A"] | None = None
+    """What it chose from, if it tries sequences."""
+    values: Float[Tensor, "N S"] | None = None
+    """And what each is worth to it."""
 
 
 class Planner(nn.Module, ABC):
@@ -26,6 +47,16 @@ class Planner(nn.Module, ABC):
         super().__init__()
         self.action_dim = action_dim
         self.discrete = discrete
+
+    @property
+    def imagined(self) -> tuple[int, int]:
+        """Rows that a decision imagines at once for each environment, and their steps: what memory has to hold."""
+        return 0, 0
+
+    @property
+    def learned(self) -> Planner:
+        """The part that a checkpoint must hold, where anything is learned."""
+        return self
 
     @abstractmethod
     def initial(self, n: int) -> Memory:
@@ -43,10 +74,77 @@ class Planner(nn.Module, ABC):
     ) -> tuple[Float[Tensor, "N A"], Memory]:
         """Choose one action a row; rows under ``reset`` start an episode and forget their memory first."""
 
+    def consider(
+        self, model: WorldModel, state: State, memory: Memory, generator: Generator | None = None
+    ) -> Considered | None:
+        """What it would do from ``state``, leaving everything as it is; None where nothing is imagined."""
+        return None
+
     def loss(self, model: WorldModel, rollout: Rollout, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Losses of the planner's learned parts, unreduced; empty where nothing is learned."""
         return {}
 
+    def metrics(self, rollout: Rollout) -> dict[str, Tensor]:
+        """What is worth watching beside the losses, by name; means are logged."""
+        return {}
+
     def after_step(self) -> None:
-        """Called after every optimiser step: moving averages, normalisers."""
+        """Called after every optimiser step, for moving averages."""
         return
+
+
+class Learner(Planner):
+    """A planner that learns a policy and a value: it acts by the policy, and a search may consult both."""
+
+    def initial(self, n: int) -> Memory:
+        """A policy remembers nothing."""
+        return {}
+
+    @torch.no_grad()
+    def act(
+        self,
+        model: WorldModel,
+        state: State,
+        memory: Memory,
+        reset: Bool[Tensor, " N"],
+        explore: bool,
+        generator: Generator | None = None,
+    ) -> tuple[Float[Tensor, "N A"], Memory]:
+        """Draw from the policy or, not exploring, take its mode."""
+        noise = row_noise(len(reset), (self.action_dim,), state.feat.device, generator) if explore else None
+        return self.policy(state.feat).choose(noise), memory
+
+    def consider(
+        self, model: WorldModel, state: State, memory: Memory, generator: Generator | None = None
+    ) -> Considered:
+        """The policy's modes, imagined."""
+        imagined = model.imagine(state, lambda feat: self.policy(feat).mode(), LOOKED_AHEAD, generator)
+        return Considered(imagined.action)
+
+    @abstractmethod
+    def policy(self, feat: Float[Tensor, "... F"]) -> ActionDistribution:
+        """The distribution over the next action."""
+
+    @abstractmethod
+    def value(self, feat: Float[Tensor, "N S F"], noise: Float[Tensor, "N K"]) -> Float[Tensor, "N S"]:
+        """Expected discounted return from each of S states a row; ``noise`` is standard normal."""
+
+    def value_noise(self, states: int) -> int:
+        """Numbers of ``noise`` a row that :meth:`value` of so many states takes."""
+        return 0
+
+
+def require(met: bool, message: str) -> None:
+    """Raise :class:`UserError` unless ``met``."""
+    if not met:
+        raise UserError(message)
+
+
+def require_gradients(gradient: str, straight_through: bool, instead: str) -> None:
+    """Refuse back-propagation where a model's ``gradient`` is ``none``, or biased and nobody asked for it."""
+    require(gradient != "none", f"no gradient leads back through a simulator: use {instead}.")
+    require(
+        straight_through or gradient == "exact",
+        f"no gradient leads back through categorical latents: train with space=gaussian, use {instead}, or accept "
+        "their biased estimate with planner.straight_through=true.",
+    )

@@ -9,9 +9,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dynamics.base import Memory
+from planners.base import require
 from planners.proposals import Proposal
 from planners.returns import Value
-from planners.sampling import Found, SamplingPlanner, require
+from planners.sampling import Found, SamplingPlanner
 
 
 class CEM(SamplingPlanner):
@@ -37,13 +38,13 @@ class CEM(SamplingPlanner):
         **options: Any,
     ) -> None:
         super().__init__(action_dim, discrete, options, terminal_value)
-        search = self.search
+        settings = self.settings
         require(0 <= keep_elites <= 1, f"keep_elites={keep_elites} must lie in [0, 1].")
         require(decay >= 1, f"decay={decay} must be at least 1.")
-        self.kept = round(keep_elites * search.num_elites)
+        self.kept = round(keep_elites * settings.num_elites)
         require(
-            self.kept + add_mean < search.num_samples,
-            f"num_samples={search.num_samples} leaves no new candidates beside {self.kept} kept elites.",
+            self.kept + add_mean < settings.num_samples,
+            f"num_samples={settings.num_samples} leaves no new candidates beside {self.kept} kept elites.",
         )
         self.decay = decay
         self.add_mean = add_mean
@@ -59,21 +60,21 @@ class CEM(SamplingPlanner):
 
     def propose(self, i: int, proposal: Proposal, noise: Tensor, found: Found | None, memory: Memory) -> Tensor:
         """Draw fewer candidates at each iteration; kept elites come first, the mean last."""
-        search = self.search
-        least = min(search.num_samples, 2 * search.num_elites)
-        count = max(int(search.num_samples * self.decay**-i), least)
+        settings = self.settings
+        least = min(settings.num_samples, 2 * settings.num_elites)
+        count = max(int(settings.num_samples * self.decay**-i), least)
         candidates = super().propose(i, proposal, noise[:, :count], found, memory)
         if self.kept > 0 and found is not None:
             candidates[:, : self.kept] = found.elites[:, : self.kept]
-        elif self.kept > 0 and search.warm_start:
+        elif self.kept > 0 and self.warm_start:
             candidates[:, : self.kept] = self._earlier(candidates[:, : self.kept], memory)
-        if self.add_mean and i == search.iterations - 1:
+        if self.add_mean and i == settings.iterations - 1:
             candidates[:, -1] = self.family.mode(proposal.mean)
         return candidates
 
     def _earlier(self, drawn: Tensor, memory: Memory) -> Tensor:
         """Elites of the last plan, whose unknown end is taken from ``drawn``; only ``drawn`` where there was none."""
-        rest = self.search.plan_horizon - self.search.replan_every
+        rest = self.plan_horizon - self.replan_every
         elites = torch.cat([memory["elites"][:, :, :rest], drawn[:, :, rest:]], dim=2)
         return torch.where((memory["age"] > 0)[:, None, None, None], elites, drawn)
 

@@ -8,9 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from planners.base import require
 from planners.noise import exponential
 from planners.returns import Value
-from planners.sampling import Found, SamplingPlanner, require
+from planners.sampling import Found, SamplingPlanner
 
 SPREAD_FLOOR = 1e-4
 """Elites whose values differ by less count alike: normalising must not blow up rounding errors."""
@@ -21,7 +22,8 @@ class MPPI(SamplingPlanner):
 
     Williams et al., "Information Theoretic MPC for Model-Based Reinforcement Learning", 2017, with elites and a
     fitted deviation as in TD-MPC2 (Hansen et al., 2024). Unlike there, values are divided by their deviation among
-    the elites, so that ``temperature`` (> 0; towards 0 only the best counts) does not depend on the reward's scale.
+    the elites, so that ``temperature`` (> 0; towards 0 only the best counts) does not depend on the reward's scale;
+    with ``relative=False`` it is in units of the return.
     Exploring, one elite is drawn by weight and noise of the fitted deviation added; otherwise the mean is executed.
     ``options`` are those of :class:`planners.sampling.Search`.
     """
@@ -31,16 +33,19 @@ class MPPI(SamplingPlanner):
         action_dim: int,
         discrete: bool,
         temperature: float = 1.0,
+        relative: bool = True,
         terminal_value: Value | None = None,
         **options: Any,
     ) -> None:
         super().__init__(action_dim, discrete, options, terminal_value)
         require(temperature > 0, f"temperature={temperature} must be positive.")
-        self.temperature = temperature
+        self.temperature, self.relative = temperature, relative
 
     def weigh(self, values: Float[Tensor, "N E"]) -> Float[Tensor, "N E"]:
-        """Softmax of the normalised values."""
+        """Softmax of the values, normalised unless they are to count as they are."""
         advantage = values - values[:, :1]
+        if not self.relative:
+            return torch.softmax(advantage / self.temperature, dim=1)
         scale = advantage.std(dim=1, keepdim=True, unbiased=False).clamp_min(SPREAD_FLOOR)
         return torch.softmax(advantage / (scale * self.temperature), dim=1)
 

@@ -7,7 +7,7 @@ planners need not know which one they use.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -31,6 +31,7 @@ class Proposal:
         return Proposal(self.mean.lerp(new.mean, 1 - momentum), self.spread.lerp(new.spread, 1 - momentum))
 
 
+@runtime_checkable
 class Family(Protocol):
     """A kind of distribution over action sequences."""
 

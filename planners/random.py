@@ -9,10 +9,9 @@ from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
 from dynamics.base import Memory, State, clear_rows
-from planners.base import Planner
+from planners.base import Planner, require
 from planners.noise import colour, row_noise
 from planners.proposals import Categorical
-from planners.sampling import require
 
 
 class Random(Planner):
@@ -60,9 +59,10 @@ class Random(Planner):
             noise = noise.index_copy(0, rows, drawn)
             age = age.index_fill(0, rows, 0)
         normal = noise[torch.arange(n, device=device), age]
-        return self._action(normal), {"noise": noise, "age": age + 1}
+        return self.actions(normal), {"noise": noise, "age": age + 1}
 
-    def _action(self, normal: Float[Tensor, "N A"]) -> Float[Tensor, "N A"]:
+    def actions(self, normal: Float[Tensor, "... A"]) -> Float[Tensor, "... A"]:
+        """Uniform actions from standard normal numbers."""
         if self.choices is None:
             return torch.erf(normal / 2**0.5)
         uniform = torch.full_like(normal, self.choices.fill)

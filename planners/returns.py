@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from worldmodels.trajectory import Trajectory
@@ -27,3 +27,31 @@ def discounted_return(trajectory: Trajectory, gamma: float, terminal_value: Valu
     if terminal_value is not None:
         total = total + weight[:, -1] * terminal_value(trajectory.feat[:, -1]).float()
     return total
+
+
+def lambda_returns(
+    reward: Float[Tensor, "N H"],
+    cont: Float[Tensor, "N H"],
+    value: Float[Tensor, "N H"],
+    gamma: float,
+    lam: float | Float[Tensor, "N H"],
+) -> Float[Tensor, "N H"]:
+    """Lambda-returns of the H states before each step, fp32 (DreamerV3, eq. 4).
+
+    ``reward``, ``cont`` and ``value`` are of the state each step arrives in:
+    ``R_t = r_t + gamma c_t ((1 - lam) v_t + lam R_{t+1})``, where the last step has ``R_{t+1} = v_t``. ``lam`` may
+    differ by step: 0 bootstraps there, as where an episode was cut off, and nothing after it counts.
+    """
+    reward, value, discount = reward.float(), value.float(), gamma * cont.float()
+    lam = torch.as_tensor(lam, dtype=torch.float32, device=reward.device).expand_as(reward)
+    following, returns = value[:, -1], []
+    for r, d, v, share in zip(*(x.unbind(1)[::-1] for x in (reward, discount, value, lam)), strict=True):
+        following = r + d * ((1 - share) * v + share * following)
+        returns.append(following)
+    return torch.stack(returns[::-1], dim=1)
+
+
+def reach_weights(alive: Bool[Tensor, " N"], cont: Float[Tensor, "N H"], gamma: float) -> Float[Tensor, "N H"]:
+    """How much the H states before each step count: discounted probability of getting there, none from a dead start."""
+    weights = torch.cat([alive.float()[:, None], gamma * cont[:, :-1].float()], dim=1)
+    return weights.cumprod(dim=1).detach()

@@ -2,23 +2,33 @@
 
 Prints medians and writes a JSON (`to=`); takes the overrides of `train.py`, so that two configurations can be
 compared in one run each, and `repeats=`. `suite=backbones` also takes `lengths=64,1024`, `only=ssm,rssm`,
-`parameters=1e6` and `batch=4`, and writes a table and a figure beside the JSON.
+`parameters=1e6` and `batch=4`, and writes a table and a figure beside the JSON. `suite=planning` times a decision of
+every planner at TD-MPC2's sizes; `only=tdmpc,mppi`, `envs=1,16`.
 """
 
 from __future__ import annotations
 
 
 def main(words: list[str]) -> None:
-    """Time an update and its parts, or every backbone against the length of its sequences."""
+    """Time an update and its parts, every backbone against the length of its sequences, or every planner."""
     import inspect
 
+    from worldmodels.benchmarks import planning
     from worldmodels.benchmarks.backbones import measure
     from worldmodels.benchmarks.training import benchmark
     from worldmodels.cli import count, counts, names, take
     from worldmodels.errors import UserError, near_match
 
-    suites = {"training": benchmark, "backbones": measure}
-    options = {"repeats": count, "to": str, "lengths": counts, "only": names, "parameters": count, "batch": count}
+    suites = {"training": benchmark, "backbones": measure, "planning": planning.measure}
+    options = {
+        "repeats": count,
+        "to": str,
+        "lengths": counts,
+        "only": names,
+        "parameters": count,
+        "batch": count,
+        "envs": counts,
+    }
     own, overrides = take(words, {"suite": str, **options}, required=())
     suite = own.pop("suite", "training")
     if suite not in suites:

@@ -93,3 +93,10 @@ class Stubborn(Counter):
     def step(self, action):
         self._file.write_text(str(os.getpid()))
         time.sleep(600)
+
+
+class Mute(Counter):
+    """Cannot save its state."""
+
+    def snapshot(self):
+        raise NotImplementedError("there is no way to save the weather")

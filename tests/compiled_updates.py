@@ -83,7 +83,7 @@ def compare(name: str) -> dict[str, object]:
 def untrained_rewards() -> dict[str, float]:
     """The largest reward that a head predicts which has learned nothing, compiled."""
     feat, action = 50 * torch.randn(2, 4, 8, generator=torch.Generator().manual_seed(0)), torch.zeros(2, 3, ACTION)
-    head, found = torch.compile(RewardHead(8, 8)), {}
+    head, found = torch.compile(RewardHead(8, 2, 8)), {}
     for word, enabled in (("fp32", False), ("bf16", True)):
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled), torch.no_grad():
             found[word] = head(feat, action).abs().max().item()

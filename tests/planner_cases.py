@@ -2,22 +2,45 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
-from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from true_models import Chain, LinearGaussian
 
+from worldmodels.build import build_planner
+from worldmodels.cli import load_config
+
 CONFIGS = Path(__file__).parents[1] / "configs" / "planner"
 
-# One row a planner. True: it searches with the model, without learned parts, so that it is held to the optimum too.
-PLANNERS = {"random": False, "mppi": True, "cem": True}
-SEARCHING = [name for name, searches in PLANNERS.items() if searches]
+# One row a planner: what it does, of which tests follow.
+#   blind     looks at nothing
+#   samples   searches a model by trying action sequences, without learned parts: held to the optimum everywhere
+#   ascends   searches along the model's gradient: held to the optimum where there is one
+#   learns    acts by what it learned
+#   guided    searches with what it learned
+PLANNERS = {
+    "random": "blind",
+    "mppi": "samples",
+    "cem": "samples",
+    "gradient": "ascends",
+    "actor_critic": "learns",
+    "tdmpc": "guided",
+    "mppi_actor_critic": "guided",
+    "cem_actor_critic": "guided",
+}
+SEARCHING = [name for name, kind in PLANNERS.items() if kind == "samples"]
+PLANNING = [name for name, kind in PLANNERS.items() if kind in ("samples", "ascends")]
+LEARNING = [name for name, kind in PLANNERS.items() if kind in ("learns", "guided")]
+REPLANNING = [name for name, kind in PLANNERS.items() if kind in ("samples", "ascends", "guided")]
 
 every = pytest.mark.parametrize("name", PLANNERS)
 searching = pytest.mark.parametrize("name", SEARCHING)
+planning = pytest.mark.parametrize("name", PLANNING)
+learning = pytest.mark.parametrize("name", LEARNING)
+replanning = pytest.mark.parametrize("name", REPLANNING)
 both_spaces = pytest.mark.parametrize("discrete", [False, True], ids=["box", "discrete"])
 
 
@@ -25,14 +48,28 @@ both_spaces = pytest.mark.parametrize("discrete", [False, True], ids=["box", "di
 SEARCH = {"plan_horizon": 12, "num_samples": 256, "num_elites": 32, "iterations": 4, "replan_every": 1}
 
 
+@cache
+def composed(name):
+    return load_config([f"planner={name}"]).planner
+
+
 def options(name, **overrides):
-    config = OmegaConf.to_container(OmegaConf.load(CONFIGS / f"{name}.yaml"))
-    wanted = SEARCH | overrides
-    return config | {key: value for key, value in wanted.items() if key in config or key == "terminal_value"}
+    """A planner's configuration at the tests' size, with those of the overrides that it has."""
+    config = OmegaConf.to_container(composed(name))
+    search, learner = config.get("search", config), config.get("learner", config)
+    wanted = SEARCH | ({"iterations": 60} if name == "gradient" else {}) | overrides
+    search |= {key: value for key, value in wanted.items() if key in search}
+    for part in learner.keys() & {"actor", "critic", "policy", "q"}:
+        learner[part] |= {"units": 16, "layers": 1}
+    return config
 
 
-def build(name, model, **overrides):
-    return instantiate(options(name, **overrides), action_dim=model.action_dim, discrete=model.discrete)
+def build(name, model, terminal_value=None, **overrides):
+    config = OmegaConf.create(options(name, **overrides))
+    planner = build_planner(config, model.action_dim, model.discrete, model.feat_dim)
+    if terminal_value is not None:
+        planner.terminal_value = terminal_value
+    return planner.eval()
 
 
 def world(discrete):

@@ -46,7 +46,7 @@ def test_losses_have_the_names_that_the_configuration_scales(subject):
 
 def rollout_of(post, prior):
     feat = torch.zeros(*post.shape[:2], 1)
-    return Rollout(feat, feat, {"post": post, "prior": prior}, {})
+    return Rollout(feat, feat, torch.ones(feat.shape[:2]), {"post": post, "prior": prior}, {})
 
 
 def leaf_params(space, seed):

@@ -29,7 +29,7 @@ def test_warm_start_moves_up_by_the_steps_executed(name, discrete, replan_every)
         noise_beta=0.0,
     )
     _, memory = planner.act(model, state, planner.initial(5), none(5), False, seeded())
-    length = planner.search.plan_horizon
+    length = planner.plan_horizon
     ramp = torch.linspace(-0.9, 0.9, length)[None, :, None].expand(5, -1, model.action_dim)
     if discrete:
         ramp = torch.nn.functional.one_hot(torch.arange(length) % 3, 3).float().expand(5, -1, -1)
@@ -122,14 +122,14 @@ def test_the_rest_of_a_plan_is_executed_and_flushed_on_reset(name, discrete):
     same = seeded()
     same.set_state(generator.get_state())
     third, memory = planner.act(model, state, memory, flags(0, 1, 0, 0, 0), False, generator)
-    assert len(model.asked[0]) == planner.search.num_samples
+    assert len(model.asked[0]) == planner.settings.num_samples
     fresh, _ = planner.act(model, state.map(lambda x: x[1:2]), planner.initial(1), none(1), False, same)
     torch.testing.assert_close(third[1], fresh[0])
     others = flags(1, 0, 1, 1, 1)
     assert torch.equal(third[others], rest[others, 2])
     model.asked.clear()
     _, memory = planner.act(model, state, memory, none(5), False, generator)
-    assert len(model.asked[0]) == planner.search.num_samples * 4
+    assert len(model.asked[0]) == planner.settings.num_samples * 4
     assert memory["age"].tolist() == [1, 2, 1, 1, 1]
 
 
@@ -139,8 +139,8 @@ def test_one_call_of_the_model_an_iteration_and_one_fork_a_plan(name, discrete):
     model, state = world(discrete)
     planner = build(name, model, decay=1.0)
     planner.act(model, state, planner.initial(5), none(5), False, seeded())
-    assert [len(tried) for tried in model.asked] == [5 * planner.search.num_samples] * planner.search.iterations
-    assert model.forks == [planner.search.num_samples]
+    assert [len(tried) for tried in model.asked] == [5 * planner.settings.num_samples] * planner.settings.iterations
+    assert model.forks == [planner.settings.num_samples]
 
 
 def test_cem_tries_fewer_each_time_its_best_again_and_its_mean_last():

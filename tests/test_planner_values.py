@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from planner_cases import both_spaces, build, none, searching, seeded, world
+from planner_cases import both_spaces, build, none, planning, searching, seeded, world
 from true_models import Chain, LinearGaussian
 
 from dynamics.base import State
@@ -31,7 +31,7 @@ def test_adding_to_all_values_changes_nothing(name, explore):
     assert torch.equal(run(0.0), run(1e4))
 
 
-@searching
+@planning
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
 def test_a_value_that_is_not_finite_is_an_error(name, bad):
     class Broken(LinearGaussian):
@@ -95,12 +95,13 @@ def test_a_terminal_value_sees_beyond_the_plan(name, discrete):
     assert (feat - start.feat).flatten().tolist() == [4.0, 4.0, 4.0]
 
 
-@searching
+@planning
 @pytest.mark.parametrize("noise_beta", [0.0, 1.0])
 def test_the_true_model_gives_the_optimum(name, noise_beta):
     model = LinearGaussian()
     state = model.start(5, scale=0.4)
-    thorough = {"iterations": 12, "num_samples": 1024, "num_elites": 64, "min_std": 0.05, "decay": 1.0, "momentum": 0.0}
+    thorough = {"num_samples": 1024, "num_elites": 64, "min_std": 0.05, "decay": 1.0, "momentum": 0.0}
+    thorough["iterations"] = 60 if name == "gradient" else 16
     planner = build(name, model, noise_beta=noise_beta, **thorough)
     best = model.best_plan(state.feat, 12, 0.99)
     assert best.abs().max() < 1
@@ -112,7 +113,7 @@ def test_the_true_model_gives_the_optimum(name, noise_beta):
         )
     regret = (top - reached) / (top - nothing)
     assert regret.min() > -1e-5
-    assert regret.max() < 0.05
+    assert regret.max() < 0.02
     assert (action - best[:, 0]).abs().mean() < 0.15
 
 

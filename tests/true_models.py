@@ -19,7 +19,9 @@ class TrueModel:
     discrete: bool
 
     def __init__(self) -> None:
-        self.dynamics = SimpleNamespace(fork=self._fork, select=lambda state, rows: state.map(lambda x: x[rows]))
+        self.dynamics = SimpleNamespace(
+            fork=self._fork, select=lambda state, rows: state.map(lambda x: x[rows]), gradient="exact"
+        )
         self.asked: list[Tensor] = []
         self.forks: list[int] = []
 
@@ -30,17 +32,22 @@ class TrueModel:
     def step(self, feat: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         raise NotImplementedError
 
-    def imagine(self, state: State, policy: Tensor, imag_horizon: int, generator=None) -> Trajectory:
-        assert policy.shape == (len(state.feat), imag_horizon, self.action_dim)
+    def imagine(self, state: State, policy, imag_horizon: int, generator=None) -> Trajectory:
         assert not torch.is_grad_enabled()
-        self.asked.append(policy)
-        feats, rewards, conts = [state.feat], [], []
+        return self.imagine_frozen(state, policy, imag_horizon, generator)
+
+    def imagine_frozen(self, state: State, policy, imag_horizon: int, generator=None) -> Trajectory:
+        if isinstance(policy, Tensor):
+            assert policy.shape == (len(state.feat), imag_horizon, self.action_dim)
+            self.asked.append(policy)
+        feats, actions, rewards, conts = [state.feat], [], [], []
         for t in range(imag_horizon):
-            feat, reward, cont = self.step(feats[-1], policy[:, t])
+            actions.append(policy[:, t] if isinstance(policy, Tensor) else policy(feats[-1]))
+            feat, reward, cont = self.step(feats[-1], actions[-1])
             feats.append(feat)
             rewards.append(reward)
             conts.append(cont)
-        return Trajectory(torch.stack(feats, 1), policy, torch.stack(rewards, 1), torch.stack(conts, 1))
+        return Trajectory(*(torch.stack(x, 1) for x in (feats, actions, rewards, conts)))
 
 
 class LinearGaussian(TrueModel):
@@ -82,16 +89,16 @@ class LinearGaussian(TrueModel):
 
 
 class Chain(TrueModel):
-    """Cells 0..goal: left, stay or right; arriving at the goal gives 1 and ends, beyond it lies a lure of 100 a step.
+    """Cells 0..goal: left, stay or right; arriving at the goal gives 1 and ends, beyond it lies a ``lure`` a step.
 
     Arriving in cell 0 gives ``crumb``. Box actions go left below -1/3 and right above 1/3.
     """
 
     feat_dim = 1
 
-    def __init__(self, goal: int = 6, crumb: float = 0.02, discrete: bool = True) -> None:
+    def __init__(self, goal: int = 6, crumb: float = 0.02, discrete: bool = True, lure: float = 100.0) -> None:
         super().__init__()
-        self.goal, self.crumb, self.discrete = goal, crumb, discrete
+        self.goal, self.crumb, self.discrete, self.lure = goal, crumb, discrete, lure
         self.action_dim = 3 if discrete else 1
 
     def at(self, *cells: int) -> State:
@@ -108,7 +115,8 @@ class Chain(TrueModel):
         move = action.argmax(1) - 1.0 if self.discrete else (action[:, 0] * 1.5).round().clamp(-1, 1)
         before = feat[:, 0]
         after = torch.where(before >= self.goal, before + 1, (before + move).clamp(0, self.goal))
-        reward = (after == self.goal).float() + 100.0 * (after > self.goal) + self.crumb * (after == 0)
+        reward = (after == self.goal).float() + self.lure * (after > self.goal) + self.crumb * (after == 0)
+        reward = reward + 0.0 * action.sum(1)  # a gradient, if none that says anything
         return after[:, None], reward, (after != self.goal).float()
 
     def value(self, gamma: float):

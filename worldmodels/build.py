@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from planners.base import Planner
 from worldmodels.data.replay import context_rows
@@ -39,7 +39,9 @@ def build_model(cfg: DictConfig, observations: ObservationSpec, action_dim: int)
         torch.manual_seed(cfg.seed)
         encoder = construct(cfg.encoder, observations=observations)
         dynamics = construct(cfg.dynamics, embed_dim=encoder.out_dim, action_dim=action_dim)
-        heads = {name: construct(head, feat_dim=dynamics.feat_dim) for name, head in cfg.heads.items()}
+        heads = {
+            name: construct(head, feat_dim=dynamics.feat_dim, action_dim=action_dim) for name, head in cfg.heads.items()
+        }
         objectives = [
             construct(objective, feat_dim=dynamics.feat_dim, observations=observations)
             for objective in cfg.objective.values()
@@ -47,15 +49,33 @@ def build_model(cfg: DictConfig, observations: ObservationSpec, action_dim: int)
         return WorldModel(encoder, dynamics, heads, objectives)
 
 
-def build_planner(cfg: DictConfig, action_dim: int, discrete: bool) -> Planner:
-    """A planner from its group of the configuration."""
-    return construct(cfg, action_dim=action_dim, discrete=discrete)
+def build_planner(
+    cfg: DictConfig, action_dim: int, discrete: bool, feat_dim: int | None = None, seed: int = 0
+) -> Planner:
+    """A planner from its group of the configuration, initialised likewise; what learns reads ``feat_dim`` features."""
+    options = OmegaConf.create(OmegaConf.to_container(cfg))
+    learner_of(options).pop("loss_scales", None)
+    if "feat_dim" in learner_of(options):
+        learner_of(options).feat_dim = feat_dim
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return construct(options, action_dim=action_dim, discrete=discrete)
+
+
+def learner_of(cfg: DictConfig) -> DictConfig:
+    """The part of a planner's configuration that says what is learned."""
+    return cfg.get("learner", cfg)
 
 
 def loss_scales(cfg: DictConfig, observations: ObservationSpec) -> dict[str, float]:
-    """The configured scales but those of observations that this environment does not give."""
+    """The configured scales, the planner's too, but those of observations that this environment does not give.
+
+    The planner's alone on a frozen world model.
+    """
     absent = set(OBSERVATIONS) - observations.keys()
-    return {name: scale for name, scale in cfg.loss_scales.items() if name not in absent}
+    own = learner_of(cfg.planner).get("loss_scales", {})
+    scales = {**({} if cfg.world_model else cfg.loss_scales), **own}
+    return {name: scale for name, scale in scales.items() if name not in absent}
 
 
 def prefix_rows(cfg: DictConfig) -> int:
@@ -71,6 +91,8 @@ def require_length(cfg: DictConfig, longest: int | None, prefix: int) -> None:
         "evaluation.context": cfg.evaluation.context,
         "evaluation.imag_horizon": cfg.evaluation.imag_horizon,
         "planner.plan_horizon": cfg.planner.get("plan_horizon", 0),
+        "planner.search.plan_horizon": cfg.planner.get("search", {}).get("plan_horizon", 0),
+        "planner.imag_horizon": learner_of(cfg.planner).get("imag_horizon", 0),
     }
     for key, steps in asked.items():
         if longest is not None and steps > longest:

@@ -15,8 +15,9 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
 
-from worldmodels import visualize
+from worldmodels import plans, visualize
 from worldmodels.cli import CtrlC
 from worldmodels.data.collect import Episode
 from worldmodels.data.datamodule import OnlineDataset
@@ -196,7 +197,7 @@ def first_os_error(error: BaseException | None) -> OSError | None:
 
 
 class Watch(lightning.Callback):
-    """Draws what the model imagines: open-loop clips, error against horizon, and the plan it is following."""
+    """Draws what the model imagines: open-loop clips, error against horizon, and what the planner has in mind."""
 
     def __init__(self, dataset: OnlineDataset, updates: int) -> None:
         self.dataset, self.updates = dataset, updates
@@ -205,29 +206,50 @@ class Watch(lightning.Callback):
     def on_train_batch_end(
         self, trainer: lightning.Trainer, module: WorldModelModule, outputs: Any, batch: dict[str, Tensor], index: int
     ) -> None:
-        """Every so many updates, from the newest batch, which costs the replay's random stream nothing.
-
-        Windows with the fewest resets in their imagined part, because no model could foresee one.
-        """
-        if self.dataset.updates % self.updates or "pixels" not in batch:
+        """Every so many updates, with a random stream of its own: looking changes nothing that is learned or done."""
+        if self.dataset.updates % self.updates:
             return
-        writer = trainer.loggers[0].experiment
-        frames = self.dataset.collector.frames
+        writer, frames = trainer.loggers[0].experiment, self.dataset.collector.frames
         generator = torch.Generator(module.device).manual_seed(self.dataset.updates)
+        self._draw_clip(module, batch, generator, writer, frames)
+        self._draw_plan(module, generator, writer, frames)
+
+    def _draw_clip(
+        self,
+        module: WorldModelModule,
+        batch: dict[str, Tensor],
+        generator: torch.Generator,
+        writer: SummaryWriter,
+        frames: int,
+    ) -> None:
+        """Windows of the newest batch with the fewest resets in their imagined part: no model could foresee one."""
         length = batch["action"].shape[1] - module.prefix
-        if length < 2:
-            return  # nothing follows the first frame
+        if "pixels" not in batch or length < 2:
+            return  # nothing to see, or nothing follows the first frame
         context = max(1, length // 4)
         resets = batch["is_first"][:, module.prefix + context :].sum(1)
         best = resets.argsort(stable=True)[:6]
         prefix, window = split_context({key: value[best] for key, value in batch.items()}, module.prefix)
-        model, actor = module.acting[0], self.dataset.collector.actor
-        with actor.precision():
+        model = module.acting[0]
+        with self.dataset.collector.actor.precision():
             with visualize.own_randomness(generator):
                 start = module.start(model, prefix, window)
             clip = visualize.open_loop(model, window, start, context, length - context, generator)
-            plan = visualize.plan_frames(model, actor, generator)
         visualize.add_gif(writer, "imagination/open_loop", visualize.draw_clips(clip), frames)
         writer.add_figure("imagination/error_against_step", visualize.draw_errors({"model": clip.error()}), frames)
-        if plan is not None:
-            visualize.add_gif(writer, "planner/chosen_plan", plan, frames)
+
+    def _draw_plan(
+        self, module: WorldModelModule, generator: torch.Generator, writer: SummaryWriter, frames: int
+    ) -> None:
+        """What the planner has in mind in the first environment."""
+        actor, (model, planner) = self.dataset.collector.actor, module.acting
+        if not self.dataset.planning or actor.memory is None:
+            return
+        memory = {key: value[:1] for key, value in actor.memory.items()}
+        with actor.precision():
+            looked = plans.look(model, planner, model.dynamics.select(actor.state, slice(0, 1)), memory, generator)
+        if looked is None:
+            return
+        writer.add_figure("planner/considered", plans.draw_plan(looked), frames)
+        if "pixels" in model.encoder.observations:
+            visualize.add_gif(writer, "planner/chosen_plan", plans.frames_of(model, looked), frames)

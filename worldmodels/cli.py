@@ -194,7 +194,25 @@ def names(text: str) -> list[str]:
     return text.split(",")
 
 
+def items(text: str) -> list[str]:
+    """What stands between commas, with or without brackets around all of it; items may hold spaces."""
+    inner = text.strip().removeprefix("[").removesuffix("]")
+    found = [part.strip().strip("'\"") for part in inner.split(",")]
+    if not all(found):
+        raise ValueError(text)
+    return found
+
+
+def yes(text: str) -> bool:
+    """True or false."""
+    if text.lower() not in ("true", "false"):
+        raise ValueError(text)
+    return text.lower() == "true"
+
+
 WHAT = {
+    items: "a list such as [one,two]",
+    yes: "true or false",
     whole: "a whole number of at least 0",
     count: "a whole number of at least 1",
     counts: "whole numbers of at least 1 with commas between",

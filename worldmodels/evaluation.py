@@ -26,6 +26,7 @@ from worldmodels.envs.base import derive_seed
 from worldmodels.envs.vector import VectorEnv
 from worldmodels.errors import UserError
 from worldmodels.model import WorldModel
+from worldmodels.oracle import Oracle, OracleActor, Simulators
 from worldmodels.runs import Run
 
 log = logging.getLogger(__name__)
@@ -134,6 +135,18 @@ def evaluate(
     return in_lots(env, episodes, seed, lot)
 
 
+def evaluate_oracle(env: Mapping[str, Any], planner: Planner, episodes: int, seed: int, explore: bool) -> Episodes:
+    """:func:`evaluate` with the simulator in the model's place, on the same episodes."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def lot(envs: VectorEnv) -> Episodes:
+        with Simulators(env, envs.discrete) as simulators:
+            oracle = Oracle(simulators, envs.action_dim)
+            return play(envs, OracleActor(envs, oracle, explore, generator), planner)
+
+    return in_lots(env, episodes, seed, lot)
+
+
 def in_lots(env: Mapping[str, Any], episodes: int, seed: int, lot: Callable[[VectorEnv], Episodes]) -> Episodes:
     """Play so many episodes on held-out seeds, a few environments at once."""
     played = []
@@ -187,8 +200,8 @@ def describe_spec(spec: ObservationSpec) -> str:
     return ", ".join(f"{key} {'x'.join(map(str, shape))}" for key, (shape, _) in spec.items())
 
 
-def baselines(run: Run, episodes: int, seed: int) -> dict[str, float]:
-    """What looks at nothing, on the same seeds; constant actions only where actions form a box."""
+def blind_policies(run: Run) -> dict[str, Callable[[int, bool], Planner]]:
+    """What looks at nothing, by name; constant actions only where actions form a box."""
     policies: dict[str, Callable[[int, bool], Planner]] = {
         "random": Random,
         "prefill": lambda a, d: build_planner(run.cfg.prefill_planner, a, d),
@@ -196,6 +209,12 @@ def baselines(run: Run, episodes: int, seed: int) -> dict[str, float]:
     if not run.discrete:
         for name, value in (("zero", 0.0), ("plus_one", 1.0), ("minus_one", -1.0)):
             policies[name] = lambda a, d, value=value: Constant(a, d, value)
+    return policies
+
+
+def baselines(run: Run, episodes: int, seed: int) -> dict[str, float]:
+    """Mean returns of what looks at nothing, on the same seeds."""
+    policies = blind_policies(run)
     return {name: statistics.fmean(play_blind(run.cfg.env, p, episodes, seed)) for name, p in policies.items()}
 
 

@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from worldmodels.allocator import keep_freed_memory
+from worldmodels.build import learner_of
 from worldmodels.cli import CtrlC, Interrupted, load_config, take
 from worldmodels.doctor import require_rendering
 from worldmodels.errors import UserError
@@ -53,9 +54,14 @@ def train(words: list[str]) -> Path:
     """Start what the configuration's ``procedure`` is, or continue it with ``resume=<run>``; return its folder."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     keep_freed_memory()
-    own, overrides = take(words, {"resume": str}, required=())
+    own, overrides = take(words, {"resume": str, "world_model": str}, required=())
     resume = Path(own["resume"]) if "resume" in own else None
-    cfg = resumed_config(resume, overrides) if resume else load_config(overrides)
+    if "world_model" in own:
+        if resume:
+            raise UserError("a run that is resumed knows its world_model: leave world_model= out.")
+        cfg = planner_config(Path(own["world_model"]), overrides)
+    else:
+        cfg = resumed_config(resume, overrides) if resume else load_config(overrides)
     try:
         procedure = get_method(cfg.procedure)
     except (ImportError, ValueError) as error:
@@ -155,17 +161,37 @@ def fit(training: Training, checkpoint: str | None) -> None:
         training.checkpoints.save(training.trainer)
 
 
-def resumed_config(folder: Path, words: list[str]) -> DictConfig:
-    """A run's configuration with words on top; what its weights or its replay depend on may not change."""
+def planner_config(folder: Path, words: list[str]) -> DictConfig:
+    """The configuration for training a planner on a run's world model, which stays as it is."""
     before = read_config(folder)
     cfg = override(before, words)
+    require_same(cfg, before, f"the world model in {folder} was trained with another")
+    if not learner_of(cfg.planner).get("loss_scales"):
+        raise UserError(
+            f"planner={cfg.choices.planner} has nothing to learn on a frozen world model: use it as it is, with "
+            f"`python scripts/evaluate.py run={folder} planner={cfg.choices.planner}`, or name one that learns, such "
+            "as planner=actor_critic."
+        )
+    cfg.world_model = str(folder)
+    if "run_dir" not in {word.partition("=")[0] for word in words}:
+        cfg.run_dir = None
+    return cfg
+
+
+def require_same(cfg: DictConfig, before: DictConfig, because: str) -> None:
+    """Refuse a configuration that differs in what weights or replay depend on."""
     changed = [group for group in WEIGHTS if cfg[group] != before[group]]
     if lasting(cfg.env) != lasting(before.env):
         changed.append("env")
     if changed:
-        raise UserError(
-            f"{changed[0]} cannot change when resuming: {folder} was trained with another; start a new run."
-        )
+        raise UserError(f"{changed[0]} cannot change: {because}.")
+
+
+def resumed_config(folder: Path, words: list[str]) -> DictConfig:
+    """A run's configuration with words on top; what its weights or its replay depend on may not change."""
+    before = read_config(folder)
+    cfg = override(before, words)
+    require_same(cfg, before, f"{folder} was trained with another; start a new run")
     if optimizer_layout(cfg) != optimizer_layout(before):
         raise UserError(
             f"only the values of learning rates can change when resuming, not the optimizer: {folder} was trained "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -10,11 +11,28 @@ from torch import Generator, Tensor, nn
 
 from dynamics.base import Dynamics, Rollout, State
 from worldmodels.encoders import Encoder
+from worldmodels.nets import frozen
 from worldmodels.objectives.base import Objective
 from worldmodels.trajectory import Trajectory
 
 Policy = Tensor | Callable[[Tensor], Tensor]
 """Actions [N, H, A] fixed in advance, or a function from features [N, F] to actions [N, A]."""
+
+
+@runtime_checkable
+class Model(Protocol):
+    """What a planner may consult: a learned :class:`WorldModel`, or the simulator itself."""
+
+    dynamics: Dynamics
+    device: torch.device
+
+    def initial(self, n: int) -> State:
+        """The state before an episode's first frame."""
+
+    def imagine(
+        self, state: State, policy: Policy, imag_horizon: int, generator: Generator | None = None
+    ) -> Trajectory:
+        """What follows from N states."""
 
 
 class WorldModel(nn.Module):
@@ -69,7 +87,7 @@ class WorldModel(nn.Module):
         for objective in self.objectives:
             losses |= objective(rollout, embed, batch)
         for name, head in self.heads.items():
-            losses[name] = head.loss(rollout.feat, batch, batch["reset"])
+            losses[name] = head.loss(rollout.feat, rollout.weight, batch, batch["reset"])
         return losses, rollout
 
     def imagine(
@@ -85,9 +103,27 @@ class WorldModel(nn.Module):
         feat, action = torch.stack(feats, dim=1), torch.stack(actions, dim=1)
         return Trajectory(feat, action, self.heads["reward"](feat, action), self.heads["cont"](feat, action))
 
+    def imagine_frozen(
+        self, state: State, policy: Policy, imag_horizon: int, generator: Generator | None = None
+    ) -> Trajectory:
+        """:meth:`imagine`, with gradients that reach states and actions but none of this model's parameters."""
+        return frozen(_Imagination(self), state, policy, imag_horizon, generator)
+
     def decode(self, feat: Float[Tensor, "... F"]) -> dict[str, Tensor]:
         """Observations as the latent holds them: ``pixels`` in [0, 1], ``state`` in the environment's units."""
         for objective in self.objectives:
             if objective.decoder is not None:
                 return objective.decoder(feat)
         raise ValueError("none of this world model's objectives has a decoder")
+
+
+class _Imagination(nn.Module):
+    """:meth:`WorldModel.imagine` as a forward pass, which can be called with other parameters."""
+
+    def __init__(self, model: WorldModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, state: State, policy: Policy, imag_horizon: int, generator: Generator | None) -> Trajectory:
+        """Imagine."""
+        return self.model.imagine(state, policy, imag_horizon, generator)

@@ -67,8 +67,18 @@ class WorldModelModule(lightning.LightningModule):
     def losses(self, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], Rollout]:
         """Every loss by name, unreduced, and the rollout behind them."""
         prefix, window = split_context(batch, self.prefix)
-        losses, rollout = self.model.losses(window, self.start(self.model, prefix, window))
+        start = self.start(self.model, prefix, window)
+        if self.learns_model:
+            losses, rollout = self.model.losses(window, start)
+        else:
+            with torch.no_grad():
+                losses, rollout = {}, self.model.observe(window, start)[0]
         return losses | self.planner.loss(self.model, rollout, window), rollout
+
+    @property
+    def learns_model(self) -> bool:
+        """Whether the world model learns, or was frozen (``requires_grad_(False)``) for a planner to learn on."""
+        return any(p.requires_grad for p in self.model.parameters())
 
     @property
     def acting(self) -> tuple[WorldModel, Planner]:
@@ -99,7 +109,9 @@ class WorldModelModule(lightning.LightningModule):
         means = {name: loss.float().mean() for name, loss in losses.items()}
         self._refuse_non_finite(means)
         self.log_dict({f"loss/{name}": mean for name, mean in means.items()})
-        self.log_dict({f"latent/{name}": value.mean() for name, value in self.model.dynamics.metrics(rollout).items()})
+        watched = {"latent": self.model.dynamics.metrics(rollout), "planner": self.planner.metrics(rollout)}
+        for part, values in watched.items():
+            self.log_dict({f"{part}/{name}": value.mean() for name, value in values.items()})
         total = self.total(means)
         self.log("loss/total", total)
         return total

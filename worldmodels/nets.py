@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
+from torch.func import functional_call
 
 
 class BlockLinear(nn.Module):
@@ -92,3 +94,8 @@ def rotate(x: Float[Tensor, "B h T d"], cos: Float[Tensor, "B 1 T c"], sin: Floa
     """Turn pairs of channels, so that queries and keys see the distance of their positions alone (eq. 15)."""
     a, b = x.chunk(2, dim=-1)
     return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
+
+
+def frozen(module: nn.Module, *args: Any) -> Any:
+    """``module(*args)`` with gradients that reach the arguments but no parameter of the module."""
+    return functional_call(module, {name: p.detach() for name, p in module.named_parameters()}, args)

@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from planners.base import Planner
 from worldmodels import precision
-from worldmodels.build import build_model, build_planner, prefix_rows, require_length
+from worldmodels.build import build_model, build_planner, learner_of, prefix_rows, require_length
 from worldmodels.cli import dotted_keys, is_group, load_config, require_counts, require_types
 from worldmodels.encoders import ObservationSpec
 from worldmodels.envs import describe
@@ -141,11 +141,40 @@ def load_run(path: str | Path, overrides: list[str] | None = None, device: str =
     spaces = checkpoint["spaces"]
     model = build_model(cfg, observation_spec(checkpoint), spaces["action_dim"])
     require_length(cfg, model.dynamics.max_length, prefix_rows(cfg))
-    planner = build_planner(cfg.planner, spaces["action_dim"], spaces["discrete"])
+    planner = build_planner(cfg.planner, spaces["action_dim"], spaces["discrete"], model.dynamics.feat_dim)
     load_weights(model, checkpoint, AVERAGE + "model.", checkpoint["file"])
     if list(planner.parameters()):
-        load_weights(planner, checkpoint, AVERAGE + "planner.", checkpoint["file"])
+        require_learned(cfg, before, path)
+        load_weights(planner.learned, checkpoint, learned_prefix(before), checkpoint["file"])
     return Run(path, cfg, model.to(device).eval(), planner.to(device).eval(), checkpoint)
+
+
+def require_learned(cfg: DictConfig, before: DictConfig, path: Path) -> None:
+    """Refuse a planner whose learned parts a run has not trained."""
+    if learner_of(cfg.planner)._target_ != learner_of(before.planner)._target_:
+        raise UserError(
+            f"planner={cfg.choices.planner} has learned parts, which {path} lacks (it was trained with "
+            f"planner={before.choices.planner}): train them with `python scripts/train.py world_model={path} "
+            f"planner={cfg.choices.planner}`."
+        )
+
+
+def learned_prefix(cfg: DictConfig) -> str:
+    """Where a run's checkpoint keeps what its planner learned."""
+    return AVERAGE + ("planner.learner." if "learner" in cfg.planner else "planner.")
+
+
+def keep_learned(planner: DictConfig, before: DictConfig) -> DictConfig:
+    """A planner chosen for a run, with the options of its learned parts as they were trained, and their discount."""
+    learner, trained = learner_of(planner), learner_of(before)
+    if learner.get("feat_dim", MISSING) is MISSING or learner._target_ != trained._target_:
+        return planner
+    with open_dict(planner):
+        for key in learner.keys() & trained.keys() - {"_partial_"}:
+            learner[key] = trained[key]
+        if "search" in planner:
+            planner.search.gamma = learner.gamma
+    return planner
 
 
 def observation_spec(checkpoint: dict[str, Any]) -> ObservationSpec:
@@ -179,7 +208,8 @@ def override(cfg: DictConfig, overrides: list[str]) -> DictConfig:
             fresh, place = load_config([word, *inside]), key.partition("@")[2] or key
             if place not in fresh:
                 raise UserError(f"{key} can only be chosen when a run starts.")
-            cfg[place], cfg.choices[key] = fresh[place], fresh.choices[key]
+            chosen = keep_learned(fresh.planner, cfg.planner) if place == "planner" else fresh[place]
+            cfg[place], cfg.choices[key] = chosen, fresh.choices[key]
         elif OmegaConf.select(cfg, key, default=MISSING) is MISSING:
             raise UserError(f"this run's {CONFIG} has no key {key!r}.{near_match(key, dotted_keys(cfg))}")
         else:

@@ -6,6 +6,7 @@ import json
 import logging
 import statistics
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,12 @@ from jaxtyping import Float
 from omegaconf import DictConfig
 from torch import Tensor
 
-from worldmodels import precision, visualize
+from worldmodels import plans, precision, visualize
 from worldmodels.build import build_model
 from worldmodels.data.replay import Replay, split_context
 from worldmodels.encoders import pixels_to_float
 from worldmodels.errors import UserError
-from worldmodels.evaluation import Episodes, baselines, evaluate, table, write_json
+from worldmodels.evaluation import Episodes, baselines, evaluate, evaluate_oracle, table, write_json
 from worldmodels.logs import FRAMES, read_rows
 from worldmodels.runs import Run, observation_spec
 
@@ -27,11 +28,30 @@ log = logging.getLogger(__name__)
 
 
 def score(run: Run, episodes: int, seed: int) -> Episodes:
-    """Write ``evaluation.json`` and a video of the first episode; return the stochastic episodes."""
+    """Write ``evaluation.json``, a video of the first episode and a plan; return the stochastic episodes."""
     played = {explore: play_held_out(run, episodes, seed, explore) for explore in (False, True)}
     untrained = replace(run, model=fresh_model(run).to(run.model.device).eval())
-    returns = played[False].returns
+    beside = {"untrained": statistics.fmean(play_held_out(untrained, episodes, seed, explore=False).returns)}
+    write_scores(run, run.path / "evaluation.json", played, seed, beside)
+    if "pixels" in played[False].rows:
+        write_video(run, played[False])
+    plans.watch(run, seed)
+    return played[True]
+
+
+def score_oracle(run: Run, episodes: int, seed: int) -> None:
+    """Write ``evaluation_oracle.json``: the run's planner with the simulator for a model, on the same episodes."""
+    played = {explore: evaluate_oracle(run.cfg.env, run.planner, episodes, seed, explore) for explore in (False, True)}
+    write_scores(run, run.path / "evaluation_oracle.json", played, seed, {}, model="oracle")
+
+
+def write_scores(
+    run: Run, path: Path, played: dict[bool, Episodes], seed: int, beside: dict[str, float], model: str = "learned"
+) -> None:
+    """Returns without and with exploration, beside what needs no learning and ``beside``: a file and a table."""
+    returns, episodes = played[False].returns, len(played[False].returns)
     result = {
+        "model": model,
         "return_mean": statistics.fmean(returns),
         "return_std": statistics.pstdev(returns),
         "return_stochastic_mean": statistics.fmean(played[True].returns),
@@ -42,14 +62,10 @@ def score(run: Run, episodes: int, seed: int) -> Episodes:
         "evaluation_seed": seed,
         "returns": returns,
         "returns_stochastic": played[True].returns,
-        "baselines": baselines(run, episodes, seed)
-        | {"untrained": statistics.fmean(play_held_out(untrained, episodes, seed, explore=False).returns)},
+        "baselines": baselines(run, episodes, seed) | beside,
     }
-    write_json(run.path / "evaluation.json", result)
-    if "pixels" in played[False].rows:
-        write_video(run, played[False])
+    write_json(path, result)
     log.info("\n%s\n", table(result))
-    return played[True]
 
 
 def play_held_out(run: Run, episodes: int, seed: int, explore: bool = True) -> Episodes:

@@ -23,8 +23,11 @@ from worldmodels.data.replay import Replay
 from worldmodels.encoders import ObservationSpec
 from worldmodels.envs.vector import VectorEnv
 from worldmodels.errors import UserError
+from worldmodels.footprint import require_memory
 from worldmodels.logs import FrameCurves, MetricsCsv
-from worldmodels.module import WorldModelModule
+from worldmodels.model import WorldModel
+from worldmodels.module import AVERAGE, WorldModelModule
+from worldmodels.runs import load_weights, read_checkpoint
 from worldmodels.timing import Stopwatch
 
 log = logging.getLogger(__name__)
@@ -59,7 +62,10 @@ def assemble(cfg: DictConfig, folder: Path, ctrl_c: CtrlC, resumed_at: int = 0) 
     with ExitStack() as stack:
         envs = stack.enter_context(VectorEnv(cfg.env, cfg.env.num_envs, cfg.seed, cfg.env.step_timeout))
         model = build_model(cfg, envs.observation_spec, envs.action_dim)
+        if cfg.world_model:
+            freeze(model, cfg, resumed_at)
         module = build_module(cfg, folder, model, envs)
+        require_memory(model, module.planner, envs.num_envs)
         trainer_cfg = cfg.trainer
         watch = Stopwatch()
         dataset = build_dataset(cfg, folder, module, envs, watch)
@@ -95,6 +101,14 @@ def assemble(cfg: DictConfig, folder: Path, ctrl_c: CtrlC, resumed_at: int = 0) 
         yield Training(module, OnlineData(dataset), trainer, checkpoints, watch)
 
 
+def freeze(model: WorldModel, cfg: DictConfig, resumed_at: int) -> None:
+    """Give a model the weights of ``cfg.world_model`` for good; one that is resumed finds them in its checkpoint."""
+    if not resumed_at:
+        checkpoint = read_checkpoint(Path(cfg.world_model))
+        load_weights(model, checkpoint, AVERAGE + "model.", checkpoint["file"])
+    model.requires_grad_(False)
+
+
 def build_trainer(
     cfg: DictConfig, folder: Path, dataset: OnlineDataset, callbacks: list[lightning.Callback], resumed_at: int
 ) -> lightning.Trainer:
@@ -125,7 +139,7 @@ def build_module(cfg: DictConfig, folder: Path, model: Any, envs: VectorEnv | Sp
     """The LightningModule of a configuration."""
     return WorldModelModule(
         model,
-        build_planner(cfg.planner, envs.action_dim, envs.discrete),
+        build_planner(cfg.planner, envs.action_dim, envs.discrete, model.dynamics.feat_dim, cfg.seed),
         lambda groups: construct(cfg.optimizer.build, params=groups, lr=cfg.optimizer.lr),
         construct(cfg.optimizer.clip),
         loss_scales(cfg, envs.observation_spec),

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -24,9 +23,6 @@ from torch.utils.tensorboard import SummaryWriter
 from dynamics.base import State
 from worldmodels.encoders import pixels_to_float
 from worldmodels.model import WorldModel
-
-if TYPE_CHECKING:
-    from worldmodels.data.collect import Actor
 
 SEES, IMAGINES = (60, 200, 60), (220, 60, 60)
 """Border colours: green while the model sees the frames, red once it only imagines."""
@@ -78,17 +74,6 @@ def own_randomness(generator: torch.Generator | None) -> Iterator[None]:
     with torch.random.fork_rng(devices=[generator.device] if generator.device.type == "cuda" else []):
         torch.manual_seed(generator.initial_seed())
         yield
-
-
-@torch.no_grad()
-def plan_frames(model: WorldModel, actor: Actor, generator: torch.Generator | None = None) -> np.ndarray | None:
-    """The plan that the first environment's planner holds, decoded; None where a planner keeps no plan."""
-    if actor.memory is None or "plan" not in actor.memory:
-        return None
-    plan = actor.memory["plan"][:1]
-    feat = model.imagine(model.dynamics.select(actor.state, slice(0, 1)), plan, plan.shape[1], generator).feat
-    frames = rearrange(to_uint8(model.decode(feat)["pixels"][0]), "t c h w -> t h w c")
-    return np.stack([enlarge(border(frame, SEES if t == 0 else IMAGINES)) for t, frame in enumerate(frames)])
 
 
 def to_uint8(images: Tensor) -> UInt8[np.ndarray, "..."]:

@@ -21,13 +21,14 @@ from dynamics.base import Dynamics, Rollout
 from worldmodels import precision
 from worldmodels.allocator import keep_freed_memory
 from worldmodels.benchmarks.backbones_report import IMAGINED, draw, exponent, table
-from worldmodels.benchmarks.peak import PeakMemory, status
+from worldmodels.benchmarks.peak import PeakMemory
 from worldmodels.benchmarks.subjects import ACTION, EMBED, Subject, subjects
 from worldmodels.benchmarks.training import WARM_UP, finish, machine, timed
 from worldmodels.cli import config_dir, load_config, show_log
 from worldmodels.envs.stream import depend_on_parent
 from worldmodels.errors import UserError, near_match
 from worldmodels.evaluation import write_json
+from worldmodels.footprint import free_bytes
 
 log = logging.getLogger(__name__)
 
@@ -136,7 +137,7 @@ def measure_subject(
     for length in sorted(lengths):
         parts, found = Parts(subject.build(length).to(device), batch, length, device), {}
         for what, prepare in parts.calls().items():
-            if reason := too_much(known, length, what, free_memory(device)):
+            if reason := too_much(known, length, what, free_bytes(device) / 1e6):
                 found[f"{what}_skipped"] = reason
                 continue
             found |= {f"{what}_{unit}": value for unit, value in cost(prepare(), repeats, device).items()}
@@ -208,12 +209,6 @@ def several(call: Callable[[], Any], device: torch.device, least: int, most: int
     while len(times) < most and (len(times) < least or sum(times) < PATIENCE):
         times.append(timed(call, device))
     return times
-
-
-def free_memory(device: torch.device) -> float:
-    """Megabytes to be had."""
-    free = torch.cuda.mem_get_info()[0] if device.type == "cuda" else status("MemAvailable", "/proc/meminfo")
-    return free / 1e6
 
 
 def too_much(known: dict[int, dict[str, Any]], length: int, what: str, free: float) -> str | None:

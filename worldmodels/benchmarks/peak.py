@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 
+from worldmodels.footprint import linux_bytes
+
 
 class PeakMemory:
     """Most memory in use within the block, above what was in use before: of the process on Linux, of the GPU there."""
@@ -23,15 +25,9 @@ class PeakMemory:
             return self
         ctypes.CDLL(None).malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")  # resets the peak
-        self.before = status("VmRSS")
+        self.before = linux_bytes("VmRSS")
         return self
 
     def __exit__(self, *_: object) -> None:
-        peak = torch.cuda.max_memory_allocated() if self.device.type == "cuda" else status("VmHWM")
+        peak = torch.cuda.max_memory_allocated() if self.device.type == "cuda" else linux_bytes("VmHWM")
         self.megabytes = (peak - self.before) / 1e6
-
-
-def status(key: str, file: str = "/proc/self/status") -> int:
-    """Bytes under a key of what Linux says of a process or of the machine."""
-    line = next(line for line in Path(file).read_text().splitlines() if line.startswith(key + ":"))
-    return 1024 * int(line.split()[1])

@@ -16,7 +16,7 @@ from planners.base import Planner
 from worldmodels.data.replay import Replay
 from worldmodels.envs.vector import VectorEnv
 from worldmodels.errors import UserError
-from worldmodels.model import WorldModel
+from worldmodels.model import Model, WorldModel
 from worldmodels.timing import Stopwatch
 
 log = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ class Actor:
     def __init__(
         self,
         n: int,
-        model: WorldModel,
+        model: Model,
         explore: bool,
         generator: torch.Generator,
         precision: Callable[[], AbstractContextManager] = nullcontext,

@@ -95,19 +95,20 @@ class OnlineDataset(IterableDataset):
 
     def _collect(self) -> None:
         prefilling = self.collector.decisions < self.schedule.prefill
-        if not prefilling and not self._planning:
-            self._planning = True
+        if not prefilling and not self.planning:
+            self.planning = True
             self.collector.actor.memory = None  # another planner's memory means nothing to this one
         for episode in self.collector.step(self.prefill_planner if prefilling else self.planner):
             self.on_episode(episode)
 
-    _planning = False
+    planning = False
+    """Whether the prefill is over."""
 
     def state_dict(self) -> dict[str, Any]:
         """Counters, collector and replay."""
         return {
             "updates": self.updates,
-            "planning": self._planning,
+            "planning": self.planning,
             "schedule": self.schedule.state_dict(),
             "collector": self.collector.state_dict(),
             "replay": self.replay.state_dict(),
@@ -115,7 +116,7 @@ class OnlineDataset(IterableDataset):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where :meth:`state_dict` was taken."""
-        self.updates, self._planning = state["updates"], state["planning"]
+        self.updates, self.planning = state["updates"], state["planning"]
         self.schedule.load_state_dict(state["schedule"], state["collector"]["decisions"], self.updates)
         self.replay.load_state_dict(state["replay"])
         self.collector.load_state_dict(state["collector"])
@@ -123,7 +124,7 @@ class OnlineDataset(IterableDataset):
 
     def _forget_other_planners(self) -> None:
         """A run may be resumed with another planner, to which what this one remembered means nothing."""
-        actor, planner = self.collector.actor, self.planner if self._planning else self.prefill_planner
+        actor, planner = self.collector.actor, self.planner if self.planning else self.prefill_planner
         fresh = planner.initial(self.collector.envs.num_envs)
         known = actor.memory and {key: value.shape for key, value in actor.memory.items()}
         if known != {key: value.shape for key, value in fresh.items()}:

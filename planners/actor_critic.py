@@ -1,0 +1,154 @@
+"""Actor and critic learned in imagination: DreamerV3 (Hafner et al. 2023), section "Actor critic learning"."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from dynamics.base import Rollout, State
+from planners.base import Learner, require, require_gradients
+from planners.critic import Critic, ReturnScale
+from planners.policies import ActionDistribution, Policy
+from planners.returns import lambda_returns, reach_weights
+from worldmodels.errors import near_match
+from worldmodels.nets import frozen
+from worldmodels.trajectory import Trajectory
+
+if TYPE_CHECKING:
+    from worldmodels.model import WorldModel
+
+GRADIENTS = ("reinforce", "dynamics")
+
+
+class ActorCritic(Learner):
+    """Acts by its actor alone, which learned from futures that the model imagined from every state of the batch.
+
+    Args:
+        imag_horizon: imagined decisions.
+        imag_last: starts a window, its last; 0: every step. Backbones with large memories want fewer.
+        gamma: discount a decision; DreamerV3's is 1 - 1/333.
+        lam: of the lambda-returns.
+        entropy: weight of the actor's entropy.
+        gradient: of the actor, ``reinforce`` or, back through the model, ``dynamics``.
+        straight_through: take a categorical latent's straight-through gradient for one.
+        replay_gradient: let the critic's loss on replay shape the latent.
+    """
+
+    def __init__(
+        self,
+        feat_dim: int,
+        action_dim: int,
+        discrete: bool,
+        actor: dict[str, float | int],
+        critic: dict[str, float | int],
+        imag_horizon: int = 15,
+        imag_last: int = 0,
+        gamma: float = 1 - 1 / 333,
+        lam: float = 0.95,
+        entropy: float = 3e-4,
+        gradient: str = "reinforce",
+        straight_through: bool = False,
+        replay_gradient: bool = True,
+    ) -> None:
+        super().__init__(action_dim, discrete)
+        require(imag_horizon >= 1, f"imag_horizon={imag_horizon} must be at least 1.")
+        require(imag_last >= 0, f"imag_last={imag_last} must not be negative; 0 takes every step.")
+        require(0 <= gamma <= 1, f"gamma={gamma} must lie in [0, 1].")
+        require(0 <= lam <= 1, f"lam={lam} must lie in [0, 1].")
+        require(
+            gradient in GRADIENTS,
+            f"planner.gradient={gradient} is not one of {', '.join(GRADIENTS)}.{near_match(gradient, GRADIENTS)}",
+        )
+        self.imag_horizon, self.imag_last = imag_horizon, imag_last
+        self.gamma, self.lam, self.entropy = gamma, lam, entropy
+        self.gradient, self.straight_through, self.replay_gradient = gradient, straight_through, replay_gradient
+        self.actor = Policy(feat_dim, action_dim, discrete, **actor)
+        self.critic = Critic(feat_dim, **critic)
+        self.return_scale = ReturnScale()
+
+    def policy(self, feat: Float[Tensor, "N F"]) -> ActionDistribution:
+        """The actor's distribution."""
+        return self.actor(feat)
+
+    def value(self, feat: Float[Tensor, "N S F"], noise: Tensor) -> Float[Tensor, "N S"]:
+        """The critic's value."""
+        return self.critic(feat)
+
+    def loss(self, model: WorldModel, rollout: Rollout, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """``actor`` and ``critic`` on imagined states, ``replay_critic`` on those of the batch.
+
+        Each loss reaches its own network only, but for ``replay_critic`` with ``replay_gradient``.
+        """
+        last = self.imag_last or rollout.post.shape[1]
+        require(last >= 2, f"the critic learns from steps: data.length and imag_last must be at least 2, not {last}.")
+        start = model.dynamics.starts(rollout, last)
+        alive = (~batch["is_terminal"][:, -last:]).flatten()
+        imagined, raw = self._imagine(model, start)
+        value = frozen(self.critic, imagined.feat)
+        returns = lambda_returns(imagined.reward, imagined.cont, value[:, 1:], self.gamma, self.lam)
+        weight = reach_weights(alive, imagined.cont, self.gamma)
+        return {
+            "actor": weight * self._actor_loss(imagined.feat[:, :-1].detach(), raw, value[:, :-1], returns),
+            "critic": weight * self.critic.loss(imagined.feat[:, :-1].detach(), returns),
+            "replay_critic": self._replay_loss(rollout, batch, returns[:, 0].unflatten(0, (-1, last)).detach()),
+        }
+
+    def _imagine(self, model: WorldModel, start: State) -> tuple[Trajectory, Tensor]:
+        """Futures of the actor's choice and the raw actions in them; gradients flow as the actor's loss needs."""
+        raws = []
+
+        def choose(feat: Tensor) -> Tensor:
+            actions = self.actor(feat)
+            raws.append(actions.draw(torch.randn(len(feat), self.action_dim, device=feat.device)))
+            return actions.action(raws[-1])
+
+        if self.gradient == "dynamics":
+            require_gradients(model.dynamics.gradient, self.straight_through, "planner.gradient=reinforce")
+            imagined = model.imagine_frozen(start, choose, self.imag_horizon)
+        else:
+            with torch.no_grad():
+                imagined = model.imagine(start, choose, self.imag_horizon)
+        return imagined, torch.stack(raws, dim=1)
+
+    def _actor_loss(self, feat: Tensor, raw: Tensor, value: Tensor, returns: Tensor) -> Tensor:
+        """Unweighted, [N, H]: policy gradient with the critic as baseline, or minus the returns themselves."""
+        actions = self.actor(feat)
+        scale = self.return_scale(returns)
+        if self.gradient == "dynamics":
+            gain = returns / scale
+        else:
+            gain = actions.log_prob(raw.detach()) * ((returns - value) / scale).detach()
+        return -(gain + self.entropy * actions.entropy(raw.detach()))
+
+    def _replay_loss(self, rollout: Rollout, batch: dict[str, Tensor], imagined: Tensor) -> Tensor:
+        """The critic on recorded rewards, bootstrapped from ``imagined`` returns [B, K] of the last K states.
+
+        An episode's end bootstraps where a time limit cut it off, and does not where it was terminal; its last state
+        has no successor and counts nothing.
+        """
+        last = imagined.shape[1]
+        rows = {key: batch[key][:, -last:] for key in ("reward", "is_terminal", "is_last", "is_first")}
+        going = (~rows["is_terminal"]).float()
+        lam = self.lam * (~rows["is_last"]).float()
+        targets = lambda_returns(rows["reward"][:, 1:], going[:, 1:], imagined[:, 1:], self.gamma, lam[:, 1:])
+        feat = rollout.feat[:, -last:][:, :-1]
+        followed = (~rows["is_first"][:, 1:]).float()
+        return followed * self.critic.loss(feat if self.replay_gradient else feat.detach(), targets)
+
+    def metrics(self, rollout: Rollout) -> dict[str, Tensor]:
+        """The actor's entropy and the critic's values on the batch, and the scale of returns."""
+        with torch.no_grad():
+            actions = self.actor(rollout.post)
+            raw = actions.draw(torch.zeros_like(actions.mode()))
+            return {
+                "entropy": actions.entropy(raw),
+                "value": self.critic(rollout.post),
+                "return_scale": self.return_scale.scale(),
+            }
+
+    def after_step(self) -> None:
+        """Move the critic's slow copy."""
+        self.critic.after_step()

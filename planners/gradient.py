@@ -1,0 +1,110 @@
+"""Planning by gradient ascent on the imagined return, through the model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Generator, Tensor
+
+from dynamics.base import Memory, State
+from planners.base import Considered, require, require_gradients
+from planners.noise import row_noise
+from planners.proposals import Categorical, Gaussian
+from planners.replanning import Replanner
+
+
+class Gradient(Replanner):
+    """Improves several action sequences by Adam and executes the best: first-order shooting.
+
+    As in Henaff et al., "Model-Based Planning with Discrete and Continuous Actions", 2017, and Bharadhwaj et al.,
+    "Model-Predictive Control via Cross-Entropy and Gradient-Based Optimization", 2020. Box actions are projected
+    onto the box after each step. Discrete ones ascend as softmax probabilities and count as their likeliest actions.
+    The first sequence starts at the rest of the plan before (with ``warm_start``), the others around it.
+
+    Args:
+        restarts: sequences improved for each environment.
+        iterations: gradient steps.
+        lr: Adam's step, in units of the box, or of logits.
+        spread: deviation of the starts around the first.
+        noise_std: Box: of the noise added to what is executed while exploring; Discrete: share of uniform actions.
+        straight_through: accept the biased gradient of categorical latents.
+    """
+
+    def __init__(
+        self,
+        action_dim: int,
+        discrete: bool,
+        plan_horizon: int,
+        restarts: int,
+        iterations: int,
+        lr: float,
+        spread: float = 0.5,
+        noise_std: float = 0.3,
+        gamma: float = 0.99,
+        replan_every: int = 1,
+        warm_start: bool = True,
+        straight_through: bool = False,
+    ) -> None:
+        require(restarts >= 1, f"restarts={restarts} must be at least 1.")
+        require(iterations >= 1, f"iterations={iterations} must be at least 1.")
+        require(lr > 0, f"lr={lr} must be positive.")
+        family = Categorical(action_dim, 0.0) if discrete else Gaussian(noise_std, noise_std)
+        super().__init__(action_dim, discrete, family, plan_horizon, gamma, replan_every, warm_start)
+        self.restarts, self.iterations, self.lr = restarts, iterations, lr
+        self.spread, self.noise_std, self.straight_through = spread, noise_std, straight_through
+
+    @property
+    def imagined(self) -> tuple[int, int]:
+        """All restarts."""
+        return self.restarts, self.plan_horizon
+
+    def search(
+        self, model: Any, state: State, memory: Memory, explore: bool, generator: Generator | None, guide: Any
+    ) -> Memory:
+        """Ascend from ``restarts`` starts and keep the best of what they end in."""
+        require_gradients(model.dynamics.gradient, self.straight_through, "planner=mppi")
+        n, shape = len(memory["mean"]), (self.restarts, self.plan_horizon, self.action_dim)
+        noise = row_noise(n, (self.restarts + 1, *shape[1:]), memory["mean"].device, generator)
+        forked = model.dynamics.fork(state.map(torch.detach), self.restarts)
+        free = self._start(memory["mean"], noise[:, 1:])
+        free = self._ascend(model, forked, free, generator)
+        candidates = self.family.mode(self._actions(free))
+        values = self.imagined_values(model, forked, candidates.flatten(0, 1), None, generator).unflatten(0, (n, -1))
+        best = values.argmax(1)
+        rows = torch.arange(n, device=best.device)
+        actions = candidates[rows, best]
+        if explore:
+            actions = self.family.draw(actions, torch.full_like(actions, self.noise_std), noise[:, 0])
+        return memory | {"mean": self._actions(free)[rows, best], "actions": actions}
+
+    def consider(self, model: Any, state: State, memory: Memory, generator: Generator | None = None) -> Considered:
+        """The sequence that an ascent from where ``memory`` is ends in."""
+        return Considered(self.search(model, state, self.moved_up(memory), False, generator, None)["actions"])
+
+    def _start(self, mean: Float[Tensor, "N H A"], noise: Float[Tensor, "N R H A"]) -> Float[Tensor, "N R H A"]:
+        """Free numbers to begin from: the plan before, then noise around it."""
+        around = mean.clamp(min=1e-3).log() if self.discrete else mean
+        noise = torch.cat([torch.zeros_like(noise[:, :1]), self.spread * noise[:, 1:]], dim=1)
+        return self._projected(around[:, None] + noise)
+
+    def _ascend(self, model: Any, forked: State, free: Tensor, generator: Generator | None) -> Tensor:
+        """Adam on every number for itself, so that rows do not see one another."""
+        with torch.enable_grad():
+            free = free.clone().requires_grad_()
+            optimizer = torch.optim.Adam([free], self.lr)
+            for _ in range(self.iterations):
+                actions = self._actions(free).flatten(0, 1)
+                values = self.imagined_values(model, forked, actions, None, generator, frozen=True)
+                (free.grad,) = torch.autograd.grad(-values.sum(), [free])
+                optimizer.step()
+                free.data = self._projected(free.data)
+        return free.detach()
+
+    def _actions(self, free: Tensor) -> Tensor:
+        """What the model is given: numbers of the box, or probabilities."""
+        return free.softmax(-1) if self.discrete else free
+
+    def _projected(self, free: Tensor) -> Tensor:
+        return free if self.discrete else free.clamp(-1, 1)

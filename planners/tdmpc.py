@@ -1,0 +1,146 @@
+"""Temporal-difference learning of an ensemble of Q functions and a policy: what TD-MPC2 (Hansen et al. 2024) learns."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from dynamics.base import Rollout
+from planners.base import Learner, require
+from planners.critic import ReturnScale, follow, slow_copy
+from planners.policies import ActionDistribution, Policy
+from worldmodels.distributions import TwoHot
+from worldmodels.nets import MLP, frozen
+
+if TYPE_CHECKING:
+    from worldmodels.model import WorldModel
+
+
+class QEnsemble(nn.Module):
+    """``num_q`` functions of a state and an action, symexp two-hot, with dropout after their first layer's weights.
+
+    They begin at zero and differ by their hidden layers.
+    """
+
+    def __init__(
+        self, feat_dim: int, action_dim: int, units: int, layers: int, num_q: int, num_bins: int, dropout: float
+    ) -> None:
+        super().__init__()
+        self.two_hot = TwoHot(num_bins)
+        self.nets = nn.ModuleList(MLP(feat_dim + action_dim, units, layers, num_bins, 0.0) for _ in range(num_q))
+        for net in self.nets:
+            net[0].insert(1, nn.Dropout(dropout))
+
+    def forward(
+        self, feat: Float[Tensor, "... F"], action: Float[Tensor, "... A"], members: list[int]
+    ) -> Float[Tensor, "Q ... K"]:
+        """Logits of some members."""
+        x = torch.cat([feat, action], dim=-1)
+        return torch.stack([self.nets[i](x) for i in members])
+
+    def some(self, count: int) -> list[int]:
+        """Members drawn without replacement."""
+        return torch.randperm(len(self.nets))[:count].tolist()
+
+
+class TDLearner(Learner):
+    """Learns Q from grounded latents (TD-MPC2, eq. 3) and a policy that maximises it (eq. 4); acts by the policy.
+
+    Q is trained on the rollout's own features, open-loop where the backbone makes them so, and shapes the latent;
+    targets read the grounded ones. The policy sees detached features and is the only one to get its loss's gradient.
+
+    Args:
+        policy: options of :class:`~planners.policies.Policy`; under tanh.
+        q: options of :class:`QEnsemble`.
+        gamma: discount a decision.
+        target_rate: how far the targets' copy moves towards Q after each update.
+        pair: members that a value is taken from: the least of them in targets, their mean elsewhere.
+        entropy: weight of the policy's entropy, times the numbers of an action as in the published code.
+    """
+
+    def __init__(
+        self,
+        feat_dim: int,
+        action_dim: int,
+        discrete: bool,
+        policy: dict[str, float | int],
+        q: dict[str, float | int],
+        gamma: float = 0.99,
+        target_rate: float = 0.01,
+        pair: int = 2,
+        entropy: float = 1e-4,
+    ) -> None:
+        super().__init__(action_dim, discrete)
+        require(0 <= gamma <= 1, f"gamma={gamma} must lie in [0, 1].")
+        require(0 < target_rate <= 1, f"target_rate={target_rate} must lie in (0, 1].")
+        self.gamma, self.target_rate, self.pair, self.entropy = gamma, target_rate, pair, entropy
+        self.actor = Policy(feat_dim, action_dim, discrete, squash=True, **policy)
+        self.q = QEnsemble(feat_dim, action_dim, **q)
+        require(1 <= pair <= len(self.q.nets), f"pair={pair} must lie between 1 and num_q={len(self.q.nets)}.")
+        self.target = slow_copy(self.q)
+        self.q_scale = ReturnScale()
+
+    def policy(self, feat: Float[Tensor, "... F"]) -> ActionDistribution:
+        """The policy's distribution."""
+        return self.actor(feat)
+
+    def value_noise(self, states: int) -> int:
+        """To draw a pair and an action in each state."""
+        return len(self.q.nets) + states * self.action_dim
+
+    def value(self, feat: Float[Tensor, "N S F"], noise: Float[Tensor, "N K"]) -> Float[Tensor, "N S"]:
+        """Mean of a random pair, each row's own, at an action of the policy; only the members drawn are computed."""
+        members = len(self.q.nets)
+        draw = noise[:, members:].unflatten(1, (-1, self.action_dim))[:, : feat.shape[1]]
+        action = self.policy(feat).choose(draw)
+        chosen = noise[:, :members].topk(self.pair, dim=1).indices
+        total = torch.zeros(feat.shape[:2], device=feat.device)
+        for i in range(members):
+            rows = (chosen == i).any(1).nonzero().squeeze(1)
+            if len(rows) > 0:
+                logits = self.q(feat[rows], action[rows], [i])[0]
+                total.index_add_(0, rows, self.q.two_hot.decode(logits))
+        return total / self.pair
+
+    def loss(self, model: WorldModel, rollout: Rollout, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """``q`` and ``policy``, [B, T - 1] and [B, T]."""
+        return {"q": self._q_loss(rollout, batch), "policy": self._policy_loss(rollout, batch)}
+
+    def _q_loss(self, rollout: Rollout, batch: dict[str, Tensor]) -> Tensor:
+        """Cross-entropy of every member with ``r + gamma min Q(z', pi(z'))``; into a reset leads nothing."""
+        with torch.no_grad():
+            after = rollout.post[:, 1:]
+            members = self.q.some(self.pair)
+            action = self.policy(after).choose(torch.randn_like(batch["action"][:, 1:]))
+            bootstrap = self.target.two_hot.decode(self.target(after, action, members)).amin(0)
+            going = (~batch["is_terminal"][:, 1:]).float()
+            target = batch["reward"][:, 1:] + self.gamma * going * bootstrap
+        logits = self.q(rollout.feat[:, :-1], batch["action"][:, 1:], list(range(len(self.q.nets))))
+        valid = ~batch["is_first"][:, 1:]
+        share = valid.numel() / valid.sum().clamp(min=1)
+        loss = self.q.two_hot.loss(logits, target.expand(logits.shape[:-1])).mean(0)
+        return rollout.weight[:, :-1] * torch.where(valid, loss, 0.0) * share
+
+    def _policy_loss(self, rollout: Rollout, batch: dict[str, Tensor]) -> Tensor:
+        """Minus Q, in units of its range, and minus entropy; nothing is to be decided where an episode has ended."""
+        feat = rollout.feat.detach()
+        actions = self.policy(feat)
+        raw = actions.draw(torch.randn_like(batch["action"]))
+        logits = frozen(self.q, feat, actions.action(raw), self.q.some(self.pair))
+        q = self.q.two_hot.decode(logits).mean(0)
+        entropy = self.action_dim * actions.entropy(raw)
+        gain = q / self.q_scale(q.detach()) + self.entropy * entropy
+        return -gain * rollout.weight * ~batch["is_terminal"]
+
+    def metrics(self, rollout: Rollout) -> dict[str, Tensor]:
+        """Values of the policy's mode, and their range."""
+        with torch.no_grad():
+            logits = self.q(rollout.post, self.policy(rollout.post).mode(), [0])
+            return {"value": self.q.two_hot.decode(logits), "value_range": self.q_scale.scale()}
+
+    def after_step(self) -> None:
+        """Move the targets."""
+        follow(self.target, self.q, self.target_rate)

@@ -1,0 +1,36 @@
+"""Compare planners on trained models: `python scripts/compare.py runs=[runs/a,runs/b] planners=[mppi,cem]`.
+
+Every planner on every run, from the same start states and seeds, beside the oracle, random and constant actions; how
+well each model predicts and ranks. A planner may bring options: `planners="[tdmpc,tdmpc mpc=false]"`. Writes
+`compare.json`, `compare.md` and `compare.png` into `to=` (default `compare`). Also `episodes=`, `seed=` and
+`oracle=false`.
+"""
+
+from __future__ import annotations
+
+
+def main(words: list[str]) -> None:
+    """Play the grid, print the table, write the files."""
+    from worldmodels.cli import count, items, take, whole, yes
+    from worldmodels.comparison import compare
+    from worldmodels.errors import UserError, near_match
+
+    known = {
+        "runs": items,
+        "planners": items,
+        "episodes": count,
+        "seed": whole,
+        "oracle": yes,
+        "to": str,
+    }
+    own, rest = take(words, known, required=("runs",))
+    for word in rest:
+        key = word.partition("=")[0]
+        raise UserError(f"compare.py has no option {key!r}.{near_match(key, known)}")
+    compare(**own)
+
+
+if __name__ == "__main__":
+    from worldmodels.cli import run as run_script
+
+    run_script(main)

@@ -1,0 +1,348 @@
+"""Imagination actor-critic: returns, credit, what gradients reach, and what it learns in worlds that are known."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from model_cases import ACTION, STATE, batch, config, model, with_reset
+from planner_cases import build, seeded
+from torch import nn
+from true_models import Chain, LinearGaussian
+
+from dynamics.base import Rollout
+from planners.critic import Critic, ReturnScale
+from planners.policies import BoundedNormal, OneHot, Policy, SquashedNormal
+from planners.returns import lambda_returns, reach_weights
+from worldmodels.build import build_planner
+from worldmodels.errors import UserError
+
+# Returns
+
+
+def test_lambda_returns_are_golden():
+    r, c, v = (torch.tensor([x]) for x in ([1.0, 2.0, 4.0], [1.0, 0.5, 1.0], [10.0, 20.0, 30.0]))
+    last = 4 + 0.9 * 30
+    second = 2 + 0.9 * 0.5 * (0.2 * 20 + 0.8 * last)
+    first = 1 + 0.9 * (0.2 * 10 + 0.8 * second)
+    torch.testing.assert_close(lambda_returns(r, c, v, 0.9, 0.8), torch.tensor([[first, second, last]]))
+    torch.testing.assert_close(lambda_returns(r[:, :1], c[:, :1], v[:, :1], 0.9, 0.8), torch.tensor([[1 + 0.9 * 10]]))
+    torch.testing.assert_close(lambda_returns(r[:, 1:], c[:, 1:], v[:, 1:], 0.9, 0.8), torch.tensor([[second, last]]))
+    td = r + 0.9 * c * v
+    torch.testing.assert_close(lambda_returns(r, c, v, 0.9, 0.0), td)
+    carlo = 4 + 0.9 * 30
+    carlo = torch.tensor([[1 + 0.9 * (2 + 0.45 * carlo), 2 + 0.45 * carlo, carlo]])
+    torch.testing.assert_close(lambda_returns(r, c, v, 0.9, 1.0), carlo)
+
+
+def test_gamma_counts_once():
+    ones, gamma = torch.ones(1, 5000), 1 - 1 / 333
+    value = lambda_returns(ones, ones, torch.zeros(1, 5000), gamma, 1.0)[0, 0]
+    assert value.item() == pytest.approx(333.0, rel=1e-3)
+
+
+def test_a_cut_episode_bootstraps_and_a_terminal_one_does_not():
+    r, v = torch.ones(1, 4), torch.full((1, 4), 50.0)
+    cut = torch.tensor([[0.95, 0.0, 0.95, 0.95]])
+    going = torch.ones(1, 4)
+    bootstrapped = lambda_returns(r, going, v, 0.9, cut)
+    torch.testing.assert_close(bootstrapped[0, 1], torch.tensor(1 + 0.9 * 50))
+    ended = lambda_returns(r, torch.tensor([[1.0, 0.0, 1.0, 1.0]]), v, 0.9, cut)
+    torch.testing.assert_close(ended[0, 1], torch.tensor(1.0))
+    # What comes after the cut says nothing about what came before.
+    other = lambda_returns(r + torch.tensor([[0.0, 0.0, 5.0, 5.0]]), going, v, 0.9, cut)
+    assert torch.equal(other[0, :2], bootstrapped[0, :2])
+
+
+def test_a_dead_start_and_what_is_never_reached_weigh_nothing():
+    cont = torch.tensor([[1.0, 0.5, 0.0, 1.0], [1.0, 1.0, 1.0, 1.0]])
+    weights = reach_weights(torch.tensor([True, False]), cont, 0.5)
+    torch.testing.assert_close(weights, torch.tensor([[1.0, 0.5, 0.125, 0.0], [0.0] * 4]))
+
+
+# Distributions
+
+
+def test_a_normal_under_tanh_has_the_entropy_that_integration_gives():
+    mean, log_std = torch.tensor([[0.3, -1.0]]), torch.tensor([[-0.5, 0.4]])
+    actions = SquashedNormal(mean, log_std)
+    raw = actions.draw(torch.randn(400_000, 2, generator=seeded()))
+    grid = torch.linspace(-1 + 1e-6, 1 - 1e-6, 200_001, dtype=torch.float64)
+    expected = 0.0
+    for m, s in zip(mean[0].double(), log_std[0].double().exp(), strict=True):
+        u = torch.atanh(grid)
+        p = torch.exp(-0.5 * ((u - m) / s) ** 2) / (s * (2 * torch.pi) ** 0.5) / (1 - grid**2)
+        expected -= torch.trapezoid(torch.where(p > 0, p * p.clamp(min=1e-300).log(), 0.0), grid)
+    assert actions.entropy(raw).mean().item() == pytest.approx(expected.item(), abs=0.01)
+    assert actions.log_prob(torch.tensor([[30.0, -30.0]])).isfinite().all()
+
+
+def test_a_bounded_normal_is_clamped_by_the_world_and_not_in_its_density():
+    actions = BoundedNormal(torch.tensor([[0.9]]), torch.tensor([[0.5]]))
+    raw = actions.draw(torch.tensor([[2.0]]))
+    assert raw.item() == pytest.approx(1.9)
+    assert actions.action(raw).item() == 1.0
+    expected = torch.distributions.Normal(0.9, 0.5)
+    torch.testing.assert_close(actions.log_prob(raw), expected.log_prob(torch.tensor([1.9])))
+    torch.testing.assert_close(actions.entropy(raw), expected.entropy().reshape(1))
+
+
+def test_discrete_draws_have_their_probabilities_and_a_gradient():
+    logits = torch.tensor([0.0, 1.0, -8.0]).requires_grad_()
+    policy = Policy(1, 3, True, units=4, layers=1)
+    policy.net = nn.Sequential()
+    actions = policy(logits.expand(100_000, 3))
+    assert isinstance(actions, OneHot)
+    assert actions.log_probs.exp().min() >= 0.01 / 3 - 1e-6
+    drawn = actions.draw(torch.randn(100_000, 3, generator=seeded()))
+    torch.testing.assert_close(drawn.mean(0), actions.log_probs[0].exp(), atol=0.01, rtol=0)
+    drawn[:, 1].sum().backward()
+    assert logits.grad.abs().min() > 0
+    torch.testing.assert_close(actions.log_prob(drawn), (actions.log_probs * drawn).sum(-1))
+    probs = actions.log_probs[0].exp()
+    torch.testing.assert_close(actions.entropy(drawn)[0], -(probs * probs.log()).sum())
+
+
+# The critic and the scale of returns
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_new_critic_says_zero(dtype):
+    critic = Critic(6, 8, 1)
+    with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+        assert torch.equal(critic(20 * torch.randn(5, 6)), torch.zeros(5))
+
+
+def test_the_slow_critic_follows_and_holds_back():
+    critic = Critic(6, 8, 1, slow_rate=0.25)
+    feat = torch.randn(7, 6)
+    before = [p.clone() for p in critic.slow.parameters()]
+    with torch.no_grad():
+        for p in critic.net.parameters():
+            p.add_(1.0)
+    critic.after_step()
+    for was, slow, fast in zip(before, critic.slow.parameters(), critic.net.parameters(), strict=True):
+        torch.testing.assert_close(slow, was + 0.25 * (fast - was))
+        assert not slow.requires_grad
+    loss = critic.loss(feat, torch.zeros(7))
+    without = Critic(6, 8, 1, slow_weight=0.0)
+    without.load_state_dict(critic.state_dict())
+    slow = critic.two_hot.decode(critic.slow(feat))
+    torch.testing.assert_close(loss - without.loss(feat, torch.zeros(7)), critic.two_hot.loss(critic.net(feat), slow))
+
+
+def test_returns_are_scaled_by_their_percentiles_and_never_blown_up():
+    scale = ReturnScale(rate=0.5)
+    assert scale(torch.linspace(0, 1e-3, 101)) == 1.0
+    scale = ReturnScale(rate=0.5).eval()
+    returns = torch.linspace(0, 100, 101)
+    torch.testing.assert_close(scale(returns), torch.tensor(45.0))
+    torch.testing.assert_close(scale(returns), torch.tensor(67.5))
+    restored = ReturnScale(rate=0.5)
+    restored.load_state_dict(scale.state_dict())
+    assert restored.scale() == scale.scale()
+
+
+# Losses on a world model
+
+
+def learner(*words):
+    cfg = config("planner=actor_critic", "planner.imag_horizon=3", *words)
+    world = model(observations=STATE)
+    return world, build_planner(cfg.planner, ACTION, False, world.dynamics.feat_dim)
+
+
+def losses(world, planner, **kwargs):
+    rows = with_reset(batch(observations=STATE, **kwargs))
+    rollout, _, _ = world.observe(rows, world.initial(len(rows["action"])))
+    return planner.loss(world, rollout, rows), rows
+
+
+def reached(module):
+    return {name for name, p in module.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+
+
+@pytest.mark.parametrize("gradient", ["reinforce", "dynamics"])
+def test_each_loss_reaches_its_own_part_only(gradient):
+    world, planner = learner(f"planner.gradient={gradient}")
+    found, _ = losses(world, planner)
+    assert found.keys() == {"actor", "critic", "replay_critic"}
+    for name, part in (("actor", "actor."), ("critic", "critic.net.")):
+        world.zero_grad(), planner.zero_grad()
+        found[name].sum().backward(retain_graph=True)
+        assert reached(planner)
+        assert all(parameter.startswith(part) for parameter in reached(planner))
+        assert not reached(world)
+
+
+@pytest.mark.parametrize("shapes", [True, False])
+def test_the_replay_critic_shapes_the_latent_only_where_asked(shapes):
+    world, planner = learner(f"planner.replay_gradient={str(shapes).lower()}")
+    with torch.no_grad():
+        planner.critic.net[-1].weight.normal_()
+    found, _ = losses(world, planner)
+    found["replay_critic"].sum().backward()
+    assert bool(reached(world)) == shapes
+
+
+def test_terminal_starts_and_broken_successions_cost_nothing():
+    world, planner = learner()
+    found, rows = losses(world, planner)
+    ended = rows["is_terminal"].flatten()
+    assert ended.sum() == 1
+    for name in ("actor", "critic"):
+        assert found[name].shape == (10, 3)
+        assert torch.equal(found[name][ended], torch.zeros(1, 3))
+        assert (found[name][~ended] != 0).all()
+    assert found["replay_critic"].shape == (2, 4)
+    assert torch.equal(found["replay_critic"] == 0, rows["is_first"][:, 1:])
+
+
+def test_a_learning_step_leaves_the_batch_and_starts_only_where_asked():
+    world, planner = learner("planner.imag_last=2")
+    rows = with_reset(batch(observations=STATE))
+    given = {key: value.clone() for key, value in rows.items()}
+    rollout, _, _ = world.observe(rows, world.initial(2))
+    found = planner.loss(world, rollout, rows)
+    assert all(torch.equal(rows[key], given[key]) for key in given)
+    assert found["actor"].shape == (4, 3)
+    assert found["replay_critic"].shape == (2, 1)
+
+
+def test_a_window_of_one_step_has_nothing_to_learn_from():
+    world, planner = learner("planner.imag_last=1")
+    with pytest.raises(UserError, match="at least 2, not 1"):
+        losses(world, planner)
+
+
+def test_doubling_the_batch_leaves_the_mean_loss():
+    world, planner = learner()
+    planner.actor.max_std = planner.actor.min_std = 1e-6  # nothing random
+    planner.entropy = 0.0
+    rows = with_reset(batch(observations=STATE))
+    double = {key: torch.cat([value, value]) for key, value in rows.items()}
+    means = []
+    for data in (rows, double):
+        rollout, _, _ = world.observe(data, world.initial(len(data["action"])))
+        found = planner.loss(world, rollout, data)
+        means.append(torch.stack([found[name].mean() for name in ("critic", "replay_critic")]))
+    torch.testing.assert_close(means[0], means[1], atol=1e-4, rtol=1e-4)
+
+
+def test_categorical_latents_are_refused_for_gradients_through_the_dynamics():
+    cfg = config("planner=actor_critic", "planner.gradient=dynamics", "planner.imag_horizon=2")
+    world = model("space=categorical", observations=STATE)
+    planner = build_planner(cfg.planner, ACTION, False, world.dynamics.feat_dim)
+    with pytest.raises(UserError, match="no gradient leads back through categorical latents"):
+        losses(world, planner)
+    planner.straight_through = True
+    losses(world, planner)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["planner.gradient=reinforced"], "Did you mean 'reinforce'?"),
+        (["planner.imag_horizon=0"], "imag_horizon=0"),
+        (["planner.lam=1.5"], "lam=1.5"),
+        (["planner.imag_last=-1"], "imag_last=-1"),
+        (["planner.critic.slow_rate=0.0"], "slow_rate=0.0"),
+    ],
+)
+def test_mistaken_options_are_refused(words, message):
+    with pytest.raises(UserError, match=message):
+        build_planner(config("planner=actor_critic", *words).planner, ACTION, False, 4)
+
+
+# What it learns where the truth is known
+
+
+class Dreamt(nn.Module):
+    """A true model whose every row of a batch is a start."""
+
+    def __init__(self, true, starts) -> None:
+        super().__init__()
+        self.true, self.starts_from, self.dynamics = true, starts, self
+        self.gradient = "exact"
+
+    def starts(self, rollout, last=None):
+        return self.starts_from()
+
+    def imagine(self, *args):
+        return self.true.imagine(*args)
+
+    def imagine_frozen(self, *args):
+        return self.true.imagine_frozen(*args)
+
+
+def taught(planner, true, start, updates, lr):
+    """Train on imagination alone; what replay says is left out."""
+    dreamt = Dreamt(true, start)
+    optimizer = torch.optim.Adam([p for p in planner.parameters() if p.requires_grad], lr=lr)
+    n = len(start().feat) // 2
+    rows = {
+        "reward": torch.zeros(n, 2),
+        **{key: torch.zeros(n, 2, dtype=torch.bool) for key in ("is_terminal", "is_last", "is_first")},
+    }
+    feat = torch.zeros(n, 2, true.feat_dim)
+    rollout = Rollout(feat, feat, torch.ones(n, 2), {}, {})
+    planner.replay_gradient = False
+    for step in range(updates):
+        for group in optimizer.param_groups:
+            group["lr"] = lr * (1 - step / updates)
+        found = planner.loss(dreamt, rollout, rows)
+        (found["actor"].mean() + found["critic"].mean()).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        planner.after_step()
+    return planner.eval()
+
+
+@pytest.mark.parametrize("gradient", ["reinforce", "dynamics"])
+def test_it_learns_the_optimum_of_the_linear_gaussian_world(gradient):
+    torch.manual_seed(0)
+    true, gamma = LinearGaussian(cost=0.3), 0.9
+    generator = seeded()
+
+    def start():
+        state = true.start(128)
+        feat = 0.5 * torch.randn(128, 3, generator=generator)
+        return replace(state, feat=feat, memory={"x": feat})
+
+    planner = build("actor_critic", true)
+    planner.gamma, planner.gradient, planner.imag_horizon = gamma, gradient, 8
+    planner.entropy = 1e-4 if gradient == "reinforce" else 0.0
+    taught(planner, true, start, 700 if gradient == "reinforce" else 300, 6e-3)
+    state = start()
+    best = true.best_plan(state.feat, 40, gamma)
+    with torch.no_grad():
+        top = discounted(true.imagine(state, best, 40), gamma)
+        got = discounted(true.imagine(state, lambda feat: planner.actor(feat).mode(), 40), gamma)
+        nothing = discounted(true.imagine(state, torch.zeros_like(best), 40), gamma)
+    assert ((top - got).mean() / (top - nothing).mean()).item() < 0.02
+
+
+def discounted(trajectory, gamma):
+    return (trajectory.reward * gamma ** torch.arange(trajectory.reward.shape[1])).sum(1)
+
+
+@pytest.mark.parametrize("discrete", [True, False])
+def test_it_learns_the_values_of_the_chain(discrete):
+    torch.manual_seed(0)
+    true, gamma = Chain(goal=4, crumb=0.0, discrete=discrete, lure=2.0), 0.8
+    planner = build("actor_critic", true)
+    planner.gamma, planner.imag_horizon, planner.entropy = gamma, 6, 1e-3
+    planner.critic.slow_weight = 0.1  # 400 updates are too few to wait for a slow copy
+
+    def start():
+        return true.at(*[0, 1, 2, 3] * 16)
+
+    taught(planner, true, start, 400, 1e-2)
+    cells = true.at(0, 1, 2, 3)
+    with torch.no_grad():
+        actions = planner.actor(cells.feat).mode()
+        after, _, _ = true.step(cells.feat, actions)
+        values = planner.critic(cells.feat)
+    assert after.flatten().tolist() == [1.0, 2.0, 3.0, 4.0]
+    torch.testing.assert_close(values, true.value(gamma)(cells.feat), atol=0.05, rtol=0)

@@ -1,0 +1,166 @@
+"""Planners compared on one footing, models judged apart from planners, planners trained on frozen models."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from planner_cases import seeded
+from toy_runs import WORDS, script
+
+from worldmodels.comparison import over_oracle, with_intervals
+from worldmodels.comparison_report import draw, label, table
+from worldmodels.errors import UserError
+from worldmodels.launch import train
+from worldmodels.quality import correlate, relative_error
+from worldmodels.runs import load_run
+
+SMALL_ACTOR = ("planner.imag_horizon=3",)
+PLAIN = [word for word in WORDS if not word.startswith("planner.")]
+
+
+@pytest.fixture(scope="module")
+def learned_run(tmp_path_factory):
+    """A run of an actor-critic, to be read only."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("worldmodels.launch.finish", lambda run, cfg: None)
+        folder = tmp_path_factory.mktemp("learned") / "run"
+        train([*PLAIN, "planner=actor_critic", *SMALL_ACTOR, f"run_dir={folder}"])
+    return folder
+
+
+def test_a_grid_is_played_and_written(learned_run, finished_run, tmp_path):
+    to = tmp_path / "compare"
+    search = "num_samples=8 num_elites=4 iterations=1 plan_horizon=3 replan_every=2"
+    guided = " ".join(f"search.{word}" for word in search.split()) + " policy_samples=2"
+    planners = f"[mppi {search},actor_critic,mppi_actor_critic {guided}]"
+    script("compare")([f"runs=[{finished_run},{learned_run}]", f"planners={planners}", "episodes=2", f"to={to}"])
+    result = json.loads((to / "compare.json").read_text())
+    rows = {(row["model"], row["planner"].split()[0]): row for row in result["rows"]}
+    assert len(rows) == 2 * 3 + 1 + 5
+    assert "has learned parts" in rows[str(finished_run), "actor_critic"]["reason"]
+    assert len(rows[str(learned_run), "mppi_actor_critic"]["returns"]) == 2
+    assert len(rows["oracle", "mppi"]["returns"]) == 2
+    assert rows[None, "zero"]["interval"][0] <= rows[None, "zero"]["iqm"] <= rows[None, "zero"]["interval"][1]
+    for path in (finished_run, learned_run):
+        judged = result["quality"][str(path)]
+        assert judged["errors"].keys() == {"latent", "reward", "pixels", "state", "cont"}
+        assert all(len(curve) == 3 for curve in judged["errors"].values())
+        assert all(-1 <= value <= 1 for value in judged["ranking"]["correlations"])
+    assert (to / "compare.md").read_text().count("\n") > 15
+    assert (to / "compare.png").stat().st_size > 10_000
+
+
+def test_runs_of_different_environments_are_not_compared(finished_run, tmp_path, said):
+    other = tmp_path / "other"
+    (other).mkdir()
+    text = (finished_run / "config.yaml").read_text()
+    (other / "config.yaml").write_text(text.replace("action_dim: 2", "action_dim: 3", 1))
+    assert "different environments" in said.refusal("compare", f"runs=[{finished_run},{other}]")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "say which runs"),
+        (["runs=[a]", "planer=[mppi]"], "Did you mean 'planners'?"),
+        (["runs=[a,,b]"], "must be a list such as [one,two]"),
+        (["runs=[a]", "oracle=maybe"], "must be true or false"),
+        (["runs=[nowhere]"], "is not a folder"),
+    ],
+)
+def test_mistakes_are_one_sentence(words, message, said):
+    assert message in said.refusal("compare", *words)
+
+
+def rows_of(**returns):
+    names = {"random": (None, "random"), "oracle": ("oracle", "mppi"), "mine": ("runs/a", "mppi")}
+    return [{"model": names[key][0], "planner": names[key][1], "returns": value} for key, value in returns.items()]
+
+
+def test_a_planner_is_measured_between_random_and_the_oracle():
+    found = over_oracle(rows_of(random=[10.0, 10.0], oracle=[110.0, 90.0], mine=[55.0]))
+    assert found == [{"model": "runs/a", "planner": "mppi", "ratio": 0.5}]
+
+
+def test_intervals_cover_the_interquartile_mean():
+    scores = torch.randn(40, generator=seeded()).tolist()
+    [row] = with_intervals(rows_of(mine=scores))
+    middle = sorted(scores)[10:30]
+    assert row["iqm"] == pytest.approx(sum(middle) / 20, abs=1e-6)
+    assert row["interval"][0] < row["iqm"] < row["interval"][1]
+
+
+def test_tables_say_what_is_missing():
+    rows = with_intervals(rows_of(random=[1.0, 2.0])) + [
+        {"model": "runs/a", "planner": "tdmpc", "returns": None, "reason": "it has learned parts"}
+    ]
+    result = {"env": "x", "episodes": 2, "rows": rows, "planned_over_oracle": [], "quality": {}}
+    assert "| tdmpc on a | – | – | – | it has learned parts |" in table(result)
+    assert label(rows[0]) == "random"
+    assert len(draw(result).axes) == 1
+
+
+def test_predicting_the_mean_errs_by_one():
+    truth = torch.randn(300, 5, 4, generator=seeded())
+    mean = truth.mean((0, 1)).expand_as(truth)
+    torch.testing.assert_close(relative_error(mean, truth), torch.ones(5), atol=0.1, rtol=0)
+    assert torch.equal(relative_error(truth, truth), torch.zeros(5))
+
+
+def test_ranks_are_correlated_and_ties_left_out():
+    actual = torch.tensor([[1.0, 2.0, 3.0], [3.0, 1.0, 2.0], [5.0, 5.0, 5.0]])
+    guess = torch.tensor([[10.0, 20.0, 30.0], [-3.0, -1.0, -2.0], [1.0, 2.0, 3.0]])
+    assert correlate(guess, actual) == pytest.approx([1.0, -1.0])
+
+
+# Planners on frozen models, and on checkpoints that lack them
+
+
+def test_a_planner_is_trained_on_a_frozen_model_and_resumed(finished_run, tmp_path, unscored):
+    folder = tmp_path / "frozen"
+    words = ["planner=actor_critic", *SMALL_ACTOR, f"run_dir={folder}"]
+    train([f"world_model={finished_run}", *words])
+    before, after = load_run(finished_run), load_run(folder)
+    for one, other in zip(before.model.parameters(), after.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+    untrained = load_run(folder, ["planner=random"]).cfg
+    assert untrained.world_model == str(finished_run)
+    actor = after.planner.actor.state_dict()
+    train([f"resume={folder}", "frames=160"])
+    resumed = load_run(folder)
+    assert any(not torch.equal(actor[key], value) for key, value in resumed.planner.actor.state_dict().items())
+    for one, other in zip(before.model.parameters(), resumed.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_what_has_nothing_to_learn_is_not_trained_on_a_frozen_model(finished_run, said):
+    message = said.refusal("train", f"world_model={finished_run}", "planner=cem")
+    assert "planner=cem has nothing to learn on a frozen world model" in message
+    assert "env cannot change" in said.refusal(
+        "train", f"world_model={finished_run}", "planner=actor_critic", "env.size=32"
+    )
+
+
+def test_learned_parts_that_a_run_lacks_are_refused_with_the_command(finished_run, said):
+    message = said.refusal("evaluate", f"run={finished_run}", "planner=tdmpc")
+    assert f"python scripts/train.py world_model={finished_run} planner=tdmpc" in message
+
+
+def test_a_guided_search_takes_over_what_was_learned(learned_run):
+    alone, guided = load_run(learned_run), load_run(learned_run, ["planner=mppi_actor_critic"])
+    assert guided.cfg.planner.learner.imag_horizon == 3
+    assert guided.cfg.planner.search.gamma == guided.cfg.planner.learner.gamma
+    for key, value in alone.planner.state_dict().items():
+        assert torch.equal(guided.planner.learner.state_dict()[key], value)
+    load_run(learned_run, ["planner=mppi"])
+    with pytest.raises(UserError, match="has learned parts"):
+        load_run(learned_run, ["planner=tdmpc"])
+
+
+def test_more_environments_than_memory_allows_are_refused(monkeypatch, said, tmp_path):
+    monkeypatch.setattr("worldmodels.footprint.free_bytes", lambda device: 1000)
+    message = said.refusal("train", *WORDS, f"run_dir={tmp_path / 'run'}")
+    assert "planning for 2 environments" in message
+    assert "lower env.num_envs" in message

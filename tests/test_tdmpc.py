@@ -1,0 +1,298 @@
+"""Q functions, their targets, the policy they teach, and the search that both guide."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from model_cases import ACTION, STATE, batch, config, model, with_reset
+from planner_cases import build, learning, none, replanning, seeded, world
+from torch import nn
+from true_models import Chain, LinearGaussian
+
+from dynamics.base import Rollout, State
+from planners.tdmpc import QEnsemble, TDLearner
+from worldmodels.build import build_planner
+from worldmodels.errors import UserError
+from worldmodels.testing.sequences import randomise
+
+
+def learner(feat=6, discrete=False, **options):
+    small = {"units": 16, "layers": 2}
+    return TDLearner(
+        feat, ACTION, discrete, policy=small, q={**small, "num_q": 5, "num_bins": 101, "dropout": 0.0}, **options
+    )
+
+
+def rollout_of(feat, post=None, weight=None):
+    return Rollout(
+        feat, feat if post is None else post, torch.ones(feat.shape[:2]) if weight is None else weight, {}, {}
+    )
+
+
+# Q functions
+
+
+def test_every_member_begins_at_zero_and_differently():
+    q = QEnsemble(6, ACTION, 16, 2, 5, 101, 0.0)
+    feat, action = torch.randn(7, 6), torch.randn(7, ACTION)
+    assert torch.equal(q.two_hot.decode(q(feat, action, [0, 1, 2, 3, 4])), torch.zeros(5, 7))
+    for i in range(1, 5):
+        for one, other in zip(q.nets[0].parameters(), q.nets[i].parameters(), strict=True):
+            if one.ndim == 2 and one.abs().sum() > 0:
+                assert not torch.equal(one, other)
+    hidden = [p for net in q.nets for layer in list(net)[:-1] for p in layer.parameters() if p.ndim == 2]
+    assert len(hidden) == 10
+    assert all(p.std() > 0.1 for p in hidden)
+
+
+def test_dropout_is_for_learning_only():
+    q = randomise(QEnsemble(6, ACTION, 16, 2, 2, 101, 0.5))
+    x = torch.randn(7, 6), torch.randn(7, ACTION), [0]
+    assert not torch.equal(q(*x), q(*x))
+    q.eval()
+    assert torch.equal(q(*x), q(*x))
+
+
+def test_a_pair_is_drawn_without_replacement_from_all():
+    q = QEnsemble(6, ACTION, 4, 1, 5, 11, 0.0)
+    drawn = [tuple(sorted(q.some(2))) for _ in range(300)]
+    assert all(len(set(pair)) == 2 for pair in drawn)
+    assert len(set(drawn)) == 10
+
+
+def test_a_value_is_the_mean_of_the_pair_that_each_rows_noise_names():
+    planner = randomise(learner())
+    planner.actor.min_std = planner.actor.max_std = 1e-6
+    feat = torch.randn(3, 4, 6)
+    noise = torch.randn(3, planner.value_noise(4), generator=seeded())
+    values = planner.value(feat, noise)
+    for n in range(3):
+        pair = noise[n, :5].topk(2).indices.tolist()
+        logits = planner.q(feat[n], planner.policy(feat[n]).mode(), pair)
+        torch.testing.assert_close(values[n], planner.q.two_hot.decode(logits).mean(0), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(planner.value(feat[n : n + 1], noise[n : n + 1])[0], values[n])
+
+
+# Losses
+
+
+def test_targets_are_grounded_and_know_ends_and_resets():
+    torch.manual_seed(0)
+    planner = randomise(learner(gamma=0.9, pair=5))
+    planner.actor.min_std = planner.actor.max_std = 1e-6
+    rows = batch()
+    feat, post, weight = torch.randn(2, 5, 6), torch.randn(2, 5, 6), torch.rand(2, 5)
+    loss = planner.loss(None, rollout_of(feat, post, weight), rows)["q"]
+    assert loss.shape == (2, 4)
+    assert loss[0, 2] == 0  # into an episode's first frame
+    for b, t in ((0, 1), (1, 0), (0, 3)):
+        action = planner.policy(post[b, t + 1]).mode()
+        best = planner.q.two_hot.decode(planner.target(post[b, t + 1], action, [0, 1, 2, 3, 4])).min()
+        going = 0.0 if (b, t) == (0, 1) else 1.0
+        target = rows["reward"][b, t + 1] + 0.9 * going * best
+        logits = planner.q(feat[b, t], rows["action"][b, t + 1], [0, 1, 2, 3, 4])
+        expected = weight[b, t] * planner.q.two_hot.loss(logits, target.expand(5)).mean() * 8 / 7
+        torch.testing.assert_close(loss[b, t], expected, atol=1e-4, rtol=1e-3)
+
+
+def test_a_time_limit_bootstraps():
+    planner = randomise(learner(pair=5))
+    planner.actor.min_std = planner.actor.max_std = 1e-6
+    rows = {**batch(), "is_first": torch.zeros(2, 5, dtype=torch.bool)}
+    cut = {**rows, "is_last": torch.ones(2, 5, dtype=torch.bool)}
+    feat = rollout_of(torch.randn(2, 5, 6))
+    plain, limited = (planner.loss(None, feat, data)["q"] for data in (rows, cut))
+    torch.testing.assert_close(plain, limited)
+
+
+def test_gradients_reach_what_they_should():
+    planner = randomise(learner())
+    feat = torch.randn(2, 5, 6).requires_grad_()
+    post = torch.randn(2, 5, 6).requires_grad_()
+    found = planner.loss(None, rollout_of(feat, post), batch())
+    found["q"].sum().backward(retain_graph=True)
+    assert feat.grad.abs().sum() > 0
+    assert post.grad is None
+    reached = {name.split(".")[0] for name, p in planner.named_parameters() if p.grad is not None}
+    assert reached == {"q"}
+    feat.grad = None
+    planner.zero_grad()
+    found["policy"].sum().backward()
+    assert feat.grad is None
+    reached = {name.split(".")[0] for name, p in planner.named_parameters() if p.grad is not None}
+    assert reached == {"actor"}
+
+
+def test_the_policy_goes_where_q_is_high():
+    torch.manual_seed(0)
+    planner = learner(entropy=0.0)
+    with torch.no_grad():  # Q rises with the first action alone
+        for net in planner.q.nets:
+            net[-1].weight.normal_()
+    wanted = planner.q.forward
+    planner.q.forward = lambda feat, action, members: ramp(action[..., 0], len(members))
+    optimizer = torch.optim.Adam(planner.actor.parameters(), 1e-2)
+    feat = torch.randn(8, 5, 6)
+    rows = {**batch(size=8), "is_terminal": torch.zeros(8, 5, dtype=torch.bool)}
+    for _ in range(60):
+        planner._policy_loss(rollout_of(feat), rows).mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert planner.policy(feat).mode()[..., 0].mean() > 0.8
+    planner.q.forward = wanted
+
+
+def ramp(x, members):
+    """Logits of two-hot bins whose decoded value rises with x."""
+    logits = torch.zeros(*x.shape, 101)
+    logits = torch.cat([logits[..., :60], logits[..., 60:] + x[..., None]], dim=-1)
+    return logits.expand(members, *logits.shape)
+
+
+def test_targets_follow_slowly_and_learn_nothing():
+    planner = learner(target_rate=0.1)
+    before = [p.clone() for p in planner.target.parameters()]
+    with torch.no_grad():
+        for p in planner.q.parameters():
+            p.add_(1.0)
+    planner.after_step()
+    for was, now in zip(before, planner.target.parameters(), strict=True):
+        torch.testing.assert_close(now, was + 0.1 * (was + 1.0 - was), atol=1e-6, rtol=1e-5)
+        assert not now.requires_grad
+
+
+def test_it_shapes_an_implicit_latent_through_open_loop_steps():
+    cfg = config("dynamics=implicit", "planner=tdmpc", "planner.search.num_samples=32", "planner.search.num_elites=4")
+    made = model("dynamics=implicit", observations=STATE)
+    planner = randomise(build_planner(cfg.planner, ACTION, False, made.dynamics.feat_dim))
+    rows = with_reset(batch(observations=STATE))
+    rollout, _, _ = made.observe(rows, made.initial(2))
+    torch.testing.assert_close(rollout.weight[1], torch.tensor([1.0, 0.5, 0.25, 0.125, 1.0]))
+    planner.loss(made, rollout, rows)["q"].sum().backward()
+    reached = {name for name, p in made.dynamics.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+    assert any(name.startswith("transition") for name in reached)
+    assert any(name.startswith("encode") for name in reached)
+
+
+# The guided search
+
+
+@replanning
+def test_the_plan_is_kept_for_looking_at(name):
+    true, state = world(False)
+    planner = build(name, true)
+    _, memory = planner.act(true, state, planner.initial(5), none(5), False, seeded())
+    assert memory["plan"].shape == (5, 12, 2)
+
+
+@pytest.mark.parametrize("name", ["mppi_actor_critic", "cem_actor_critic", "tdmpc"])
+def test_the_policys_candidates_take_part_in_every_iteration(name):
+    true = LinearGaussian()
+    planner = build(name, true, decay=1.0)
+    planner.guide = type(planner.guide)(planner.learner, 5, True)
+    planner.learner.policy = Pushed
+    planner.act(true, true.start(3), planner.initial(3), none(3), False, seeded())
+    assert len(true.asked) == 4
+    for tried in true.asked:
+        candidates = tried.reshape(3, 256, 12, 2)
+        assert (candidates == 0.77).all((2, 3)).sum(1).tolist() == [5, 5, 5]
+
+
+class Pushed:
+    """A policy that always does the same."""
+
+    def __init__(self, feat):
+        self.feat = feat
+
+    def choose(self, noise):
+        return torch.full((*self.feat.shape[:-1], 2), 0.77)
+
+
+@pytest.mark.parametrize("name", ["mppi_actor_critic", "cem_actor_critic", "tdmpc"])
+def test_the_learners_value_sees_beyond_the_plan(name):
+    true = Chain(goal=40, crumb=0.0)
+    for seen in (True, False):
+        planner = build(name, true, plan_horizon=5, gamma=0.9)
+        planner.guide = type(planner.guide)(planner.learner, 0, seen)
+        planner.learner.value = lambda feat, noise: true.value(0.9)(feat.flatten(0, 1)).unflatten(0, feat.shape[:2])
+        start = true.at(3, 30, 10)
+        _, memory = planner.act(true, start, planner.initial(3), none(3), False, seeded())
+        feat = start.feat
+        for t in range(4):
+            feat, _, _ = true.step(feat, memory["plan"][:, t])
+        assert ((feat - start.feat).flatten().tolist() == [4.0, 4.0, 4.0]) == seen
+
+
+@learning
+def test_without_mpc_the_policy_acts_alone(name):
+    true, state = world(False)
+    planner = build(name, true)
+    alone = planner.learned
+    planner.mpc = False
+    action, memory = planner.act(true, state, planner.initial(5), none(5), False, seeded())
+    assert memory == {}
+    assert torch.equal(action, alone.policy(state.feat).mode())
+    assert true.asked == []
+
+
+def test_more_policy_samples_than_candidates_are_refused():
+    cfg = config("planner=tdmpc", "planner.search.num_samples=32", "planner.search.num_elites=16")
+    with pytest.raises(UserError, match="policy_samples=24 must lie between 0 and 16"):
+        build_planner(cfg.planner, ACTION, False, 4)
+
+
+def test_planning_with_values_as_they_are():
+    true, _ = world(False)
+    values = torch.tensor([[3.0, 2.0, 1.0]])
+    planner = build("mppi", true, relative=False, temperature=2.0)
+    torch.testing.assert_close(planner.weigh(values), torch.softmax(0.5 * values, dim=1))
+
+
+def test_it_learns_the_linear_gaussian_world_from_transitions():
+    """Q learning from random actions; then returns of policy and search against the best that there is."""
+    torch.manual_seed(0)
+    true, gamma, generator = LinearGaussian(cost=0.3), 0.8, seeded()
+    guided = build("tdmpc", true, plan_horizon=3, num_samples=128, num_elites=16, iterations=6, temperature=0.05)
+    planner = guided.learner.train()
+    planner.gamma, planner.target_rate, planner.entropy = gamma, 0.05, 0.0
+    for net in planner.q.nets:
+        net[0][1] = nn.Identity()
+    optimizer = torch.optim.Adam([p for p in planner.parameters() if p.requires_grad], 4e-3)
+    no = torch.zeros(512, 2, dtype=torch.bool)
+    for step in range(900):
+        for group in optimizer.param_groups:
+            group["lr"] = 4e-3 * (1 - step / 900)
+        feat = 0.6 * torch.randn(512, 3, generator=generator)
+        action = 2 * torch.rand(512, 2, generator=generator) - 1
+        after, reward, _ = true.step(feat, action)
+        rows = {
+            "action": torch.stack([torch.zeros_like(action), action], 1),
+            "reward": torch.stack([torch.zeros_like(reward), reward], 1),
+            "is_terminal": no,
+            "is_first": no,
+        }
+        found = planner.loss(None, rollout_of(torch.stack([feat, after], 1)), rows)
+        (found["q"].mean() + found["policy"].mean()).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        planner.after_step()
+    guided.eval()
+    state = true.start(64)
+    best = true.best_plan(state.feat, 30, gamma)
+
+    def returned(policy):
+        feat, total, memory = state.feat, 0.0, guided.initial(64)
+        for t in range(30):
+            now = State(feat, {"x": feat})
+            with torch.no_grad():
+                action, memory = policy(t, now, memory)
+                feat, reward, _ = true.step(feat, action)
+            total = total + gamma**t * reward.mean()
+        return total
+
+    top = returned(lambda t, now, memory: (best[:, t], memory))
+    nothing = returned(lambda t, now, memory: (torch.zeros_like(best[:, t]), memory))
+    alone = returned(lambda t, now, memory: (planner.policy(now.feat).mode(), memory))
+    searched = returned(lambda t, now, memory: guided.act(true, now, memory, none(64), False, seeded(t)))
+    assert (top - searched) / (top - nothing) < 0.02
+    assert (top - alone) / (top - nothing) < 0.15

@@ -1,0 +1,84 @@
+"""`scripts/benchmark.py suite=planning`: what a decision costs, for one environment and for several at once."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from worldmodels import precision
+from worldmodels.allocator import keep_freed_memory
+from worldmodels.benchmarks.training import machine, milliseconds
+from worldmodels.build import build_model, build_planner
+from worldmodels.cli import load_config
+from worldmodels.evaluation import write_json
+
+log = logging.getLogger(__name__)
+
+OBSERVED, ACTIONS = 24, 6
+"""Numbers in an observation and in an action: walker's."""
+TDMPC2 = ("experiment=tdmpc2",)
+PLANNERS = ("tdmpc", "mppi", "cem", "gradient", "mppi_actor_critic", "cem_actor_critic", "actor_critic", "random")
+SEARCH = {"plan_horizon": 3, "num_samples": 512, "num_elites": 64, "iterations": 6, "replan_every": 1}
+"""TD-MPC2's, for every planner that has these options."""
+
+
+def measure(
+    overrides: list[str],
+    repeats: int = 20,
+    only: Sequence[str] = PLANNERS,
+    envs: Sequence[int] = (1, 16),
+    to: str = "benchmark_planning.json",
+) -> dict[str, Any]:
+    """Time every planner on TD-MPC2's model with its search, print the table, write the JSON."""
+    keep_freed_memory()
+    rows = [time_planner(name, overrides, repeats, envs) for name in only]
+    cfg = load_config([*TDMPC2, *overrides])
+    device = precision.device_of(cfg.trainer.accelerator)
+    result = {"overrides": overrides, "machine": machine(device), "repeats": repeats, "planners": rows}
+    write_json(Path(to), result)
+    log.info("%s", table(rows, envs))
+    return result
+
+
+def time_planner(name: str, overrides: list[str], repeats: int, envs: Sequence[int]) -> dict[str, Any]:
+    """Milliseconds of a decision for each number of environments."""
+    cfg = load_config([*TDMPC2, *(f"planner={name}" for _ in range(name != "tdmpc")), *overrides])
+    if cfg.trainer.threads:
+        torch.set_num_threads(cfg.trainer.threads)
+    device = precision.device_of(cfg.trainer.accelerator)
+    amp = precision.context(cfg.trainer.precision, device)
+    search = cfg.planner.get("search", cfg.planner)
+    for key in SEARCH.keys() & search.keys():
+        if name != "gradient" or key in ("plan_horizon", "replan_every"):
+            search[key] = SEARCH[key]
+    model = build_model(cfg, {"state": ((OBSERVED,), torch.float32)}, ACTIONS).to(device).eval()
+    planner = build_planner(cfg.planner, ACTIONS, False, model.dynamics.feat_dim).to(device).eval()
+    row = {"planner": name, "parameters": sum(p.numel() for p in (*model.parameters(), *planner.parameters()))}
+    for n in envs:
+        state, memory = model.initial(n), planner.initial(n)
+        reset, generator = torch.zeros(n, dtype=torch.bool, device=device), torch.Generator(device)
+
+        def decide(n: int = n, state: Any = state, memory: Any = memory, reset: Any = reset) -> None:
+            with torch.no_grad(), amp():
+                planner.act(model, state, memory, reset, True, generator)  # noqa: B023
+
+        row[f"{n}"] = milliseconds(decide, repeats, device)
+    return row
+
+
+def table(rows: Sequence[dict[str, Any]], envs: Sequence[int]) -> str:
+    """Medians and percentiles; last, what so many at once cost over so many one after another."""
+    lines = [
+        f"{'planner':<20}{'M par.':>8}" + "".join(f"{f'{n} env, ms':>14}{'p10-p90':>16}" for n in envs) + "  at once"
+    ]
+    for row in rows:
+        cells = "".join(
+            f"{row[f'{n}']['median']:>14.2f}{row[f'{n}']['p10']:>8.1f}-{row[f'{n}']['p90']:<7.1f}" for n in envs
+        )
+        first, last = (row[f"{n}"]["median"] / n for n in (envs[0], envs[-1]))
+        lines.append(f"{row['planner']:<20}{row['parameters'] / 1e6:>8.2f}{cells}{last / first:>8.2f}")
+    return "\n".join(lines)

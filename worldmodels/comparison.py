@@ -1,0 +1,164 @@
+"""`scripts/compare.py`: planners x models from the same start states, with what bounds them from above and below."""
+
+from __future__ import annotations
+
+import logging
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from worldmodels.comparison_report import draw, table
+from worldmodels.errors import UserError
+from worldmodels.evaluation import blind_policies, evaluate_oracle, play_blind, write_json
+from worldmodels.launch import lasting
+from worldmodels.quality import prediction_errors, ranking
+from worldmodels.runs import Run, open_run, read_config
+from worldmodels.scoring import play_held_out
+
+log = logging.getLogger(__name__)
+
+RESAMPLED = 2000
+"""Bootstrap samples behind an interval."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One planner on one model (None: no model), as words."""
+
+    model: str | None
+    planner: str
+
+
+def compare(
+    runs: list[str],
+    planners: list[str] | None = None,
+    episodes: int = 10,
+    seed: int = 1000,
+    oracle: bool = True,
+    to: str = "compare",
+) -> dict[str, Any]:
+    """Play every entry of the grid, measure every model, write JSON, table and figure; return what is in the JSON."""
+    first = read_config(Path(runs[0]))
+    for path in runs[1:]:
+        if lasting(read_config(Path(path)).env) != lasting(first.env):
+            raise UserError(f"{path} and {runs[0]} were trained in different environments: compare them one by one.")
+    planners = planners or list(dict.fromkeys(read_config(Path(path)).choices.planner for path in runs))
+    grid = [Entry(path, planner) for path in runs for planner in planners]
+    rows = [learned_row(entry, episodes, seed) for entry in tqdm(grid, desc="planners x models", unit="entry")]
+    run, quality = open_run(runs[0], []), {}
+    rows += bounds(run, planners, episodes, seed, oracle)
+    for path in tqdm(runs, desc="models", unit="model"):
+        quality[path] = judge_model(open_run(path, []), seed, oracle)
+    result = {
+        "env": str(first.env.get("task") or first.env.get("id") or first.env._target_),
+        "episodes": episodes,
+        "evaluation_seed": seed,
+        "rows": with_intervals(rows),
+        "quality": quality,
+        "planned_over_oracle": over_oracle(rows),
+    }
+    folder = Path(to)
+    write_json(folder / "compare.json", result)
+    (folder / "compare.md").write_text(table(result) + "\n")
+    draw(result).savefig(folder / "compare.png", dpi=120)
+    log.info("\n%s\n\nin %s: compare.json, compare.md, compare.png", table(result), folder)
+    return result
+
+
+def words_of(planner: str) -> list[str]:
+    """``tdmpc mpc=false`` as words of a configuration."""
+    name, *options = planner.split()
+    return [f"planner={name}", *(f"planner.{option}" for option in options)]
+
+
+def learned_row(entry: Entry, episodes: int, seed: int) -> dict[str, Any]:
+    """Returns of a planner on a run's model; a reason instead where it has learned parts that the run lacks."""
+    row = {"model": entry.model, "planner": entry.planner}
+    run = open_run_or_reason(entry)
+    if isinstance(run, str):
+        log.warning("%s on %s is left out: %s", entry.planner, entry.model, run)
+        return row | {"returns": None, "reason": run}
+    return row | {"returns": play_held_out(run, episodes, seed, explore=False).returns}
+
+
+def open_run_or_reason(entry: Entry) -> Run | str:
+    """The run with that planner, or why it cannot have it."""
+    try:
+        return open_run(entry.model, words_of(entry.planner))
+    except UserError as error:
+        if "has learned parts" not in str(error):
+            raise
+        return str(error)
+
+
+def bounds(run: Run, planners: list[str], episodes: int, seed: int, oracle: bool) -> list[dict[str, Any]]:
+    """The oracle under each planner that searches without learned parts, and what looks at nothing."""
+    rows = []
+    for planner in tqdm(planners if oracle else [], desc="oracle", unit="planner"):
+        searching = open_run_or_reason(Entry(str(run.path), planner))
+        if isinstance(searching, str) or list(searching.planner.parameters()) or not searching.planner.imagined[0]:
+            continue
+        row = {"model": "oracle", "planner": planner}
+        try:
+            returns = evaluate_oracle(run.cfg.env, searching.planner, episodes, seed, explore=False).returns
+            rows.append(row | {"returns": returns})
+        except UserError as error:  # no gradient, or an environment that cannot be put back
+            log.warning("the oracle with planner=%s is left out: %s", planner, error)
+            rows.append(row | {"returns": None, "reason": str(error)})
+    for name, blind in blind_policies(run).items():
+        rows.append({"model": None, "planner": name, "returns": play_blind(run.cfg.env, blind, episodes, seed)})
+    return rows
+
+
+def judge_model(run: Run, seed: int, oracle: bool) -> dict[str, Any]:
+    """How well a run's model predicts recorded futures and ranks invented ones, whatever plans with it."""
+    held_out = play_held_out(run, run.cfg.evaluation.episodes, seed, explore=True)
+    judged: dict[str, Any] = {"errors": prediction_errors(run, held_out)}
+    if oracle:
+        try:
+            judged["ranking"] = ranking(run, seed)
+        except UserError as error:
+            log.warning("how well %s ranks is left out: %s", run.path, error)
+            judged["ranking"] = {"reason": str(error)}
+    return judged
+
+
+def with_intervals(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows with their mean, interquartile mean and its 95 % interval over episodes (Agarwal et al. 2021)."""
+    try:
+        from rliable.library import get_interval_estimates
+        from rliable.metrics import aggregate_iqm
+    except ImportError as error:
+        raise UserError(f"compare.py needs rliable ({error}): `pip install 'worldmodels[compare]'`.") from error
+    known = {str(i): np.asarray(row["returns"])[:, None] for i, row in enumerate(rows) if row["returns"]}
+    points, intervals = get_interval_estimates(
+        known, lambda scores: np.array([aggregate_iqm(scores)]), reps=RESAMPLED, random_state=np.random.RandomState(0)
+    )
+    described = []
+    for i, row in enumerate(rows):
+        if row["returns"]:
+            low, high = intervals[str(i)][:, 0].tolist()
+            row = row | {
+                "mean": statistics.fmean(row["returns"]),
+                "std": statistics.pstdev(row["returns"]),
+                "iqm": float(points[str(i)][0]),
+                "interval": [low, high],
+            }
+        described.append(row)
+    return described
+
+
+def over_oracle(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What a planner gets with each model over what it gets with the oracle, both above random's return."""
+    means = {(row["model"], row["planner"]): statistics.fmean(row["returns"]) for row in rows if row["returns"]}
+    random = means[None, "random"]
+    ratios = []
+    for (model, planner), mean in means.items():
+        best = means.get(("oracle", planner))
+        if model not in (None, "oracle") and best is not None and best > random:
+            ratios.append({"model": model, "planner": planner, "ratio": (mean - random) / (best - random)})
+    return ratios

@@ -1,0 +1,44 @@
+"""Memory: how much is free, and whether planning fits into it, asked before the first frame."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from planners.base import Planner
+from worldmodels.data.storage import GIB
+from worldmodels.errors import UserError
+from worldmodels.model import WorldModel
+
+
+def planning_bytes(model: WorldModel, planner: Planner, num_envs: int) -> int:
+    """Bytes that a decision for so many environments holds at the very least: features and memories of all rows."""
+    rows, steps = planner.imagined
+    state = model.dynamics.fork(model.initial(1), max(rows, 1))
+    memory = sum(value.numel() * value.element_size() for value in state.memory.values())
+    features = max(rows, 1) * (steps + 1) * state.feat.shape[1] * state.feat.element_size()
+    return num_envs * (memory + features)
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that can still be had where the model lives."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return linux_bytes("MemAvailable", "/proc/meminfo")
+
+
+def linux_bytes(key: str, file: str = "/proc/self/status") -> int:
+    """Bytes under a key of what Linux says of a process or of the machine."""
+    line = next(line for line in Path(file).read_text().splitlines() if line.startswith(key + ":"))
+    return 1024 * int(line.split()[1])
+
+
+def require_memory(model: WorldModel, planner: Planner, num_envs: int) -> None:
+    """Refuse more environments, or more candidates, than there is memory for."""
+    needed, free = planning_bytes(model, planner, num_envs), free_bytes(model.device)
+    if needed > free:
+        raise UserError(
+            f"planning for {num_envs} environments, {planner.imagined[0]} imagined rows each, takes at least "
+            f"{needed / GIB:.1f} GiB and {free / GIB:.1f} GiB are free: lower env.num_envs or the planner's candidates."
+        )

@@ -1,0 +1,129 @@
+"""The quality of a model apart from that of whoever plans with it: does it predict, and does it rank?"""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from scipy.stats import spearmanr
+from torch import Tensor
+
+from dynamics.base import State
+from planners.noise import colour, row_noise
+from planners.random import Random
+from planners.returns import discounted_return
+from worldmodels.data.collect import Actor
+from worldmodels.data.replay import split_context
+from worldmodels.encoders import pixels_to_float
+from worldmodels.envs.base import derive_seed
+from worldmodels.envs.vector import VectorEnv
+from worldmodels.evaluation import HELD_OUT, Episodes
+from worldmodels.model import Model
+from worldmodels.oracle import Oracle, OracleActor, Simulators
+from worldmodels.runs import Run
+from worldmodels.scoring import windows
+from worldmodels.visualize import own_randomness
+
+ROWS, STOPS, APART = 4, 4, 20
+"""States from which sequences are ranked: episodes, states of each, and the decisions between these."""
+SEQUENCES = 64
+"""Sequences that are ranked in each state."""
+
+
+@torch.no_grad()
+def prediction_errors(run: Run, held_out: Episodes) -> dict[str, list[float]]:
+    """Errors of imagining recorded actions, by what and by imagined step (1, 2, …), each over that of a mean.
+
+    ``pixels`` and ``state``: squared error of what is decoded; ``latent``: squared distance to the latent that
+    filtering gives; ``reward``: squared error; all over the variance of what is predicted, so that 1 is no better than
+    its mean. ``cont``: how often the likelier of going on and ending is wrong. One sampled future.
+    """
+    cfg, device = run.cfg.evaluation, run.model.device
+    context, steps = cfg.context, cfg.imag_horizon
+    _, batch = split_context({k: v.to(device) for k, v in windows(held_out, context + steps).items()}, 0)
+    generator = torch.Generator(device).manual_seed(0)
+    with own_randomness(generator):
+        filtered, _, _ = run.model.observe(batch, run.model.initial(len(batch["action"])))
+        seen = {key: value[:, :context] for key, value in batch.items()}
+        _, state, _ = run.model.observe(seen, run.model.initial(len(batch["action"])))
+    imagined = run.model.imagine(state, batch["action"][:, context:], steps, generator)
+    feat = imagined.feat[:, 1:]
+    found = {
+        "latent": (feat, filtered.post[:, context:]),
+        "reward": (imagined.reward[..., None], batch["reward"][:, context:, None]),
+    }
+    for key, value in run.model.decode(feat).items():
+        truth = batch[key][:, context:]
+        found[key] = (value, pixels_to_float(truth) if key == "pixels" else truth)
+    errors = {key: relative_error(*pair).tolist() for key, pair in found.items()}
+    wrong = (imagined.cont < 0.5) != batch["is_terminal"][:, context:]
+    return errors | {"cont": wrong.float().mean(0).tolist()}
+
+
+def relative_error(guess: Float[Tensor, "B H ..."], truth: Float[Tensor, "B H ..."]) -> Float[Tensor, " H"]:
+    """Squared error of each step over the variance of the truth, all windows and steps together."""
+    error = (guess - truth).square().flatten(2).mean((0, 2))
+    spread = (truth - truth.mean((0, 1))).square().mean()
+    return error / spread.clamp(min=1e-8)
+
+
+@torch.no_grad()
+def ranking(run: Run, seed: int) -> dict[str, Any]:
+    """Spearman's correlation of imagined with true returns of action sequences, from the same physics states.
+
+    Sequences of drifting noise, as long as what was judged in imagination, from states along episodes of the run's own
+    planner; one correlation a state. True returns are the simulator's.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    steps, correlations = run.cfg.evaluation.imag_horizon, []
+    with (
+        VectorEnv(run.cfg.env, ROWS, derive_seed(seed, HELD_OUT), run.cfg.env.step_timeout) as envs,
+        Simulators(run.cfg.env, envs.discrete) as simulators,
+    ):
+        oracle = Oracle(simulators, envs.action_dim)
+        actor = Actor(ROWS, run.model, True, torch.Generator(run.model.device).manual_seed(seed))
+        truth = OracleActor(envs, oracle, True, generator)
+        rows = envs.reset()
+        for step in range(1 + (STOPS - 1) * APART):
+            actor.filter(rows)
+            if step % APART == 0:
+                truth.filter(rows)
+                tried = sequences(envs, steps, generator)
+                actual = returns(oracle, truth.state, tried, generator)
+                guess = returns(run.model, actor.state, tried.to(run.model.device), actor.generator)
+                correlations += correlate(guess.cpu(), actual)
+            rows = envs.step(actor.act(run.planner, rows["is_first"]))
+    return {
+        "states": ROWS * STOPS,
+        "sequences": SEQUENCES,
+        "steps": steps,
+        "correlations": correlations,
+        "mean": statistics.fmean(correlations) if correlations else None,
+    }
+
+
+def sequences(envs: VectorEnv, steps: int, generator: torch.Generator) -> Float[Tensor, "N S H A"]:
+    """Drifting noise, as the prefill acts, for every environment."""
+    normal = row_noise(envs.num_envs, (SEQUENCES, steps, envs.action_dim), torch.device("cpu"), generator)
+    return Random(envs.action_dim, envs.discrete).actions(colour(normal, 1.0))
+
+
+def returns(
+    model: Model, state: State, tried: Float[Tensor, "N S H A"], generator: torch.Generator
+) -> Float[Tensor, "N S"]:
+    """Undiscounted returns of sequences from N states."""
+    forked = model.dynamics.fork(state, SEQUENCES)
+    return discounted_return(model.imagine(forked, tried.flatten(0, 1), tried.shape[2], generator), 1.0).unflatten(
+        0, tried.shape[:2]
+    )
+
+
+def correlate(guess: Float[Tensor, "N S"], actual: Float[Tensor, "N S"]) -> list[float]:
+    """Rank correlation of each row; rows in which all true returns are alike say nothing and are left out."""
+    return [
+        float(spearmanr(g.numpy(), a.numpy()).statistic)
+        for g, a in zip(guess, actual, strict=True)
+        if a.max() > a.min() and g.max() > g.min()
+    ]
