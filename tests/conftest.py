@@ -12,6 +12,10 @@ from worldmodels.envs.rendering import choose_backend
 choose_backend()  # before any test file imports dm_control, which decides once and for all how to draw
 
 
+def pytest_addoption(parser):
+    parser.addoption("--grid", action="store_true", help="every backbone x planner x kind of action and observation")
+
+
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory) -> Path:
     """A run folder that a whole training left behind; to be read only."""

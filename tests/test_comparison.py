@@ -93,9 +93,8 @@ def test_intervals_cover_the_interquartile_mean():
 
 
 def test_tables_say_what_is_missing():
-    rows = with_intervals(rows_of(random=[1.0, 2.0])) + [
-        {"model": "runs/a", "planner": "tdmpc", "returns": None, "reason": "it has learned parts"}
-    ]
+    missing = {"model": "runs/a", "planner": "tdmpc", "returns": None, "reason": "it has learned parts"}
+    rows = [*with_intervals(rows_of(random=[1.0, 2.0])), missing]
     result = {"env": "x", "episodes": 2, "rows": rows, "planned_over_oracle": [], "quality": {}}
     assert "| tdmpc on a | – | – | – | it has learned parts |" in table(result)
     assert label(rows[0]) == "random"

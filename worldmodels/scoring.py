@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from worldmodels import plans, precision, visualize
-from worldmodels.build import build_model
+from worldmodels.build import build_model, build_planner
 from worldmodels.data.replay import Replay, split_context
 from worldmodels.encoders import pixels_to_float
 from worldmodels.errors import UserError
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 def score(run: Run, episodes: int, seed: int) -> Episodes:
     """Write ``evaluation.json``, a video of the first episode and a plan; return the stochastic episodes."""
     played = {explore: play_held_out(run, episodes, seed, explore) for explore in (False, True)}
-    untrained = replace(run, model=fresh_model(run).to(run.model.device).eval())
+    untrained = untaught(run)
     beside = {"untrained": statistics.fmean(play_held_out(untrained, episodes, seed, explore=False).returns)}
     write_scores(run, run.path / "evaluation.json", played, seed, beside)
     if "pixels" in played[False].rows:
@@ -74,9 +74,12 @@ def play_held_out(run: Run, episodes: int, seed: int, explore: bool = True) -> E
     return evaluate(run.cfg.env, run.model, run.planner, episodes, seed, explore, amp)
 
 
-def fresh_model(run: Run) -> torch.nn.Module:
-    """The run's world model before any training."""
-    return build_model(run.cfg, observation_spec(run.checkpoint), run.action_dim)
+def untaught(run: Run) -> Run:
+    """The run before any training, of its world model and of what its planner learns."""
+    model = build_model(run.cfg, observation_spec(run.checkpoint), run.action_dim)
+    planner = build_planner(run.cfg.planner, run.action_dim, run.discrete, model.dynamics.feat_dim, run.cfg.seed)
+    device = run.model.device
+    return replace(run, model=model.to(device).eval(), planner=planner.to(device).eval())
 
 
 def write_video(run: Run, episodes: Episodes) -> None:

@@ -1,0 +1,137 @@
+"""Every backbone with every planner, on every kind of action and observation: acts, learns, is saved and resumed.
+
+A covering set by default: every pair of a backbone and a planner, and either with every kind of action and
+observation. `pytest --grid` (`make test ARGS=--grid`) runs all of them.
+"""
+
+from __future__ import annotations
+
+import io
+from copy import deepcopy
+from itertools import product
+from pathlib import Path
+
+import torch
+from dynamics_cases import TINY
+from model_cases import ACTION, PIXELS, STATE, batch
+from planner_cases import PLANNERS
+
+from worldmodels.build import build_model
+from worldmodels.cli import load_config
+from worldmodels.training import Spaces, build_module
+
+DYNAMICS = sorted(path.stem for path in (Path(__file__).parents[1] / "configs" / "dynamics").glob("*.yaml"))
+KINDS = list(product(("box", "discrete"), ("pixels", "state")))
+VARIANTS = {"s4d": "ssm", "cem_actor_critic": "mppi_actor_critic", "random": "mppi"}
+"""What shares all but a few lines with another, and meets only some of the others."""
+SMALL = {"num_samples": 8, "num_elites": 4, "iterations": 1, "plan_horizon": 3, "replan_every": 2}
+SMALL |= {"imag_horizon": 2, "policy_samples": 2, "restarts": 2}
+
+
+def cover() -> list[tuple[str, str, str, str]]:
+    """Pairs of backbones and planners, kinds in turn, so that each meets each kind."""
+    backbones, planners = ([name for name in names if name not in VARIANTS] for names in (DYNAMICS, PLANNERS))
+    cases = [
+        (backbone, planner, *KINDS[(i + j) % len(KINDS)])
+        for (i, backbone), (j, planner) in product(enumerate(backbones), enumerate(planners))
+    ]
+    cases += [("s4d", "mppi", *KINDS[0]), ("s4d", "actor_critic", *KINDS[3])]
+    return [*cases, ("rssm", "random", *KINDS[1]), ("rssm", "cem_actor_critic", *KINDS[2])]
+
+
+def pytest_generate_tests(metafunc):
+    if "case" in metafunc.fixturenames:
+        whole = metafunc.config.getoption("--grid")
+        cases = [(d, p, *k) for d, p, k in product(DYNAMICS, PLANNERS, KINDS)] if whole else cover()
+        metafunc.parametrize("case", cases, ids="-".join)
+
+
+def test_the_covering_set_is_small_and_covers():
+    cases = cover()
+    assert len(cases) <= 40
+    backbones, planners = ([name for name in names if name not in VARIANTS] for names in (DYNAMICS, PLANNERS))
+    assert {case[:2] for case in cases} >= set(product(backbones, planners))
+    assert {(case[0], case[2:]) for case in cases} >= set(product(backbones, KINDS))
+    assert {(case[1], case[2:]) for case in cases} >= set(product(planners, KINDS))
+    assert {case[0] for case in cases} == set(DYNAMICS)
+    assert {case[1] for case in cases} == set(PLANNERS)
+
+
+def configured(backbone: str, planner: str):
+    """Its configuration at the smallest size."""
+    words = [*TINY, f"dynamics={backbone}", f"planner={planner}"]
+    if backbone == "transformer":
+        words.append("dynamics.core.window=16")
+    chosen = load_config(words).planner
+    for prefix in ("", "search.", "learner."):
+        known = chosen.get(prefix.rstrip("."), {}) if prefix else chosen
+        words += [f"planner.{prefix}{key}={value}" for key, value in SMALL.items() if key in known]
+    return load_config(words)
+
+
+def made(cfg, observations, discrete, folder):
+    """A module and its optimiser."""
+    model = build_model(cfg, observations, ACTION)
+    module = build_module(cfg, folder, model, Spaces(observations, ACTION, discrete))
+    module.log = lambda *_, **__: None
+    module.log_dict = lambda *_, **__: None
+    module.average.eval()
+    return module, module.configure_optimizers()
+
+
+def update(module, optimizer, rows) -> None:
+    """One update as the training makes it."""
+    module.training_step(rows, 0).backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    module.after_step()
+
+
+def acted(module, observations, rows, discrete, seed):
+    """Three decisions for two environments."""
+    model, planner = module.acting
+    generator = torch.Generator().manual_seed(seed)
+    state, memory, actions = model.initial(2), planner.initial(2), []
+    action = torch.zeros(2, ACTION)
+    for t in range(3):
+        first = torch.full((2,), t == 0)
+        with torch.no_grad():
+            frame = {key: rows[key][:, t] for key in observations}
+            state = model.obs_step(frame, action, first, state, generator)
+            action, memory = planner.act(model, state, memory, first, True, generator)
+        actions.append(action)
+    return torch.stack(actions)
+
+
+def test_it_acts_learns_is_saved_and_taken_up_again(case, tmp_path):
+    backbone, planner, actions, observed = case
+    discrete, observations = actions == "discrete", PIXELS if observed == "pixels" else STATE
+    cfg = configured(backbone, planner)
+    rows = batch(size=2, length=5, observations=observations)
+    if discrete:
+        rows["action"] = torch.nn.functional.one_hot(rows["action"].argmax(-1), ACTION).float()
+    torch.manual_seed(0)
+    module, optimizer = made(cfg, observations, discrete, tmp_path)
+    before = deepcopy(module.state_dict())
+    update(module, optimizer, rows)
+    after = module.state_dict()
+    moved = {key.split(".")[0] for key in before if not torch.equal(before[key], after[key])}
+    assert moved >= ({"model", "planner"} if list(module.planner.parameters()) else {"model"})
+    taken = acted(module, observations, rows, discrete, 1)
+    assert taken.abs().max() <= 1
+    if discrete:
+        assert torch.equal(taken.sum(-1), torch.ones(3, 2))
+
+    saved = io.BytesIO()
+    torch.save({"module": after, "optimizer": optimizer.state_dict(), "rng": torch.get_rng_state()}, saved)
+    update(module, optimizer, rows)
+    saved.seek(0)
+    checkpoint = torch.load(saved, weights_only=True)
+    again, optimizer = made(cfg, observations, discrete, tmp_path)
+    again.load_state_dict(checkpoint["module"])
+    optimizer.load_state_dict(checkpoint["optimizer"])
+    assert torch.equal(acted(again, observations, rows, discrete, 1), taken)
+    torch.set_rng_state(checkpoint["rng"])
+    update(again, optimizer, rows)
+    for key, value in module.state_dict().items():
+        assert torch.equal(value, again.state_dict()[key]), key
