@@ -125,7 +125,7 @@ def test_whole_numbers_may_be_written_with_an_exponent():
 
 
 def test_scripts_say_what_they_need(said):
-    assert_matches(said.refusal("evaluate"), "say which run: run=<…>; this script takes run=, episodes=, seed=")
+    assert_matches(said.refusal("evaluate"), "say which run: run=<…>; this script takes run=, model=, episodes=, seed=")
     assert_matches(
         said.refusal("imagine", "run=x", "episodes=few"), "episodes=few must be a whole number of at least 1"
     )

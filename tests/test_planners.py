@@ -131,9 +131,9 @@ def test_a_reset_row_plans_as_if_new_and_the_others_go_on(name, discrete):
 
 
 def test_gradient_refuses_mistaken_options_in_one_sentence():
-    for key in ("restarts", "iterations", "lr"):
-        with pytest.raises(UserError, match=f"{key}=0"):
-            build("gradient", LinearGaussian(), **{key: 0})
+    for key, value in {"restarts": 0, "iterations": 0, "lr": 0.0}.items():
+        with pytest.raises(UserError, match=f"{key}={value}"):
+            build("gradient", LinearGaussian(), **{key: value})
     with pytest.raises(UserError, match="replan_every=13"):
         build("gradient", LinearGaussian(), replan_every=13)
 

@@ -165,7 +165,7 @@ def planner_config(folder: Path, words: list[str]) -> DictConfig:
     """The configuration for training a planner on a run's world model, which stays as it is."""
     before = read_config(folder)
     cfg = override(before, words)
-    require_same(cfg, before, f"the world model in {folder} was trained with another")
+    require_same(cfg, before, f": the world model in {folder} was trained with another")
     if not learner_of(cfg.planner).get("loss_scales"):
         raise UserError(
             f"planner={cfg.choices.planner} has nothing to learn on a frozen world model: use it as it is, with "
@@ -184,14 +184,14 @@ def require_same(cfg: DictConfig, before: DictConfig, because: str) -> None:
     if lasting(cfg.env) != lasting(before.env):
         changed.append("env")
     if changed:
-        raise UserError(f"{changed[0]} cannot change: {because}.")
+        raise UserError(f"{changed[0]} cannot change{because}.")
 
 
 def resumed_config(folder: Path, words: list[str]) -> DictConfig:
     """A run's configuration with words on top; what its weights or its replay depend on may not change."""
     before = read_config(folder)
     cfg = override(before, words)
-    require_same(cfg, before, f"{folder} was trained with another; start a new run")
+    require_same(cfg, before, f" when resuming: {folder} was trained with another; start a new run")
     if optimizer_layout(cfg) != optimizer_layout(before):
         raise UserError(
             f"only the values of learning rates can change when resuming, not the optimizer: {folder} was trained "
