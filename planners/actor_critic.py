@@ -135,7 +135,7 @@ class ActorCritic(Learner):
         lam = self.lam * (~rows["is_last"]).float()
         targets = lambda_returns(rows["reward"][:, 1:], going[:, 1:], imagined[:, 1:], self.gamma, lam[:, 1:])
         feat = rollout.feat[:, -last:][:, :-1]
-        followed = (~rows["is_first"][:, 1:]).float()
+        followed = rollout.weight[:, -last:][:, :-1] * (~rows["is_first"][:, 1:])
         return followed * self.critic.loss(feat if self.replay_gradient else feat.detach(), targets)
 
     def metrics(self, rollout: Rollout) -> dict[str, Tensor]:

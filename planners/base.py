@@ -77,7 +77,10 @@ class Planner(nn.Module, ABC):
     def consider(
         self, model: WorldModel, state: State, memory: Memory, generator: Generator | None = None
     ) -> Considered | None:
-        """What it would do from ``state``, leaving everything as it is; None where nothing is imagined."""
+        """What it would do from ``state``, leaving everything as it is; None where nothing is imagined.
+
+        ``memory`` is what :meth:`act` returned in that state, or the initial one.
+        """
         return None
 
     def loss(self, model: WorldModel, rollout: Rollout, batch: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -80,8 +80,8 @@ class Gradient(Replanner):
         return memory | {"mean": self._actions(free)[rows, best], "actions": actions}
 
     def consider(self, model: Any, state: State, memory: Memory, generator: Generator | None = None) -> Considered:
-        """The sequence that an ascent from where ``memory`` is ends in."""
-        return Considered(self.search(model, state, self.moved_up(memory), False, generator, None)["actions"])
+        """The sequence that an ascent from the plan in ``memory`` ends in."""
+        return Considered(self.search(model, state, memory, False, generator, None)["actions"])
 
     def _start(self, mean: Float[Tensor, "N H A"], noise: Float[Tensor, "N R H A"]) -> Float[Tensor, "N R H A"]:
         """Free numbers to begin from: the plan before, then noise around it."""

@@ -11,8 +11,8 @@ from torch import Generator, Tensor
 
 from dynamics.base import Memory, Rollout, State
 from planners.base import Considered, Learner, Planner, require
-from planners.replanning import Replanner
 from planners.returns import Value
+from planners.sampling import SamplingPlanner
 
 if TYPE_CHECKING:
     from worldmodels.model import WorldModel
@@ -37,7 +37,7 @@ class Guided(Planner):
         action_dim: int,
         discrete: bool,
         learner: Callable[..., Learner],
-        search: Callable[..., Replanner],
+        search: Callable[..., SamplingPlanner],
         mpc: bool = True,
         policy_samples: int = 24,
         terminal_value: bool = True,
@@ -45,6 +45,9 @@ class Guided(Planner):
         super().__init__(action_dim, discrete)
         self.learner = learner(action_dim=action_dim, discrete=discrete)
         self.search = search(action_dim=action_dim, discrete=discrete)
+        require(
+            isinstance(self.search, SamplingPlanner), "planner.search must try action sequences, as mppi and cem do."
+        )
         most = self.search.settings.num_samples - self.search.settings.num_elites
         require(
             0 <= policy_samples <= most,
@@ -111,12 +114,17 @@ class Guide:
     policy_samples: int
     terminal_value: bool
 
-    def noise(self, search: Replanner) -> int:
+    def noise(self, search: SamplingPlanner) -> int:
         """Standard normal numbers a row that one plan takes of a guide."""
         return sum(self._sizes(search))
 
     def ask(
-        self, search: Replanner, model: Any, state: State, noise: Float[Tensor, "N K"], generator: Generator | None
+        self,
+        search: SamplingPlanner,
+        model: Any,
+        state: State,
+        noise: Float[Tensor, "N K"],
+        generator: Generator | None,
     ) -> Advice:
         """Let the policy imagine its candidates; keep the rest of the noise for values."""
         n, drawn = len(state.feat), noise.split(self._sizes(search), dim=1)
@@ -133,7 +141,7 @@ class Guide:
             actions = actions.unflatten(0, (n, self.policy_samples))
         return Advice(self.learner if self.terminal_value else None, actions, drawn[1:])
 
-    def _sizes(self, search: Replanner) -> list[int]:
+    def _sizes(self, search: SamplingPlanner) -> list[int]:
         """Numbers for the policy's candidates, then for the values of each iteration."""
         per_value = self.learner.value_noise(search.settings.num_samples) if self.terminal_value else 0
         candidates = self.policy_samples * search.plan_horizon * search.action_dim

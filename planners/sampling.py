@@ -174,8 +174,8 @@ class SamplingPlanner(Replanner):
     def consider(
         self, model: Any, state: State, memory: Memory, generator: Generator | None = None, guide: Any = None
     ) -> Considered:
-        """The last iteration of a search that begins where ``memory`` is, and the mean it arrives at."""
-        found, _, _ = self.look(model, state, self.moved_up(memory), generator, guide)
+        """The last iteration of a search that begins from the plan in ``memory``, and the mean it arrives at."""
+        found, _, _ = self.look(model, state, memory, generator, guide)
         return Considered(self.family.mode(found.proposal.mean), found.candidates, found.values)
 
     def _draw(

@@ -20,16 +20,24 @@ if TYPE_CHECKING:
 
 
 class QEnsemble(nn.Module):
-    """``num_q`` functions of a state and an action, symexp two-hot, with dropout after their first layer's weights.
+    """``num_q`` functions of a state and an action, symexp two-hot up to ``limit`` under symlog.
 
-    They begin at zero and differ by their hidden layers.
+    Dropout follows their first layer's weights. They begin at zero and differ by their hidden layers.
     """
 
     def __init__(
-        self, feat_dim: int, action_dim: int, units: int, layers: int, num_q: int, num_bins: int, dropout: float
+        self,
+        feat_dim: int,
+        action_dim: int,
+        units: int,
+        layers: int,
+        num_q: int,
+        num_bins: int,
+        limit: float,
+        dropout: float,
     ) -> None:
         super().__init__()
-        self.two_hot = TwoHot(num_bins)
+        self.two_hot = TwoHot(num_bins, limit)
         self.nets = nn.ModuleList(MLP(feat_dim + action_dim, units, layers, num_bins, 0.0) for _ in range(num_q))
         for net in self.nets:
             net[0].insert(1, nn.Dropout(dropout))
@@ -82,6 +90,12 @@ class TDLearner(Learner):
         require(1 <= pair <= len(self.q.nets), f"pair={pair} must lie between 1 and num_q={len(self.q.nets)}.")
         self.target = slow_copy(self.q)
         self.q_scale = ReturnScale()
+
+    def train(self, mode: bool = True) -> TDLearner:
+        """Targets are without dropout while the rest learns."""
+        super().train(mode)
+        self.target.eval()
+        return self
 
     def policy(self, feat: Float[Tensor, "... F"]) -> ActionDistribution:
         """The policy's distribution."""

@@ -9,7 +9,7 @@ import torch
 from planner_cases import seeded
 from toy_runs import WORDS, script
 
-from worldmodels.comparison import over_oracle, with_intervals
+from worldmodels.comparison import Entry, open_run_or_reason, over_oracle, with_intervals
 from worldmodels.comparison_report import draw, label, table
 from worldmodels.errors import UserError
 from worldmodels.launch import train
@@ -163,3 +163,14 @@ def test_more_environments_than_memory_allows_are_refused(monkeypatch, said, tmp
     message = said.refusal("train", *WORDS, f"run_dir={tmp_path / 'run'}")
     assert "planning for 2 environments" in message
     assert "lower env.num_envs" in message
+
+
+def test_the_planner_of_the_training_keeps_its_options(finished_run, tmp_path):
+    kept = open_run_or_reason(Entry(str(finished_run), "mppi temperature=0.5"))
+    assert (kept.cfg.planner.num_samples, kept.cfg.planner.temperature) == (8, 0.5)
+    assert open_run_or_reason(Entry(str(finished_run), "cem")).cfg.planner.num_samples == 256
+
+
+def test_learned_planners_are_refused_with_the_oracle(learned_run, said):
+    message = said.refusal("evaluate", f"run={learned_run}", "model=oracle")
+    assert "use one without learned parts" in message

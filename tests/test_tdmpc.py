@@ -19,7 +19,12 @@ from worldmodels.testing.sequences import randomise
 def learner(feat=6, discrete=False, **options):
     small = {"units": 16, "layers": 2}
     return TDLearner(
-        feat, ACTION, discrete, policy=small, q={**small, "num_q": 5, "num_bins": 101, "dropout": 0.0}, **options
+        feat,
+        ACTION,
+        discrete,
+        policy=small,
+        q={**small, "num_q": 5, "num_bins": 101, "limit": 10.0, "dropout": 0.0},
+        **options,
     )
 
 
@@ -33,7 +38,7 @@ def rollout_of(feat, post=None, weight=None):
 
 
 def test_every_member_begins_at_zero_and_differently():
-    q = QEnsemble(6, ACTION, 16, 2, 5, 101, 0.0)
+    q = QEnsemble(6, ACTION, 16, 2, 5, 101, 10.0, 0.0)
     feat, action = torch.randn(7, 6), torch.randn(7, ACTION)
     assert torch.equal(q.two_hot.decode(q(feat, action, [0, 1, 2, 3, 4])), torch.zeros(5, 7))
     for i in range(1, 5):
@@ -46,15 +51,21 @@ def test_every_member_begins_at_zero_and_differently():
 
 
 def test_dropout_is_for_learning_only():
-    q = randomise(QEnsemble(6, ACTION, 16, 2, 2, 101, 0.5))
+    q = randomise(QEnsemble(6, ACTION, 16, 2, 2, 101, 10.0, 0.5))
     x = torch.randn(7, 6), torch.randn(7, ACTION), [0]
     assert not torch.equal(q(*x), q(*x))
     q.eval()
     assert torch.equal(q(*x), q(*x))
 
 
+def test_targets_are_without_dropout_while_learning():
+    planner = build("tdmpc", world(False)[0]).train()
+    assert planner.learner.q.training
+    assert not any(module.training for module in planner.learner.target.modules())
+
+
 def test_a_pair_is_drawn_without_replacement_from_all():
-    q = QEnsemble(6, ACTION, 4, 1, 5, 11, 0.0)
+    q = QEnsemble(6, ACTION, 4, 1, 5, 11, 10.0, 0.0)
     drawn = [tuple(sorted(q.some(2))) for _ in range(300)]
     assert all(len(set(pair)) == 2 for pair in drawn)
     assert len(set(drawn)) == 10
@@ -69,7 +80,7 @@ def test_a_value_is_the_mean_of_the_pair_that_each_rows_noise_names():
     for n in range(3):
         pair = noise[n, :5].topk(2).indices.tolist()
         logits = planner.q(feat[n], planner.policy(feat[n]).mode(), pair)
-        torch.testing.assert_close(values[n], planner.q.two_hot.decode(logits).mean(0), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(values[n], planner.q.two_hot.decode(logits).mean(0), atol=1e-2, rtol=1e-3)
         torch.testing.assert_close(planner.value(feat[n : n + 1], noise[n : n + 1])[0], values[n])
 
 
@@ -102,7 +113,7 @@ def test_a_time_limit_bootstraps():
     cut = {**rows, "is_last": torch.ones(2, 5, dtype=torch.bool)}
     feat = rollout_of(torch.randn(2, 5, 6))
     plain, limited = (planner.loss(None, feat, data)["q"] for data in (rows, cut))
-    torch.testing.assert_close(plain, limited)
+    torch.testing.assert_close(plain, limited, atol=1e-2, rtol=1e-3)
 
 
 def test_gradients_reach_what_they_should():

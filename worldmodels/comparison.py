@@ -69,10 +69,10 @@ def compare(
     return result
 
 
-def words_of(planner: str) -> list[str]:
-    """``tdmpc mpc=false`` as words of a configuration."""
+def words_of(planner: str, trained: str) -> list[str]:
+    """``tdmpc mpc=false`` as words of a configuration; the planner of the training keeps the options it had there."""
     name, *options = planner.split()
-    return [f"planner={name}", *(f"planner.{option}" for option in options)]
+    return [f"planner={name}"] * (name != trained) + [f"planner.{option}" for option in options]
 
 
 def learned_row(entry: Entry, episodes: int, seed: int) -> dict[str, Any]:
@@ -82,13 +82,18 @@ def learned_row(entry: Entry, episodes: int, seed: int) -> dict[str, Any]:
     if isinstance(run, str):
         log.warning("%s on %s is left out: %s", entry.planner, entry.model, run)
         return row | {"returns": None, "reason": run}
-    return row | {"returns": play_held_out(run, episodes, seed, explore=False).returns}
+    try:
+        return row | {"returns": play_held_out(run, episodes, seed, explore=False).returns}
+    except UserError as error:
+        log.warning("%s on %s is left out: %s", entry.planner, entry.model, error)
+        return row | {"returns": None, "reason": str(error)}
 
 
 def open_run_or_reason(entry: Entry) -> Run | str:
     """The run with that planner, or why it cannot have it."""
     try:
-        return open_run(entry.model, words_of(entry.planner))
+        trained = read_config(Path(entry.model)).choices.planner
+        return open_run(entry.model, words_of(entry.planner, trained))
     except UserError as error:
         if "has learned parts" not in str(error):
             raise
@@ -96,28 +101,38 @@ def open_run_or_reason(entry: Entry) -> Run | str:
 
 
 def bounds(run: Run, planners: list[str], episodes: int, seed: int, oracle: bool) -> list[dict[str, Any]]:
-    """The oracle under each planner that searches without learned parts, and what looks at nothing."""
-    rows = []
-    for planner in tqdm(planners if oracle else [], desc="oracle", unit="planner"):
-        searching = open_run_or_reason(Entry(str(run.path), planner))
-        if isinstance(searching, str) or list(searching.planner.parameters()) or not searching.planner.imagined[0]:
-            continue
-        row = {"model": "oracle", "planner": planner}
-        try:
-            returns = evaluate_oracle(run.cfg.env, searching.planner, episodes, seed, explore=False).returns
-            rows.append(row | {"returns": returns})
-        except UserError as error:  # no gradient, or an environment that cannot be put back
-            log.warning("the oracle with planner=%s is left out: %s", planner, error)
-            rows.append(row | {"returns": None, "reason": str(error)})
+    """The oracle under each planner that searches without learned parts, or else mppi; then what looks at nothing."""
+    rows: list[dict[str, Any]] = []
+    if oracle:
+        known = [oracle_row(run, planner, episodes, seed) for planner in tqdm(planners, desc="oracle", unit="planner")]
+        rows = [row for row in known if row is not None] or [oracle_row(run, "mppi", episodes, seed)]
     for name, blind in blind_policies(run).items():
         rows.append({"model": None, "planner": name, "returns": play_blind(run.cfg.env, blind, episodes, seed)})
     return rows
 
 
+def oracle_row(run: Run, planner: str, episodes: int, seed: int) -> dict[str, Any] | None:
+    """Returns of a planner with the simulator for a model; None where it has learned parts or searches nothing."""
+    searching = open_run_or_reason(Entry(str(run.path), planner))
+    if isinstance(searching, str) or list(searching.planner.parameters()) or not searching.planner.imagined[0]:
+        return None
+    row = {"model": "oracle", "planner": planner}
+    try:
+        returns = evaluate_oracle(run.cfg.env, searching.planner, episodes, seed, explore=False).returns
+        return row | {"returns": returns}
+    except UserError as error:  # no gradient, or an environment that cannot be put back
+        log.warning("the oracle with planner=%s is left out: %s", planner, error)
+        return row | {"returns": None, "reason": str(error)}
+
+
 def judge_model(run: Run, seed: int, oracle: bool) -> dict[str, Any]:
     """How well a run's model predicts recorded futures and ranks invented ones, whatever plans with it."""
     held_out = play_held_out(run, run.cfg.evaluation.episodes, seed, explore=True)
-    judged: dict[str, Any] = {"errors": prediction_errors(run, held_out)}
+    judged: dict[str, Any] = {"errors": {}}
+    try:
+        judged["errors"] = prediction_errors(run, held_out)
+    except UserError as error:
+        log.warning("what %s predicts is left out: %s", run.path, error)
     if oracle:
         try:
             judged["ranking"] = ranking(run, seed)
@@ -153,12 +168,13 @@ def with_intervals(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def over_oracle(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What a planner gets with each model over what it gets with the oracle, both above random's return."""
+    """What a planner gets with a model over what it, or else the best one, gets with the oracle, both above random."""
     means = {(row["model"], row["planner"]): statistics.fmean(row["returns"]) for row in rows if row["returns"]}
     random = means[None, "random"]
+    best_of_all = max((mean for (model, _), mean in means.items() if model == "oracle"), default=None)
     ratios = []
     for (model, planner), mean in means.items():
-        best = means.get(("oracle", planner))
+        best = means.get(("oracle", planner), best_of_all)
         if model not in (None, "oracle") and best is not None and best > random:
             ratios.append({"model": model, "planner": planner, "ratio": (mean - random) / (best - random)})
     return ratios

@@ -136,7 +136,15 @@ def evaluate(
 
 
 def evaluate_oracle(env: Mapping[str, Any], planner: Planner, episodes: int, seed: int, explore: bool) -> Episodes:
-    """:func:`evaluate` with the simulator in the model's place, on the same episodes."""
+    """:func:`evaluate` with the simulator in the model's place, on the same episodes.
+
+    ``UserError`` for a planner with learned parts, which read a model's features.
+    """
+    if list(planner.parameters()):
+        raise UserError(
+            "what a planner learned reads a model's features, which model=oracle has not: use one without learned "
+            "parts, such as planner=mppi."
+        )
     generator = torch.Generator().manual_seed(seed)
 
     def lot(envs: VectorEnv) -> Episodes:

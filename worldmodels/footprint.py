@@ -15,10 +15,13 @@ from worldmodels.model import WorldModel
 def planning_bytes(model: WorldModel, planner: Planner, num_envs: int) -> int:
     """Bytes that a decision for so many environments holds at the very least: features and memories of all rows."""
     rows, steps = planner.imagined
-    state = model.dynamics.fork(model.initial(1), max(rows, 1))
-    memory = sum(value.numel() * value.element_size() for value in state.memory.values())
-    features = max(rows, 1) * (steps + 1) * state.feat.shape[1] * state.feat.element_size()
-    return num_envs * (memory + features)
+    state = model.initial(1)
+    sizes = [
+        sum(value.numel() * value.element_size() for value in model.dynamics.fork(state, n).memory.values())
+        for n in (1, 2)
+    ]
+    features = (steps + 1) * state.feat.shape[1] * state.feat.element_size()
+    return num_envs * (sizes[0] + max(rows - 1, 0) * (sizes[1] - sizes[0]) + rows * features)
 
 
 def free_bytes(device: torch.device) -> int:
@@ -34,9 +37,9 @@ def linux_bytes(key: str, file: str = "/proc/self/status") -> int:
     return 1024 * int(line.split()[1])
 
 
-def require_memory(model: WorldModel, planner: Planner, num_envs: int) -> None:
+def require_memory(model: WorldModel, planner: Planner, num_envs: int, device: torch.device) -> None:
     """Refuse more environments, or more candidates, than there is memory for."""
-    needed, free = planning_bytes(model, planner, num_envs), free_bytes(model.device)
+    needed, free = planning_bytes(model, planner, num_envs), free_bytes(device)
     if needed > free:
         raise UserError(
             f"planning for {num_envs} environments, {planner.imagined[0]} imagined rows each, takes at least "

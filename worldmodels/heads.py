@@ -14,9 +14,11 @@ from worldmodels.nets import MLP
 class RewardHead(nn.Module):
     """Reward for arriving in a state, as symexp two-hot; predicts exactly zero before training (DreamerV3)."""
 
-    def __init__(self, feat_dim: int, action_dim: int, units: int, layers: int = 1, num_bins: int = 255) -> None:
+    def __init__(
+        self, feat_dim: int, action_dim: int, units: int, layers: int = 1, num_bins: int = 255, limit: float = 20.0
+    ) -> None:
         super().__init__()
-        self.two_hot = TwoHot(num_bins)
+        self.two_hot = TwoHot(num_bins, limit)
         self.net = MLP(feat_dim, units, layers, num_bins, out_scale=0.0)
 
     def forward(self, feat: Float[Tensor, "... H1 F"], action: Float[Tensor, "... H A"]) -> Float[Tensor, "... H"]:
@@ -37,8 +39,10 @@ class RewardHead(nn.Module):
 class TransitionRewardHead(RewardHead):
     """Reward of an action taken in a state, which a planner knows before it imagines where that leads (TD-MPC2)."""
 
-    def __init__(self, feat_dim: int, action_dim: int, units: int, layers: int = 1, num_bins: int = 255) -> None:
-        super().__init__(feat_dim + action_dim, action_dim, units, layers, num_bins)
+    def __init__(
+        self, feat_dim: int, action_dim: int, units: int, layers: int = 1, num_bins: int = 255, limit: float = 20.0
+    ) -> None:
+        super().__init__(feat_dim + action_dim, action_dim, units, layers, num_bins, limit)
 
     def forward(self, feat: Float[Tensor, "... H1 F"], action: Float[Tensor, "... H A"]) -> Float[Tensor, "... H"]:
         """Decoded reward of H steps from the H states they are taken in."""

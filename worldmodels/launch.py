@@ -173,6 +173,8 @@ def planner_config(folder: Path, words: list[str]) -> DictConfig:
             "as planner=actor_critic."
         )
     cfg.world_model = str(folder)
+    rates = cfg.optimizer.learning_rates or {}
+    cfg.optimizer.learning_rates = {part: rate for part, rate in rates.items() if not part.startswith("model.")} or None
     if "run_dir" not in {word.partition("=")[0] for word in words}:
         cfg.run_dir = None
     return cfg

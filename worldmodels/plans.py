@@ -131,17 +131,17 @@ def watch(run: Run, seed: int) -> None:
         rows, step, looked, tape = envs.reset(), 0, None, []
         while looked is None or len(tape) <= looked.considered.plan.shape[1]:
             actor.filter(rows)
+            action = actor.act(run.planner, rows["is_first"])
             if looked is None and step >= BEFORE:
-                memory = actor.memory or {k: v.to(run.model.device) for k, v in run.planner.initial(1).items()}
                 with amp():
-                    looked = look(run.model, run.planner, actor.state, memory, generator)
+                    looked = look(run.model, run.planner, actor.state, actor.memory, generator)
                 if looked is None:
                     return
             if looked is not None:
                 tape.append(rows)
             if rows["is_last"].all():
                 break
-            rows, step = envs.step(actor.act(run.planner, rows["is_first"])), step + 1
+            rows, step = envs.step(action), step + 1
     if looked is None:
         return
     draw_plan(looked, [float(row["reward"]) for row in tape[1:]]).savefig(run.path / "plan.png", dpi=120)

@@ -20,7 +20,8 @@ from worldmodels.build import build_model, build_planner
 from worldmodels.data.replay import Replay, split_context
 from worldmodels.encoders import pixels_to_float
 from worldmodels.errors import UserError
-from worldmodels.evaluation import Episodes, baselines, evaluate, evaluate_oracle, table, write_json
+from worldmodels.evaluation import AT_ONCE, Episodes, baselines, evaluate, evaluate_oracle, table, write_json
+from worldmodels.footprint import require_memory
 from worldmodels.logs import FRAMES, read_rows
 from worldmodels.runs import Run, observation_spec
 
@@ -71,6 +72,7 @@ def write_scores(
 def play_held_out(run: Run, episodes: int, seed: int, explore: bool = True) -> Episodes:
     """Episodes that no training has seen, played by the run's planner."""
     amp = precision.context(run.cfg.trainer.precision, run.model.device)
+    require_memory(run.model, run.planner, min(episodes, AT_ONCE), run.model.device)
     return evaluate(run.cfg.env, run.model, run.planner, episodes, seed, explore, amp)
 
 

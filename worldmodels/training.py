@@ -65,7 +65,7 @@ def assemble(cfg: DictConfig, folder: Path, ctrl_c: CtrlC, resumed_at: int = 0) 
         if cfg.world_model:
             freeze(model, cfg, resumed_at)
         module = build_module(cfg, folder, model, envs)
-        require_memory(model, module.planner, envs.num_envs)
+        require_memory(model, module.planner, envs.num_envs, precision.device_of(cfg.trainer.accelerator))
         trainer_cfg = cfg.trainer
         watch = Stopwatch()
         dataset = build_dataset(cfg, folder, module, envs, watch)

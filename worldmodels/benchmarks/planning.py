@@ -46,15 +46,11 @@ def measure(
 
 def time_planner(name: str, overrides: list[str], repeats: int, envs: Sequence[int]) -> dict[str, Any]:
     """Milliseconds of a decision for each number of environments."""
-    cfg = load_config([*TDMPC2, *(f"planner={name}" for _ in range(name != "tdmpc")), *overrides])
+    cfg = load_config([*words(name), *overrides])
     if cfg.trainer.threads:
         torch.set_num_threads(cfg.trainer.threads)
     device = precision.device_of(cfg.trainer.accelerator)
     amp = precision.context(cfg.trainer.precision, device)
-    search = cfg.planner.get("search", cfg.planner)
-    for key in SEARCH.keys() & search.keys():
-        if name != "gradient" or key in ("plan_horizon", "replan_every"):
-            search[key] = SEARCH[key]
     model = build_model(cfg, {"state": ((OBSERVED,), torch.float32)}, ACTIONS).to(device).eval()
     planner = build_planner(cfg.planner, ACTIONS, False, model.dynamics.feat_dim).to(device).eval()
     row = {"planner": name, "parameters": sum(p.numel() for p in (*model.parameters(), *planner.parameters()))}
@@ -68,6 +64,15 @@ def time_planner(name: str, overrides: list[str], repeats: int, envs: Sequence[i
 
         row[f"{n}"] = milliseconds(decide, repeats, device)
     return row
+
+
+def words(name: str) -> list[str]:
+    """TD-MPC2's model under a planner, with TD-MPC2's search where it has one."""
+    chosen = [*TDMPC2, f"planner={name}"]
+    planner = load_config(chosen).planner
+    prefix, known = ("planner.search.", planner.search) if "search" in planner else ("planner.", planner)
+    keys = [key for key in SEARCH if key in known and (name != "gradient" or key != "iterations")]
+    return chosen + [f"{prefix}{key}={SEARCH[key]}" for key in keys]
 
 
 def table(rows: Sequence[dict[str, Any]], envs: Sequence[int]) -> str:
