@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tqdm import tqdm
 
 from worldmodels import precision
 from worldmodels.allocator import keep_freed_memory
@@ -35,7 +36,7 @@ def measure(
 ) -> dict[str, Any]:
     """Time every planner on TD-MPC2's model with its search, print the table, write the JSON."""
     keep_freed_memory()
-    rows = [time_planner(name, overrides, repeats, envs) for name in only]
+    rows = [time_planner(name, overrides, repeats, envs) for name in tqdm(only, unit="planner")]
     cfg = load_config([*TDMPC2, *overrides])
     device = precision.device_of(cfg.trainer.accelerator)
     result = {"overrides": overrides, "machine": machine(device), "repeats": repeats, "planners": rows}
