@@ -14,7 +14,7 @@ from tqdm import tqdm
 from worldmodels.comparison_report import draw, table
 from worldmodels.errors import UserError
 from worldmodels.evaluation import blind_policies, evaluate_oracle, play_blind, write_json
-from worldmodels.launch import lasting
+from worldmodels.launch import lasting, quietly
 from worldmodels.quality import prediction_errors, ranking
 from worldmodels.runs import Run, open_run, read_config
 from worldmodels.scoring import play_held_out
@@ -150,9 +150,13 @@ def with_intervals(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     except ImportError as error:
         raise UserError(f"compare.py needs rliable ({error}): `pip install 'worldmodels[compare]'`.") from error
     known = {str(i): np.asarray(row["returns"])[:, None] for i, row in enumerate(rows) if row["returns"]}
-    points, intervals = get_interval_estimates(
-        known, lambda scores: np.array([aggregate_iqm(scores)]), reps=RESAMPLED, random_state=np.random.RandomState(0)
-    )
+    with quietly(("random_state is deprecated",)):  # between rliable and arch; a seed of its own is worth it
+        points, intervals = get_interval_estimates(
+            known,
+            lambda scores: np.array([aggregate_iqm(scores)]),
+            reps=RESAMPLED,
+            random_state=np.random.RandomState(0),
+        )
     described = []
     for i, row in enumerate(rows):
         if row["returns"]:
