@@ -66,6 +66,8 @@ class Dynamics(nn.Module, ABC):
 
     feat_dim: int
     action_dim: int
+    goal_dim: int = 0
+    """How many numbers of a feature, the last, are a goal's (:class:`dynamics.goal.GoalConditioned`)."""
     sample: bool = True
     """False: latents take their mode, so that two ways of computing the same thing can be compared."""
     remembers: bool = True

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dynamics.base import Rollout, State
+from dynamics.base import Dynamics, Rollout, State
 from planners.base import Learner, require, require_gradients
 from planners.critic import Critic, ReturnScale
 from planners.policies import ActionDistribution, Policy
@@ -69,6 +69,14 @@ class ActorCritic(Learner):
         self.critic = Critic(feat_dim, **critic)
         self.return_scale = ReturnScale()
 
+    def check(self, dynamics: Dynamics, length: int) -> None:
+        """Two steps make one that the critic can learn from; a gradient needs a way back."""
+        last = self.imag_last or length
+        require(last >= 2, f"the critic learns from steps: data.length and imag_last must be at least 2, not {last}.")
+        require(last <= length, f"imag_last={last} is more than data.length={length}, the steps of a window.")
+        if self.gradient == "dynamics":
+            require_gradients(dynamics.gradient, self.straight_through, "planner.gradient=reinforce")
+
     def policy(self, feat: Float[Tensor, "N F"]) -> ActionDistribution:
         """The actor's distribution."""
         return self.actor(feat)
@@ -83,7 +91,6 @@ class ActorCritic(Learner):
         Each loss reaches its own network only, but for ``replay_critic`` with ``replay_gradient``.
         """
         last = self.imag_last or rollout.post.shape[1]
-        require(last >= 2, f"the critic learns from steps: data.length and imag_last must be at least 2, not {last}.")
         start = model.dynamics.starts(rollout, last)
         alive = (~batch["is_terminal"][:, -last:]).flatten()
         imagined, raw = self._imagine(model, start)
@@ -106,7 +113,6 @@ class ActorCritic(Learner):
             return actions.action(raws[-1])
 
         if self.gradient == "dynamics":
-            require_gradients(model.dynamics.gradient, self.straight_through, "planner.gradient=reinforce")
             imagined = model.imagine_frozen(start, choose, self.imag_horizon)
         else:
             with torch.no_grad():

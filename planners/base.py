@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Generator, Tensor, nn
 
-from dynamics.base import Memory, Rollout, State
+from dynamics.base import Dynamics, Memory, Rollout, State
 from planners.noise import row_noise
 from worldmodels.errors import UserError
 
@@ -43,6 +43,9 @@ class Planner(nn.Module, ABC):
     another's. Every random draw of ``act`` comes from ``generator``.
     """
 
+    reads_state: bool = False
+    """True: it needs no model, but the observation's ``state`` (and the goal's) where others get features."""
+
     def __init__(self, action_dim: int, discrete: bool) -> None:
         super().__init__()
         self.action_dim = action_dim
@@ -57,6 +60,10 @@ class Planner(nn.Module, ABC):
     def learned(self) -> Planner:
         """The part that a checkpoint must hold, where anything is learned."""
         return self
+
+    def check(self, dynamics: Dynamics, length: int) -> None:
+        """Refuse a backbone, or training windows of ``length`` rows, that it cannot use: asked before a training."""
+        return
 
     @abstractmethod
     def initial(self, n: int) -> Memory:
@@ -96,8 +103,8 @@ class Planner(nn.Module, ABC):
         return
 
 
-class Learner(Planner):
-    """A planner that learns a policy and a value: it acts by the policy, and a search may consult both."""
+class PolicyPlanner(Planner):
+    """A planner that learns a policy and acts by it."""
 
     def initial(self, n: int) -> Memory:
         """A policy remembers nothing."""
@@ -127,6 +134,10 @@ class Learner(Planner):
     @abstractmethod
     def policy(self, feat: Float[Tensor, "... F"]) -> ActionDistribution:
         """The distribution over the next action."""
+
+
+class Learner(PolicyPlanner):
+    """A planner that learns a policy and a value: it acts by the policy, and a search may consult both."""
 
     @abstractmethod
     def value(self, feat: Float[Tensor, "N S F"], noise: Float[Tensor, "N K"]) -> Float[Tensor, "N S"]:

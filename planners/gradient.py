@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from dynamics.base import Memory, State
+from dynamics.base import Dynamics, Memory, State
 from planners.base import Considered, require, require_gradients
 from planners.noise import row_noise
 from planners.proposals import Categorical, Gaussian
@@ -60,11 +60,15 @@ class Gradient(Replanner):
         """All restarts."""
         return self.restarts, self.plan_horizon
 
+    def check(self, dynamics: Dynamics, length: int) -> None:
+        """There must be a gradient."""
+        self._require(dynamics.gradient)
+
     def search(
         self, model: Any, state: State, memory: Memory, explore: bool, generator: Generator | None, guide: Any
     ) -> Memory:
         """Ascend from ``restarts`` starts and keep the best of what they end in."""
-        require_gradients(model.dynamics.gradient, self.straight_through, "planner=mppi")
+        self._require(model.dynamics.gradient)
         n, shape = len(memory["mean"]), (self.restarts, self.plan_horizon, self.action_dim)
         noise = row_noise(n, (self.restarts + 1, *shape[1:]), memory["mean"].device, generator)
         forked = model.dynamics.fork(state.map(torch.detach), self.restarts)
@@ -108,3 +112,6 @@ class Gradient(Replanner):
 
     def _projected(self, free: Tensor) -> Tensor:
         return free if self.discrete else free.clamp(-1, 1)
+
+    def _require(self, gradient: str) -> None:
+        require_gradients(gradient, self.straight_through, "planner=mppi")

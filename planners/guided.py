@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
-from dynamics.base import Memory, Rollout, State
+from dynamics.base import Dynamics, Memory, Rollout, State
 from planners.base import Considered, Learner, Planner, require
 from planners.returns import Value
 from planners.sampling import SamplingPlanner
@@ -66,6 +66,10 @@ class Guided(Planner):
     def learned(self) -> Learner:
         """What a checkpoint must hold."""
         return self.learner
+
+    def check(self, dynamics: Dynamics, length: int) -> None:
+        """What the learner refuses."""
+        self.learner.check(dynamics, length)
 
     def initial(self, n: int) -> Memory:
         """The search's, or nothing."""

@@ -130,10 +130,14 @@ class Replanner(Planner):
         """What sequences of actions are worth from M states, with gradients to the actions if ``frozen``."""
         imagine = model.imagine_frozen if frozen else model.imagine
         trajectory = imagine(state, actions, self.plan_horizon, generator)
-        values = discounted_return(trajectory, self.gamma, terminal_value)
-        if not values.isfinite().all():
-            raise FloatingPointError(
-                f"The world model predicts a return that is not finite for {int((~values.isfinite()).sum())} of "
-                f"{len(values)} imagined action sequences, so no plan can be made."
-            )
-        return values
+        return finite(discounted_return(trajectory, self.gamma, terminal_value))
+
+
+def finite(values: Float[Tensor, " M"]) -> Float[Tensor, " M"]:
+    """``values`` themselves; ``FloatingPointError`` where one is not finite."""
+    if not values.isfinite().all():
+        raise FloatingPointError(
+            f"The world model predicts a return that is not finite for {int((~values.isfinite()).sum())} of "
+            f"{len(values)} imagined action sequences, so no plan can be made."
+        )
+    return values

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from dynamics.base import Rollout
+from dynamics.base import Dynamics, Rollout
 from planners.base import Learner, require
 from planners.critic import ReturnScale, follow, slow_copy
 from planners.policies import ActionDistribution, Policy
@@ -96,6 +96,10 @@ class TDLearner(Learner):
         super().train(mode)
         self.target.eval()
         return self
+
+    def check(self, dynamics: Dynamics, length: int) -> None:
+        """A Q is of a state and the action that leads on from it."""
+        require(length >= 2, f"Q functions learn from steps: data.length must be at least 2, not {length}.")
 
     def policy(self, feat: Float[Tensor, "... F"]) -> ActionDistribution:
         """The policy's distribution."""

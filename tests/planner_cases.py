@@ -21,6 +21,9 @@ CONFIGS = Path(__file__).parents[1] / "configs" / "planner"
 #   ascends   searches along the model's gradient: held to the optimum where there is one
 #   learns    acts by what it learned
 #   guided    searches with what it learned
+#   denoises  samples plans from a diffusion model that it learned
+#   clones    learns a policy and no value
+#   scripted  is written by hand for one environment, whose tests it has
 PLANNERS = {
     "random": "blind",
     "mppi": "samples",
@@ -30,13 +33,20 @@ PLANNERS = {
     "tdmpc": "guided",
     "mppi_actor_critic": "guided",
     "cem_actor_critic": "guided",
+    "diffusion": "denoises",
+    "diffuser": "denoises",
+    "decision_diffuser": "denoises",
+    "cfgrl": "denoises",
+    "cloning": "clones",
+    "waypoints": "scripted",
 }
+GENERAL = [name for name, kind in PLANNERS.items() if kind != "scripted"]
 SEARCHING = [name for name, kind in PLANNERS.items() if kind == "samples"]
 PLANNING = [name for name, kind in PLANNERS.items() if kind in ("samples", "ascends")]
 LEARNING = [name for name, kind in PLANNERS.items() if kind in ("learns", "guided")]
 REPLANNING = [name for name, kind in PLANNERS.items() if kind in ("samples", "ascends", "guided")]
 
-every = pytest.mark.parametrize("name", PLANNERS)
+every = pytest.mark.parametrize("name", GENERAL)
 searching = pytest.mark.parametrize("name", SEARCHING)
 planning = pytest.mark.parametrize("name", PLANNING)
 learning = pytest.mark.parametrize("name", LEARNING)
@@ -45,6 +55,7 @@ both_spaces = pytest.mark.parametrize("discrete", [False, True], ids=["box", "di
 
 
 # The size of the search in the tests, whatever size the yaml files recommend.
+DENOISE = {"steps": 3, "candidates": 2, "reward_guide": 0.0}  # worlds that are known exactly have no reward head
 SEARCH = {"plan_horizon": 12, "num_samples": 256, "num_elites": 32, "iterations": 4, "replan_every": 1}
 
 
@@ -59,8 +70,13 @@ def options(name, **overrides):
     search, learner = config.get("search", config), config.get("learner", config)
     wanted = SEARCH | ({"iterations": 60} if name == "gradient" else {}) | overrides
     search |= {key: value for key, value in wanted.items() if key in search}
-    for part in learner.keys() & {"actor", "critic", "policy", "q"}:
-        learner[part] |= {"units": 16, "layers": 1}
+    for part in learner.keys() & {"actor", "critic", "policy", "q", "inverse"}:
+        if learner[part] is not None:
+            learner[part] |= {"units": 16, "layers": 1}
+    if "acting" in config:
+        acting, model = config["acting"], config["trajectories"]
+        acting |= {key: value for key, value in (wanted | DENOISE | overrides).items() if key in acting}
+        model["net"]["width"], model["schedule"]["steps"] = 16, 10
     return config
 
 

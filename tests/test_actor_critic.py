@@ -210,10 +210,13 @@ def test_a_learning_step_leaves_the_batch_and_starts_only_where_asked():
     assert found["replay_critic"].shape == (2, 1)
 
 
-def test_a_window_of_one_step_has_nothing_to_learn_from():
-    world, planner = learner("planner.imag_last=1")
-    with pytest.raises(UserError, match="at least 2, not 1"):
-        losses(world, planner)
+@pytest.mark.parametrize(
+    ("last", "length", "message"), [(1, 8, "at least 2, not 1"), (0, 1, "at least 2, not 1"), (9, 8, "data.length=8")]
+)
+def test_windows_that_it_cannot_learn_from_are_refused_beforehand(last, length, message):
+    world, planner = learner(f"planner.imag_last={last}")
+    with pytest.raises(UserError, match=message):
+        planner.check(world.dynamics, length)
 
 
 def test_doubling_the_batch_leaves_the_mean_loss():
@@ -235,8 +238,9 @@ def test_categorical_latents_are_refused_for_gradients_through_the_dynamics():
     world = model("space=categorical", observations=STATE)
     planner = build_planner(cfg.planner, ACTION, False, world.dynamics.feat_dim)
     with pytest.raises(UserError, match="no gradient leads back through categorical latents"):
-        losses(world, planner)
+        planner.check(world.dynamics, 8)
     planner.straight_through = True
+    planner.check(world.dynamics, 8)
     losses(world, planner)
 
 

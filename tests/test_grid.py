@@ -14,7 +14,8 @@ from pathlib import Path
 import torch
 from dynamics_cases import TINY
 from model_cases import ACTION, PIXELS, STATE, batch
-from planner_cases import PLANNERS
+from omegaconf import OmegaConf
+from planner_cases import GENERAL
 
 from worldmodels.build import build_model
 from worldmodels.cli import load_config
@@ -22,49 +23,60 @@ from worldmodels.training import Spaces, build_module
 
 DYNAMICS = sorted(path.stem for path in (Path(__file__).parents[1] / "configs" / "dynamics").glob("*.yaml"))
 KINDS = list(product(("box", "discrete"), ("pixels", "state")))
-VARIANTS = {"s4d": "ssm", "cem_actor_critic": "mppi_actor_critic", "random": "mppi"}
+VARIANTS = {
+    "s4d": "ssm",
+    "random": "mppi",
+    "cem": "mppi",
+    "mppi_actor_critic": "tdmpc",
+    "cem_actor_critic": "tdmpc",
+    "diffuser": "diffusion",
+    "decision_diffuser": "diffusion",
+    "cfgrl": "diffusion",
+    "cloning": "actor_critic",
+}
 """What shares all but a few lines with another, and meets only some of the others."""
 SMALL = {"num_samples": 8, "num_elites": 4, "iterations": 1, "plan_horizon": 3, "replan_every": 2}
-SMALL |= {"imag_horizon": 2, "policy_samples": 2, "restarts": 2}
+SMALL |= {"imag_horizon": 2, "policy_samples": 2, "restarts": 2, "steps": 2, "candidates": 2, "kept": 1}
 
 
 def cover() -> list[tuple[str, str, str, str]]:
     """Pairs of backbones and planners, kinds in turn, so that each meets each kind."""
-    backbones, planners = ([name for name in names if name not in VARIANTS] for names in (DYNAMICS, PLANNERS))
+    backbones, planners = ([name for name in names if name not in VARIANTS] for names in (DYNAMICS, GENERAL))
     cases = [
         (backbone, planner, *KINDS[(i + j) % len(KINDS)])
         for (i, backbone), (j, planner) in product(enumerate(backbones), enumerate(planners))
     ]
     cases += [("s4d", "mppi", *KINDS[0]), ("s4d", "actor_critic", *KINDS[3])]
-    return [*cases, ("rssm", "random", *KINDS[1]), ("rssm", "cem_actor_critic", *KINDS[2])]
+    variants = [name for name in GENERAL if name in VARIANTS]
+    return cases + [(("rssm", "implicit")[i % 2], name, *KINDS[i % len(KINDS)]) for i, name in enumerate(variants)]
 
 
 def pytest_generate_tests(metafunc):
     if "case" in metafunc.fixturenames:
         whole = metafunc.config.getoption("--grid")
-        cases = [(d, p, *k) for d, p, k in product(DYNAMICS, PLANNERS, KINDS)] if whole else cover()
+        cases = [(d, p, *k) for d, p, k in product(DYNAMICS, GENERAL, KINDS)] if whole else cover()
         metafunc.parametrize("case", cases, ids="-".join)
 
 
 def test_the_covering_set_is_small_and_covers():
     cases = cover()
     assert len(cases) <= 40
-    backbones, planners = ([name for name in names if name not in VARIANTS] for names in (DYNAMICS, PLANNERS))
+    backbones, planners = ([name for name in names if name not in VARIANTS] for names in (DYNAMICS, GENERAL))
     assert {case[:2] for case in cases} >= set(product(backbones, planners))
     assert {(case[0], case[2:]) for case in cases} >= set(product(backbones, KINDS))
     assert {(case[1], case[2:]) for case in cases} >= set(product(planners, KINDS))
     assert {case[0] for case in cases} == set(DYNAMICS)
-    assert {case[1] for case in cases} == set(PLANNERS)
+    assert {case[1] for case in cases} == set(GENERAL)
 
 
 def configured(backbone: str, planner: str):
     """Its configuration at the smallest size."""
-    words = [*TINY, f"dynamics={backbone}", f"planner={planner}"]
+    words = [*TINY, f"dynamics={backbone}", f"planner={planner}", "denoiser.width=16"]
     if backbone == "transformer":
         words.append("dynamics.core.window=16")
     chosen = load_config(words).planner
-    for prefix in ("", "search.", "learner."):
-        known = chosen.get(prefix.rstrip("."), {}) if prefix else chosen
+    for prefix in ("", "search.", "learner.", "acting.", "trajectories.schedule."):
+        known = OmegaConf.select(chosen, prefix.rstrip("."), default={}) if prefix else chosen
         words += [f"planner.{prefix}{key}={value}" for key, value in SMALL.items() if key in known]
     return load_config(words)
 

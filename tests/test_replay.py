@@ -86,6 +86,22 @@ def test_sampling_follows_every_new_row(tmp_path):
             assert batch["tick"].max() < rows
 
 
+@pytest.mark.parametrize("rows", [STEPS // 2, STEPS + 9])
+def test_an_episode_is_read_from_a_row_on_as_far_as_it_goes(tmp_path, rows):
+    replay = make(tmp_path)
+    assert replay.newest == -1
+    fill(replay, rows)
+    assert replay.newest == rows - 1
+    for number in range(rows):
+        for env, length in enumerate(EPISODE):
+            found = replay.episode_from(number, 4, env)
+            kept = number >= rows - STEPS
+            expected = min(4, rows - number, length - number % length) if kept else 0
+            assert found["tick"].tolist() == list(range(number, number + expected))
+            assert (found["env"] == env).all()
+    assert len(replay.episode_from(rows, 4, 0)["tick"]) == 0
+
+
 def test_no_valid_start_is_a_clear_error(tmp_path):
     replay = make(tmp_path)
     assert not replay.can_sample(1)

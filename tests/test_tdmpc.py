@@ -246,6 +246,13 @@ def test_without_mpc_the_policy_acts_alone(name):
     assert true.asked == []
 
 
+def test_a_window_of_one_step_is_refused_beforehand():
+    dynamics, planner = model(observations=STATE).dynamics, build("tdmpc", world(False)[0])
+    planner.check(dynamics, 2)
+    with pytest.raises(UserError, match=r"data\.length must be at least 2, not 1"):
+        planner.check(dynamics, 1)
+
+
 def test_more_policy_samples_than_candidates_are_refused():
     cfg = config("planner=tdmpc", "planner.search.num_samples=32", "planner.search.num_elites=16")
     with pytest.raises(UserError, match="policy_samples=24 must lie between 0 and 16"):

@@ -116,6 +116,12 @@ def test_a_training_writes_clips_plans_and_curves_and_files(finished_run):
     plans = events.Images("planner/chosen_plan")
     with Image.open(io.BytesIO(plans[0].encoded_image_string)) as image:
         assert image.n_frames == 1 + 3
+    later = events.Images("planner/planned_and_what_came")
+    assert [event.step for event in later] == [event.step for event in plans][1:]  # each when the next one is drawn
+    for event in later:
+        with Image.open(io.BytesIO(event.encoded_image_string)) as image:
+            assert 2 <= image.n_frames <= 1 + 3  # as far as the episode went
+    assert len(events.Images("planner/considered_and_what_came")) == len(later)
     assert_animated((finished_run / "imagine.gif").read_bytes(), 5)
     with Image.open(finished_run / "imagine.png") as image:
         assert image.format == "PNG"

@@ -9,9 +9,10 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from dynamics.goal import GoalConditioned
 from planners.base import Planner
 from worldmodels.data.replay import context_rows
-from worldmodels.encoders import ObservationSpec
+from worldmodels.encoders import GoalEncoder, ObservationSpec, without_goal
 from worldmodels.errors import UserError
 from worldmodels.model import WorldModel
 
@@ -37,26 +38,32 @@ def build_model(cfg: DictConfig, observations: ObservationSpec, action_dim: int)
     """The world model, initialised from ``cfg.seed`` without disturbing the global random stream."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(cfg.seed)
-        encoder = construct(cfg.encoder, observations=observations)
+        present = without_goal(observations)
+        encoder = construct(cfg.encoder, observations=present)
         dynamics = construct(cfg.dynamics, embed_dim=encoder.out_dim, action_dim=action_dim)
+        if len(present) < len(observations):
+            encoder, dynamics = GoalEncoder(encoder, observations), GoalConditioned(dynamics)
         heads = {
             name: construct(head, feat_dim=dynamics.feat_dim, action_dim=action_dim) for name, head in cfg.heads.items()
         }
         objectives = [
-            construct(objective, feat_dim=dynamics.feat_dim, observations=observations)
+            construct(objective, feat_dim=dynamics.feat_dim, observations=present)
             for objective in cfg.objective.values()
         ]
         return WorldModel(encoder, dynamics, heads, objectives)
 
 
 def build_planner(
-    cfg: DictConfig, action_dim: int, discrete: bool, feat_dim: int | None = None, seed: int = 0
+    cfg: DictConfig, action_dim: int, discrete: bool, feat_dim: int | None = None, seed: int = 0, goal_dim: int = 0
 ) -> Planner:
-    """A planner from its group of the configuration, initialised likewise; what learns reads ``feat_dim`` features."""
+    """A planner from its group of the configuration, initialised likewise; what learns reads ``feat_dim`` features.
+
+    The last ``goal_dim`` of them are a goal's.
+    """
     options = OmegaConf.create(OmegaConf.to_container(cfg))
     learner_of(options).pop("loss_scales", None)
-    if "feat_dim" in learner_of(options):
-        learner_of(options).feat_dim = feat_dim
+    known = {"feat_dim": feat_dim, "goal_dim": goal_dim}
+    learner_of(options).update({key: value for key, value in known.items() if key in learner_of(options)})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return construct(options, action_dim=action_dim, discrete=discrete)

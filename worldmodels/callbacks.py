@@ -6,6 +6,8 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +19,11 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from dynamics.base import State
 from worldmodels import plans, visualize
 from worldmodels.cli import CtrlC
 from worldmodels.data.collect import Episode
-from worldmodels.data.datamodule import OnlineDataset
+from worldmodels.data.datamodule import OfflineDataset, OnlineDataset
 from worldmodels.data.replay import split_context
 from worldmodels.errors import UserError
 from worldmodels.module import WorldModelModule
@@ -36,7 +39,7 @@ PREFILL_SECONDS = 2.0
 class Progress(TQDMProgressBar):
     """Updates a second and time left, with the newest return and the frames so far."""
 
-    def __init__(self, dataset: OnlineDataset) -> None:
+    def __init__(self, dataset: OnlineDataset | OfflineDataset) -> None:
         super().__init__(refresh_rate=10)
         self.dataset = dataset
         self.score: float | None = None
@@ -59,14 +62,14 @@ class Progress(TQDMProgressBar):
 
     def get_metrics(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> dict[str, Any]:
         """Only what a person watches."""
-        shown = {"frames": f"{self.dataset.collector.frames:,}"}
+        shown = {"frames": f"{self.dataset.frames:,}"}
         return shown if self.score is None else {"return": f"{self.score:.0f}"} | shown
 
 
 class Episodes(lightning.Callback):
     """Logs every finished episode against frames, and lets Ctrl-C end the collecting too."""
 
-    def __init__(self, dataset: OnlineDataset, progress: Progress, ctrl_c: CtrlC) -> None:
+    def __init__(self, dataset: OnlineDataset | OfflineDataset, progress: Progress, ctrl_c: CtrlC) -> None:
         self.dataset, self.progress, self.ctrl_c = dataset, progress, ctrl_c
         self.said = 0
 
@@ -119,7 +122,9 @@ class UpdateTimer(lightning.Callback):
 class Checkpoints(lightning.Callback):
     """Saves every few minutes and at the end, whatever ends the training; the newest two are kept, each whole."""
 
-    def __init__(self, folder: Path, minutes: int | float, spaces: dict[str, Any], dataset: OnlineDataset) -> None:
+    def __init__(
+        self, folder: Path, minutes: int | float, spaces: dict[str, Any], dataset: OnlineDataset | OfflineDataset
+    ) -> None:
         self.folder, self.seconds, self.spaces, self.dataset = folder, 60 * minutes, spaces, dataset
         self.saved_at = time.monotonic()
         self.started = False
@@ -138,8 +143,9 @@ class Checkpoints(lightning.Callback):
         checkpoint["spaces"] = self.spaces
         checkpoint["counters"] = {
             "updates": self.dataset.updates,
-            "decisions": self.dataset.collector.decisions,
-            "frames": self.dataset.collector.frames,
+            "decisions": self.dataset.decisions,
+            "frames": self.dataset.frames,
+            "clock": self.dataset.clock,
         }
         checkpoint["torch_rng"] = torch.get_rng_state()
         if not self.dataset.updates:
@@ -199,8 +205,14 @@ def first_os_error(error: BaseException | None) -> OSError | None:
 class Watch(lightning.Callback):
     """Draws what the model imagines: open-loop clips, error against horizon, and what the planner has in mind."""
 
-    def __init__(self, dataset: OnlineDataset, updates: int) -> None:
-        self.dataset, self.updates = dataset, updates
+    def __init__(
+        self,
+        dataset: OnlineDataset | OfflineDataset,
+        updates: int,
+        precision: Callable[[], AbstractContextManager] = nullcontext,
+    ) -> None:
+        self.dataset, self.updates, self.precision = dataset, updates, precision
+        self.pending: tuple[plans.Looked, int] | None = None  # the plan before this, and the row it was made in
 
     @torch.no_grad()
     def on_train_batch_end(
@@ -209,10 +221,11 @@ class Watch(lightning.Callback):
         """Every so many updates, with a random stream of its own: looking changes nothing that is learned or done."""
         if self.dataset.updates % self.updates:
             return
-        writer, frames = trainer.loggers[0].experiment, self.dataset.collector.frames
+        writer, frames = trainer.loggers[0].experiment, self.dataset.clock
         generator = torch.Generator(module.device).manual_seed(self.dataset.updates)
         self._draw_clip(module, batch, generator, writer, frames)
-        self._draw_plan(module, generator, writer, frames)
+        self._draw_what_happened(module, writer, frames)
+        self._draw_plan(module, batch, generator, writer, frames)
 
     def _draw_clip(
         self,
@@ -231,7 +244,7 @@ class Watch(lightning.Callback):
         best = resets.argsort(stable=True)[:6]
         prefix, window = split_context({key: value[best] for key, value in batch.items()}, module.prefix)
         model = module.acting[0]
-        with self.dataset.collector.actor.precision():
+        with self.precision():
             with visualize.own_randomness(generator):
                 start = module.start(model, prefix, window)
             clip = visualize.open_loop(model, window, start, context, length - context, generator)
@@ -239,17 +252,47 @@ class Watch(lightning.Callback):
         writer.add_figure("imagination/error_against_step", visualize.draw_errors({"model": clip.error()}), frames)
 
     def _draw_plan(
-        self, module: WorldModelModule, generator: torch.Generator, writer: SummaryWriter, frames: int
+        self,
+        module: WorldModelModule,
+        batch: dict[str, Tensor],
+        generator: torch.Generator,
+        writer: SummaryWriter,
+        frames: int,
     ) -> None:
-        """What the planner has in mind in the first environment."""
-        actor, (model, planner) = self.dataset.collector.actor, module.acting
-        if not self.dataset.planning or actor.memory is None:
-            return
-        memory = {key: value[:1] for key, value in actor.memory.items()}
-        with actor.precision():
-            looked = plans.look(model, planner, model.dynamics.select(actor.state, slice(0, 1)), memory, generator)
+        """What the planner has in mind in the first environment, or at the end of a recorded window if nobody acts."""
+        actor, (model, planner) = self.dataset.actor, module.acting
+        acts = actor is not None and actor.memory is not None
+        with self.precision():
+            if acts:
+                state = model.dynamics.select(actor.state, slice(0, 1))
+                memory = {key: value[:1] for key, value in actor.memory.items()}
+            else:
+                state, memory = self._recorded_state(module, batch, generator), planner.initial(1)
+                memory = {key: value.to(module.device) for key, value in memory.items()}
+            looked = plans.look(model, planner, state, memory, generator)
         if looked is None:
             return
+        self.pending = (looked, self.dataset.replay.newest) if acts else None
         writer.add_figure("planner/considered", plans.draw_plan(looked), frames)
         if "pixels" in model.encoder.observations:
             visualize.add_gif(writer, "planner/chosen_plan", plans.frames_of(model, looked), frames)
+
+    def _recorded_state(self, module: WorldModelModule, batch: dict[str, Tensor], generator: torch.Generator) -> State:
+        """The model's state at the end of the batch's first window."""
+        prefix, window = split_context({key: value[:1] for key, value in batch.items()}, module.prefix)
+        with visualize.own_randomness(generator):
+            return module.acting[0].observe(window, module.start(module.acting[0], prefix, window))[1]
+
+    def _draw_what_happened(self, module: WorldModelModule, writer: SummaryWriter, frames: int) -> None:
+        """The plan that was drawn before, beside what then happened, as far as its episode went."""
+        if self.pending is None:
+            return
+        (looked, row), self.pending = self.pending, None
+        rows = self.dataset.replay.episode_from(row, looked.considered.plan.shape[1] + 1, 0)
+        if len(rows["reward"]) < 2:
+            return
+        figure = plans.draw_plan(looked, rows["reward"][1:].tolist())
+        writer.add_figure("planner/considered_and_what_came", figure, frames)
+        if "pixels" in rows:
+            clip = plans.beside_what_happened(module.acting[0], looked, rows["pixels"])
+            visualize.add_gif(writer, "planner/planned_and_what_came", clip, frames)

@@ -37,6 +37,7 @@ COUNTS = (
     "trainer.log_updates",
     "trainer.threads",
     "trainer.watch_updates",
+    "updates",
 )
 """Keys whose values are whole numbers of at least 1; the parts that are built check their own."""
 

@@ -6,10 +6,12 @@ import itertools
 import math
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from worldmodels.distributions import symlog
+from worldmodels.envs.base import GOAL
 from worldmodels.errors import UserError
 from worldmodels.nets import MLP, init_
 
@@ -43,6 +45,28 @@ def stages(size: int) -> int:
     return min(len(CHANNEL_MULTIPLES), int(math.log2(size / SMALLEST)))
 
 
+class RandomShift(nn.Module):
+    """While training, moves every image by up to ``most`` pixels each way, repeating its edges (DrQ, Yarats 2021)."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        if most < 0:
+            raise UserError(f"encoder.shift={most} must not be negative.")
+        self.most = most
+
+    def forward(self, images: Float[Tensor, "N C S S"]) -> Float[Tensor, "N C S S"]:
+        """Shifted by whole pixels, each image by its own."""
+        if not self.training or self.most == 0:
+            return images
+        n, _, size, _ = images.shape
+        padded = F.pad(images, [self.most] * 4, mode="replicate")
+        place = torch.arange(size, device=images.device)
+        corner = torch.randint(2 * self.most + 1, (2, n, 1), device=images.device)
+        row, column = corner + place
+        each = torch.arange(n, device=images.device)[:, None, None]
+        return padded.movedim(1, -1)[each, row[:, :, None], column[:, None, :]].movedim(-1, 1)
+
+
 class PixelEncoder(nn.Sequential):
     """Strided convolutions, as many as there are :func:`stages`: [N, C, S, S] to [N, out_dim].
 
@@ -62,10 +86,19 @@ class PixelEncoder(nn.Sequential):
 
 
 class Encoder(nn.Module):
-    """Embeds whatever the observations hold; the embedding is the concatenation in a fixed order."""
+    """Embeds whatever the observations hold; the embedding is the concatenation in a fixed order.
 
-    def __init__(self, observations: ObservationSpec, depth: int, units: int, layers: int = 3) -> None:
+    Args:
+        observations: what there is.
+        depth: channels of the first convolution.
+        units: of each hidden layer for ``state``.
+        layers: how many of them.
+        shift: pixels by which images are moved at random while training.
+    """
+
+    def __init__(self, observations: ObservationSpec, depth: int, units: int, layers: int = 3, shift: int = 0) -> None:
         super().__init__()
+        self.shift = RandomShift(shift)
         self.observations = dict(observations)
         self.pixels = PixelEncoder(observations["pixels"][0], depth) if "pixels" in observations else None
         self.state = MLP(math.prod(observations["state"][0]), units, layers) if "state" in observations else None
@@ -80,8 +113,27 @@ class Encoder(nn.Module):
         if self.pixels is not None:
             lead = obs["pixels"].shape[:-3]
             pixels = pixels_to_float(obs["pixels"]).flatten(0, -4) - 0.5
-            pixels = pixels.contiguous(memory_format=torch.channels_last)
+            pixels = self.shift(pixels).contiguous(memory_format=torch.channels_last)
             parts.append(self.pixels(pixels).unflatten(0, lead))
         if self.state is not None:
             parts.append(self.state(symlog(obs["state"].float())))
         return torch.cat([part.float() for part in parts], dim=-1)
+
+
+class GoalEncoder(nn.Module):
+    """An encoder of observations for those that hold a goal too: the goal's embedding comes after the present's."""
+
+    def __init__(self, encoder: Encoder, observations: ObservationSpec) -> None:
+        super().__init__()
+        self.encoder, self.observations = encoder, dict(observations)
+        self.out_dim = 2 * encoder.out_dim
+
+    def forward(self, obs: dict[str, Tensor]) -> Float[Tensor, "... E2"]:
+        """Embed both."""
+        goal = {key.removeprefix(GOAL): value for key, value in obs.items() if key.startswith(GOAL)}
+        return torch.cat([self.encoder(obs), self.encoder(goal)], dim=-1)
+
+
+def without_goal(observations: ObservationSpec) -> ObservationSpec:
+    """What of the observations shows the present."""
+    return {key: value for key, value in observations.items() if not key.startswith(GOAL)}

@@ -22,7 +22,7 @@ from planners.random import Random
 from worldmodels.build import build_planner
 from worldmodels.data.collect import Actor
 from worldmodels.encoders import ObservationSpec
-from worldmodels.envs.base import derive_seed
+from worldmodels.envs.base import GOAL, derive_seed
 from worldmodels.envs.vector import VectorEnv
 from worldmodels.errors import UserError
 from worldmodels.model import WorldModel
@@ -82,6 +82,17 @@ class Blind(Actor):
         return action
 
 
+class Sighted(Blind):
+    """Likewise, for planners that read the observation itself instead of features (``reads_state``)."""
+
+    def filter(self, rows: dict[str, Tensor]) -> None:
+        """Look at ``state``, and at the goal's."""
+        if "state" not in rows:
+            raise UserError("a planner that reads positions needs env.obs=state or both.")
+        keys = [key for key in ("state", GOAL + "state") if key in rows]
+        self.state = State(torch.cat([rows[key] for key in keys], dim=-1), {})
+
+
 @dataclass(frozen=True)
 class Episodes:
     """One episode of each of N environments: returns, and every row [N, T, ...] up to the longest."""
@@ -89,6 +100,13 @@ class Episodes:
     returns: list[float]
     rows: dict[str, Tensor]
     lengths: list[int]
+
+    def successes(self) -> list[bool] | None:
+        """Whether each was solved at any time; None where the environments do not tell."""
+        told = [self.rows["success"][n, :end] for n, end in enumerate(self.lengths)]
+        if any((success < 0).any() for success in told):
+            return None
+        return [bool(success.any()) for success in told]
 
 
 def play(envs: VectorEnv, actor: Actor, planner: Planner) -> Episodes:
@@ -188,7 +206,8 @@ def play_blind(
     generator = torch.Generator().manual_seed(seed)
 
     def lot(envs: VectorEnv) -> Episodes:
-        return play(envs, Blind(envs.num_envs, generator), planner_of(envs.action_dim, envs.discrete))
+        planner = planner_of(envs.action_dim, envs.discrete)
+        return play(envs, (Sighted if planner.reads_state else Blind)(envs.num_envs, generator), planner)
 
     return in_lots(env, episodes, seed, lot).returns
 
@@ -217,6 +236,8 @@ def blind_policies(run: Run) -> dict[str, Callable[[int, bool], Planner]]:
     if not run.discrete:
         for name, value in (("zero", 0.0), ("plus_one", 1.0), ("minus_one", -1.0)):
             policies[name] = lambda a, d, value=value: Constant(a, d, value)
+    if run.cfg.env.get("reference"):
+        policies["reference"] = lambda a, d: build_planner(run.cfg.env.reference, a, d)
     return policies
 
 
@@ -233,6 +254,10 @@ def table(result: Mapping[str, Any]) -> str:
         f"{result['planner'] + ' (deterministic)':<22}{result['return_mean']:>9.1f}{result['return_std']:>8.1f}"
     )
     lines.append(f"{result['planner'] + ' (stochastic)':<22}{result['return_stochastic_mean']:>9.1f}")
+    if "success_rate" in result:
+        lines.append(f"{'solved, of ' + str(result['episodes']):<22}{100 * result['success_rate']:>8.0f} %")
+    if "normalised_score" in result:
+        lines.append(f"{'normalised score':<22}{result['normalised_score']:>9.1f}")
     lines += [f"{name:<22}{score:>9.1f}" for name, score in result["baselines"].items()]
     return "\n".join(lines)
 

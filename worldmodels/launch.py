@@ -54,7 +54,9 @@ def train(words: list[str]) -> Path:
     """Start what the configuration's ``procedure`` is, or continue it with ``resume=<run>``; return its folder."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     keep_freed_memory()
-    own, overrides = take(words, {"resume": str, "world_model": str}, required=())
+    own, overrides = take(words, {"resume": str, "world_model": str, "data": str}, required=())
+    if "data" in own:
+        overrides.append(f"data.dataset={own['data']}")
     resume = Path(own["resume"]) if "resume" in own else None
     if "world_model" in own:
         if resume:
@@ -84,7 +86,7 @@ def learn_online(cfg: DictConfig, words: list[str], resume: Path | None) -> Path
     with CtrlC() as ctrl_c, ExitStack() as stack:
         if not resume:
             stack.enter_context(removed_unless_begun(folder))
-        training = stack.enter_context(assemble(cfg, folder, ctrl_c, checkpoint["counters"]["frames"] if resume else 0))
+        training = stack.enter_context(assemble(cfg, folder, ctrl_c, resumed_at(checkpoint)))
         if checkpoint is not None:
             take_up(checkpoint, training)
         OmegaConf.save(cfg, folder / CONFIG)
@@ -100,7 +102,7 @@ def learn_online(cfg: DictConfig, words: list[str], resume: Path | None) -> Path
             finish(load_run(folder, device=str(training.trainer.strategy.root_device)), cfg)
     except KeyboardInterrupt:
         data = training.data.dataset
-        log.info("\nsaved after %d updates, %d frames; %s", data.updates, data.collector.frames, how_to_go_on(folder))
+        log.info("\nsaved after %d updates, %d frames; %s", data.updates, data.frames, how_to_go_on(folder))
         raise Interrupted from None
     write_json(folder / "timing.json", training.watch.seconds | {"total": time.perf_counter() - start})
     log.info("%s", time_table(training.watch.seconds, time.perf_counter() - start))
@@ -142,6 +144,12 @@ def take_up(checkpoint: dict[str, Any], training: Training) -> None:
         os.replace(last, last.with_name("torn.ckpt"))
     counters = checkpoint["counters"]
     log.info("continuing from %s: %d updates, %d frames", file, counters["updates"], counters["frames"])
+
+
+def resumed_at(checkpoint: dict[str, Any] | None) -> int:
+    """Where the curves of a resumed run go on."""
+    counters = checkpoint["counters"] if checkpoint else {"clock": 0}
+    return counters.get("clock", counters.get("frames"))
 
 
 def require_prefill_over(cfg: DictConfig, counters: dict[str, int]) -> None:

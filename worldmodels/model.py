@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Generator, Tensor, nn
 
 from dynamics.base import Dynamics, Rollout, State
-from worldmodels.encoders import Encoder
+from worldmodels.encoders import Encoder, GoalEncoder
 from worldmodels.nets import frozen
 from worldmodels.objectives.base import Objective
 from worldmodels.trajectory import Trajectory
@@ -43,7 +43,7 @@ class WorldModel(nn.Module):
 
     def __init__(
         self,
-        encoder: Encoder,
+        encoder: Encoder | GoalEncoder,
         dynamics: Dynamics,
         heads: Mapping[str, nn.Module],
         objectives: Sequence[Objective],
@@ -79,6 +79,10 @@ class WorldModel(nn.Module):
     ) -> State:
         """Encode and filter one frame; ``action`` is the one that led into it."""
         return self.dynamics.obs_step(self.encoder(obs), action, reset, state, generator)
+
+    def glimpse(self, obs: dict[str, Tensor]) -> Float[Tensor, "N G"]:
+        """The latent of single frames, as goals are seen; only of models whose observations hold a goal."""
+        return self.dynamics.glimpse(self.encoder.encoder(obs))
 
     def losses(self, batch: dict[str, Tensor], state: State) -> tuple[dict[str, Tensor], Rollout]:
         """Every loss of the model by name, unreduced [B, T], and the rollout they were taken on."""

@@ -17,6 +17,7 @@ from dynamics.base import Memory, State
 from planners.base import Considered, Learner, Planner
 from worldmodels import precision, visualize
 from worldmodels.data.collect import Actor
+from worldmodels.encoders import pixels_to_float
 from worldmodels.envs.base import derive_seed
 from worldmodels.envs.vector import VectorEnv
 from worldmodels.evaluation import HELD_OUT
@@ -64,7 +65,8 @@ def values_along(planner: Planner, imagined: Trajectory, generator: torch.Genera
 
 def frames_of(model: WorldModel, looked: Looked) -> UInt8[np.ndarray, "T H W 3"]:
     """The imagined plan, decoded; the first frame, which is filtered and not imagined, has another border."""
-    frames = rearrange(visualize.to_uint8(model.decode(looked.imagined.feat)["pixels"][0]), "t c h w -> t h w c")
+    decoded = visualize.newest(model.decode(looked.imagined.feat)["pixels"][0])
+    frames = rearrange(visualize.to_uint8(decoded), "t c h w -> t h w c")
     colours = [visualize.SEES] + [visualize.IMAGINES] * (len(frames) - 1)
     bordered = [visualize.border(frame, colour) for frame, colour in zip(frames, colours, strict=True)]
     return np.stack([visualize.enlarge(frame) for frame in bordered])
@@ -106,15 +108,24 @@ def candidates_of(considered: Considered, number: int) -> tuple[list[np.ndarray]
     return [np.stack([steps, row], axis=1) for row in rows], considered.values[0].cpu()[order].numpy()
 
 
-def beside(imagined: Float[Tensor, "H1 C H W"], happened: Float[Tensor, "H1 C H W"]) -> UInt8[np.ndarray, "T H W 3"]:
+def beside(imagined: Float[Tensor, "H1 C H W"], happened: Float[Tensor, "H1 C H W"]) -> UInt8[np.ndarray, "T H2 W2 3"]:
     """Animated: what was planned on the left, what then happened on the right."""
-    pair = rearrange(visualize.to_uint8(torch.stack([imagined, happened])), "p t c h w -> p t h w c")
+    pair = visualize.to_uint8(visualize.newest(torch.stack([imagined, happened])))
+    pair = rearrange(pair, "p t c h w -> p t h w c")
     colours = [visualize.SEES] + [visualize.IMAGINES] * (len(imagined) - 1)
     frames = [
         np.concatenate([visualize.border(plan, colour), visualize.border(truth, visualize.SEES)], axis=1)
         for plan, truth, colour in zip(*pair, colours, strict=True)
     ]
     return np.stack([visualize.enlarge(frame, 192) for frame in frames])
+
+
+def beside_what_happened(
+    model: WorldModel, looked: Looked, pixels: UInt8[Tensor, "L C H W"]
+) -> UInt8[np.ndarray, "T H2 W2 3"]:
+    """A plan decoded, and the frames that came from the state on in which it was made."""
+    imagined = model.decode(looked.imagined.feat)["pixels"][0, : len(pixels)]
+    return beside(imagined.cpu(), pixels_to_float(pixels[: len(imagined)]).cpu())
 
 
 @torch.no_grad()
@@ -146,6 +157,5 @@ def watch(run: Run, seed: int) -> None:
         return
     draw_plan(looked, [float(row["reward"]) for row in tape[1:]]).savefig(run.path / "plan.png", dpi=120)
     if "pixels" in tape[0]:
-        imagined = run.model.decode(looked.imagined.feat)["pixels"][0, : len(tape)]
-        happened = torch.cat([row["pixels"] for row in tape]).float() / 255
-        (run.path / "plan.gif").write_bytes(visualize.gif_bytes(beside(imagined.cpu(), happened), fps=5))
+        clip = beside_what_happened(run.model, looked, torch.cat([row["pixels"] for row in tape]))
+        (run.path / "plan.gif").write_bytes(visualize.gif_bytes(clip, fps=5))

@@ -24,7 +24,7 @@ from worldmodels.model import Model
 from worldmodels.oracle import Oracle, OracleActor, Simulators
 from worldmodels.runs import Run
 from worldmodels.scoring import windows
-from worldmodels.visualize import own_randomness
+from worldmodels.visualize import newest, own_randomness
 
 ROWS, STOPS, APART = 4, 4, 20
 """States from which sequences are ranked: episodes, states of each, and the decisions between these."""
@@ -56,7 +56,7 @@ def prediction_errors(run: Run, held_out: Episodes) -> dict[str, list[float]]:
     }
     for key, value in run.model.decode(feat).items():
         truth = batch[key][:, context:]
-        found[key] = (value, pixels_to_float(truth) if key == "pixels" else truth)
+        found[key] = (newest(value), pixels_to_float(newest(truth))) if key == "pixels" else (value, truth)
     errors = {key: relative_error(*pair).tolist() for key, pair in found.items()}
     wrong = (imagined.cont < 0.5) != batch["is_terminal"][:, context:]
     return errors | {"cont": wrong.float().mean(0).tolist()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from datetime import datetime
 from pathlib import Path
 
 import torch
@@ -15,11 +16,13 @@ from planners.random import Random
 from worldmodels import precision
 from worldmodels.build import build_planner
 from worldmodels.cli import CtrlC, Interrupted, load_config
+from worldmodels.data.card import write_card
 from worldmodels.data.collect import Actor, Collector, row_spec
 from worldmodels.data.replay import Replay
+from worldmodels.envs import describe
 from worldmodels.envs.vector import VectorEnv
 from worldmodels.errors import UserError
-from worldmodels.evaluation import Blind, require_same_spaces
+from worldmodels.evaluation import Blind, Sighted, require_same_spaces
 from worldmodels.runs import CONFIG, Run, open_run
 from worldmodels.timing import Stopwatch
 
@@ -55,7 +58,16 @@ def record(to: str, run_folder: str | None, frames: int | None, overrides: list[
             for episode in collector.step(planner):
                 bar.set_postfix({"return": f"{episode.score:.1f}"})
             bar.update(collector.frames - bar.n)
-    log.info("%d frames are in %s; read them with Replay.open(%r)", collector.frames, folder, str(folder))
+    what = {"env": describe(cfg.env), "planner": cfg.choices.planner, "run": run_folder, "seed": cfg.seed}
+    card = write_card(folder, what | {"frames": collector.frames, "collected": f"{datetime.now():%Y-%m-%d}"})
+    log.info(
+        "%d frames in %d episodes are in %s, what they are in card.md; learn from them with\n"
+        "  python scripts/train.py data=%s",
+        collector.frames,
+        card["episodes"],
+        folder,
+        folder,
+    )
     if ctrl_c.pressed:
         raise Interrupted
     if collector.frames < frames:
@@ -73,6 +85,8 @@ def policy(run: Run, envs: VectorEnv) -> tuple[Planner, Actor]:
 def blind_policy(cfg, envs: VectorEnv) -> tuple[Planner, Blind]:
     """A planner that needs no model."""
     planner = build_planner(cfg.planner, envs.action_dim, envs.discrete)
+    if planner.reads_state:
+        return planner, Sighted(envs.num_envs, torch.Generator().manual_seed(cfg.seed))
     if not isinstance(planner, Random):
         raise UserError(
             f"planner={cfg.choices.planner} consults a world model: give a trained one with run=<folder>, "

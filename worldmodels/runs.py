@@ -141,7 +141,8 @@ def load_run(path: str | Path, overrides: list[str] | None = None, device: str =
     spaces = checkpoint["spaces"]
     model = build_model(cfg, observation_spec(checkpoint), spaces["action_dim"])
     require_length(cfg, model.dynamics.max_length, prefix_rows(cfg))
-    planner = build_planner(cfg.planner, spaces["action_dim"], spaces["discrete"], model.dynamics.feat_dim)
+    dims = {"feat_dim": model.dynamics.feat_dim, "goal_dim": model.dynamics.goal_dim}
+    planner = build_planner(cfg.planner, spaces["action_dim"], spaces["discrete"], **dims)
     load_weights(model, checkpoint, AVERAGE + "model.", checkpoint["file"])
     if list(planner.parameters()):
         require_learned(cfg, before, path)

@@ -15,8 +15,9 @@ from jaxtyping import Float
 from omegaconf import DictConfig
 from torch import Tensor
 
-from worldmodels import plans, precision, visualize
+from worldmodels import denoising, plans, precision, visualize
 from worldmodels.build import build_model, build_planner
+from worldmodels.data.recorded import replay_folder
 from worldmodels.data.replay import Replay, split_context
 from worldmodels.encoders import pixels_to_float
 from worldmodels.errors import UserError
@@ -37,6 +38,7 @@ def score(run: Run, episodes: int, seed: int) -> Episodes:
     if "pixels" in played[False].rows:
         write_video(run, played[False])
     plans.watch(run, seed)
+    denoising.watch(run, seed)
     return played[True]
 
 
@@ -65,6 +67,12 @@ def write_scores(
         "returns_stochastic": played[True].returns,
         "baselines": baselines(run, episodes, seed) | beside,
     }
+    successes, floor = played[False].successes(), result["baselines"]["random"]
+    if successes is not None:
+        result["success_rate"], result["successes"] = statistics.fmean(successes), successes
+    if "reference" in result["baselines"]:  # D4RL's way: 0 is random, 100 the reference
+        ceiling = result["baselines"]["reference"]
+        result["normalised_score"] = 100 * (result["return_mean"] - floor) / (ceiling - floor)
     write_json(path, result)
     log.info("\n%s\n", table(result))
 
@@ -79,14 +87,15 @@ def play_held_out(run: Run, episodes: int, seed: int, explore: bool = True) -> E
 def untaught(run: Run) -> Run:
     """The run before any training, of its world model and of what its planner learns."""
     model = build_model(run.cfg, observation_spec(run.checkpoint), run.action_dim)
-    planner = build_planner(run.cfg.planner, run.action_dim, run.discrete, model.dynamics.feat_dim, run.cfg.seed)
+    dims = {"feat_dim": model.dynamics.feat_dim, "goal_dim": model.dynamics.goal_dim}
+    planner = build_planner(run.cfg.planner, run.action_dim, run.discrete, seed=run.cfg.seed, **dims)
     device = run.model.device
     return replace(run, model=model.to(device).eval(), planner=planner.to(device).eval())
 
 
 def write_video(run: Run, episodes: Episodes) -> None:
     """The first evaluation episode as mp4, in real time for 100 control steps a second."""
-    frames = episodes.rows["pixels"][0, : episodes.lengths[0]].permute(0, 2, 3, 1).numpy()
+    frames = visualize.newest(episodes.rows["pixels"][0, : episodes.lengths[0]]).permute(0, 2, 3, 1).numpy()
     fps = max(1, 100 // run.cfg.env.get("action_repeat", 1))
     visualize.write_mp4(run.path / "evaluation.mp4", np.stack([visualize.enlarge(f, 256) for f in frames]), fps)
 
@@ -103,7 +112,7 @@ def windows(episodes: Episodes, length: int) -> dict[str, Tensor]:
 
 def mean_frame(replay: Replay, rows: int = 2000) -> Float[Tensor, "C H W"]:
     """Mean of frames drawn from what the model was trained on."""
-    return pixels_to_float(replay.sample(rows, 1)["pixels"]).mean((0, 1))
+    return pixels_to_float(visualize.newest(replay.sample(rows, 1)["pixels"])).mean((0, 1))
 
 
 def image_errors(
@@ -156,7 +165,7 @@ def judge(run: Run, held_out: Episodes, context: int, imag_horizon: int, futures
     if "pixels" not in held_out.rows:
         log.info("no pixels are observed in this run: there is no image to imagine")
         return
-    replay = Replay.open(run.path / "replay")
+    replay = Replay.open(replay_folder(run.cfg.data.dataset, run.path / "replay"))
     made = image_errors(
         run, windows(held_out, context + imag_horizon), mean_frame(replay), context, imag_horizon, futures
     )

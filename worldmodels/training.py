@@ -18,7 +18,8 @@ from worldmodels.build import build_model, build_planner, construct, loss_scales
 from worldmodels.callbacks import Checkpoints, Episodes, PlainFiles, Progress, UpdateTimer, Watch
 from worldmodels.cli import CtrlC
 from worldmodels.data.collect import Actor, Collector, row_spec
-from worldmodels.data.datamodule import OnlineData, OnlineDataset, Schedule
+from worldmodels.data.datamodule import OfflineDataset, OnlineData, OnlineDataset, Schedule
+from worldmodels.data.recorded import open_dataset
 from worldmodels.data.replay import Replay
 from worldmodels.encoders import ObservationSpec
 from worldmodels.envs.vector import VectorEnv
@@ -57,7 +58,7 @@ class Training:
 def assemble(cfg: DictConfig, folder: Path, ctrl_c: CtrlC, resumed_at: int = 0) -> Iterator[Training]:
     """Build a training in ``folder``; the environments' workers end with the block.
 
-    ``resumed_at``: frames of the checkpoint that it will continue.
+    ``resumed_at``: frames (offline: updates) of the checkpoint that it will continue.
     """
     with ExitStack() as stack:
         envs = stack.enter_context(VectorEnv(cfg.env, cfg.env.num_envs, cfg.seed, cfg.env.step_timeout))
@@ -68,7 +69,8 @@ def assemble(cfg: DictConfig, folder: Path, ctrl_c: CtrlC, resumed_at: int = 0) 
         require_memory(model, module.planner, envs.num_envs, precision.device_of(cfg.trainer.accelerator))
         trainer_cfg = cfg.trainer
         watch = Stopwatch()
-        dataset = build_dataset(cfg, folder, module, envs, watch)
+        build = build_offline if cfg.data.dataset else build_dataset
+        dataset = build(cfg, folder, module, envs, watch)
         spaces = {
             "observations": {
                 k: [list(s), str(d).removeprefix("torch.")] for k, (s, d) in envs.observation_spec.items()
@@ -83,19 +85,26 @@ def assemble(cfg: DictConfig, folder: Path, ctrl_c: CtrlC, resumed_at: int = 0) 
             UpdateTimer(watch),
             Episodes(dataset, progress, ctrl_c),
             checkpoints,
-            Watch(dataset, trainer_cfg.watch_updates),
+            Watch(
+                dataset,
+                trainer_cfg.watch_updates,
+                precision.context(trainer_cfg.precision, precision.device_of(trainer_cfg.accelerator)),
+            ),
         ]
         require_length(cfg, model.dynamics.max_length, module.prefix)
+        module.planner.check(model.dynamics, cfg.data.length)
         module.configure_optimizers()  # mistakes in its configuration belong before the first frame
         trainer = build_trainer(trainer_cfg, folder, dataset, callbacks, resumed_at)
         device = trainer.strategy.root_device
-        dataset.collector.actor = Actor(
-            envs.num_envs,
-            module.to(device).acting[0],
-            explore=True,
-            generator=torch.Generator(device).manual_seed(cfg.seed),
-            precision=precision.context(trainer_cfg.precision, device),
-        )
+        module.to(device)
+        if not cfg.data.dataset:
+            dataset.collector.actor = Actor(
+                envs.num_envs,
+                module.acting[0],
+                explore=True,
+                generator=torch.Generator(device).manual_seed(cfg.seed),
+                precision=precision.context(trainer_cfg.precision, device),
+            )
         if trainer_cfg.compile:
             module.compile_losses()
         yield Training(module, OnlineData(dataset), trainer, checkpoints, watch)
@@ -110,12 +119,16 @@ def freeze(model: WorldModel, cfg: DictConfig, resumed_at: int) -> None:
 
 
 def build_trainer(
-    cfg: DictConfig, folder: Path, dataset: OnlineDataset, callbacks: list[lightning.Callback], resumed_at: int
+    cfg: DictConfig,
+    folder: Path,
+    dataset: OnlineDataset | OfflineDataset,
+    callbacks: list[lightning.Callback],
+    resumed_at: int,
 ) -> lightning.Trainer:
     """Lightning's trainer; one epoch is the whole run."""
 
-    def frames() -> int:
-        return dataset.collector.frames
+    def clock() -> int:
+        return dataset.clock
 
     return lightning.Trainer(
         accelerator="gpu" if precision.device_of(cfg.accelerator).type == "cuda" else "cpu",
@@ -123,8 +136,8 @@ def build_trainer(
         precision=precision.lightning_precision(cfg.precision),
         max_epochs=1,
         logger=[
-            FrameCurves(folder, frames, resumed_at),
-            MetricsCsv(folder / "metrics.csv", frames, resumed_at),
+            FrameCurves(folder, clock, resumed_at),
+            MetricsCsv(folder / "metrics.csv", clock, resumed_at),
         ],
         log_every_n_steps=min(cfg.log_updates, len(dataset)),
         callbacks=callbacks,
@@ -139,7 +152,9 @@ def build_module(cfg: DictConfig, folder: Path, model: Any, envs: VectorEnv | Sp
     """The LightningModule of a configuration."""
     return WorldModelModule(
         model,
-        build_planner(cfg.planner, envs.action_dim, envs.discrete, model.dynamics.feat_dim, cfg.seed),
+        build_planner(
+            cfg.planner, envs.action_dim, envs.discrete, model.dynamics.feat_dim, cfg.seed, model.dynamics.goal_dim
+        ),
         lambda groups: construct(cfg.optimizer.build, params=groups, lr=cfg.optimizer.lr),
         construct(cfg.optimizer.clip),
         loss_scales(cfg, envs.observation_spec),
@@ -200,3 +215,13 @@ def build_dataset(
         data.batch_size,
         rows,
     )
+
+
+def build_offline(
+    cfg: DictConfig, folder: Path, module: WorldModelModule, envs: VectorEnv, watch: Stopwatch
+) -> OfflineDataset:
+    """A recording in the place of replay and collector; nobody acts before the training is over."""
+    data = cfg.data
+    replay = open_dataset(data.dataset, row_spec(envs), folder / "replay", data.limit_gib, data.cross_resets, cfg.seed)
+    log.info("data=%s: %s", data.dataset, replay.describe())
+    return OfflineDataset(replay, data.batch_size, data.length + module.prefix, cfg.updates, watch)

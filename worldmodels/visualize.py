@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import torch
 from einops import rearrange
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Shaped, UInt8
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
@@ -60,8 +60,8 @@ def open_loop(
         rollout, state, _ = model.observe(seen, state)
     actions = batch["action"][:, context : context + imag_horizon]
     imagined = model.imagine(state, actions, imag_horizon, generator).feat[:, 1:]
-    frames = model.decode(torch.cat([rollout.feat, imagined], dim=1))["pixels"]
-    truth = pixels_to_float(batch["pixels"][:, : context + imag_horizon])
+    frames = newest(model.decode(torch.cat([rollout.feat, imagined], dim=1))["pixels"])
+    truth = pixels_to_float(newest(batch["pixels"][:, : context + imag_horizon]))
     return OpenLoop(truth, frames, context)
 
 
@@ -79,6 +79,11 @@ def own_randomness(generator: torch.Generator | None) -> Iterator[None]:
 def to_uint8(images: Tensor) -> UInt8[np.ndarray, "..."]:
     """[0, 1] to [0, 255]."""
     return (images.clamp(0, 1) * 255).round().byte().cpu().numpy()
+
+
+def newest(images: Shaped[Tensor, "... C S S"]) -> Shaped[Tensor, "... 3 S S"]:
+    """The last frame of each stack (``env.stack``): what people look at, and all of it that is to be foreseen."""
+    return images[..., -3:, :, :]
 
 
 def border(image: UInt8[np.ndarray, "H W 3"], colour: tuple[int, int, int]) -> UInt8[np.ndarray, "H2 W2 3"]:

@@ -1,4 +1,4 @@
-"""Online data for Lightning: collect as much as ``train_ratio`` asks for, then hand out one batch."""
+"""Data for Lightning: collect as much as ``train_ratio`` asks for, then hand out one batch; or read a recording."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from planners.base import Planner
-from worldmodels.data.collect import Collector, Episode
+from worldmodels.data.collect import Actor, Collector, Episode
 from worldmodels.data.replay import Replay
+from worldmodels.timing import Stopwatch
 
 
 class Schedule:
@@ -73,6 +74,26 @@ class OnlineDataset(IterableDataset):
         self.on_episode: Callable[[Episode], None] = lambda episode: None
         self.should_stop: Callable[[], bool] = lambda: False
 
+    @property
+    def frames(self) -> int:
+        """Environment frames so far."""
+        return self.collector.frames
+
+    @property
+    def decisions(self) -> int:
+        """Decisions so far."""
+        return self.collector.decisions
+
+    @property
+    def clock(self) -> int:
+        """What curves are drawn against."""
+        return self.frames
+
+    @property
+    def actor(self) -> Actor | None:
+        """Who acts, once the prefill is over."""
+        return self.collector.actor if self.planning else None
+
     def __len__(self) -> int:
         return self.schedule.total
 
@@ -132,26 +153,52 @@ class OnlineDataset(IterableDataset):
 
 
 class OfflineDataset(IterableDataset):
-    """Windows of a recording, a given number of batches of them."""
+    """Windows of a recording, a given number of batches of them.
 
-    def __init__(self, replay: Replay, batch_size: int, rows: int, batches: int) -> None:
+    Stands where an :class:`OnlineDataset` does, but that nobody acts and no frames come in.
+    """
+
+    actor = None
+
+    def __init__(
+        self, replay: Replay, batch_size: int, rows: int, batches: int, watch: Stopwatch | None = None
+    ) -> None:
         self.replay, self.batch_size, self.rows, self.batches = replay, batch_size, rows, batches
+        self.watch = watch or Stopwatch()
         self.updates = 0
+        self.decisions = self.frames = len(replay)
+        self.on_episode: Callable[[Episode], None] = lambda episode: None
+        self.should_stop: Callable[[], bool] = lambda: False
+
+    @property
+    def clock(self) -> int:
+        """What curves are drawn against."""
+        return self.updates
 
     def __len__(self) -> int:
         return self.batches
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         while self.updates < len(self):
-            batch = self.replay.sample(self.batch_size, self.rows)
+            with self.watch("replay"):
+                batch = self.replay.sample(self.batch_size, self.rows)
             self.updates += 1
             yield batch
 
+    def state_dict(self) -> dict[str, Any]:
+        """The counter and what the next windows are drawn with."""
+        return {"updates": self.updates, "replay": self.replay.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where :meth:`state_dict` was taken."""
+        self.updates = state["updates"]
+        self.replay.load_state_dict(state["replay"])
+
 
 class OnlineData(lightning.LightningDataModule):
-    """Lightning's handle on an :class:`OnlineDataset`, saved into every checkpoint."""
+    """Lightning's handle on a dataset, saved into every checkpoint."""
 
-    def __init__(self, dataset: OnlineDataset) -> None:
+    def __init__(self, dataset: OnlineDataset | OfflineDataset) -> None:
         super().__init__()
         self.dataset = dataset
 

@@ -27,7 +27,7 @@ as recorded). What the model knows when the window starts is the **context**, ``
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +92,10 @@ class Replay:
         capacity = layout.steps * layout.num_envs
         return cls(directory, layout.spec, layout.num_envs, capacity, float("inf"), cross_resets, seed)
 
+    def restrict(self, keys: Collection[str]) -> None:
+        """Sample these columns only; the others stay where they are."""
+        self._buffer.storage.restrict(keys)
+
     def describe(self) -> str:
         """One line for the start of a run: rows, environments, space, and what takes most of it."""
         sizes = self.layout.column_bytes()
@@ -127,6 +131,26 @@ class Replay:
             raise UserError(f"{self.directory} has no window of {length} steps.")
         rows = self._buffer.storage.get(self._sampler.every(length))
         return {key: value.unflatten(0, (-1, length)) for key, value in rows.items()}
+
+    def segments(self) -> list[tuple[int, int, int]]:
+        """Stretches no window may leave, episodes without ``cross_resets``: (first row's number, rows, environment)."""
+        return [(f, rows, env) for f, env, rows in zip(*(x.tolist() for x in self._sampler.segments()), strict=True)]
+
+    @property
+    def newest(self) -> int:
+        """Number of the newest row, the same in every environment; -1 before there is one."""
+        return self._ledger.count - 1
+
+    def episode_from(self, number: int, rows: int, env: int) -> dict[str, Shaped[Tensor, "L ..."]]:
+        """Copies of up to ``rows`` rows of an environment from row ``number`` on, as far as its episode goes.
+
+        None at all where the first was overwritten since.
+        """
+        end = next((end for first, end in self._ledger.runs() if first <= number < end), number)
+        place = torch.arange(number, min(end, number + rows)) % self.layout.steps
+        found = self._buffer.storage.get((place, torch.full_like(place, env)))
+        begins = found["is_first"][1:].nonzero().flatten().tolist()
+        return {key: value[: begins[0] + 1 if begins else None] for key, value in found.items()}
 
     def can_sample(self, length: int) -> bool:
         """Whether there is at least one window of ``length`` rows."""

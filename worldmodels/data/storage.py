@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import shutil
+from collections.abc import Collection
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -133,6 +134,10 @@ class MappedStorage(LazyMemmapStorage):
         self._len = self.max_size
         self._flat = {key: column.as_subclass(Tensor).flatten(0, 1) for key, column in columns.items()}
         self._num_envs = columns.shape[1]
+
+    def restrict(self, keys: Collection[str]) -> None:
+        """Read these columns only."""
+        self._flat = {key: flat for key, flat in self._flat.items() if key in keys}
 
     def get(self, index: tuple[Int64[Tensor, " R"], Int64[Tensor, " R"]]) -> TensorDict:
         """Copies of the rows at (position in the ring, environment)."""

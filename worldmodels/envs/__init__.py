@@ -11,10 +11,13 @@ from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 
 from worldmodels.envs.base import derive_seed
+from worldmodels.envs.stack import stacked
 from worldmodels.errors import UserError, near_match
 
-VECTOR_KEYS = ("num_envs", "step_timeout", "blind")
+VECTOR_KEYS = ("num_envs", "step_timeout", "blind", "reference")
 """Keys of the ``env`` group that belong to the vector of environments, not to one of them."""
+WRAPPER_KEYS = ("stack",)
+"""Keys that belong to what any environment can be wrapped in."""
 
 
 def describe(env: Mapping[str, Any]) -> str:
@@ -28,7 +31,7 @@ def make(env: Mapping[str, Any], seed: int, index: int = 0) -> gymnasium.Env:
     The class under ``_target_`` gets the group's keywords and ``seed``, and ``index`` where it has such an argument.
     Raises :class:`UserError` for an unknown class or keyword.
     """
-    options = {key: value for key, value in env.items() if key not in VECTOR_KEYS}
+    options = {key: value for key, value in env.items() if key not in VECTOR_KEYS + WRAPPER_KEYS}
     target = options.get("_target_")
     if not target:
         raise UserError("The environment has no _target_: name its class, for example worldmodels.envs.dmc.DMC.")
@@ -44,8 +47,9 @@ def make(env: Mapping[str, Any], seed: int, index: int = 0) -> gymnasium.Env:
             raise UserError(f"{target} has no option {key!r}.{near_match(key, parameters)}")
     extra = {"index": index} if "index" in parameters else {}
     try:
-        return instantiate(options, seed=derive_seed(seed, index), _convert_="all", **extra)
+        built = instantiate(options, seed=derive_seed(seed, index), _convert_="all", **extra)
     except InstantiationException as error:
         if isinstance(error.__cause__, UserError):
             raise error.__cause__ from None
         raise UserError(f"{describe(env)} could not be built: {error.__cause__ or error}") from error
+    return stacked(built, env.get("stack", 1))

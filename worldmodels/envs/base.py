@@ -12,6 +12,8 @@ from worldmodels.errors import UserError, near_match
 
 OBSERVATIONS = ("pixels", "state", "both")
 """What ``env.obs`` may be."""
+GOAL = "goal_"
+"""Prefix of observations that show where to go, in the form of those that show where one is."""
 
 
 def derive_seed(*parts: int) -> int:
@@ -52,15 +54,28 @@ def observation_space(obs: str, size: int, state_dim: int) -> spaces.Space:
 
 def check_spaces(name: str, observation: spaces.Space, action: spaces.Space) -> None:
     """Raise a :class:`UserError` unless the spaces are those that every environment here has."""
-    if not isinstance(observation, spaces.Dict) or not observation or set(observation) - {"pixels", "state"}:
-        raise UserError(f"{name}: observation_space must be a Dict with 'pixels' and/or 'state', got {observation}.")
+    known = ("pixels", "state", GOAL + "pixels", GOAL + "state")
+    if not isinstance(observation, spaces.Dict) or not observation or set(observation) - set(known):
+        raise UserError(
+            f"{name}: observation_space must be a Dict with 'pixels' and/or 'state' (and the same behind 'goal_' where "
+            f"there are goals), got {observation}."
+        )
+    goals = {key.removeprefix(GOAL): space for key, space in observation.items() if key.startswith(GOAL)}
+    observation = spaces.Dict({key: space for key, space in observation.items() if not key.startswith(GOAL)})
+    if goals and goals != observation.spaces:
+        raise UserError(
+            f"{name}: a goal must be observed as the present is, {sorted(observation)}, not {sorted(goals)}."
+        )
     for key, box in observation.items():
         if not isinstance(box, spaces.Box):
             raise UserError(f"{name}: observation_space[{key!r}] must be a Box, got {box}.")
     pixels, state = observation.spaces.get("pixels"), observation.spaces.get("state")
     if pixels is not None:
-        if pixels.dtype != np.uint8 or len(pixels.shape) != 3 or pixels.shape[0] != 3:
-            raise UserError(f"{name}: 'pixels' must be uint8 [3, S, S], got {pixels.dtype} {pixels.shape}.")
+        if pixels.dtype != np.uint8 or len(pixels.shape) != 3 or pixels.shape[0] == 0 or pixels.shape[0] % 3:
+            raise UserError(
+                f"{name}: 'pixels' must be uint8 [3, S, S], or more such frames behind one another, the newest last, "
+                f"got {pixels.dtype} {pixels.shape}."
+            )
         if pixels.shape[1] != pixels.shape[2] or pixels.shape[1] % 16:
             raise UserError(f"{name}: 'pixels' must be square, its side a multiple of 16, got {pixels.shape}.")
     if state is not None and (state.dtype != np.float32 or len(state.shape) != 1):

@@ -21,6 +21,8 @@ from worldmodels.envs.base import check_spaces, require_finite
 from worldmodels.errors import UserError
 
 Spaces = tuple[spaces.Space, spaces.Space]
+UNTOLD = -1
+"""In the place of 0 or 1 where an environment does not say whether it has been solved (``info["success"]``)."""
 
 
 def enter_worker(env: Mapping[str, Any]) -> None:
@@ -133,17 +135,17 @@ class Stream(gymnasium.Env):
         return self._env
 
     def _begin(self) -> tuple[dict[str, np.ndarray], float, bool, bool, dict]:
-        observation, _ = self._built().reset()
+        observation, info = self._built().reset()
         self._check(observation, 0.0)
         self._pending_reset = False
-        return observation, 0.0, False, False, {"is_first": True, "frames": 0}
+        return observation, 0.0, False, False, {"is_first": True, "frames": 0, "success": _success(info)}
 
     def _advance(self, action: np.ndarray) -> tuple[dict[str, np.ndarray], float, bool, bool, dict]:
         observation, reward, terminated, truncated, info = self._built().step(action)
         self._check(observation, reward)
         self._pending_reset = bool(terminated or truncated)
-        frames = int(info.get("frames", 1))
-        return observation, float(reward), bool(terminated), bool(truncated), {"is_first": False, "frames": frames}
+        told = {"is_first": False, "frames": int(info.get("frames", 1)), "success": _success(info)}
+        return observation, float(reward), bool(terminated), bool(truncated), told
 
     def _check(self, observation: dict[str, np.ndarray], reward: float) -> None:
         for key, space in self.observation_space.items():
@@ -158,10 +160,15 @@ class Stream(gymnasium.Env):
             return work()
         except Exception as error:
             blank = {key: np.zeros(space.shape, space.dtype) for key, space in self.observation_space.items()}
-            return blank, 0.0, False, False, {"is_first": False, "frames": 0, "error": explain(error)}
+            told = {"is_first": False, "frames": 0, "success": UNTOLD, "error": explain(error)}
+            return blank, 0.0, False, False, told
 
     def _answered(self, work: Callable[[], Any]) -> dict[str, Any]:
         try:
             return {"value": work()}
         except Exception as error:
             return {"error": explain(error)}
+
+
+def _success(info: Mapping[str, Any]) -> int:
+    return int(bool(info["success"])) if "success" in info else UNTOLD

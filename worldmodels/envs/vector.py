@@ -28,7 +28,8 @@ from worldmodels.envs.stream import Spaces, StreamFactory, probe_spaces
 from worldmodels.errors import UserError
 
 Rows = dict[str, Tensor]
-"""Observation keys, ``action`` [N, A], ``reward`` [N], ``is_first``/``is_last``/``is_terminal`` [N], ``frames`` [N]."""
+"""Observation keys, ``action`` [N, A], ``reward`` [N], ``is_first``/``is_last``/``is_terminal`` [N], ``frames`` [N],
+``success`` [N] (1 and 0, -1 where an environment does not tell)."""
 START_SECONDS = 120.0
 """How long building the environments may take, whatever a step may."""
 CLOSE_SECONDS = 10.0
@@ -176,6 +177,7 @@ class VectorEnv:
             "is_last": torch.from_numpy(np.array(terminated, bool) | np.array(truncated, bool)),
             "is_terminal": torch.from_numpy(np.array(terminated, bool)),
             "frames": torch.from_numpy(np.array(info["frames"], np.int64)),
+            "success": torch.from_numpy(np.array(info["success"], np.int64)),
         }
 
     def _raise_errors(self, errors: list[str | None]) -> None:

@@ -1,0 +1,123 @@
+"""Where to go, beside where one is: a backbone's features with the goal's latent behind them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Generator, Tensor
+
+from dynamics.base import Dynamics, Rollout, State
+
+GOAL = "goal"
+"""Key of the goal's latent in the memory of a state."""
+
+
+class GoalConditioned(Dynamics):
+    """Any backbone, its features [z_t, g]: g is what it makes of the goal's frame, seen as an episode's first.
+
+    So heads, policies and values know the goal without knowing of goals, and planners find in g a latent to arrive in.
+    It comes with the observation, stays as it is while imagining, and shapes nothing: no gradient leads through it.
+
+    Args:
+        backbone: of whatever kind; its embeddings are the first half of those given here, the goal's the second.
+    """
+
+    def __init__(self, backbone: Dynamics) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.goal_dim, self.feat_dim = backbone.feat_dim, 2 * backbone.feat_dim
+        self.action_dim, self.max_length = backbone.action_dim, backbone.max_length
+        self.gradient, self.remembers = backbone.gradient, backbone.remembers
+        self.layouts = [{**layout, GOAL: (self.goal_dim,)} for layout in backbone.layouts]
+
+    @property
+    def sample(self) -> bool:
+        """The backbone's."""
+        return self.backbone.sample
+
+    @sample.setter
+    def sample(self, value: bool) -> None:
+        self.backbone.sample = value
+
+    def initial(self, n: int) -> State:
+        """No goal is known yet."""
+        state = self.backbone.initial(n)
+        return self._with(state, torch.zeros_like(state.feat))
+
+    def observe(
+        self,
+        embed: Float[Tensor, "B T E2"],
+        action: Float[Tensor, "B T A"],
+        reset: Bool[Tensor, "B T"],
+        state: State,
+    ) -> tuple[Rollout, State]:
+        """The backbone's, with each row's own goal."""
+        self.check(action, state)
+        present, shown = embed.chunk(2, dim=-1)
+        rollout, last = self.backbone.observe(present, action, reset, self._without(state))
+        goal = self.glimpse(shown.flatten(0, 1)).unflatten(0, shown.shape[:2])
+        feat, post = (torch.cat([x, goal], dim=-1) for x in (rollout.feat, rollout.post))
+        rollout = replace(rollout, feat=feat, post=post, memory=rollout.memory | {GOAL: goal})
+        return rollout, self._with(last, goal[:, -1])
+
+    def obs_step(
+        self,
+        embed: Float[Tensor, "N E2"],
+        action: Float[Tensor, "N A"],
+        reset: Bool[Tensor, " N"],
+        state: State,
+        generator: Generator | None = None,
+    ) -> State:
+        """Likewise."""
+        self.check(action, state)
+        present, shown = embed.chunk(2, dim=-1)
+        goal = self.glimpse(shown, generator)
+        return self._with(self.backbone.obs_step(present, action, reset, self._without(state), generator), goal)
+
+    @torch.no_grad()
+    def glimpse(self, embed: Float[Tensor, "N E"], generator: Generator | None = None) -> Float[Tensor, "N F"]:
+        """What the backbone makes of single frames, each seen as an episode's first."""
+        n = len(embed)
+        reset, action = embed.new_ones(n, dtype=torch.bool), embed.new_zeros(n, self.action_dim)
+        return self.backbone.obs_step(embed, action, reset, self.backbone.initial(n), generator).feat
+
+    def img_step(self, action: Float[Tensor, "N A"], state: State, generator: Generator | None = None) -> State:
+        """The goal stays."""
+        self.check(action, state)
+        return self._with(self.backbone.img_step(action, self._without(state), generator), state.memory[GOAL])
+
+    def starts(self, rollout: Rollout, last: int | None = None) -> State:
+        """Each with its row's goal."""
+        state = self.backbone.starts(self._inner(rollout), last)
+        steps = len(state.feat) // len(rollout.post)
+        return self._with(state, rollout.memory[GOAL][:, -steps:].flatten(0, 1))
+
+    def fork(self, state: State, n: int) -> State:
+        """Copies have the same goal."""
+        return self._with(self.backbone.fork(self._without(state), n), state.memory[GOAL].repeat_interleave(n, dim=0))
+
+    def select(self, state: State, rows: Int64[Tensor, " K"] | slice) -> State:
+        """Rows keep their goals."""
+        return self._with(self.backbone.select(self._without(state), rows), state.memory[GOAL][rows])
+
+    def loss(self, rollout: Rollout, reset: Bool[Tensor, "B T"]) -> dict[str, Tensor]:
+        """The backbone's."""
+        return self.backbone.loss(self._inner(rollout), reset)
+
+    def metrics(self, rollout: Rollout) -> dict[str, Tensor]:
+        """The backbone's."""
+        return self.backbone.metrics(self._inner(rollout))
+
+    def _inner(self, rollout: Rollout) -> Rollout:
+        memory = {key: value for key, value in rollout.memory.items() if key != GOAL}
+        feat, post = (x[..., : self.goal_dim] for x in (rollout.feat, rollout.post))
+        return replace(rollout, feat=feat, post=post, memory=memory)
+
+    def _without(self, state: State) -> State:
+        memory = {key: value for key, value in state.memory.items() if key != GOAL}
+        return State(state.feat[:, : self.goal_dim], memory)
+
+    def _with(self, state: State, goal: Float[Tensor, "N F"]) -> State:
+        return State(torch.cat([state.feat, goal], dim=-1), {**state.memory, GOAL: goal})

@@ -1,0 +1,69 @@
+"""Behaviour cloning: the recorded action of each latent, what offline planners have to beat."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from dynamics.base import Dynamics, Rollout
+from planners.base import PolicyPlanner, require
+from planners.policies import ActionDistribution, Policy
+
+if TYPE_CHECKING:
+    from worldmodels.model import WorldModel
+
+
+class Cloning(PolicyPlanner):
+    """A policy that is likely to do what was recorded; where there are goals, on the way to states reached later.
+
+    Args:
+        policy: options of :class:`~planners.policies.Policy`.
+        goal_dim: how many numbers of a feature, the last, are the goal's.
+        hindsight: share of steps whose goal is replaced by a state that the window reached later.
+    """
+
+    def __init__(
+        self,
+        feat_dim: int,
+        action_dim: int,
+        discrete: bool,
+        policy: dict[str, float | int],
+        goal_dim: int = 0,
+        hindsight: float = 0.9,
+    ) -> None:
+        super().__init__(action_dim, discrete)
+        require(0 <= hindsight <= 1, f"planner.hindsight={hindsight} must lie in [0, 1].")
+        self.goal_dim, self.hindsight = goal_dim, hindsight
+        self.actor = Policy(feat_dim, action_dim, discrete, **policy)
+
+    def check(self, dynamics: Dynamics, length: int) -> None:
+        """A state and the action that leads on from it."""
+        require(length >= 2, f"cloning learns from steps: data.length must be at least 2, not {length}.")
+
+    def policy(self, feat: Float[Tensor, "... F"]) -> ActionDistribution:
+        """The policy's distribution."""
+        return self.actor(feat)
+
+    def loss(self, model: WorldModel, rollout: Rollout, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """``clone`` [B, T - 1]: minus the log-density of the action that followed each latent; none across a reset."""
+        feat = rollout.post[:, :-1].detach()
+        if self.goal_dim:
+            feat = self._relabelled(model, feat, batch)
+        valid = ~batch["is_first"][:, 1:]
+        share = valid.numel() / valid.sum().clamp(min=1)
+        return {"clone": -self.policy(feat).log_prob(batch["action"][:, 1:]) * valid * share}
+
+    def _relabelled(self, model: WorldModel, feat: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        """Goals as frames that came later in the same window."""
+        b, t = feat.shape[:2]
+        now = torch.arange(t, device=feat.device)
+        later = now + 1 + (torch.rand(b, t, device=feat.device) * (t - now)).long()
+        rows = torch.arange(b, device=feat.device)[:, None].expand(-1, t)
+        seen = {key: batch[key][rows, later].flatten(0, 1) for key in ("pixels", "state") if key in batch}
+        goal = model.glimpse(seen).unflatten(0, (b, t))
+        chosen = torch.rand(b, t, 1, device=feat.device) < self.hindsight
+        own = feat[..., -self.goal_dim :]
+        return torch.cat([feat[..., : -self.goal_dim], torch.where(chosen, goal, own)], dim=-1)

@@ -1,0 +1,71 @@
+"""A hand-written way through a maze: what mazes are recorded with, and what reaching the goal can score at best."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Generator, Tensor
+
+from dynamics.base import Memory, State
+from planners.base import Planner, require
+from planners.noise import row_noise
+from worldmodels.envs.maze import grid_of
+
+
+class Waypoints(Planner):
+    """Rolls from cell to cell on a shortest way to the goal, by a force towards the next cell and against the speed.
+
+    It reads positions instead of features, ``[x, y, vx, vy]`` and the goal's, so it needs no model.
+
+    Args:
+        maze: its name, as in ``env.maze``.
+        stiffness: force for a distance of 1.
+        damping: force against a speed of 1.
+        noise_std: of what is added to every force, for recordings that hold more than one way.
+    """
+
+    reads_state = True
+
+    def __init__(
+        self,
+        action_dim: int,
+        discrete: bool,
+        maze: str,
+        stiffness: float = 1.0,
+        damping: float = 0.3,
+        noise_std: float = 0.0,
+    ) -> None:
+        super().__init__(action_dim, discrete)
+        require(action_dim == 2 and not discrete, "planner=waypoints is for mazes, which have two forces for actions.")
+        require(noise_std >= 0, f"noise_std={noise_std} must not be negative.")
+        self.grid, self.stiffness, self.damping, self.noise_std = grid_of(maze), stiffness, damping, noise_std
+
+    def initial(self, n: int) -> Memory:
+        """Nothing is remembered."""
+        return {}
+
+    def act(
+        self,
+        model: Any,
+        state: State,
+        memory: Memory,
+        reset: Bool[Tensor, " N"],
+        explore: bool,
+        generator: Generator | None = None,
+    ) -> tuple[Float[Tensor, "N A"], Memory]:
+        """Towards the next cell, or the goal once in its cell."""
+        place, speed, goal, _ = state.feat.chunk(4, dim=-1)
+        target = torch.from_numpy(
+            np.stack([self._next(a, b) for a, b in zip(place.numpy(), goal.numpy(), strict=True)])
+        )
+        force = self.stiffness * (target.to(place.dtype) - place) - self.damping * speed
+        if explore:
+            force = force + self.noise_std * row_noise(len(force), (2,), force.device, generator)
+        return force.clamp(-1, 1), memory
+
+    def _next(self, place: np.ndarray, goal: np.ndarray) -> np.ndarray:
+        here, there = self.grid.cell_at(place), self.grid.cell_at(goal)
+        return goal if here == there else self.grid.centre(self.grid.towards(here, there))

@@ -1,0 +1,478 @@
+"""Diffusion planning: samplers against Gaussians, what is given stays, guidance, and what is reused of a plan."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from model_cases import ACTION, STATE, batch, config, model, with_reset
+from planner_cases import seeded
+
+from planners.denoisers import TemporalUNet, TrajectoryTransformer
+from planners.schedules import SAMPLERS, Sampler, Schedule, row_generators
+from planners.trajectories import Normaliser, Request, TrajectoryModel
+from worldmodels.build import build_planner
+from worldmodels.errors import UserError
+from worldmodels.testing.sequences import randomise
+
+CPU = torch.device("cpu")
+L = 6
+
+
+def nets():
+    return [
+        lambda **kw: TemporalUNet(width=16, scales=(1,), kernel=3, **kw),
+        lambda **kw: TemporalUNet(width=16, scales=(1, 2), kernel=3, **kw),
+        lambda **kw: TrajectoryTransformer(width=16, layers=2, heads=2, **kw),
+    ]
+
+
+def trajectories(net=0, feat=3, action=2, labels=None, prediction="sample", **options):
+    torch.manual_seed(0)
+    schedule = Schedule(20, prediction)
+    made = TrajectoryModel(feat, action, labels or {}, schedule, nets()[net], cond_dim=8, **options)
+    return randomise(made)
+
+
+def planner(*words, discrete=False, observations=STATE):
+    cfg = config(
+        "planner=diffusion",
+        f"planner.plan_horizon={L}",
+        "denoiser.width=16",
+        "planner.trajectories.schedule.steps=20",
+        "planner.acting.steps=4",
+        "planner.acting.replan_every=2",
+        *words,
+    )
+    world = model("space=gaussian", observations=observations)
+    made = build_planner(cfg.planner, ACTION, discrete, world.dynamics.feat_dim, goal_dim=world.dynamics.goal_dim)
+    return world, randomise(made)
+
+
+# Schedules and samplers
+
+
+class Bell:
+    """A Gaussian whose every conditional mean is known."""
+
+    mean = torch.tensor([1.0, -2.0])
+    cov = torch.tensor([[1.0, 0.6], [0.6, 0.5]])
+
+    def __init__(self, schedule):
+        self.schedule = schedule
+
+    def clean(self, noisy, step):
+        """E[x_0 | x_t]."""
+        abar = 1 - self.schedule.noise_share(step[None].long())[0]
+        noise = (1 - abar) * torch.eye(2, dtype=torch.float64)
+        cov, mean = self.cov.double(), self.mean.double()
+        gain = abar.sqrt().double() * cov @ torch.linalg.inv(abar.double() * cov + noise)
+        return (mean + (noisy.double() - abar.sqrt() * mean) @ gain.T).float()
+
+
+def bell_samples(name, steps, n=20_000):
+    schedule = Schedule(100)
+    generators = [torch.Generator().manual_seed(i) for i in range(1)]
+    sampler = Sampler(schedule, name, steps)
+    return sampler(Bell(schedule).clean, (1, n, 2), generators, CPU)[0]
+
+
+@pytest.mark.parametrize(("name", "steps", "error"), [("ddpm", 100, 0.05), ("dpm", 10, 0.10), ("ddim", 50, 0.10)])
+def test_a_gaussian_comes_back(name, steps, error):
+    x = bell_samples(name, steps)
+    torch.testing.assert_close(x.mean(0), Bell.mean, atol=error, rtol=error)
+    torch.testing.assert_close(x.T.cov(), Bell.cov, atol=error * 0.5, rtol=error)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_the_last_step_adds_no_noise(name):
+    schedule = Schedule(20)
+    estimates = []
+
+    def clean(noisy, step):
+        estimates.append(noisy * 0.3)
+        return estimates[-1]
+
+    x = Sampler(schedule, name, 5)(clean, (2, 3, 4), row_generators(2, seeded(), CPU), CPU)
+    assert len(estimates) == 5
+    torch.testing.assert_close(x, estimates[-1], atol=1e-5, rtol=1e-5)
+
+
+def test_only_ddpm_draws_on_the_way():
+    for name in SAMPLERS:
+        generators = row_generators(1, seeded(), CPU)
+        Sampler(Schedule(20), name, 5)(lambda noisy, step: noisy, (1, 3, 4), generators, CPU)
+        [untouched] = row_generators(1, seeded(), CPU)
+        torch.randn(1, 3, 4, generator=untouched)
+        assert torch.equal(untouched.get_state(), generators[0].get_state()) == (name != "ddpm")
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "sample", "v_prediction"])
+def test_every_prediction_stands_for_the_same_clean_trajectory(prediction):
+    schedule = Schedule(50, prediction)
+    clean, noise = torch.randn(4, 3, 2), torch.randn(4, 3, 2)
+    step = torch.tensor([0, 10, 30, 40])
+    noisy = schedule.noisy(clean, noise, step)
+    torch.testing.assert_close(
+        schedule.clean(schedule.target(clean, noise, step), noisy, step), clean, atol=1e-3, rtol=1e-3
+    )
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_rows_sampled_together_equal_rows_sampled_alone(name):
+    schedule, generator = Schedule(20), seeded()
+    sampler = Sampler(schedule, name, 4)
+    together = sampler(lambda x, k: 0.5 * x, (3, 2, 2), row_generators(3, seeded(), CPU), CPU)
+    alone = [sampler(lambda x, k: 0.5 * x, (1, 2, 2), row_generators(1, generator, CPU), CPU) for _ in range(3)]
+    torch.testing.assert_close(together, torch.cat(alone))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Sampler(Schedule(20), "ddpn", 5), "Did you mean 'ddpm'?"),
+        (lambda: Sampler(Schedule(20), "dpm", 21), "between 1 and 20"),
+        (lambda: Schedule(20, "epsilom"), "Did you mean 'epsilon'?"),
+        (lambda: Schedule(1), "steps=1"),
+    ],
+)
+def test_mistaken_schedules_are_refused(make, message):
+    with pytest.raises(UserError, match=message.replace("?", r"\?")):
+        make()
+
+
+# Networks
+
+
+@pytest.mark.parametrize("net", range(3))
+@pytest.mark.parametrize("length", [1, 2, 5, 16])
+def test_denoisers_take_any_length(net, length):
+    made = randomise(nets()[net](in_dim=5, out_dim=4, cond_dim=8))
+    x, cond = torch.randn(3, length, 5), torch.randn(3, 8)
+    out = made(x, cond)
+    assert out.shape == (3, length, 4)
+    assert not torch.allclose(out, made(x, cond + 1))
+    torch.testing.assert_close(out[1:], made(x[1:], cond[1:]))
+
+
+def test_a_unet_of_one_scale_sees_no_farther_than_its_kernels():
+    made = randomise(nets()[0](in_dim=5, out_dim=4, cond_dim=8))
+    x, cond = torch.randn(1, 64, 5), torch.randn(1, 8)
+    changed = x.clone()
+    changed[:, 0] += 1
+    differs = (made(x, cond) != made(changed, cond)).any(-1)[0]
+    assert differs[0]
+    assert not differs[32:].any()
+
+
+# Trajectories
+
+
+def test_numbers_are_normalised_one_by_one_and_the_deviation_has_a_floor():
+    norm = Normaliser(3)
+    x = torch.randn(4000, 5, 3) * torch.tensor([1.0, 20.0, 0.0]) + torch.tensor([0.0, -7.0, 3.0])
+    norm.follow(x)
+    seen = norm(x).flatten(0, 1)
+    torch.testing.assert_close(seen.mean(0), torch.zeros(3), atol=1e-3, rtol=0)
+    torch.testing.assert_close(seen.std(0)[:2], torch.ones(2), atol=1e-2, rtol=0)
+    assert norm.std()[2] == pytest.approx(norm.floor)
+    torch.testing.assert_close(norm.inverse(norm(x)), x, atol=1e-4, rtol=1e-4)
+    assert {"mean", "square", "count"} <= norm.state_dict().keys()
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("actions", [True, False])
+def test_what_is_given_comes_out_bit_for_bit(name, actions):
+    made = trajectories(actions=actions)
+    made.normaliser.follow(torch.randn(100, made.size) * 37 + 1000)  # where denormalising rounds
+    known = torch.randn(2, L, 3) * 31
+    given = torch.zeros(2, L, dtype=torch.bool)
+    given[:, 0] = given[1, 4] = True
+    x = made.sample(known, given, {}, Sampler(made.schedule, name, 5), row_generators(2, seeded(), CPU))
+    assert torch.equal(x[..., :3][given], known[given])
+    assert not torch.isclose(x[..., :3], known)[~given].any()
+
+
+def test_networks_never_see_noise_on_what_is_given():
+    made = trajectories()
+    seen = []
+    made.net.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    x = torch.randn(5, L, 5)
+    given = torch.zeros(5, L, dtype=torch.bool)
+    given[:, 0] = given[:, 3] = True
+    made.loss(x, given, {})
+    sampler = Sampler(made.schedule, "dpm", 4)
+    made.sample(x[..., :3], given, {}, sampler, row_generators(5, seeded(), CPU))
+    clean = made.normaliser(x)
+    assert len(seen) == 5
+    for noisy in seen:
+        assert torch.equal(noisy[..., :3][given], clean[..., :3][given])
+        assert torch.equal(noisy[..., -1].bool(), given)
+        assert not torch.isclose(noisy[..., 3:5], clean[..., 3:5]).all()  # actions are never given
+
+
+def test_what_is_given_costs_nothing():
+    made = trajectories()
+    given = torch.ones(4, L, dtype=torch.bool)
+    x = torch.randn(4, L, 5)
+    made.loss(x, given, {}).sum().backward()
+    weight = made.net.out[-1].weight.grad
+    assert not weight[:3].any()
+    assert weight[3:].any()
+
+
+@pytest.mark.parametrize("net", range(3))
+@pytest.mark.parametrize("prediction", ["epsilon", "sample", "v_prediction"])
+def test_it_learns_two_kinds_of_trajectories(net, prediction):
+    torch.manual_seed(0)
+    made = TrajectoryModel(1, 1, {}, Schedule(50, prediction), nets()[net], cond_dim=16)
+    optimizer = torch.optim.Adam(made.parameters(), 3e-3)
+    slope = torch.arange(8.0)
+    for _ in range(400):
+        sign = torch.randint(2, (64, 1)) * 2.0 - 1
+        x = torch.stack([sign * slope, sign.expand(-1, 8)], dim=-1)  # goes up or down, by its action
+        given = torch.zeros(64, 8, dtype=torch.bool)
+        given[:, 0] = True
+        made.follow(x)
+        optimizer.zero_grad()
+        made.loss(x, given, {}).mean().backward()
+        optimizer.step()
+    made.eval()
+    given = torch.zeros(200, 8, dtype=torch.bool)
+    given[:, 0] = True
+    with torch.no_grad():
+        sampler = Sampler(made.schedule, "ddpm", 50)
+        x = made.sample(torch.zeros(200, 8, 1), given, {}, sampler, row_generators(200, seeded(), CPU))
+    up = x[:, :, 1].mean(1) > 0
+    assert 0.1 < up.float().mean() < 0.9
+    error = (x[:, :, 0] - torch.where(up, 1.0, -1.0)[:, None] * slope).abs()
+    assert error.median() < 0.5
+
+
+# Guidance
+
+
+def labelled():
+    return trajectories(labels={"return": 1, "skill": 2})
+
+
+def noisy_case(made):
+    given = torch.zeros(4, L, dtype=torch.bool)
+    given[:, 0] = True
+    return torch.randn(4, L, made.size), torch.full((4,), 7), given
+
+
+def test_guidance_of_weight_one_is_the_conditional_estimate_exactly_and_of_zero_the_other():
+    made = labelled()
+    x, step, given = noisy_case(made)
+    value = torch.randn(4, 1)
+    conditional = made.clean(x, step, given, {"return": value})
+    free = made.clean(x, step, given, {})
+    assert not torch.equal(conditional, free)
+    assert torch.equal(made.guided(x, step, given, {"return": Request(value, 1.0)}), conditional)
+    assert torch.equal(made.guided(x, step, given, {"return": Request(value, 0.0)}), free)
+    twice = made.guided(x, step, given, {"return": Request(value, 2.0)})
+    torch.testing.assert_close(twice, 2 * conditional - free)
+
+
+def test_guidance_terms_add_up():
+    made = labelled()
+    x, step, given = noisy_case(made)
+    one, other = Request(torch.randn(4, 1), 1.5), Request(torch.eye(2)[[0, 1, 0, 1]], -0.5)
+    free = made.clean(x, step, given, {})
+    expected = free
+    for name, request in (("return", one), ("skill", other)):
+        expected = expected + request.weight * (made.clean(x, step, given, {name: request.value}) - free)
+    torch.testing.assert_close(made.guided(x, step, given, {"return": one, "skill": other}), expected)
+
+
+def test_hidden_labels_are_as_if_they_were_not_given():
+    made = labelled()
+    values = {"return": torch.randn(4, 1), "skill": torch.eye(2)[[0, 1, 0, 1]]}
+    hide = {"return": torch.tensor([True, False, True, False]), "skill": torch.tensor([True, True, False, False])}
+    together = made.labels(values, 4, hide)
+    for row in range(4):
+        kept = {name: value[row : row + 1] for name, value in values.items() if not hide[name][row]}
+        torch.testing.assert_close(made.labels(kept, 1), together[row : row + 1])
+
+
+def test_gradient_guidance_carries_the_normalisers_jacobian():
+    made = trajectories()
+    made.normaliser.follow(torch.randn(5000, 5) * torch.tensor([1.0, 10.0, 0.1, 3.0, 5.0]))
+    weights = torch.randn(L, 5)
+    clean, step = torch.randn(4, L, 5), torch.tensor([3, 3, 9, 15])
+    moved = made.preferred(clean, step, lambda x: (x * weights).sum((1, 2)))
+    share = made.schedule.noise_share(step)[:, None, None]
+    torch.testing.assert_close(moved - clean, share * (weights * made.normaliser.std()).expand(4, -1, -1))
+
+
+@pytest.mark.parametrize("name", ["ddpm", "dpm"])
+def test_a_linear_guide_tilts_a_gaussian(name, monkeypatch):
+    made = TrajectoryModel(1, 1, {}, Schedule(100), nets()[0], cond_dim=8)
+    made.normaliser.mean += 5.0
+    made.normaliser.square += 28.0  # deviation 2
+    unit = lambda noisy, step, given, labels: (1 - made.schedule.noise_share(step)).sqrt()[:, None, None] * noisy  # noqa: E731
+    monkeypatch.setattr(made, "clean", unit)
+    given = torch.zeros(1, 4000, dtype=torch.bool)
+    sampler = Sampler(made.schedule, name, 100 if name == "ddpm" else 10)
+    x = made.sample(
+        torch.zeros(1, 4000, 1), given, {}, sampler, row_generators(1, seeded(), CPU), lambda x: 0.5 * x.sum((1, 2))
+    )
+    # exp(b x) times a normal of deviation s has its mean moved by b s^2
+    torch.testing.assert_close(x.mean((0, 1)), torch.full((2,), 5.0 + 0.5 * 4), atol=0.1, rtol=0)
+    torch.testing.assert_close(x.std((0, 1)), torch.full((2,), 2.0), atol=0.1, rtol=0)
+
+
+# The planner
+
+
+def acted(world, made, n=2, explore=False, seed=0, steps=1, memory=None):
+    generator, state = seeded(seed), randomise_state(world, n)
+    memory = made.initial(n) if memory is None else memory
+    for step in range(steps):
+        reset = torch.full((n,), step == 0)
+        action, memory = made.act(world, state, memory, reset, explore, generator)
+    return action, memory, state
+
+
+def randomise_state(world, n):
+    rows = with_reset(batch(n, observations=world.encoder.observations))
+    return world.observe(rows, world.initial(n))[1].map(torch.detach)
+
+
+def test_the_plan_begins_in_the_present_latent_exactly():
+    world, made = planner()
+    _, memory, state = acted(world, made)
+    assert torch.equal(memory["latents"][:, 0], state.feat)
+
+
+def test_a_plan_is_followed_for_so_many_actions_and_then_made_anew():
+    world, made = planner()
+    action, memory, state = acted(world, made)
+    assert torch.equal(action, memory["actions"][:, 0])
+    kept = memory["actions"]
+    second, memory = made.act(world, state, memory, torch.zeros(2, dtype=torch.bool), False, seeded(5))
+    assert torch.equal(second, kept[:, 1])
+    assert memory["age"].tolist() == [2, 2]
+    before = memory
+    third, memory = made.act(world, state, memory, torch.zeros(2, dtype=torch.bool), False, seeded(5))
+    assert memory["age"].tolist() == [1, 1]
+    assert not torch.equal(third, before["actions"][:, 1])
+
+
+def test_the_rest_of_a_plan_is_partly_renoised_and_takes_part_again():
+    world, made = planner("planner.acting.candidates=1", "planner.acting.kept=3")
+    _, memory, state = acted(world, made)
+    begun = []
+    inner = made.trajectories.sample
+    made.trajectories.sample = lambda *args, **kw: begun.append(args[6:8]) or inner(*args, **kw)
+    memory = made.moved_up(memory)
+    sampled, _ = made.sampled(world, state, memory, seeded())
+    assert [begin is None for begin, _ in begun] == [True, False]
+    begin, share = begun[1]
+    assert share == made.acting.share
+    rest = torch.cat([memory["latents"], memory["mean"]], dim=-1)
+    assert torch.equal(begin, rest.repeat_interleave(3, dim=0))
+    assert sampled.values.shape == (2, 4)
+    memory["planned"][0] = False
+    sampled, _ = made.sampled(world, state, memory, seeded())
+    assert torch.isinf(sampled.values[0, 1:]).all()
+    assert sampled.values[1].isfinite().all()
+
+
+def test_environments_planned_together_equal_those_planned_alone():
+    world, made = planner()
+    world.dynamics.sample = False
+    state = randomise_state(world, 3)
+    together, _ = made.act(world, state, made.initial(3), torch.ones(3, dtype=torch.bool), True, seeded())
+    generator = seeded()
+    for row in range(3):
+        one = world.dynamics.select(state, slice(row, row + 1))
+        alone, _ = made.act(world, one, made.initial(1), torch.ones(1, dtype=torch.bool), True, generator)
+        torch.testing.assert_close(alone[0], together[row], atol=1e-4, rtol=1e-4)
+
+
+def test_the_world_model_chooses_among_candidates():
+    world, made = planner("planner.acting.candidates=5", "planner.acting.kept=0", "planner.acting.consistency=0.0")
+    world.dynamics.sample = False
+    state = randomise_state(world, 2)
+    memory = made.initial(2)
+    sampled, _ = made.sampled(world, state, memory, seeded())
+    forked = world.dynamics.fork(state, 5)
+    imagined = world.imagine(forked, sampled.actions.flatten(0, 1), L)
+    gammas = 0.99 ** torch.arange(L)
+    alive = torch.cat([torch.ones(10, 1), imagined.cont[:, :-1].cumprod(1)], dim=1)
+    expected = (imagined.reward * gammas * alive).sum(1).unflatten(0, (2, 5))
+    torch.testing.assert_close(sampled.values, expected, atol=1e-4, rtol=1e-4)
+    action, memory = made.act(world, state, memory, torch.ones(2, dtype=torch.bool), False, seeded())
+    best = expected.argmax(1)
+    torch.testing.assert_close(action, sampled.actions[torch.arange(2), best, 0])
+
+
+@pytest.mark.parametrize("name", ["diffusion", "diffuser", "decision_diffuser", "cfgrl"])
+@pytest.mark.parametrize("discrete", [False, True])
+def test_every_setting_learns_and_acts(name, discrete):
+    cfg = config(f"planner={name}", "denoiser.width=16", "planner.acting.steps=3")
+    cfg.planner.plan_horizon = min(cfg.planner.plan_horizon, L)
+    world = model("space=gaussian", observations=STATE)
+    made = build_planner(cfg.planner, ACTION, discrete, world.dynamics.feat_dim)
+    rows = with_reset(batch(observations=STATE, length=10))
+    if discrete:
+        rows["action"] = torch.eye(ACTION)[torch.randint(ACTION, rows["action"].shape[:2])]
+    made.check(world.dynamics, 10)
+    rollout, _, _ = world.observe(rows, world.initial(len(rows["action"])))
+    losses = made.loss(world, rollout, rows)
+    assert losses.keys() == cfg.planner.loss_scales.keys()
+    torch.stack([loss.mean() for loss in losses.values()]).sum().backward()
+    without = [name for name, p in made.named_parameters() if p.grad is None and p.requires_grad]
+    assert not without
+    made.eval().after_step()
+    action, memory, _ = acted(world, made, explore=True, steps=3)
+    assert action.shape == (2, ACTION)
+    assert action.abs().max() <= 1
+    if discrete:
+        assert torch.equal(action.sum(-1), torch.ones(2))
+    considered = made.consider(world, randomise_state(world, 2), memory, seeded())
+    assert considered.candidates.shape[:2] == considered.values.shape
+
+
+def test_losses_leave_the_world_model_alone():
+    world, made = planner()
+    rows = with_reset(batch(observations=STATE, length=10))
+    rollout, _, _ = world.observe(rows, world.initial(len(rows["action"])))
+    made.loss(world, rollout, rows)["denoise"].sum().backward()
+    assert all(p.grad is None for p in world.parameters())
+
+
+def test_windows_over_a_reset_teach_nothing():
+    world, made = planner()
+    rows = with_reset(batch(observations=STATE, length=L + 1))
+    rows["is_first"][:] = False
+    rows["is_first"][0, 3] = True
+    rollout, _, _ = world.observe(rows, world.initial(len(rows["action"])))
+    loss = made.loss(world, rollout, rows)["denoise"]
+    assert not loss[0].any()
+    assert loss[1].any()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["+planner.acting.candidats=3"], "Did you mean 'candidates'"),
+        (["planner.acting.candidates=0"], "candidates=0"),
+        (["planner.acting.share=0.0"], "share=0"),
+        (["planner.acting.replan_every=7"], "replan_every=7"),
+        (["planner.acting.steps=21"], "between 1 and 20"),
+        (["planner.trajectories.actions=false"], r"give planner\.inverse"),
+        (["planner.acting.value_guide=1.0"], r"give planner\.critic"),
+        (["denoiser.kernel=4"], "must be odd"),
+    ],
+)
+def test_mistaken_options_are_refused(words, message):
+    with pytest.raises(UserError, match=message):
+        planner(*words)
+
+
+def test_windows_shorter_than_a_plan_are_refused():
+    world, made = planner()
+    with pytest.raises(UserError, match=r"data\.length=6 must be at least 7"):
+        made.check(world.dynamics, L)

@@ -1,0 +1,98 @@
+"""What a recorded dataset holds, written beside it: numbers, a histogram of returns, and clips to look at."""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from einops import rearrange
+from jaxtyping import UInt8
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from worldmodels.data.replay import Replay
+from worldmodels.evaluation import write_json
+from worldmodels.visualize import enlarge, gif_bytes, newest
+
+CLIPS, CLIP_ROWS = 4, 100
+"""Episodes that are shown, and how much of each at most."""
+
+
+def write_card(folder: Path, what: dict[str, Any]) -> dict[str, Any]:
+    """Write ``card.json``, ``card.md``, ``returns.png`` and, with pixels, ``clips.gif`` into a dataset's folder.
+
+    ``what`` says where it comes from: environment, policy, seed. An episode that the recording cut off counts as rows
+    but not among the returns.
+    """
+    replay = Replay.open(folder, cross_resets=False)
+    whole = [rows for rows in episodes(replay) if rows["is_last"][-1]]
+    returns = [float(rows["reward"].sum()) for rows in whole]
+    lengths = [len(rows["reward"]) - 1 for rows in whole]
+    card = what | {
+        "rows": len(replay),
+        "episodes": len(whole),
+        "decisions_per_episode": summary(lengths),
+        "returns": summary(returns),
+        "columns": {key: [list(shape), str(kind)] for key, (shape, kind) in replay.layout.spec.items()},
+    }
+    write_json(folder / "card.json", card)
+    (folder / "card.md").write_text(text(card))
+    draw_returns(returns).savefig(folder / "returns.png", dpi=120)
+    if whole and "pixels" in replay.layout.spec:
+        (folder / "clips.gif").write_bytes(gif_bytes(clips(whole)))
+    return card
+
+
+def episodes(replay: Replay) -> list[dict[str, torch.Tensor]]:
+    """All of them, in the order they were recorded, without the pixels of more than are shown."""
+    found = []
+    for number, (first, length, env) in enumerate(replay.segments()):
+        if number == CLIPS:
+            replay.restrict([key for key in replay.layout.spec if "pixels" not in key])
+        found.append(replay.episode_from(first, length, env))
+    return found
+
+
+def summary(numbers: list[float] | list[int]) -> dict[str, float]:
+    """Mean, deviation and range; nothing of nothing."""
+    if not numbers:
+        return {}
+    return {
+        "mean": statistics.fmean(numbers),
+        "std": statistics.pstdev(numbers),
+        "least": min(numbers),
+        "most": max(numbers),
+    }
+
+
+def text(card: dict[str, Any]) -> str:
+    """The card as people read it."""
+    lines = ["# Dataset", ""]
+    for key, value in card.items():
+        if key == "columns":
+            value = ", ".join(f"{name} {kind.removeprefix('torch.')} {shape}" for name, (shape, kind) in value.items())
+        elif isinstance(value, dict):
+            value = ", ".join(f"{name} {number:.1f}" for name, number in value.items()) or "none"
+        lines.append(f"- **{key.replace('_', ' ')}**: {value}")
+    return "\n".join([*lines, "", "![returns](returns.png)", ""])
+
+
+def draw_returns(returns: list[float]) -> Figure:
+    """How many episodes had which return."""
+    figure = Figure(figsize=(5, 2.8), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot(xlabel="return of an episode", ylabel="episodes")
+    axes.hist(returns, bins=min(30, max(1, len(returns))))
+    return figure
+
+
+def clips(whole: list[dict[str, torch.Tensor]]) -> UInt8[np.ndarray, "T H W 3"]:
+    """The first episodes side by side; one that is over stands still."""
+    shown = [newest(rows["pixels"][:CLIP_ROWS]) for rows in whole[:CLIPS]]
+    longest = max(len(frames) for frames in shown)
+    padded = [torch.cat([frames, frames[-1:].expand(longest - len(frames), -1, -1, -1)]) for frames in shown]
+    frames = rearrange(torch.stack(padded), "n t c h w -> t h (n w) c").numpy()
+    return np.stack([enlarge(frame, 128) for frame in frames])

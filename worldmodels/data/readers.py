@@ -1,0 +1,178 @@
+"""Recorded episodes in other people's files: V-D4RL's HDF5, Dreamer's npz, Minari; each becomes rows of a replay."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from worldmodels.errors import UserError, near_match
+
+MINARI = "minari:"
+"""What the name of a Minari dataset begins with, instead of a path."""
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One episode as rows: ``action[t]`` and ``reward[t]`` led into ``t``; both are zero in row 0."""
+
+    source: str
+    """File, and where in it, for messages."""
+    observations: dict[str, np.ndarray]
+    """``pixels`` uint8 [T, C, H, W] and/or ``state`` [T, n]."""
+    action: np.ndarray
+    reward: np.ndarray
+    terminal: bool
+    """Whether it ended for good in its last row, not by a time limit."""
+
+
+def read(name: str) -> Iterator[Recording]:
+    """Episodes of a dataset; ``UserError``, naming file and field, where it cannot be read."""
+    if name.startswith(MINARI):
+        return _minari(name.removeprefix(MINARI))
+    path = Path(name)
+    if not path.exists():
+        raise UserError(
+            f"data={name} does not exist: give a folder that scripts/collect.py made, HDF5 or npz files, or "
+            f"{MINARI}<id>."
+        )
+    files = sorted(file for file in ([path] if path.is_file() else path.iterdir()) if file.suffix in READERS)
+    if not files:
+        raise UserError(
+            f"data={name} has a layout that is not known: it holds neither a replay (replay.json) nor files ending in "
+            f"{', '.join(READERS)}."
+        )
+    return (episode for file in files for episode in READERS[file.suffix](file))
+
+
+def _hdf5(path: Path) -> Iterator[Recording]:
+    """V-D4RL's files: all episodes behind one another, ``step_type`` 0 in each first row, 2 in each last."""
+    h5py = _package("h5py", "HDF5 files")
+    try:
+        file = h5py.File(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read as HDF5: {' '.join(str(error).split())}.") from error
+    with file:
+        rows = _fields(path, file, ("action", "reward", "discount", "step_type"))
+        pixels, state = file.get("observation", file.get("pixels")), file.get("state")
+        if pixels is None and state is None:
+            raise UserError(
+                f"{path} has no field 'observation' or 'state', only {sorted(file)}: nothing is observed in it."
+            )
+        first = np.flatnonzero(np.asarray(rows["step_type"]).reshape(-1) == 0)
+        if not len(first) or first[0] != 0:
+            raise UserError(f"{path}: 'step_type' must be 0 in the first row of each episode, and is not in row 0.")
+        for begin, end in zip(first, [*first[1:], len(rows["action"])], strict=True):
+            part = slice(int(begin), int(end))
+            seen = {"pixels": pixels, "state": state}
+            yield _recording(
+                f"{path}, rows {begin} to {end - 1}",
+                {key: np.asarray(value[part]) for key, value in seen.items() if value is not None},
+                np.asarray(rows["action"][part]),
+                np.asarray(rows["reward"][part]),
+                float(np.ravel(rows["discount"][part])[-1]) == 0,
+            )
+
+
+def _npz(path: Path) -> Iterator[Recording]:
+    """Dreamer's files, V-D4RL's at 64 pixels among them: one episode each, ``image`` [T, H, W, C]."""
+    try:
+        file = np.load(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as npz: {' '.join(str(error).split())}.") from error
+    with file:
+        rows = _fields(path, file, ("action", "reward"))
+        seen = {"state": file["state"]} if "state" in file else {}
+        if "image" in file:
+            seen["pixels"] = file["image"].transpose(0, 3, 1, 2)
+        if not seen:
+            raise UserError(f"{path} has no field 'image' or 'state', only {sorted(file)}: nothing is observed in it.")
+        terminal = bool(file["is_terminal"][-1]) if "is_terminal" in file else False
+        yield _recording(str(path), seen, rows["action"], rows["reward"], terminal)
+
+
+READERS: dict[str, Callable[[Path], Iterator[Recording]]] = {".hdf5": _hdf5, ".h5": _hdf5, ".npz": _npz}
+"""By the end of a file's name."""
+
+
+def _minari(name: str) -> Iterator[Recording]:
+    """A Minari dataset that is on this machine: T actions between T + 1 observations."""
+    minari = _package("minari", "Minari datasets")
+    try:
+        dataset = minari.load_dataset(name)
+    except (FileNotFoundError, ValueError) as error:
+        known = list(minari.list_local_datasets())
+        raise UserError(
+            f"data={MINARI}{name} is not on this machine ({' '.join(str(error).split())}): fetch it with "
+            f"`minari download {name}`.{near_match(name, known)}"
+        ) from error
+    for episode in dataset.iterate_episodes():
+        action = np.asarray(episode.actions)
+        if action.ndim == 1:
+            action = np.eye(int(dataset.action_space.n), dtype=np.float32)[action - int(dataset.action_space.start)]
+        yield _recording(
+            f"{MINARI}{name}, episode {episode.id}",
+            _minari_observations(name, episode.observations),
+            np.concatenate([np.zeros_like(action[:1]), action]),
+            np.concatenate([[0.0], episode.rewards]),
+            bool(episode.terminations[-1]),
+        )
+
+
+def _minari_observations(name: str, seen: Any) -> dict[str, np.ndarray]:
+    """Images by their type; a goal environment's ``observation``, and its goal as one at rest."""
+    if isinstance(seen, Mapping):
+        state = np.asarray(seen["observation"]) if "observation" in seen else None
+        if state is None:
+            raise UserError(f"data={MINARI}{name} has no field 'observation', only {sorted(seen)}.")
+        goal = np.asarray(seen["desired_goal"])
+        rest = np.zeros((len(goal), state.shape[1] - goal.shape[1]))
+        return {"state": state, "goal_state": np.concatenate([goal, rest], axis=1)}
+    seen = np.asarray(seen)
+    if seen.dtype == np.uint8 and seen.ndim == 4:
+        return {"pixels": seen.transpose(0, 3, 1, 2)}
+    return {"state": seen.reshape(len(seen), -1)}
+
+
+def resized(pixels: np.ndarray, size: int) -> np.ndarray:
+    """Frames [T, C, H, W] at ``size``, by area."""
+    if pixels.shape[-2:] == (size, size):
+        return pixels
+    frames = [cv2.resize(frame.transpose(1, 2, 0), (size, size), interpolation=cv2.INTER_AREA) for frame in pixels]
+    return np.stack([frame.reshape(size, size, -1).transpose(2, 0, 1) for frame in frames])
+
+
+def _recording(
+    source: str, observations: dict[str, np.ndarray], action: np.ndarray, reward: np.ndarray, terminal: bool
+) -> Recording:
+    """Checked: as many rows of everything, and nothing but numbers."""
+    reward = np.asarray(reward, np.float32).reshape(-1)
+    rows = {"action": action, "reward": reward, **observations}
+    lengths = {key: len(value) for key, value in rows.items()}
+    if len(set(lengths.values())) > 1:
+        raise UserError(f"{source}: fields have different numbers of rows: {lengths}.")
+    for key, value in rows.items():
+        if value.dtype != np.uint8 and not np.isfinite(value).all():
+            raise UserError(f"{source}: field {key!r} holds numbers that are not finite.")
+    action, reward = np.array(action, np.float32), reward.copy()
+    action[0], reward[0] = 0, 0
+    observations = {k: v if v.dtype == np.uint8 else v.astype(np.float32) for k, v in observations.items()}
+    return Recording(source, observations, action, reward, terminal)
+
+
+def _fields(path: Path, file: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    for name in names:
+        if name not in file:
+            raise UserError(f"{path} has no field {name!r}, only {sorted(file)}: its layout is not known here.")
+    return {name: file[name] for name in names}
+
+
+def _package(name: str, what: str) -> Any:
+    try:
+        return __import__(name)
+    except ImportError as error:
+        raise UserError(f'{what} take another package: pip install "worldmodels[datasets]".') from error

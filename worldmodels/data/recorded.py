@@ -1,0 +1,90 @@
+"""A recorded dataset, of whatever layout, as a replay to learn from; checked against what was asked to be observed."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from worldmodels.data.collect import ROW_FLAGS
+from worldmodels.data.readers import Recording, read, resized
+from worldmodels.data.replay import Replay
+from worldmodels.data.storage import Spec
+from worldmodels.errors import UserError
+
+SKILL = "skill"
+"""Column of a recording that tells which of several skills was shown; there need not be one."""
+
+log = logging.getLogger(__name__)
+
+
+def open_dataset(name: str, spec: Spec, folder: Path, limit_gib: int | float, cross_resets: bool, seed: int) -> Replay:
+    """The dataset ``name`` with the columns of ``spec`` in it.
+
+    A folder that ``scripts/collect.py`` or a training wrote is read where it is; anything else is copied into a replay
+    in ``folder``, where it is found again when a training is resumed.
+
+    Raises:
+        UserError: it does not exist, is of no known layout, or lacks a column or has it in another shape.
+    """
+    own = replay_folder(name, folder)
+    if not (own / "replay.json").exists():
+        copy_into(own, name, spec, limit_gib)
+    replay = Replay.open(own, cross_resets, seed)
+    require_columns(str(own), {k: (tuple(s), str(d)) for k, (s, d) in replay.layout.spec.items()}, spec)
+    replay.restrict([*spec, SKILL])
+    return replay
+
+
+def replay_folder(name: str | None, folder: Path) -> Path:
+    """Where the rows of a dataset are: in its own folder if that holds a replay, else in ``folder``."""
+    places = [Path(name), Path(name) / "replay"] if name else []
+    return next((place for place in places if (place / "replay.json").exists()), folder)
+
+
+def copy_into(folder: Path, name: str, spec: Spec, limit_gib: int | float) -> None:
+    """Write every episode of a dataset into a replay of one environment."""
+    episodes = list(read(name))
+    if not episodes:
+        raise UserError(f"data={name} holds no episode.")
+    replay = Replay(folder, spec, 1, sum(len(episode.action) for episode in episodes), limit_gib)
+    for episode in episodes:
+        for row in rows_of(episode, spec):
+            replay.extend(row)
+    log.info("data=%s: %d episodes, %d rows", name, len(episodes), len(replay))
+
+
+def rows_of(episode: Recording, spec: Spec) -> Iterable[dict[str, torch.Tensor]]:
+    """Rows [1, ...] of one episode, in the columns of ``spec``."""
+    columns = dict(episode.observations)
+    for key in spec.keys() & columns.keys():
+        if key.endswith("pixels"):
+            columns[key] = resized(columns[key], spec[key][0][-1])
+    length = len(episode.action)
+    columns |= {
+        "action": episode.action,
+        "reward": episode.reward,
+        "is_first": np.arange(length) == 0,
+        "is_last": np.arange(length) == length - 1,
+        "is_terminal": (np.arange(length) == length - 1) & episode.terminal,
+    }
+    require_columns(episode.source, {k: (v.shape[1:], f"torch.{v.dtype}") for k, v in columns.items()}, spec)
+    tensors = {key: torch.from_numpy(np.ascontiguousarray(columns[key])) for key in spec}
+    for t in range(length):
+        yield {key: value[t : t + 1] for key, value in tensors.items()}
+
+
+def require_columns(source: str, found: dict[str, tuple[tuple[int, ...], str]], spec: Spec) -> None:
+    """Refuse what lacks a column, or has it in another shape or type."""
+    for key, (shape, dtype) in spec.items():
+        if key not in found:
+            seen = sorted(found.keys() - ROW_FLAGS.keys() - {"action", "reward"})
+            raise UserError(f"{source} has no {key!r}, only {', '.join(seen)}: choose env.obs accordingly.")
+        if found[key] != (tuple(shape), str(dtype)):
+            raise UserError(
+                f"{source}: {key!r} is {found[key][1].removeprefix('torch.')} {found[key][0]}, where this environment "
+                f"has {str(dtype).removeprefix('torch.')} {tuple(shape)}: use the env settings it was recorded with."
+            )

@@ -1,0 +1,237 @@
+"""gymnasium-robotics' PointMaze: a ball to be rolled to a place that only the goal's own observation shows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+from worldmodels.envs import base, rendering
+from worldmodels.envs.grid import Grid
+from worldmodels.errors import UserError, near_match
+
+MAZES = {
+    "umaze": ("PointMaze_UMaze-v3", 300),
+    "medium": ("PointMaze_Medium-v3", 600),
+    "large": ("PointMaze_Large-v3", 800),
+}
+"""Gymnasium's id, and control steps of an episode as in D4RL."""
+REACHED = 0.45
+"""Distance from the goal that counts as there, gymnasium-robotics' own; cells have side 1."""
+JITTER = 0.25
+"""Starts and goals lie up to so far from the middle of their cells, along each axis."""
+ARRIVED = 0.2
+"""Distance from a leg's end at which the next leg begins."""
+
+
+class Maze(gymnasium.Env):
+    """A force-driven ball in a maze seen from above; the goal is shown by an observation of the ball lying there.
+
+    Observations, each with its ``goal_`` twin: ``state`` is position and velocity (x, y, vx, vy), the goal's at rest;
+    ``pixels`` a camera above the maze in which no marker gives the goal away. Reward is 1 for each decision that ends
+    within 0.45 of the goal; episodes go on there, to D4RL's number of steps. ``info["success"]``: there now.
+
+    With ``legs=n`` it is an environment to record in instead: goals lie at most n cells away, and whenever one is
+    reached (to within 0.2) the next is drawn.
+
+    Args:
+        maze: umaze, medium or large.
+        obs: pixels, state or both.
+        size: side of the image.
+        action_repeat: control steps of 10 ms a decision.
+        apart: fewest cells between start and goal, on foot.
+        legs: most cells of a leg, 0: none.
+        steps: control steps of an episode; None: D4RL's.
+    """
+
+    metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012 - Gymnasium declares it as an instance attribute
+    render_mode = "rgb_array"
+
+    def __init__(
+        self,
+        maze: str = "umaze",
+        obs: str = "pixels",
+        size: int = 32,
+        action_repeat: int = 4,
+        apart: int = 4,
+        legs: int = 0,
+        steps: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.grid = grid_of(maze)
+        self.name = f"maze {maze}"
+        self._obs, self._size = base.check_obs(obs), base.check_size(size)
+        self._repeat = base.check_count("env.action_repeat", action_repeat)
+        id, longest = MAZES[maze]
+        self._limit = longest if steps is None else base.check_count("env.steps", steps)
+        self._maze = _make(id)
+        self._point = self._maze.point_env
+        self._legs = legs
+        self._pairs = self.grid.pairs(1, legs) if legs else self.grid.pairs(apart, len(self.grid.cells))
+        if not self._pairs:
+            raise UserError(f"env.apart={apart}: no two cells of maze={maze} lie so far apart.")
+        self._random = np.random.RandomState(seed)
+        self._renderer: Any = None
+        self._goal, self._goal_pixels, self._step, self._over = np.zeros(2), None, 0, True
+        present = base.observation_space(obs, size, 4)
+        goals = {base.GOAL + key: space for key, space in present.items()}
+        self.observation_space = spaces.Dict({**present.spaces, **goals})
+        self.action_space = spaces.Box(-1, 1, (2,), np.float32)
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[dict[str, np.ndarray], dict]:
+        """Draw a start and a goal."""
+        if seed is not None:
+            self._random.seed(seed)
+        start, goal = self._pairs[self._random.randint(len(self._pairs))]
+        self._maze.reset(options={"goal_cell": np.array(goal), "reset_cell": np.array(start)})
+        self._point.set_state(self._near(start), np.zeros(2))
+        self._aim(self._near(goal))
+        self._step, self._over = 0, False
+        return self._observation(), {"frames": 0, "success": self._there()}
+
+    def step(self, action: np.ndarray) -> tuple[dict[str, np.ndarray], float, bool, bool, dict]:
+        """Push for ``action_repeat`` control steps, fewer if the episode ends."""
+        if self._over:
+            raise UserError(f"{self.name}: the episode is over, or none was begun; call reset() first.")
+        force, frames = base.finite_tape(self.name, action), 0
+        while frames < self._repeat and self._step < self._limit:
+            self._point.step(force.astype(np.float64))
+            frames, self._step = frames + 1, self._step + 1
+        self._over = self._step >= self._limit
+        there = self._there()
+        if self._legs and np.linalg.norm(self._place() - self._goal) < ARRIVED:
+            self._next_leg()
+        return self._observation(), float(there), False, self._over, {"frames": frames, "success": there}
+
+    def render(self) -> np.ndarray:
+        """The present frame, uint8 [S, S, 3]."""
+        import mujoco
+
+        model, data = self._point.model, self._point.data
+        try:
+            if self._renderer is None:
+                self._renderer = mujoco.Renderer(model, self._size, self._size)
+            self._renderer.update_scene(data, self._camera())
+            self._renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
+            self._renderer.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
+            return self._renderer.render()
+        except Exception as error:
+            raise UserError(rendering.advice(error)) from error
+
+    def snapshot(self) -> dict[str, Any]:
+        """Ball, goal, step and generator."""
+        return {
+            "physics": self._physics(),
+            "goal": self._goal.copy(),
+            "step": self._step,
+            "over": self._over,
+            "random": base.pack_random(self._random),
+        }
+
+    def restore(self, snapshot: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """Go back to a snapshot and return its observation."""
+        self._set_physics(np.asarray(snapshot["physics"], np.float64))
+        self._aim(np.asarray(snapshot["goal"], np.float64))
+        self._step, self._over = int(snapshot["step"]), bool(snapshot["over"])
+        base.unpack_random(self._random, snapshot["random"])
+        return self._observation()
+
+    def close(self) -> None:
+        """Free the simulator and its GL context."""
+        if self._renderer is not None:
+            self._renderer.close()
+        self._maze.close()
+
+    def _near(self, cell: tuple[int, int]) -> np.ndarray:
+        """A point in a cell."""
+        return self.grid.centre(cell) + self._random.uniform(-JITTER, JITTER, 2)
+
+    def _next_leg(self) -> None:
+        here = self.grid.cell_at(self._place())
+        ends = [goal for start, goal in self._pairs if start == here]
+        self._aim(self._near(ends[self._random.randint(len(ends))]))
+
+    def _aim(self, goal: np.ndarray) -> None:
+        self._goal = np.array(goal, np.float64)
+        self._goal_pixels = None
+
+    def _place(self) -> np.ndarray:
+        return self._point.data.qpos[:2]
+
+    def _there(self) -> bool:
+        return bool(np.linalg.norm(self._place() - self._goal) <= REACHED)
+
+    def _observation(self) -> dict[str, np.ndarray]:
+        observation: dict[str, np.ndarray] = {}
+        if self._obs != "state":
+            observation["pixels"] = self._drawn()
+            observation[base.GOAL + "pixels"] = self._drawn_at_goal()
+        if self._obs != "pixels":
+            data = self._point.data
+            observation["state"] = np.concatenate([data.qpos, data.qvel]).astype(np.float32)
+            observation[base.GOAL + "state"] = np.concatenate([self._goal, np.zeros(2)]).astype(np.float32)
+        return observation
+
+    def _drawn(self) -> np.ndarray:
+        return np.ascontiguousarray(self.render().transpose(2, 0, 1))
+
+    def _drawn_at_goal(self) -> np.ndarray:
+        """The frame of the ball lying at the goal; drawn once for each goal."""
+        if self._goal_pixels is None:
+            physics = self._physics()
+            self._point.set_state(self._goal, np.zeros(2))
+            self._goal_pixels = self._drawn()
+            self._set_physics(physics)
+        return self._goal_pixels
+
+    def _physics(self) -> np.ndarray:
+        """All that the simulation's future depends on."""
+        import mujoco
+
+        model, kind = self._point.model, mujoco.mjtState.mjSTATE_INTEGRATION
+        state = np.empty(mujoco.mj_stateSize(model, kind))
+        mujoco.mj_getState(model, self._point.data, state, kind)
+        return state
+
+    def _set_physics(self, state: np.ndarray) -> None:
+        import mujoco
+
+        mujoco.mj_setState(self._point.model, self._point.data, state, mujoco.mjtState.mjSTATE_INTEGRATION)
+        warm = self._point.data.qacc_warmstart.copy()
+        mujoco.mj_forward(self._point.model, self._point.data)  # places of bodies, which a camera sees
+        self._point.data.qacc_warmstart[:] = warm
+
+    def _camera(self) -> Any:
+        import mujoco
+
+        camera = mujoco.MjvCamera()
+        camera.type = mujoco.mjtCamera.mjCAMERA_FREE
+        camera.lookat[:] = 0.0
+        camera.azimuth, camera.elevation = 90.0, -90.0
+        field = np.deg2rad(self._point.model.vis.global_.fovy)
+        camera.distance = 0.5 * max(self.grid.free.shape) / np.tan(field / 2)
+        return camera
+
+
+def grid_of(maze: str) -> Grid:
+    """The cells of a maze; ``UserError`` for one that does not exist."""
+    from gymnasium_robotics.envs.maze import maps
+
+    known = {"umaze": maps.U_MAZE, "medium": maps.MEDIUM_MAZE, "large": maps.LARGE_MAZE}
+    if maze not in known:
+        raise UserError(f"env.maze={maze!r} is not one of {', '.join(known)}.{near_match(str(maze), known)}")
+    return Grid(known[maze])
+
+
+def _make(id: str) -> gymnasium.Env:
+    """The environment within, its goal marker made invisible."""
+    rendering.choose_backend()
+    import gymnasium_robotics
+
+    gymnasium.register_envs(gymnasium_robotics)
+    maze = gymnasium.make(id, continuing_task=True, reset_target=False).unwrapped
+    maze.point_env.model.site_rgba[maze.target_site_id] = 0.0
+    return maze

@@ -1,0 +1,66 @@
+"""The newest frames of an episode as one observation, for models that remember nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from worldmodels.envs import base
+from worldmodels.errors import UserError
+
+GOAL_PIXELS = base.GOAL + "pixels"
+
+
+class Stacked(gymnasium.Wrapper):
+    """``pixels`` become [3 * frames, S, S], the newest frame last; before an episode's first, that one is repeated.
+
+    As published for TD-MPC2 from pixels: one frame does not show velocities.
+    """
+
+    def __init__(self, env: gymnasium.Env, frames: int) -> None:
+        super().__init__(env)
+        if "pixels" not in env.observation_space.spaces:
+            raise UserError("env.stack stacks frames, and there are none with env.obs=state: leave it at 1.")
+        self._seen = np.zeros((frames, *env.observation_space["pixels"].shape), np.uint8)
+        shape = (frames * self._seen.shape[1], *self._seen.shape[2:])
+        pixels = {
+            key: gymnasium.spaces.Box(0, 255, shape, np.uint8) for key in env.observation_space if "pixels" in key
+        }
+        self.observation_space = gymnasium.spaces.Dict({**env.observation_space.spaces, **pixels})
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[dict[str, np.ndarray], dict]:
+        """Begin an episode: its first frame, repeated."""
+        observation, info = self.env.reset(seed=seed, options=options)
+        self._seen[:] = observation["pixels"]
+        return self._stacked(observation), info
+
+    def step(self, action: np.ndarray | int) -> tuple[dict[str, np.ndarray], float, bool, bool, dict]:
+        """Step, and put the new frame behind the others."""
+        observation, *outcome = self.env.step(action)
+        self._seen = np.concatenate([self._seen[1:], observation["pixels"][None]])
+        return self._stacked(observation), *outcome
+
+    def snapshot(self) -> dict[str, Any]:
+        """The environment's, and the frames that are still seen."""
+        return {"env": self.env.snapshot(), "seen": self._seen.copy()}
+
+    def restore(self, snapshot: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """Go back to a snapshot and return its observation."""
+        observation = self.env.restore(snapshot["env"])
+        self._seen = np.array(snapshot["seen"], np.uint8)
+        return self._stacked(observation)
+
+    def _stacked(self, observation: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """A goal stands still, so its stack is its one frame repeated."""
+        stacks = {"pixels": self._seen.reshape(-1, *self._seen.shape[2:]).copy()}
+        if GOAL_PIXELS in observation:
+            stacks[GOAL_PIXELS] = np.tile(observation[GOAL_PIXELS], (len(self._seen), 1, 1))
+        return {**observation, **stacks}
+
+
+def stacked(env: gymnasium.Env, frames: int) -> gymnasium.Env:
+    """``env`` with so many frames an observation; itself for 1."""
+    return env if base.check_count("env.stack", frames) == 1 else Stacked(env, frames)
