@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
+from contextlib import redirect_stderr
 from typing import Any
 
 import gymnasium
@@ -218,8 +220,7 @@ class Maze(gymnasium.Env):
 
 def grid_of(maze: str) -> Grid:
     """The cells of a maze; ``UserError`` for one that does not exist."""
-    from gymnasium_robotics.envs.maze import maps
-
+    maps = _robotics().envs.maze.maps
     known = {"umaze": maps.U_MAZE, "medium": maps.MEDIUM_MAZE, "large": maps.LARGE_MAZE}
     if maze not in known:
         raise UserError(f"env.maze={maze!r} is not one of {', '.join(known)}.{near_match(str(maze), known)}")
@@ -229,9 +230,16 @@ def grid_of(maze: str) -> Grid:
 def _make(id: str) -> gymnasium.Env:
     """The environment within, its goal marker made invisible."""
     rendering.choose_backend()
-    import gymnasium_robotics
-
-    gymnasium.register_envs(gymnasium_robotics)
+    gymnasium.register_envs(_robotics())
     maze = gymnasium.make(id, continuing_task=True, reset_target=False).unwrapped
     maze.point_env.model.site_rgba[maze.target_site_id] = 0.0
     return maze
+
+
+def _robotics() -> Any:
+    """The package, without what it prints about environments that nobody here asked for."""
+    with redirect_stderr(io.StringIO()):
+        import gymnasium_robotics
+        import gymnasium_robotics.envs.maze.maps
+
+    return gymnasium_robotics

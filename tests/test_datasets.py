@@ -1,0 +1,249 @@
+"""Recorded datasets: other people's layouts row by row, what is refused, the card, and learning from them."""
+
+from __future__ import annotations
+
+import json
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from toy_runs import ENV, REST, script
+
+from worldmodels.data.readers import read, resized
+from worldmodels.data.recorded import open_dataset
+from worldmodels.errors import UserError
+from worldmodels.launch import train
+from worldmodels.runs import load_run, read_checkpoint
+
+LENGTHS = (5, 8)
+SPEC = {
+    "pixels": ((3, 16, 16), torch.uint8),
+    "action": ((2,), torch.float32),
+    "reward": ((), torch.float32),
+    "is_first": ((), torch.bool),
+    "is_last": ((), torch.bool),
+    "is_terminal": ((), torch.bool),
+}
+
+
+def episodes(size=16):
+    random = np.random.default_rng(0)
+    made = []
+    for length in LENGTHS:
+        rows = {
+            "pixels": random.integers(256, size=(length, 3, size, size), dtype=np.uint8),
+            "action": random.uniform(-1, 1, (length, 2)).astype(np.float32),
+            "reward": random.uniform(size=length).astype(np.float32),
+        }
+        rows["action"][0] = rows["reward"][0] = 0
+        made.append(rows)
+    return made
+
+
+def write_hdf5(path, made, terminal=(False, True)):
+    """V-D4RL's layout."""
+    with h5py.File(path, "w") as file:
+        file["observation"] = np.concatenate([rows["pixels"] for rows in made])
+        file["action"] = np.concatenate([rows["action"] for rows in made])
+        file["reward"] = np.concatenate([rows["reward"] for rows in made])[:, None]
+        steps = [np.array([0] + [1] * (len(rows["reward"]) - 2) + [2]) for rows in made]
+        file["step_type"] = np.concatenate(steps)
+        discounts = [np.ones(len(rows["reward"])) for rows in made]
+        for discount, ended in zip(discounts, terminal, strict=True):
+            discount[-1] = 1 - ended
+        file["discount"] = np.concatenate(discounts)
+    return path
+
+
+def write_npz(folder, made, terminal=(False, True)):
+    """Dreamer's."""
+    folder.mkdir()
+    for number, (rows, ended) in enumerate(zip(made, terminal, strict=True)):
+        flags = np.zeros(len(rows["reward"]), bool)
+        flags[-1] = ended
+        image = rows["pixels"].transpose(0, 2, 3, 1)
+        np.savez(folder / f"{number}.npz", image=image, action=rows["action"], reward=rows["reward"], is_terminal=flags)
+    return folder
+
+
+def every_row(replay):
+    """All rows in order."""
+    [(first, length, env)] = [(0, len(replay), 0)]
+    rows = []
+    while first < length:
+        rows.append(replay.episode_from(first, length, env))
+        first += len(rows[-1]["reward"])
+    return rows
+
+
+@pytest.mark.parametrize("write", [lambda p, e: write_hdf5(p / "a.hdf5", e), lambda p, e: write_npz(p / "b", e)])
+def test_every_row_of_other_layouts_is_where_it_belongs(tmp_path, write):
+    made = episodes()
+    replay = open_dataset(str(write(tmp_path, made)), SPEC, tmp_path / "replay", 1.0, False, 0)
+    for rows, expected, ended in zip(every_row(replay), made, (False, True), strict=True):
+        for key in ("pixels", "action", "reward"):
+            np.testing.assert_array_equal(rows[key], expected[key])
+        assert rows["is_first"].tolist() == [True] + [False] * (len(rows["reward"]) - 1)
+        assert rows["is_last"].tolist() == [False] * (len(rows["reward"]) - 1) + [True]
+        assert rows["is_terminal"][-1] == ended
+        assert not rows["is_terminal"][:-1].any()
+    again = open_dataset(str(tmp_path / "gone"), SPEC, tmp_path / "replay", 1.0, False, 0)
+    assert len(again) == sum(LENGTHS)  # a run that is resumed has its copy
+
+
+def test_frames_are_resized_to_what_is_asked(tmp_path):
+    path = write_hdf5(tmp_path / "a.hdf5", episodes(size=84))
+    replay = open_dataset(str(path), SPEC, tmp_path / "replay", 1.0, False, 0)
+    assert replay.sample(2, 3)["pixels"].shape == (2, 3, 3, 16, 16)
+    frames = np.zeros((1, 3, 32, 32), np.uint8)
+    frames[0, 0, :16] = 200
+    small = resized(frames, 16)
+    assert small[0, 0, :8].tolist() == [[200] * 16] * 8
+    assert not small[0, 0, 8:].any()
+    assert not small[0, 1:].any()
+
+
+def test_minari_datasets_are_read(tmp_path, monkeypatch):
+    import gymnasium
+    import minari
+    from minari.data_collector import EpisodeBuffer
+
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    env, buffers = gymnasium.make("CartPole-v1"), []
+    for number in range(3):
+        steps = 5 + number
+        buffers.append(
+            EpisodeBuffer(
+                id=number,
+                seed=number,
+                observations=np.random.default_rng(number).normal(size=(steps + 1, 4)).astype(np.float32),
+                actions=np.arange(steps) % 2,
+                rewards=np.ones(steps),
+                terminations=np.arange(steps) == steps - 1,
+                truncations=np.zeros(steps, bool),
+            )
+        )
+    minari.create_dataset_from_buffers("toy/cartpole-v0", buffers, env=env)
+    found = list(read("minari:toy/cartpole-v0"))
+    assert len(found) == 3
+    for episode in found:
+        assert episode.observations["state"].shape == (len(episode.action), 4)
+        assert episode.action.shape[1] == 2
+        assert not episode.action[0].any()
+        assert episode.action[1:].argmax(1).tolist() == [t % 2 for t in range(len(episode.action) - 1)]
+        assert episode.terminal
+        assert episode.reward.tolist() == [0.0] + [1.0] * (len(episode.action) - 1)
+    with pytest.raises(UserError, match="minari download toy/cartpol-v0"):
+        list(read("minari:toy/cartpol-v0"))
+
+
+def broken(tmp_path, how):
+    path = write_hdf5(tmp_path / "a.hdf5", episodes())
+    with h5py.File(path, "a") as file:
+        how(file)
+    return path
+
+
+def replaced(name, change):
+    def how(file):
+        value = file[name][:]
+        del file[name]
+        file[name] = change(value)
+
+    return how
+
+
+def nan(value):
+    value[3] = np.nan
+    return value
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        (lambda file: file.__delitem__("reward"), r"a\.hdf5 has no field 'reward'"),
+        (lambda file: file.__delitem__("observation"), r"a\.hdf5 has no field 'observation' or 'state'"),
+        (replaced("step_type", lambda x: x * 0 + 1), r"a\.hdf5: 'step_type' must be 0"),
+        (replaced("action", nan), r"a\.hdf5, rows 0 to 4: field 'action' holds numbers that are not finite"),
+        (replaced("reward", lambda x: x[:-2]), r"a\.hdf5, rows 5 to 12: fields have different numbers of rows"),
+        (replaced("action", lambda x: x[:, :1]), r"a\.hdf5, rows 0 to 4: 'action' is float32 \(1,\), where .* \(2,\)"),
+    ],
+)
+def test_what_cannot_be_read_is_named_by_file_and_field(tmp_path, how, message):
+    with pytest.raises(UserError, match=message):
+        open_dataset(str(broken(tmp_path, how)), SPEC, tmp_path / "replay", 1.0, False, 0)
+
+
+def test_datasets_that_are_none_are_refused(tmp_path):
+    for name, message in (
+        (str(tmp_path / "nothing"), "does not exist"),
+        (str(tmp_path), "layout that is not known"),
+    ):
+        with pytest.raises(UserError, match=message):
+            list(read(name))
+    (tmp_path / "torn.hdf5").write_text("not that")
+    with pytest.raises(UserError, match=r"torn\.hdf5 cannot be read as HDF5"):
+        list(read(str(tmp_path)))
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("recorded") / "set"
+    script("collect")([f"to={folder}", "frames=120", *ENV, "planner=random"])
+    return folder
+
+
+def test_a_card_says_what_is_in_a_recording(dataset):
+    card = json.loads((dataset / "card.json").read_text())
+    assert card["planner"] == "random"
+    assert card["episodes"] > 10
+    assert card["decisions_per_episode"]["least"] == 3
+    assert card["decisions_per_episode"]["most"] == 7
+    assert card["returns"]["least"] < card["returns"]["mean"] < card["returns"]["most"]
+    assert "pixels uint8 [3, 16, 16]" in (dataset / "card.md").read_text()
+    with Image.open(dataset / "returns.png") as image:
+        assert image.size[0] > 300
+    with Image.open(dataset / "clips.gif") as image:
+        assert image.n_frames > 3
+
+
+OFFLINE = ("data.length=4", "data.cross_resets=false", "updates=12", "trainer.watch_updates=6")
+
+
+@pytest.mark.parametrize("planner", ["diffusion", "cloning"])
+def test_a_model_and_a_planner_are_learned_from_a_recording(dataset, tmp_path, planner):
+    own = {
+        "diffusion": [
+            "planner.plan_horizon=3",
+            "denoiser.width=16",
+            "planner.acting.steps=2",
+            "planner.acting.replan_every=1",
+        ],
+        "cloning": [],
+    }[planner]
+    rest = [word for word in REST if not word.startswith(("planner.", "data.length", "trainer.watch"))]
+    train([*ENV, *rest, *OFFLINE, f"data={dataset}", f"planner={planner}", *own, f"run_dir={tmp_path / 'run'}"])
+    run = load_run(tmp_path / "run")
+    assert run.checkpoint["counters"]["updates"] == 12
+    assert run.frames == read_checkpoint(tmp_path / "run")["counters"]["frames"]
+    assert json.loads((tmp_path / "run" / "evaluation.json").read_text())["planner"] == planner
+    assert (tmp_path / "run" / "imagine.json").exists()
+    assert not (tmp_path / "run" / "replay").exists()
+    train([f"resume={tmp_path / 'run'}", "updates=15"])
+    assert read_checkpoint(tmp_path / "run")["counters"]["updates"] == 15
+
+
+def test_a_recording_without_what_is_to_be_observed_is_refused(tmp_path):
+    folder = tmp_path / "set"
+    script("collect")([f"to={folder}", "frames=20", "env=counter", "env.obs=state", "planner=random"])
+    with pytest.raises(UserError, match="has no 'pixels', only state: choose env.obs accordingly"):
+        train(["env=counter", "env.obs=pixels", *REST, f"data={folder}", f"run_dir={tmp_path / 'run'}"])
+
+
+def test_episodes_shorter_than_a_plan_are_refused(dataset, tmp_path):
+    rest = [word for word in REST if not word.startswith(("planner.", "data.length"))]
+    words = [*ENV, *rest, "planner=diffusion", "data.length=33", "data.cross_resets=false", f"data={dataset}"]
+    with pytest.raises(UserError, match="no window of 33 steps: its longest episode"):
+        train([*words, f"run_dir={tmp_path / 'run'}"])

@@ -1,0 +1,124 @@
+"""Goals beside states: a backbone wrapped with a goal does what it did, and carries the goal along untouched."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from dynamics_cases import Subject
+from model_cases import ACTION, config
+
+from dynamics.goal import GOAL, GoalConditioned
+from worldmodels.build import build_model
+from worldmodels.errors import UserError
+from worldmodels.testing.sequences import EMBED, randomise, sequences
+
+WITH_GOAL = {
+    "pixels": ((3, 16, 16), torch.uint8),
+    "goal_pixels": ((3, 16, 16), torch.uint8),
+    "state": ((4,), torch.float32),
+    "goal_state": ((4,), torch.float32),
+}
+BACKBONES = ["rssm", "transformer", "ssm", "mamba", "implicit"]
+
+
+@pytest.fixture(params=BACKBONES)
+def pair(request):
+    backbone = randomise(Subject(request.param).build())
+    backbone.sample = False
+    return backbone, GoalConditioned(backbone)
+
+
+def with_goals(data, seed=1):
+    goal = torch.randn(data.embed.shape, generator=torch.Generator().manual_seed(seed))
+    return torch.cat([data.embed, goal], dim=-1), goal
+
+
+def test_the_present_half_is_what_the_backbone_makes_of_it(pair):
+    backbone, wrapped = pair
+    data = sequences(9)
+    embed, _ = with_goals(data)
+    rollout, last = wrapped.observe(embed, data.action, data.reset, wrapped.initial(3))
+    bare, bare_last = backbone.observe(data.embed, data.action, data.reset, backbone.initial(3))
+    size = backbone.feat_dim
+    assert wrapped.feat_dim == 2 * size == size + wrapped.goal_dim
+    assert torch.equal(rollout.feat[..., :size], bare.feat)
+    assert torch.equal(rollout.post[..., :size], bare.post)
+    assert torch.equal(last.feat[:, :size], bare_last.feat)
+    losses, bare_losses = wrapped.loss(rollout, data.reset), backbone.loss(bare, data.reset)
+    assert losses.keys() == bare_losses.keys()
+    assert all(torch.equal(losses[key], bare_losses[key]) for key in losses)
+
+
+def test_a_goal_is_its_frame_seen_as_an_episodes_first(pair):
+    backbone, wrapped = pair
+    data = sequences(5)
+    embed, goal = with_goals(data)
+    rollout, _ = wrapped.observe(embed, data.action, data.reset, wrapped.initial(3))
+    first = torch.ones(3, dtype=torch.bool)
+    for t in range(5):
+        state = backbone.obs_step(goal[:, t], torch.zeros(3, ACTION), first, backbone.initial(3))
+        torch.testing.assert_close(rollout.post[:, t, backbone.feat_dim :], state.feat)
+        torch.testing.assert_close(wrapped.glimpse(goal[:, t]), state.feat)
+
+
+def test_filtering_equals_observing(pair):
+    backbone, wrapped = pair
+    data = sequences(7)
+    embed, _ = with_goals(data)
+    rollout, last = wrapped.observe(embed, data.action, data.reset, wrapped.initial(3))
+    state = wrapped.initial(3)
+    for t in range(7):
+        state = wrapped.obs_step(embed[:, t], data.action[:, t], data.reset[:, t], state)
+        torch.testing.assert_close(state.feat, rollout.post[:, t], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(state.memory[GOAL], last.memory[GOAL])
+
+
+def test_imagining_leaves_the_goal_where_it_is_in_every_kind_of_state(pair):
+    backbone, wrapped = pair
+    data, size = sequences(6), pair[0].feat_dim
+    embed, _ = with_goals(data)
+    rollout, last = wrapped.observe(embed, data.action, data.reset, wrapped.initial(3))
+    starts = wrapped.starts(rollout, 4)
+    assert torch.equal(starts.feat, rollout.post[:, -4:].flatten(0, 1))
+    forked = wrapped.fork(last, 2)
+    chosen = wrapped.select(last, torch.tensor([2, 0]))
+    for state, goal in (
+        (starts, rollout.post[:, -4:, size:].flatten(0, 1)),
+        (forked, last.feat[:, size:].repeat_interleave(2, dim=0)),
+        (chosen, last.feat[[2, 0], size:]),
+    ):
+        action = torch.rand(len(state.feat), ACTION) * 2 - 1
+        after = wrapped.img_step(action, state)
+        assert torch.equal(after.feat[:, size:], goal)
+        assert torch.equal(after.memory[GOAL], goal)
+        assert not torch.equal(after.feat[:, :size], state.feat[:, :size])
+
+
+def test_no_gradient_leads_through_a_goal(pair):
+    _, wrapped = pair
+    data = sequences(4)
+    embed, goal = with_goals(data)
+    embed.requires_grad_()
+    rollout, _ = wrapped.observe(embed, data.action, data.reset, wrapped.initial(3))
+    rollout.feat.square().sum().backward()
+    assert embed.grad[..., :EMBED].any()
+    assert not embed.grad[..., EMBED:].any()
+
+
+def test_a_state_without_a_goal_is_refused(pair):
+    backbone, wrapped = pair
+    with pytest.raises(UserError, match="was not made by this model"):
+        wrapped.img_step(torch.zeros(3, ACTION), backbone.initial(3))
+
+
+def test_a_world_model_of_observed_goals_is_built_around_them():
+    model = randomise(build_model(config("dynamics=implicit"), WITH_GOAL, ACTION))
+    obs = {
+        key: torch.randint(256, (3, *shape), dtype=dtype) if dtype == torch.uint8 else torch.randn(3, *shape)
+        for key, (shape, dtype) in WITH_GOAL.items()
+    }
+    state = model.obs_step(obs, torch.zeros(3, ACTION), torch.ones(3, dtype=torch.bool), model.initial(3))
+    goal = {key.removeprefix("goal_"): value for key, value in obs.items() if key.startswith("goal_")}
+    torch.testing.assert_close(state.feat[:, -model.dynamics.goal_dim :], model.glimpse(goal))
+    assert set(model.decode(state.feat)) == {"pixels", "state"}
+    assert model.encoder.observations == WITH_GOAL
