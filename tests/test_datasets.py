@@ -245,5 +245,5 @@ def test_a_recording_without_what_is_to_be_observed_is_refused(tmp_path):
 def test_episodes_shorter_than_a_plan_are_refused(dataset, tmp_path):
     rest = [word for word in REST if not word.startswith(("planner.", "data.length"))]
     words = [*ENV, *rest, "planner=diffusion", "data.length=33", "data.cross_resets=false", f"data={dataset}"]
-    with pytest.raises(UserError, match="no window of 33 steps: its longest episode"):
+    with pytest.raises(UserError, match=r"no window of 33 steps: its longest episode"):
         train([*words, f"run_dir={tmp_path / 'run'}"])

@@ -62,7 +62,7 @@ def test_a_goal_is_its_frame_seen_as_an_episodes_first(pair):
 
 
 def test_filtering_equals_observing(pair):
-    backbone, wrapped = pair
+    _, wrapped = pair
     data = sequences(7)
     embed, _ = with_goals(data)
     rollout, last = wrapped.observe(embed, data.action, data.reset, wrapped.initial(3))
@@ -74,7 +74,7 @@ def test_filtering_equals_observing(pair):
 
 
 def test_imagining_leaves_the_goal_where_it_is_in_every_kind_of_state(pair):
-    backbone, wrapped = pair
+    _, wrapped = pair
     data, size = sequences(6), pair[0].feat_dim
     embed, _ = with_goals(data)
     rollout, last = wrapped.observe(embed, data.action, data.reset, wrapped.initial(3))
@@ -97,7 +97,7 @@ def test_imagining_leaves_the_goal_where_it_is_in_every_kind_of_state(pair):
 def test_no_gradient_leads_through_a_goal(pair):
     _, wrapped = pair
     data = sequences(4)
-    embed, goal = with_goals(data)
+    embed, _ = with_goals(data)
     embed.requires_grad_()
     rollout, _ = wrapped.observe(embed, data.action, data.reset, wrapped.initial(3))
     rollout.feat.square().sum().backward()

@@ -31,7 +31,7 @@ def test_distances_are_counted_on_foot():
         walked.append(here)
     assert walked == [(1, 2), (1, 3), (2, 3), (3, 3), (3, 2), (3, 1)]
     for cell in grid.cells:
-        assert grid.cell_at(grid.centre(cell) + [0.24, -0.24]) == cell
+        assert grid.cell_at(grid.centre(cell) + np.array([0.24, -0.24])) == cell
 
 
 @pytest.mark.parametrize("obs", ["state", "both"])
@@ -89,7 +89,7 @@ def test_a_reward_is_being_there_and_episodes_last_as_in_d4rl():
         assert reward == info["success"] == 0
     assert steps == 300
     snapshot = env.snapshot()
-    snapshot["goal"] = observation["state"][:2] + [REACHED - 0.01, 0]
+    snapshot["goal"] = observation["state"][:2] + np.array([REACHED - 0.01, 0])
     snapshot["step"], snapshot["over"] = 0, False
     env.restore(snapshot)
     _, reward, _, _, info = env.step(np.zeros(2, np.float32))
