@@ -238,7 +238,7 @@ def test_a_model_and_a_planner_are_learned_from_a_recording(dataset, tmp_path, p
 def test_a_recording_without_what_is_to_be_observed_is_refused(tmp_path):
     folder = tmp_path / "set"
     script("collect")([f"to={folder}", "frames=20", "env=counter", "env.obs=state", "planner=random"])
-    with pytest.raises(UserError, match="has no 'pixels', only state: choose env.obs accordingly"):
+    with pytest.raises(UserError, match=r"has no 'pixels', only state: choose env\.obs accordingly"):
         train(["env=counter", "env.obs=pixels", *REST, f"data={folder}", f"run_dir={tmp_path / 'run'}"])
 
 

@@ -22,7 +22,17 @@ log = logging.getLogger(__name__)
 OBSERVED, ACTIONS = 24, 6
 """Numbers in an observation and in an action: walker's."""
 TDMPC2 = ("experiment=tdmpc2",)
-PLANNERS = ("tdmpc", "mppi", "cem", "gradient", "mppi_actor_critic", "cem_actor_critic", "actor_critic", "random")
+PLANNERS = (
+    "tdmpc",
+    "mppi",
+    "cem",
+    "gradient",
+    "diffusion",
+    "mppi_actor_critic",
+    "cem_actor_critic",
+    "actor_critic",
+    "random",
+)
 SEARCH = {"plan_horizon": 3, "num_samples": 512, "num_elites": 64, "iterations": 6, "replan_every": 1}
 """TD-MPC2's, for every planner that has these options."""
 
@@ -71,6 +81,8 @@ def words(name: str) -> list[str]:
     """TD-MPC2's model under a planner, with TD-MPC2's search where it has one."""
     chosen = [*TDMPC2, f"planner={name}"]
     planner = load_config(chosen).planner
+    if "acting" in planner:  # denoised plans are long by nature: theirs stay as configured
+        return [*chosen, "planner.acting.replan_every=1"]
     prefix, known = ("planner.search.", planner.search) if "search" in planner else ("planner.", planner)
     keys = [key for key in SEARCH if key in known and (name != "gradient" or key != "iterations")]
     return chosen + [f"{prefix}{key}={SEARCH[key]}" for key in keys]
