@@ -90,7 +90,7 @@ def denoising(situation: Situation, generator: torch.Generator) -> UInt8[np.ndar
     else:
         best = int(sampled.values[0].argmax())
         frames = [
-            pixels_of(draw_paths(situation, [positions(situation, x)], [title], best))
+            pixels_of(draw_paths(situation.grid, situation.goal, [positions(situation, x)], [title], best))
             for x, title in zip(steps, titles, strict=True)
         ]
     return np.stack(frames + [frames[-1]] * 4)
@@ -106,7 +106,13 @@ def guidance(situation: Situation, generator: torch.Generator) -> Figure:
         shown.append(sampled)
         titles.append(f"weight {weight:g}\nimagined return {mean_return(situation, sampled):.2f}")
     if situation.grid is not None:
-        return draw_paths(situation, [positions(situation, sampled.latents[0]) for sampled in shown], titles, None)
+        return draw_paths(
+            situation.grid,
+            situation.goal,
+            [positions(situation, sampled.latents[0]) for sampled in shown],
+            titles,
+            None,
+        )
     figure = Figure(figsize=(8, 1.3 * len(shown)), layout="constrained")
     FigureCanvasAgg(figure)
     for axes, sampled, title in zip(figure.subplots(len(shown), 1), shown, titles, strict=True):
@@ -149,7 +155,9 @@ def followed(situation: Situation, envs: VectorEnv, actor: Actor, rows: dict[str
         rows = envs.step(action)
         actor.filter(rows)
         way.append(rows["state"][0, :2].numpy())
-    return draw_paths(situation, [planned], ["red: the first plan, blue: the way taken"], 0, np.stack(way))
+    return draw_paths(
+        situation.grid, situation.goal, [planned], ["red: the first plan, blue: the way taken"], 0, np.stack(way)
+    )
 
 
 def positions(situation: Situation, latents: Float[Tensor, "K L F"]) -> Float[np.ndarray, "K L 2"]:
@@ -169,19 +177,20 @@ def decoded_strip(situation: Situation, latents: Float[Tensor, "L F"]) -> UInt8[
 
 
 def draw_paths(
-    situation: Situation,
+    grid: Grid,
+    goal: Float[np.ndarray, " 2"] | None,
     paths: list[Float[np.ndarray, "K L 2"]],
     titles: list[str],
     best: int | None,
     way: Float[np.ndarray, "T 2"] | None = None,
 ) -> Figure:
     """Paths over the maze, a panel for each set of them; the best in red, the way that was taken in blue."""
-    height, width = situation.grid.free.shape
+    height, width = grid.free.shape
     figure = Figure(figsize=(2.6 * len(paths), 2.6 * height / width + 0.5), layout="constrained")
     FigureCanvasAgg(figure)
     for axes, group, title in zip(np.ravel(figure.subplots(1, len(paths))), paths, titles, strict=True):
         extent = (-width / 2, width / 2, -height / 2, height / 2)
-        axes.imshow(situation.grid.free, cmap="gray", vmin=-1, vmax=1, extent=extent)
+        axes.imshow(grid.free, cmap="gray", vmin=-1, vmax=1, extent=extent)
         for number, path in enumerate(group):
             chosen = number == best
             axes.plot(
@@ -190,8 +199,8 @@ def draw_paths(
         if way is not None:
             axes.plot(*way.T, color="tab:blue", linewidth=2, zorder=4)
         axes.plot(*group[0, 0], "o", color="tab:green", zorder=5)
-        if situation.goal is not None:
-            axes.plot(*situation.goal, "*", color="gold", markersize=12, zorder=5)
+        if goal is not None:
+            axes.plot(*goal, "*", color="gold", markersize=12, zorder=5)
         axes.set_title(title, fontsize=8)
         axes.set_axis_off()
     return figure

@@ -70,8 +70,8 @@ def write_scores(
     successes, floor = played[False].successes(), result["baselines"]["random"]
     if successes is not None:
         result["success_rate"], result["successes"] = statistics.fmean(successes), successes
-    if "reference" in result["baselines"]:  # D4RL's way: 0 is random, 100 the reference
-        ceiling = result["baselines"]["reference"]
+    ceiling = result["baselines"].get("reference", floor)
+    if ceiling > floor:  # D4RL's way: 0 is random, 100 the reference
         result["normalised_score"] = 100 * (result["return_mean"] - floor) / (ceiling - floor)
     write_json(path, result)
     log.info("\n%s\n", table(result))

@@ -1,0 +1,104 @@
+"""A maze from recording to pictures: what a run of a diffusion planner leaves behind, and what its scores are."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from toy_runs import EVALUATION, script
+from toy_runs import TINY as WHOLE
+
+from worldmodels import denoising
+from worldmodels.errors import UserError
+from worldmodels.evaluation import Episodes
+from worldmodels.launch import train
+from worldmodels.runs import load_run
+
+TINY = [word for word in WHOLE if not word.startswith(("planner.", "train_ratio", "data."))]
+MAZE = ("env=maze", "env.num_envs=1", "env.size=16", "env.steps=80", "env.apart=1")
+SHORT = ("denoiser.width=16", "planner.plan_horizon=6", "planner.acting.steps=3", "planner.acting.replan_every=2")
+OFFLINE = ("data.batch_size=4", "data.length=8", "data.cross_resets=false", "updates=6", "trainer.watch_updates=6")
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("maze") / "set"
+    script("collect")([f"to={folder}", "frames=600", *MAZE, "env.obs=both", "env.legs=2", "planner=waypoints"])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runs(recording, tmp_path_factory):
+    """A run of each kind, by planner."""
+    folder = tmp_path_factory.mktemp("maze_runs")
+    for planner, obs in (("diffusion", "state"), ("decision_diffuser", "pixels")):
+        words = [*TINY, *MAZE, *SHORT, *OFFLINE, *EVALUATION, f"env.obs={obs}", f"data={recording}"]
+        train([*words, "dynamics=implicit", f"planner={planner}", f"run_dir={folder / planner}"])
+    return folder
+
+
+def test_a_recording_knows_its_policy_and_goals(recording):
+    card = json.loads((recording / "card.json").read_text())
+    assert card["planner"] == "waypoints"
+    assert {"pixels", "state", "goal_pixels", "goal_state"} <= card["columns"].keys()
+
+
+def test_scores_say_what_was_solved_and_what_a_way_through_would_score(runs):
+    result = json.loads((runs / "diffusion" / "evaluation.json").read_text())
+    assert 0 <= result["success_rate"] <= 1
+    assert len(result["successes"]) == 2
+    best, worst = result["baselines"]["reference"], result["baselines"]["random"]
+    assert result["normalised_score"] == pytest.approx(100 * (result["return_mean"] - worst) / (best - worst))
+
+
+def test_pictures_show_how_a_plan_comes_about(runs):
+    run = runs / "diffusion"
+    with Image.open(run / "denoising.gif") as image:
+        assert image.n_frames >= 3 + 1
+    for name, width in (("path.png", 200), ("plan.png", 400)):
+        with Image.open(run / name) as image:
+            assert image.size[0] > width
+    assert not (run / "guidance.png").exists()  # nothing guides
+    run = runs / "decision_diffuser"
+    with Image.open(run / "denoising.gif") as image:
+        assert image.n_frames > 1
+    assert (run / "guidance.png").exists()
+    assert not (run / "path.png").exists()  # no positions are decoded
+
+
+def test_guidance_is_put_back_after_looking(runs):
+    run = load_run(runs / "decision_diffuser")
+    before = run.planner.labels["return"].weight
+    with denoising.guided_by(run.planner, 7.0):
+        assert run.planner.labels["return"].weight == 7.0
+    assert run.planner.labels["return"].weight == before
+
+
+def test_a_trained_run_takes_another_sampler_but_not_more_steps_than_it_learned(runs):
+    run = load_run(runs / "diffusion", ["planner.acting.sampler=ddpm", "planner.acting.steps=50"])
+    assert run.planner.sampler.name == "ddpm"
+    with pytest.raises(UserError, match="must lie between 1 and 100"):
+        load_run(runs / "diffusion", ["planner.acting.steps=101"])
+
+
+@pytest.mark.parametrize(
+    ("success", "expected"),
+    [([[0, 1, 0], [0, 0, 1]], [True, False]), ([[0, 0, 0], [0, -1, 0]], None)],
+)
+def test_an_episode_is_solved_if_it_was_at_any_time_before_its_end(success, expected):
+    played = Episodes([0.0, 0.0], {"success": torch.tensor(success)}, [3, 2])
+    assert played.successes() == expected
+
+
+def test_paths_are_drawn_where_they_are():
+    path = np.stack([np.linspace(-1, 1, 5), np.ones(5)], axis=1)[None]
+    figure = denoising.draw_paths(denoising.grid_of("umaze"), np.array([1.0, -1.0]), [path, path], ["a", "b"], 0)
+    assert len(figure.axes) == 2
+    [line] = [line for line in figure.axes[0].lines if line.get_color() == "tab:red"]
+    np.testing.assert_array_equal(np.stack(line.get_data(), axis=1), path[0])
+    shown = figure.axes[0].images[0]
+    assert shown.get_extent() == [-2.5, 2.5, -2.5, 2.5]
+    assert bool(shown.get_array()[1, 1]) is True  # row 0 is the top, where y is largest
