@@ -114,7 +114,7 @@ class Implicit(Dynamics):
         return self._normed(self.transition(torch.cat([latent, action], dim=-1)))
 
     def _normed(self, raw: Float[Tensor, "... Z"]) -> Float[Tensor, "... Z"]:
-        return self.simnorm.draw(self.simnorm.params(raw), sample=False)
+        return self.simnorm.simplices(raw)
 
     def _state(self, latent: Float[Tensor, "N Z"]) -> State:
         return State(latent, {"latent": latent})

@@ -9,7 +9,14 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from worldmodels.distributions import categorical_kl, mix_uniform, mode_one_hot, sample_one_hot
+from worldmodels.distributions import (
+    categorical_kl,
+    log_softmax,
+    mix_uniform,
+    mode_one_hot,
+    sample_one_hot,
+    softmax,
+)
 
 
 class LatentSpace(ABC):
@@ -77,9 +84,17 @@ class SimNorm(Categorical):
     def __init__(self, groups: int = 32, classes: int = 8) -> None:
         super().__init__(groups, classes, unimix=0.0)
 
+    def params(self, raw: Float[Tensor, "... R"]) -> Float[Tensor, "... S C"]:
+        """Log-probabilities."""
+        return log_softmax(raw.unflatten(-1, (self.groups, self.classes)).float())
+
     def draw(self, params: Tensor, sample: bool, generator: Generator | None = None) -> Float[Tensor, "... Z"]:
         """The probabilities themselves."""
         return params.exp().flatten(-2)
+
+    def simplices(self, raw: Float[Tensor, "... R"]) -> Float[Tensor, "... Z"]:
+        """The probabilities at once, where nobody asks for a distribution."""
+        return softmax(raw.unflatten(-1, (self.groups, self.classes)).float()).flatten(-2)
 
 
 class Gaussian(LatentSpace):

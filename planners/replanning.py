@@ -14,6 +14,9 @@ from planners.base import Planner, require
 from planners.proposals import Family
 from planners.returns import Value, discounted_return
 
+AT_ONCE = 1024
+"""Sequences that a CPU imagines at a time: more fall out of its caches, fewer leave its threads idle."""
+
 
 class Replanner(Planner):
     """Follows a plan for ``replan_every`` steps; subclasses say how one is made.
@@ -103,10 +106,17 @@ class Replanner(Planner):
     def _planned(
         self, model: Any, state: State, memory: Memory, explore: bool, generator: Generator | None, guide: Any
     ) -> Memory:
+        """A new plan in every row, a group of rows at a time where that is faster."""
         if not self.warm_start:
             memory = memory | {"mean": torch.full_like(memory["mean"], self.family.fill)}
-        found = self.search(model, state, memory, explore, generator, guide)
-        return found | {"age": torch.zeros_like(memory["age"])}
+        n, found = len(memory["age"]), []
+        size = n if memory["age"].is_cuda else max(1, AT_ONCE // max(1, self.imagined[0]))
+        for begin in range(0, n, size):
+            rows = slice(begin, begin + size)
+            part, chosen = {key: value[rows] for key, value in memory.items()}, model.dynamics.select(state, rows)
+            found.append(self.search(model, chosen, part, explore, generator, guide))
+        whole = {key: torch.cat([part[key] for part in found]) for key in found[0]}
+        return whole | {"age": torch.zeros_like(memory["age"])}
 
     def moved_up(self, memory: Memory) -> Memory:
         """Drop the first step of what is [N, ..., H, A] and know nothing about a new last one."""

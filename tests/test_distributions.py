@@ -10,9 +10,11 @@ from dynamics.latents import Categorical, Gaussian, SimNorm
 from worldmodels.distributions import (
     TwoHot,
     categorical_kl,
+    log_softmax,
     mix_uniform,
     mode_one_hot,
     sample_one_hot,
+    softmax,
     symexp,
     symlog,
 )
@@ -211,3 +213,18 @@ def test_one_hots_pass_a_straight_through_gradient(draw):
 
 def test_the_mode_is_the_likeliest_class():
     assert mode_one_hot(torch.tensor([[0.1, 0.7, 0.2]]).log()).tolist() == [[0.0, 1.0, 0.0]]
+
+
+@pytest.mark.parametrize("classes", [2, 8, 15, 16, 40])
+def test_a_softmax_over_few_classes_is_a_softmax(classes):
+    x = torch.randn(3, 5, 4, classes, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(3, 5, 4, classes, dtype=torch.float64)
+    for ours, theirs in ((softmax, torch.softmax), (log_softmax, torch.log_softmax)):
+        torch.testing.assert_close(ours(x), theirs(x, -1))
+        gradients = [torch.autograd.grad((y * weight).sum(), x)[0] for y in (ours(x), theirs(x, -1))]
+        torch.testing.assert_close(*gradients)
+
+
+def test_simplices_are_what_drawing_gives():
+    space, raw = SimNorm(4, 8), torch.randn(5, 32)
+    torch.testing.assert_close(space.simplices(raw), space.draw(space.params(raw), sample=True))

@@ -7,8 +7,31 @@ import torch
 from planner_cases import both_spaces, build, flags, none, searching, seeded, world
 from true_models import Chain, LinearGaussian
 
+from planners import replanning
 from planners.proposals import Proposal
 from planners.returns import discounted_return
+
+
+@pytest.fixture(autouse=True)
+def whole(monkeypatch):
+    """All rows in one search, for those who look at what the model is asked."""
+    monkeypatch.setattr(replanning, "AT_ONCE", 10**6)
+
+
+@searching
+@both_spaces
+@pytest.mark.parametrize("rows", [1, 2, 3])
+def test_rows_searched_in_groups_plan_as_all_together(name, discrete, rows, monkeypatch):
+    model, state = world(discrete)
+    planner = build(name, model)
+    together, expected = planner.act(model, state, planner.initial(5), none(5), True, seeded())
+    monkeypatch.setattr(replanning, "AT_ONCE", 256 * rows)
+    model.asked.clear()
+    in_groups, memory = planner.act(model, state, planner.initial(5), none(5), True, seeded())
+    assert max(len(actions) for actions in model.asked) <= 256 * rows + 100  # and what CEM keeps
+    torch.testing.assert_close(in_groups, together)
+    for key in expected:
+        torch.testing.assert_close(memory[key], expected[key])
 
 
 @searching
