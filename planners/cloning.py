@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dynamics.base import Dynamics, Rollout
 from planners.base import PolicyPlanner, require
+from planners.hindsight import glimpses, later
 from planners.policies import ActionDistribution, Policy
 
 if TYPE_CHECKING:
@@ -57,13 +58,10 @@ class Cloning(PolicyPlanner):
         return {"clone": -self.policy(feat).log_prob(batch["action"][:, 1:]) * valid * share}
 
     def _relabelled(self, model: WorldModel, feat: Tensor, batch: dict[str, Tensor]) -> Tensor:
-        """Goals as frames that came later in the same window."""
+        """Goals as frames that came later in the same episode."""
         b, t = feat.shape[:2]
-        now = torch.arange(t, device=feat.device)
-        later = now + 1 + (torch.rand(b, t, device=feat.device) * (t - now)).long()
-        rows = torch.arange(b, device=feat.device)[:, None].expand(-1, t)
-        seen = {key: batch[key][rows, later].flatten(0, 1) for key in ("pixels", "state") if key in batch}
-        goal = model.glimpse(seen).unflatten(0, (b, t))
+        now = torch.arange(t, device=feat.device).expand(b, -1)
+        goal = glimpses(model, batch, later(batch["is_first"], now, t))
         chosen = torch.rand(b, t, 1, device=feat.device) < self.hindsight
         own = feat[..., -self.goal_dim :]
         return torch.cat([feat[..., : -self.goal_dim], torch.where(chosen, goal, own)], dim=-1)

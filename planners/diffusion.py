@@ -13,6 +13,7 @@ from torch import Generator, Tensor, nn
 from dynamics.base import Dynamics, Memory, Rollout, State
 from planners.base import Considered, require
 from planners.critic import Critic
+from planners.hindsight import glimpses, later
 from planners.labels import Label, Window
 from planners.proposals import Categorical, Gaussian
 from planners.replanning import Replanner, finite
@@ -119,6 +120,7 @@ class Diffusion(Replanner):
         inverse: Mapping[str, int] | None = None,
     ) -> None:
         how = Acting.of(acting)
+        require(0 <= goal_share <= 1, f"planner.goal_share={goal_share} must lie in [0, 1].")
         family = Categorical(action_dim, 0.0) if discrete else Gaussian(how.noise_std, how.noise_std)
         super().__init__(action_dim, discrete, family, plan_horizon, how.gamma, how.replan_every, how.kept > 0)
         self.acting = how
@@ -164,14 +166,14 @@ class Diffusion(Replanner):
     # Learning
 
     def loss(self, model: WorldModel, rollout: Rollout, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """``denoise`` [B, L] on the last L steps of each window; ``critic`` and ``inverse`` where they are learned."""
+        """``denoise`` [B, L] on L steps of each window; ``critic`` and ``inverse`` where they are learned."""
         window, ends = self._window(model, rollout, batch)
         x = self._joined(window.feat, window.action)
         given = torch.zeros(x.shape[:2], dtype=torch.bool, device=x.device)
         given[:, 0] = True
         if window.goal is not None:
             x, given = self._with_goal(x, given, window.goal, ends)
-        if self.training:
+        if self.training and window.whole.any():
             self.trajectories.follow(x[window.whole])
         labels = {name: label.of(window) for name, label in self.labels.items()}
         share = window.whole.numel() / window.whole.sum().clamp(min=1)
@@ -191,10 +193,10 @@ class Diffusion(Replanner):
         begin = int(torch.randint(rows - length, ()))
         goal, ends = None, torch.ones(len(post), dtype=torch.int64, device=post.device)
         if self.goal_dim:
-            farthest = rows - 1 - begin if "goal" in self.labels else max(1, length - 1)
-            ends = torch.randint(1, farthest + 1, (len(post),), device=post.device)
-            each = torch.arange(len(post), device=post.device)
-            goal = model.glimpse({key: batch[key][each, begin + ends] for key in ("pixels", "state") if key in batch})
+            now = torch.full((len(post), 1), begin, device=post.device)
+            anywhere = any(label.reads_goal for label in self.labels.values())
+            chosen = later(batch["is_first"], now, rows if anywhere else max(1, length - 1))
+            ends, goal = (chosen - now)[:, 0], glimpses(model, batch, chosen)[:, 0]
         led = slice(begin + 1, begin + 1 + length)
         window = Window(
             self._parts(post[:, begin : begin + length])[0],
@@ -346,7 +348,7 @@ class Diffusion(Replanner):
         steps = torch.arange(self.plan_horizon, device=feat.device)
         given = (steps == 0).expand(len(feat), -1)
         known = latent[:, None].expand(-1, self.plan_horizon, -1)
-        if goal is not None:
+        if goal is not None and self.goal_share > 0:  # else it was never given while learning
             at_end = steps == ends[:, None]
             known = torch.where(at_end[..., None], goal[:, None], known)
             given = given | at_end

@@ -41,6 +41,8 @@ class Label(nn.Module, ABC):
     """
 
     width: int = 1
+    reads_goal: bool = False
+    """True: goals may lie anywhere later in the window, not only within the trajectory."""
 
     def __init__(self, goal_dim: int = 0, weight: float = 1.0) -> None:
         super().__init__()
@@ -75,16 +77,20 @@ class Return(Label):
     def of(self, window: Window) -> Float[Tensor, "N 1"]:
         """Normalised; the data's numbers are followed on the way."""
         total = window.reward.sum(1)
-        with torch.no_grad():
-            self.count += 1
-            seen = torch.stack([total.mean(), total.square().mean(), total.quantile(self.QUANTILE)])
-            self.points.lerp_(seen, (1 / self.count).clamp(min=self.rate))
+        if window.whole.any():
+            self._follow(total[window.whole])
         return self._normal(total)[:, None]
 
     def asked(self, rows: int, goal: Tensor | None) -> Float[Tensor, "N 1"]:
         """The same for every row."""
         value = self.points[2] if self.value is None else torch.full_like(self.points[2], self.value)
         return self._normal(value).expand(rows, 1)
+
+    @torch.no_grad()
+    def _follow(self, total: Tensor) -> None:
+        self.count += 1
+        seen = torch.stack([total.mean(), total.square().mean(), total.quantile(self.QUANTILE)])
+        self.points.lerp_(seen, (1 / self.count).clamp(min=self.rate))
 
     def _normal(self, total: Tensor) -> Tensor:
         mean, square, _ = self.points.unbind()
@@ -146,6 +152,8 @@ class Skill(Label):
 
 class Goal(Label):
     """A state to be reached some time later, as a condition instead of a given end (hindsight; CFGRL's goals)."""
+
+    reads_goal = True
 
     def __init__(self, goal_dim: int = 0, weight: float = 1.0) -> None:
         super().__init__(goal_dim, weight)

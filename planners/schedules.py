@@ -23,11 +23,12 @@ COMMON = {
     "timestep_spacing": "trailing",  # from pure noise on, however few steps there are
 }
 SAMPLERS = {
-    "ddpm": ("DDPMScheduler", {"clip_sample": False}),
+    "ddpm": ("DDPMScheduler", {"clip_sample": False, "variance_type": "fixed_large"}),
     "ddim": ("DDIMScheduler", {"clip_sample": False, "set_alpha_to_one": True}),
     "dpm": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++", "final_sigmas_type": "zero"}),
 }
-"""diffusers' classes by name. Their defaults clip what they predict to [-1, 1] and give no Gaussian back."""
+"""diffusers' classes by name. Their defaults give no Gaussian back: they clip what they predict to [-1, 1], and DDPM's
+smaller variance, meant for data without any, leaves 5 to 10 % of it out in 100 steps (the larger: 3 % at most)."""
 
 Clean = Callable[[Float[Tensor, "N L D"], Int64[Tensor, ""]], Float[Tensor, "N L D"]]
 """From noisy trajectories and the diffusion step to what they are without noise."""

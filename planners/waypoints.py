@@ -57,6 +57,7 @@ class Waypoints(Planner):
         generator: Generator | None = None,
     ) -> tuple[Float[Tensor, "N A"], Memory]:
         """Towards the next cell, or the goal once in its cell."""
+        require(state.feat.shape[-1] == 8, "planner=waypoints reads env=maze's positions, not a model's features.")
         place, speed, goal, _ = state.feat.chunk(4, dim=-1)
         target = torch.from_numpy(
             np.stack([self._next(a, b) for a, b in zip(place.numpy(), goal.numpy(), strict=True)])

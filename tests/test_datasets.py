@@ -11,8 +11,10 @@ import torch
 from PIL import Image
 from toy_runs import ENV, REST, script
 
+from worldmodels.data.datamodule import OfflineDataset
 from worldmodels.data.readers import read, resized
 from worldmodels.data.recorded import open_dataset
+from worldmodels.data.replay import Replay
 from worldmodels.errors import UserError
 from worldmodels.launch import train
 from worldmodels.runs import load_run, read_checkpoint
@@ -186,6 +188,10 @@ def test_datasets_that_are_none_are_refused(tmp_path):
     (tmp_path / "torn.hdf5").write_text("not that")
     with pytest.raises(UserError, match=r"torn\.hdf5 cannot be read as HDF5"):
         list(read(str(tmp_path)))
+    for content in (b"", b"PK\x03\x04 torn"):
+        (tmp_path / "torn.npz").write_bytes(content)
+        with pytest.raises(UserError, match=r"torn\.npz cannot be read as npz"):
+            list(read(str(tmp_path / "torn.npz")))
 
 
 @pytest.fixture(scope="module")
@@ -225,6 +231,7 @@ def test_a_model_and_a_planner_are_learned_from_a_recording(dataset, tmp_path, p
     }[planner]
     rest = [word for word in REST if not word.startswith(("planner.", "data.length", "trainer.watch"))]
     train([*ENV, *rest, *OFFLINE, f"data={dataset}", f"planner={planner}", *own, f"run_dir={tmp_path / 'run'}"])
+    before = {file.name: file.read_bytes() for file in dataset.glob("*.memmap")}
     run = load_run(tmp_path / "run")
     assert run.checkpoint["counters"]["updates"] == 12
     assert run.frames == read_checkpoint(tmp_path / "run")["counters"]["frames"]
@@ -233,6 +240,41 @@ def test_a_model_and_a_planner_are_learned_from_a_recording(dataset, tmp_path, p
     assert not (tmp_path / "run" / "replay").exists()
     train([f"resume={tmp_path / 'run'}", "updates=15"])
     assert read_checkpoint(tmp_path / "run")["counters"]["updates"] == 15
+    assert {file.name: file.read_bytes() for file in dataset.glob("*.memmap")} == before
+
+
+def test_resuming_draws_the_windows_that_would_have_come(dataset):
+    def drawn(data, count):
+        return [batch["state"] for _, batch in zip(range(count), data, strict=False)]
+
+    replay = Replay.open(dataset, cross_resets=False)
+    whole = drawn(OfflineDataset(replay, 4, 4, 6), 6)
+    first = OfflineDataset(Replay.open(dataset, cross_resets=False), 4, 4, 6)
+    drawn(first, 3)
+    rest = OfflineDataset(Replay.open(dataset, cross_resets=False), 4, 4, 6)
+    rest.load_state_dict(first.state_dict())
+    for one, other in zip(drawn(rest, 3), whole[3:], strict=True):
+        assert torch.equal(one, other)
+
+
+def test_from_state_alone_there_is_nothing_to_draw(dataset, tmp_path):
+    rest = [word for word in REST if not word.startswith(("planner.", "data.length", "trainer.watch"))]
+    own = ["planner.plan_horizon=3", "denoiser.width=16", "planner.acting.steps=2", "planner.acting.replan_every=1"]
+    env = ["env=counter", "env.num_envs=2", "env.obs=state"]
+    train([*env, *rest, *OFFLINE, f"data={dataset}", "planner=diffusion", *own, f"run_dir={tmp_path / 'run'}"])
+    assert (tmp_path / "run" / "evaluation.json").exists()
+    assert not (tmp_path / "run" / "denoising.gif").exists()
+
+
+def test_stored_latents_are_not_those_of_another_model(dataset, tmp_path):
+    with pytest.raises(UserError, match=r"data\.context=latent reads latents that a training wrote itself"):
+        train([*ENV, *REST, "data.context=latent", f"data={dataset}", f"run_dir={tmp_path / 'run'}"])
+
+
+def test_actions_beyond_the_box_are_refused(tmp_path):
+    path = broken(tmp_path, replaced("action", lambda x: x * 2))
+    with pytest.raises(UserError, match=r"a\.hdf5, rows .*: field 'action' reaches .*, and actions here lie in"):
+        open_dataset(str(path), SPEC, tmp_path / "replay", 1.0, False, 0)
 
 
 def test_a_recording_without_what_is_to_be_observed_is_refused(tmp_path):

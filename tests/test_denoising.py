@@ -84,6 +84,14 @@ def test_a_trained_run_takes_another_sampler_but_not_more_steps_than_it_learned(
         load_run(runs / "diffusion", ["planner.acting.steps=101"])
 
 
+def test_another_setting_brings_its_own_way_of_acting(runs):
+    with pytest.raises(UserError, match="value_guide needs a value"):
+        load_run(runs / "diffusion", ["planner=diffuser"])
+    run = load_run(runs / "diffusion", ["planner=diffuser", "planner.acting.value_guide=0.0"])
+    assert run.planner.acting.reward_guide > 0
+    assert run.planner.sampler.name == "ddpm"
+
+
 @pytest.mark.parametrize(
     ("success", "expected"),
     [([[0, 1, 0], [0, 0, 1]], [True, False]), ([[0, 0, 0], [0, -1, 0]], None)],

@@ -45,6 +45,16 @@ def test_a_stacked_environment_passes_the_checker():
     assert [outcome for _, outcome in check(stacked(), steps=40)] == ["ok"] * 5
 
 
+def test_a_stacked_snapshot_fits_an_environment_without_a_stack():
+    env, bare = make(stacked(), 0), make(stacked(stack=1), 5)
+    env.reset()
+    bare.reset()
+    action = np.full(env.action_space.shape, 0.5, np.float32)
+    observation = env.step(action)[0]
+    restored = bare.restore(env.snapshot())  # as the oracle's simulators are, which draw nothing
+    np.testing.assert_array_equal(restored["state"], observation["state"])
+
+
 def test_there_is_nothing_to_stack_in_a_state():
     with pytest.raises(UserError, match=r"env\.stack stacks frames"):
         make(stacked(obs="state"), 0)

@@ -58,6 +58,8 @@ def watch(run: Run, seed: int) -> None:
         actor.filter(rows)
         memory = {key: value.to(run.model.device) for key, value in run.planner.initial(1).items()}
         situation = Situation(run.model, run.planner, actor.state, memory, maze_of(run), goal_of(rows))
+        if situation.grid is None and "pixels" not in run.model.decode(actor.state.feat):
+            return  # nothing of a plan can be drawn
         (run.path / "denoising.gif").write_bytes(visualize.gif_bytes(denoising(situation, generator), fps=3))
         if run.planner.labels or run.planner.guided:
             guidance(situation, generator).savefig(run.path / "guidance.png", dpi=120)

@@ -76,7 +76,7 @@ def learn_online(cfg: DictConfig, words: list[str], resume: Path | None) -> Path
     start = time.perf_counter()
     require_rendering(cfg.env)
     checkpoint = read_checkpoint(resume) if resume else None
-    if checkpoint is not None:
+    if checkpoint is not None and not cfg.data.dataset:
         require_prefill_over(cfg, checkpoint["counters"])
     folder = resume or new_folder(cfg, datetime.now())
     log.info("run folder: %s", folder)

@@ -171,7 +171,7 @@ def keep_learned(planner: DictConfig, before: DictConfig) -> DictConfig:
     if learner.get("feat_dim", MISSING) is MISSING or learner._target_ != trained._target_:
         return planner
     with open_dict(planner):
-        for key in learner.keys() & trained.keys() - {"_partial_"}:
+        for key in learner.keys() & trained.keys() - {"_partial_", "acting"}:  # how to act is not learned
             learner[key] = trained[key]
         if "search" in planner:
             planner.search.gamma = learner.gamma

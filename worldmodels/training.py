@@ -222,6 +222,10 @@ def build_offline(
 ) -> OfflineDataset:
     """A recording in the place of replay and collector; nobody acts before the training is over."""
     data = cfg.data
+    if data.context == "latent":
+        raise UserError(
+            "data.context=latent reads latents that a training wrote itself: with data=, use none or burn_in."
+        )
     replay = open_dataset(data.dataset, row_spec(envs), folder / "replay", data.limit_gib, data.cross_resets, cfg.seed)
     log.info("data=%s: %s", data.dataset, replay.describe())
     return OfflineDataset(replay, data.batch_size, data.length + module.prefix, cfg.updates, watch)

@@ -187,12 +187,12 @@ class OfflineDataset(IterableDataset):
 
     def state_dict(self) -> dict[str, Any]:
         """The counter and what the next windows are drawn with."""
-        return {"updates": self.updates, "replay": self.replay.state_dict()}
+        return {"updates": self.updates, "generator": self.replay.generator.get_state()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where :meth:`state_dict` was taken."""
         self.updates = state["updates"]
-        self.replay.load_state_dict(state["replay"])
+        self.replay.generator.set_state(state["generator"])  # and nothing else: the recording is not this run's
 
 
 class OnlineData(lightning.LightningDataModule):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import cv2
 import numpy as np
@@ -82,7 +83,7 @@ def _npz(path: Path) -> Iterator[Recording]:
     """Dreamer's files, V-D4RL's at 64 pixels among them: one episode each, ``image`` [T, H, W, C]."""
     try:
         file = np.load(path)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
         raise UserError(f"{path} cannot be read as npz: {' '.join(str(error).split())}.") from error
     with file:
         rows = _fields(path, file, ("action", "reward"))
@@ -114,6 +115,9 @@ def _minari(name: str) -> Iterator[Recording]:
         action = np.asarray(episode.actions)
         if action.ndim == 1:
             action = np.eye(int(dataset.action_space.n), dtype=np.float32)[action - int(dataset.action_space.start)]
+        elif dataset.action_space.is_bounded():
+            low, high = dataset.action_space.low, dataset.action_space.high
+            action = 2 * (action - low) / (high - low) - 1  # as env=gym maps them back
         yield _recording(
             f"{MINARI}{name}, episode {episode.id}",
             _minari_observations(name, episode.observations),
@@ -129,7 +133,9 @@ def _minari_observations(name: str, seen: Any) -> dict[str, np.ndarray]:
         state = np.asarray(seen["observation"]) if "observation" in seen else None
         if state is None:
             raise UserError(f"data={MINARI}{name} has no field 'observation', only {sorted(seen)}.")
-        goal = np.asarray(seen["desired_goal"])
+        goal = np.asarray(seen.get("desired_goal", state[:, :0]))
+        if goal.shape[1] == 0 or goal.shape[1] > state.shape[1]:
+            return {"state": state}
         rest = np.zeros((len(goal), state.shape[1] - goal.shape[1]))
         return {"state": state, "goal_state": np.concatenate([goal, rest], axis=1)}
     seen = np.asarray(seen)

@@ -64,6 +64,11 @@ def rows_of(episode: Recording, spec: Spec) -> Iterable[dict[str, torch.Tensor]]
         if key.endswith("pixels"):
             columns[key] = resized(columns[key], spec[key][0][-1])
     length = len(episode.action)
+    if np.abs(episode.action).max() > 1 + 1e-4:
+        raise UserError(
+            f"{episode.source}: field 'action' reaches {np.abs(episode.action).max():.3g}, and actions here lie in "
+            "[-1, 1]: divide by the environment's range first."
+        )
     columns |= {
         "action": episode.action,
         "reward": episode.reward,

@@ -137,6 +137,11 @@ class Replay:
         return [(f, rows, env) for f, env, rows in zip(*(x.tolist() for x in self._sampler.segments()), strict=True)]
 
     @property
+    def generator(self) -> torch.Generator:
+        """What windows are drawn with."""
+        return self._generator
+
+    @property
     def newest(self) -> int:
         """Number of the newest row, the same in every environment; -1 before there is one."""
         return self._ledger.count - 1

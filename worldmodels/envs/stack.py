@@ -12,6 +12,7 @@ from worldmodels.envs import base
 from worldmodels.errors import UserError
 
 GOAL_PIXELS = base.GOAL + "pixels"
+SEEN = "stacked frames"
 
 
 class Stacked(gymnasium.Wrapper):
@@ -44,13 +45,13 @@ class Stacked(gymnasium.Wrapper):
         return self._stacked(observation), *outcome
 
     def snapshot(self) -> dict[str, Any]:
-        """The environment's, and the frames that are still seen."""
-        return {"env": self.env.snapshot(), "seen": self._seen.copy()}
+        """The environment's, which it can be restored to without a stack too, and the frames that are still seen."""
+        return {**self.env.snapshot(), SEEN: self._seen.copy()}
 
     def restore(self, snapshot: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """Go back to a snapshot and return its observation."""
-        observation = self.env.restore(snapshot["env"])
-        self._seen = np.array(snapshot["seen"], np.uint8)
+        observation = self.env.restore(snapshot)
+        self._seen = np.array(snapshot[SEEN], np.uint8)
         return self._stacked(observation)
 
     def _stacked(self, observation: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

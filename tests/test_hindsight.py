@@ -1,0 +1,28 @@
+"""Goals in hindsight: frames of the same episode that came later, and of no other."""
+
+from __future__ import annotations
+
+import torch
+
+from planners.hindsight import last_rows, later
+
+
+def first(*rows):
+    return torch.tensor(rows, dtype=torch.bool)
+
+
+def test_the_last_row_of_an_episode_is_the_one_before_the_next():
+    flags = first([0, 0, 1, 0, 0, 1], [1, 0, 0, 0, 0, 0])
+    assert last_rows(flags).tolist() == [[1, 1, 4, 4, 4, 5], [5, 5, 5, 5, 5, 5]]
+
+
+def test_every_later_row_of_the_episode_is_drawn_and_nothing_else():
+    flags = first([0, 0, 1, 0, 0, 0, 0, 1, 0]).expand(4000, -1)
+    torch.manual_seed(0)
+    for now, expected in ((0, {1}), (2, {3, 4, 5, 6}), (3, {4, 5, 6}), (6, {7}), (7, {8}), (8, {8})):
+        drawn = later(flags, torch.full((4000, 1), now), 99)[:, 0]
+        assert set(drawn.tolist()) == expected
+        share = drawn.bincount(minlength=9)[list(expected)] / 4000
+        assert (share - 1 / len(expected)).abs().max() < 0.05
+    near = later(flags, torch.full((4000, 1), 2), 2)
+    assert set(near[:, 0].tolist()) == {3, 4}
