@@ -149,8 +149,10 @@ class Sampler:
             estimate = clean(x, step)
             if watch is not None:
                 watch(estimate)
+            if step == steps[-1]:
+                break  # what is clean gets no more noise, which some schedulers would add or leave in
             x = self._move(scheduler, estimate, step, x, generators)
-        return x
+        return estimate
 
     def _move(self, scheduler, estimate: Tensor, step: Tensor, x: Tensor, generators: list[Generator]) -> Tensor:
         """One step of the scheduler; only DDPM draws."""
