@@ -132,7 +132,7 @@ def test_a_finished_run_given_more_frames_goes_on_with_the_planner_and_the_curve
     before = read_rows(run_folder / "metrics.csv")
     train([f"resume={run_folder}", "frames=136", "planner=cem", "planner.num_samples=8", "planner.num_elites=2"])
     checkpoint = read_checkpoint(run_folder)
-    assert checkpoint["counters"] == {"updates": 38, "decisions": 136, "frames": 136}
+    assert checkpoint["counters"] == {"updates": 38, "decisions": 136, "frames": 136, "clock": 136}
     assert "planners.cem.CEM" in (run_folder / "config.yaml").read_text()
     rows = read_rows(run_folder / "metrics.csv")
     assert rows[: len(before)] == before

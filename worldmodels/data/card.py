@@ -41,8 +41,9 @@ def write_card(folder: Path, what: dict[str, Any]) -> dict[str, Any]:
     write_json(folder / "card.json", card)
     (folder / "card.md").write_text(text(card))
     draw_returns(returns).savefig(folder / "returns.png", dpi=120)
-    if whole and "pixels" in replay.layout.spec:
-        (folder / "clips.gif").write_bytes(gif_bytes(clips(whole)))
+    drawn = [rows["pixels"] for rows in whole if "pixels" in rows]
+    if drawn:
+        (folder / "clips.gif").write_bytes(gif_bytes(clips(drawn)))
     return card
 
 
@@ -89,9 +90,9 @@ def draw_returns(returns: list[float]) -> Figure:
     return figure
 
 
-def clips(whole: list[dict[str, torch.Tensor]]) -> UInt8[np.ndarray, "T H W 3"]:
+def clips(drawn: list[torch.Tensor]) -> UInt8[np.ndarray, "T H W 3"]:
     """The first episodes side by side; one that is over stands still."""
-    shown = [newest(rows["pixels"][:CLIP_ROWS]) for rows in whole[:CLIPS]]
+    shown = [newest(frames[:CLIP_ROWS]) for frames in drawn]
     longest = max(len(frames) for frames in shown)
     padded = [torch.cat([frames, frames[-1:].expand(longest - len(frames), -1, -1, -1)]) for frames in shown]
     frames = rearrange(torch.stack(padded), "n t c h w -> t h (n w) c").numpy()
