@@ -25,7 +25,7 @@ from worldmodels.scoring import finish
 
 DMC = ("env=dmc", *REST)
 WRONG = {
-    "planner=mpi": "planner=mpi is not one of actor_critic, cem, .*, random, tdmpc. Did you mean 'mppi'?",
+    "planner=mpi": "planner=mpi is not one of actor_critic, cem, .*, random, tdmpc, .*\. Did you mean 'mppi'?",
     "dynamics=rsm": "dynamics=rsm is not one of .*rssm.* Did you mean 'rssm'?",
     "env=dcm": "env=dcm is not one of .* Did you mean 'dmc'?",
     "env.tsk=walker_walk": "there is no key 'env.tsk'.* Did you mean 'env.task'?",

@@ -134,6 +134,7 @@ def test_a_checkpoint_holds_plain_containers_only_and_counts_by_itself(uninterru
     trained(tmp_path, at=[At(5, stop)])
     checkpoint = torch.load(last(tmp_path), weights_only=True)
     decisions = checkpoint["counters"]["decisions"]
-    assert checkpoint["counters"] == {"updates": 5, "decisions": decisions, "frames": decisions}
+    expected = {"updates": 5, "decisions": decisions, "frames": decisions, "clock": decisions}
+    assert checkpoint["counters"] == expected
     assert decisions == checkpoint["OnlineData"]["collector"]["decisions"]
     assert not list((tmp_path / "checkpoints").glob("writing*"))
