@@ -79,6 +79,11 @@ class Dynamics(nn.Module, ABC):
     layouts: list[Layout]
     """Of every form that the memory of a state takes, the initial one first."""
 
+    @property
+    def widths(self) -> dict[str, int]:
+        """What a planner that learns has to know of features: ``feat_dim`` and ``goal_dim``."""
+        return {"feat_dim": self.feat_dim, "goal_dim": self.goal_dim}
+
     @abstractmethod
     def initial(self, n: int) -> State:
         """The state before an episode's first frame."""

@@ -14,6 +14,16 @@ GOAL = "goal"
 """Key of the goal's latent in the memory of a state."""
 
 
+def split_goal(feat: Float[Tensor, "... F"], goal_dim: int) -> tuple[Tensor, Tensor | None]:
+    """The latent and the goal in features; None where they hold none."""
+    return (feat[..., :-goal_dim], feat[..., -goal_dim:]) if goal_dim else (feat, None)
+
+
+def join_goal(latents: Float[Tensor, "M L G"], goal: Float[Tensor, "M G"] | None) -> Tensor:
+    """Features of trajectories, each row with its goal; the latents themselves where there is none."""
+    return latents if goal is None else torch.cat([latents, goal[:, None].expand(-1, latents.shape[1], -1)], dim=-1)
+
+
 class GoalConditioned(Dynamics):
     """Any backbone, its features [z_t, g]: g is what it makes of the goal's frame, seen as an episode's first.
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -12,13 +13,14 @@ from torch import Generator, Tensor, nn
 
 from dynamics.base import Dynamics, Memory, Rollout, State
 from planners.noise import row_noise
-from worldmodels.errors import UserError
+from worldmodels.errors import UserError, near_match
 
 if TYPE_CHECKING:
     from planners.policies import ActionDistribution
     from worldmodels.model import WorldModel
 
 
+Options = TypeVar("Options")
 LOOKED_AHEAD = 15
 """Imagined decisions of a policy that is looked at."""
 
@@ -146,6 +148,16 @@ class Learner(PolicyPlanner):
     def value_noise(self, states: int) -> int:
         """Numbers of ``noise`` a row that :meth:`value` of so many states takes."""
         return 0
+
+
+def from_options(kind: type[Options], options: Mapping[str, Any], whose: str) -> Options:
+    """A dataclass from a mapping; an unknown or missing option is a ``UserError`` that names it."""
+    known = [field.name for field in fields(kind)]
+    for key in options:
+        require(key in known, f"{whose} has no option {key!r}.{near_match(key, known)}")
+    for field in fields(kind):
+        require(field.name in options or field.default is not MISSING, f"{whose} needs the option {field.name!r}.")
+    return kind(**options)
 
 
 def require(met: bool, message: str) -> None:

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dynamics.base import Dynamics, Rollout
+from dynamics.goal import split_goal
 from planners.base import PolicyPlanner, require
 from planners.hindsight import glimpses, later
 from planners.policies import ActionDistribution, Policy
@@ -63,5 +64,5 @@ class Cloning(PolicyPlanner):
         now = torch.arange(t, device=feat.device).expand(b, -1)
         goal = glimpses(model, batch, later(batch["is_first"], now, t))
         chosen = torch.rand(b, t, 1, device=feat.device) < self.hindsight
-        own = feat[..., -self.goal_dim :]
-        return torch.cat([feat[..., : -self.goal_dim], torch.where(chosen, goal, own)], dim=-1)
+        latent, own = split_goal(feat, self.goal_dim)
+        return torch.cat([latent, torch.where(chosen, goal, own)], dim=-1)

@@ -110,7 +110,7 @@ class Optimal(Label):
         """1 where the advantage is positive, else 0."""
         require(
             window.advantage is not None,
-            "planner.labels.optimal needs a value to compare with: give planner.critic its units.",
+            "planner.learner.labels.optimal needs a value to compare with: give planner.learner.critic its units.",
         )
         return (window.advantage > 0).float()[:, None]
 
@@ -129,10 +129,10 @@ class Skill(Label):
 
     def __init__(self, skills: int, goal_dim: int = 0, weight: float = 1.0, value: int | None = None) -> None:
         super().__init__(goal_dim, weight)
-        require(skills >= 1, f"planner.labels.skill.skills={skills} must be at least 1.")
+        require(skills >= 1, f"planner.learner.labels.skill.skills={skills} must be at least 1.")
         require(
             value is None or 0 <= value < skills,
-            f"planner.labels.skill.value={value} must lie between 0 and {skills - 1}.",
+            f"planner.learner.labels.skill.value={value} must lie between 0 and {skills - 1}.",
         )
         self.width, self.value = skills, value
         self.register_buffer("unit", torch.eye(skills), persistent=False)
@@ -141,7 +141,7 @@ class Skill(Label):
         """One-hot."""
         require(
             window.skill is not None,
-            "planner.labels.skill needs a recording with a column 'skill', which this has not.",
+            "planner.learner.labels.skill needs a recording with a column 'skill', which this has not.",
         )
         return self.unit[window.skill.long()]
 
@@ -157,7 +157,7 @@ class Goal(Label):
 
     def __init__(self, goal_dim: int = 0, weight: float = 1.0) -> None:
         super().__init__(goal_dim, weight)
-        require(goal_dim > 0, "planner.labels.goal needs an environment that shows goals, such as env=maze.")
+        require(goal_dim > 0, "planner.learner.labels.goal needs an environment that shows goals, such as env=maze.")
         self.width = goal_dim
 
     def of(self, window: Window) -> Float[Tensor, "N G"]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,12 +12,11 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 
 from dynamics.base import Memory, State
-from planners.base import Considered, require
+from planners.base import Considered, from_options, require
 from planners.noise import colour, row_noise
 from planners.proposals import Categorical, Gaussian, Proposal
 from planners.replanning import Replanner
 from planners.returns import Value
-from worldmodels.errors import near_match
 
 
 @dataclass(frozen=True)
@@ -47,17 +46,6 @@ class Search:
     """Steps of a plan that are executed before the next one is made."""
     warm_start: bool = True
     """Begin from the rest of the previous plan."""
-
-    @classmethod
-    def of(cls, options: Mapping[str, Any]) -> Search:
-        """Build from keyword options; an unknown or missing one is a ``UserError`` that names it."""
-        known = [field.name for field in fields(cls)]
-        for key in options:
-            require(key in known, f"The planner has no option {key!r}.{near_match(key, known)}")
-        needed = ("plan_horizon", "num_samples", "num_elites", "iterations")
-        for key in needed:
-            require(key in options, f"The planner needs the option {key!r}.")
-        return cls(**options)
 
     def __post_init__(self) -> None:
         require(self.iterations >= 1, f"iterations={self.iterations} must be at least 1.")
@@ -95,7 +83,7 @@ class SamplingPlanner(Replanner):
     def __init__(
         self, action_dim: int, discrete: bool, options: Mapping[str, Any], terminal_value: Value | None = None
     ) -> None:
-        settings = Search.of(options)
+        settings = from_options(Search, options, "The planner")
         require(
             not discrete or 0 < settings.min_prob * action_dim < 1,
             f"min_prob={settings.min_prob} must lie between 0 and 1 / {action_dim}, the number of actions.",

@@ -57,10 +57,10 @@ class Schedule:
     """
 
     def __init__(self, steps: int = 100, prediction: str = "sample") -> None:
-        require(steps >= 2, f"planner.trajectories.schedule.steps={steps} must be at least 2.")
+        require(steps >= 2, f"planner.learner.trajectories.schedule.steps={steps} must be at least 2.")
         require(
             prediction in PREDICTIONS,
-            f"planner.trajectories.schedule.prediction={prediction} is not one of {', '.join(PREDICTIONS)}."
+            f"planner.learner.trajectories.schedule.prediction={prediction} is not one of {', '.join(PREDICTIONS)}."
             f"{near_match(prediction, PREDICTIONS)}",
         )
         self.steps, self.prediction = steps, prediction
@@ -117,7 +117,7 @@ class Sampler:
         require(
             1 <= steps <= schedule.steps,
             f"planner.acting.steps={steps} must lie between 1 and {schedule.steps}, the steps that the network was "
-            "trained with (planner.trajectories.schedule.steps).",
+            "trained with (planner.learner.trajectories.schedule.steps).",
         )
         self.schedule, self.name, self.steps = schedule, name, steps
 

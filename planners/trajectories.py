@@ -79,7 +79,7 @@ class Labels(nn.Module):
 
     def __init__(self, widths: Mapping[str, int], dim: int, drop: float) -> None:
         super().__init__()
-        require(0 < drop < 1 or not widths, f"planner.trajectories.drop={drop} must lie in (0, 1).")
+        require(0 < drop < 1 or not widths, f"planner.learner.trajectories.drop={drop} must lie in (0, 1).")
         self.drop = drop
         self.nets = nn.ModuleDict({name: MLP(width, dim, 1, dim) for name, width in widths.items()})
         self.absent = nn.ParameterDict({name: nn.Parameter(torch.zeros(dim)) for name in widths})

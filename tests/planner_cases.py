@@ -38,9 +38,10 @@ PLANNERS = {
     "decision_diffuser": "denoises",
     "cfgrl": "denoises",
     "cloning": "clones",
+    "cfgrl_goals": "goals",
     "waypoints": "scripted",
 }
-GENERAL = [name for name, kind in PLANNERS.items() if kind != "scripted"]
+GENERAL = [name for name, kind in PLANNERS.items() if kind not in ("scripted", "goals")]
 SEARCHING = [name for name, kind in PLANNERS.items() if kind == "samples"]
 PLANNING = [name for name, kind in PLANNERS.items() if kind in ("samples", "ascends")]
 LEARNING = [name for name, kind in PLANNERS.items() if kind in ("learns", "guided")]
@@ -55,7 +56,7 @@ both_spaces = pytest.mark.parametrize("discrete", [False, True], ids=["box", "di
 
 
 # The size of the search in the tests, whatever size the yaml files recommend.
-DENOISE = {"steps": 3, "candidates": 2, "reward_guide": 0.0}  # worlds that are known exactly have no reward head
+DENOISE = {"steps": 3, "candidates": 2}
 SEARCH = {"plan_horizon": 12, "num_samples": 256, "num_elites": 32, "iterations": 4, "replan_every": 1}
 
 
@@ -74,7 +75,8 @@ def options(name, **overrides):
         if learner[part] is not None:
             learner[part] |= {"units": 16, "layers": 1}
     if "acting" in config:
-        acting, model = config["acting"], config["trajectories"]
+        acting, model = config["acting"], learner["trajectories"]
+        config["guidance"]["reward"]["weight"] = 0.0  # worlds that are known exactly have no reward head
         acting |= {key: value for key, value in (wanted | DENOISE | overrides).items() if key in acting}
         model["net"]["width"], model["schedule"]["steps"] = 16, 10
     return config

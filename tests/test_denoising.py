@@ -61,7 +61,7 @@ def test_pictures_show_how_a_plan_comes_about(runs):
     for name, width in (("path.png", 200), ("plan.png", 400)):
         with Image.open(run / name) as image:
             assert image.size[0] > width
-    assert not (run / "guidance.png").exists()  # nothing guides
+    assert (run / "guidance.png").exists()  # nothing guides: what the reward's gradient would do
     run = runs / "decision_diffuser"
     with Image.open(run / "denoising.gif") as image:
         assert image.n_frames > 1
@@ -69,12 +69,10 @@ def test_pictures_show_how_a_plan_comes_about(runs):
     assert not (run / "path.png").exists()  # no positions are decoded
 
 
-def test_guidance_is_put_back_after_looking(runs):
-    run = load_run(runs / "decision_diffuser")
-    before = run.planner.labels["return"].weight
-    with denoising.guided_by(run.planner, 7.0):
-        assert run.planner.labels["return"].weight == 7.0
-    assert run.planner.labels["return"].weight == before
+def test_what_guides_is_what_is_shown(runs):
+    run = load_run(runs / "decision_diffuser", ["planner.guidance.reward.weight=0.5"])
+    assert denoising.guiding(run.planner) == ["return", "reward"]
+    assert denoising.guiding(load_run(runs / "diffusion").planner) == ["reward"]
 
 
 def test_a_trained_run_takes_another_sampler_but_not_more_steps_than_it_learned(runs):
@@ -85,10 +83,10 @@ def test_a_trained_run_takes_another_sampler_but_not_more_steps_than_it_learned(
 
 
 def test_another_setting_brings_its_own_way_of_acting(runs):
-    with pytest.raises(UserError, match="value_guide needs a value"):
+    with pytest.raises(UserError, match="guidance\.value needs a value"):
         load_run(runs / "diffusion", ["planner=diffuser"])
-    run = load_run(runs / "diffusion", ["planner=diffuser", "planner.acting.value_guide=0.0"])
-    assert run.planner.acting.reward_guide > 0
+    run = load_run(runs / "diffusion", ["planner=diffuser", "planner.guidance.value.weight=0.0"])
+    assert run.planner.terms({}) == {"reward": 0.1}
     assert run.planner.sampler.name == "ddpm"
 
 

@@ -8,7 +8,9 @@ from model_cases import ACTION, STATE, batch, config, model, with_reset
 from planner_cases import seeded
 from test_goal import WITH_GOAL
 
+from dynamics.base import State
 from planners.denoisers import TemporalUNet, TrajectoryTransformer
+from planners.guidance import Estimated
 from planners.schedules import SAMPLERS, Sampler, Schedule, row_generators
 from planners.trajectories import Normaliser, Request, TrajectoryModel
 from worldmodels.build import build_model, build_planner
@@ -39,7 +41,7 @@ def planner(*words, discrete=False, observations=STATE):
         "planner=diffusion",
         f"planner.plan_horizon={L}",
         "denoiser.width=16",
-        "planner.trajectories.schedule.steps=20",
+        "planner.learner.trajectories.schedule.steps=20",
         "planner.acting.steps=4",
         "planner.acting.replan_every=2",
         *words,
@@ -364,8 +366,8 @@ def test_the_rest_of_a_plan_is_partly_renoised_and_takes_part_again():
     world, made = planner("planner.acting.candidates=1", "planner.acting.kept=3")
     _, memory, state = acted(world, made)
     begun = []
-    inner = made.trajectories.sample
-    made.trajectories.sample = lambda *args, **kw: begun.append(args[6:8]) or inner(*args, **kw)
+    inner = made.learner.trajectories.sample
+    made.learner.trajectories.sample = lambda *args, **kw: begun.append(args[6:8]) or inner(*args, **kw)
     memory = made.moved_up(memory)
     sampled, _ = made.sampled(world, state, memory, seeded())
     assert [begin is None for begin, _ in begun] == [True, False]
@@ -378,6 +380,41 @@ def test_the_rest_of_a_plan_is_partly_renoised_and_takes_part_again():
     sampled, _ = made.sampled(world, state, memory, seeded())
     assert torch.isinf(sampled.values[0, 1:]).all()
     assert sampled.values[1].isfinite().all()
+
+
+def test_weights_given_go_before_their_own():
+    label = "+planner.learner.labels.return={_target_: planners.labels.Return, _partial_: true, weight: 1.3}"
+    world, made = planner(label, "planner.guidance.reward.weight=0.2")
+    assert made.terms({}) == {"reward": 0.2}
+    assert made.terms({"reward": 2.0, "return": 5.0}) == {"reward": 2.0}
+    assert made.terms({"reward": 0.0}) == {}
+    state, memory = randomise_state(world, 2), made.initial(2)
+    plans = [
+        made.sampled(world, state, memory, seeded(), weights=weights)[0].actions
+        for weights in (None, {"return": 1.3, "reward": 0.2}, {"return": 4.0}, {"reward": 4.0})
+    ]
+    assert torch.equal(plans[0], plans[1])
+    assert not torch.allclose(plans[0], plans[2])
+    assert not torch.allclose(plans[0], plans[3])
+
+
+def test_a_bound_moves_plans_back_within_it_and_leaves_the_others_alone():
+    world, made = planner("planner.guidance.within.weight=1.0", "planner.guidance.within.high=0.0")
+    feat = torch.randn(5, L, world.dynamics.feat_dim, requires_grad=True)
+    term, x = made.guidance["within"], world.decode(feat)["state"][..., 0]
+    action = torch.zeros(5, L, ACTION)
+    score = term.score(Estimated(world, made.learner, feat, action))
+    torch.testing.assert_close(score, -x.clamp(min=0).square().sum(1))
+    (gradient,) = torch.autograd.grad(score.sum(), [feat])
+    over = x > 0
+    assert over.any()
+    assert not over.all()
+    assert (gradient.abs().sum(-1) > 0).equal(over)
+    moved = world.decode(feat + 1e-3 * gradient / gradient.abs().amax())["state"][..., 0]
+    assert (moved < x)[over].all()
+    term.number = 99
+    with pytest.raises(UserError, match=r"number=99 is of the decoded state"):
+        term.score(Estimated(world, made.learner, feat, action))
 
 
 def test_environments_planned_together_equal_those_planned_alone():
@@ -422,7 +459,7 @@ def test_every_setting_learns_and_acts(name, discrete):
     made.check(world.dynamics, 10)
     rollout, _, _ = world.observe(rows, world.initial(len(rows["action"])))
     losses = made.loss(world, rollout, rows)
-    assert losses.keys() == cfg.planner.loss_scales.keys()
+    assert losses.keys() == cfg.planner.learner.loss_scales.keys()
     torch.stack([loss.mean() for loss in losses.values()]).sum().backward()
     without = [name for name, p in made.named_parameters() if p.grad is None and p.requires_grad]
     assert not without
@@ -456,7 +493,7 @@ def test_windows_over_a_reset_teach_nothing():
 
 
 def test_a_batch_without_a_whole_window_changes_nothing():
-    world, made = planner("+planner.labels.return={_target_: planners.labels.Return, _partial_: true}")
+    world, made = planner("+planner.learner.labels.return={_target_: planners.labels.Return, _partial_: true}")
     rows = with_reset(batch(observations=STATE, length=L + 1))
     rows["is_first"][:, 3] = True
     before = {key: value.clone() for key, value in made.state_dict().items()}
@@ -468,16 +505,37 @@ def test_a_batch_without_a_whole_window_changes_nothing():
 def test_goals_that_were_never_given_are_not_given():
     torch.manual_seed(0)
     world = build_model(config("dynamics=implicit"), WITH_GOAL, ACTION)
-    cfg = config("planner=diffusion", "planner.goal_share=0.0", "denoiser.width=16", "planner.acting.steps=2")
+    cfg = config("planner=diffusion", "planner.learner.goal_share=0.0", "denoiser.width=16", "planner.acting.steps=2")
     size = world.dynamics.goal_dim
     made = build_planner(cfg.planner, ACTION, False, 2 * size, goal_dim=size)
     masks = []
-    made.trajectories.net.register_forward_pre_hook(lambda module, args: masks.append(args[0][..., -1]))
+    made.learner.trajectories.net.register_forward_pre_hook(lambda module, args: masks.append(args[0][..., -1]))
     made.act(world, world.initial(2), made.initial(2), torch.ones(2, dtype=torch.bool), False, seeded())
     assert all((mask[:, 0] == 1).all() and not mask[:, 1:].any() for mask in masks)
-    made.goal_share = 0.5
+    made.learner.goal_share = 0.5
     made.act(world, world.initial(2), made.initial(2), torch.ones(2, dtype=torch.bool), False, seeded())
     assert (masks[-1].sum(1) == 2).all()
+
+
+def test_actions_can_be_asked_to_reach_a_goal():
+    torch.manual_seed(0)
+    world = build_model(config("dynamics=implicit"), WITH_GOAL, ACTION)
+    cfg = config("planner=cfgrl_goals", "denoiser.width=16", "planner.acting.steps=2")
+    made = randomise(build_planner(cfg.planner, ACTION, False, **world.dynamics.widths))
+    state, goal_dim = world.initial(2), world.dynamics.goal_dim
+    feat = torch.randn_like(state.feat)
+    near, far = (State(feat + move * (torch.arange(feat.shape[1]) >= feat.shape[1] - goal_dim), state.memory)
+                 for move in (0.0, 1.0))  # fmt: skip
+    one, other, weaker = (
+        made.sampled(world, at, made.initial(2), seeded(), weights=weights)[0].actions
+        for at, weights in ((near, None), (far, None), (far, {"goal": 0.0}))
+    )
+    assert not torch.allclose(one, other)
+    assert not torch.allclose(weaker, other)
+    rows = with_reset(batch(observations=WITH_GOAL, length=6))
+    rows |= {f"goal_{key}": rows[key].roll(1, 1) for key in ("pixels", "state")}
+    rollout, _, _ = world.observe(rows, world.initial(len(rows["action"])))
+    assert made.loss(world, rollout, rows).keys() == {"denoise"}
 
 
 @pytest.mark.parametrize(
@@ -488,8 +546,16 @@ def test_goals_that_were_never_given_are_not_given():
         (["planner.acting.share=0.0"], "share=0"),
         (["planner.acting.replan_every=7"], "replan_every=7"),
         (["planner.acting.steps=21"], "between 1 and 20"),
-        (["planner.trajectories.actions=false"], r"give planner\.inverse"),
-        (["planner.acting.value_guide=1.0"], r"give planner\.critic"),
+        (["planner.learner.trajectories.actions=false"], r"give planner\.learner\.inverse"),
+        (["planner.guidance.value.weight=1.0"], r"give planner\.learner\.critic"),
+        (["planner.guidance.within.weight=1.0"], "no bound"),
+        (["planner.guidance.within.low=1.0", "planner.guidance.within.high=0.0"], "must be at most"),
+        (
+            [
+                "+planner.learner.labels.reward={_target_: planners.labels.Return, _partial_: true}",
+            ],
+            "both have reward",
+        ),
         (["denoiser.kernel=4"], "must be odd"),
     ],
 )

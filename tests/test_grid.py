@@ -75,7 +75,7 @@ def configured(backbone: str, planner: str):
     if backbone == "transformer":
         words.append("dynamics.core.window=16")
     chosen = load_config(words).planner
-    for prefix in ("", "search.", "learner.", "acting.", "trajectories.schedule."):
+    for prefix in ("", "search.", "learner.", "acting.", "learner.trajectories.schedule."):
         known = OmegaConf.select(chosen, prefix.rstrip("."), default={}) if prefix else chosen
         words += [f"planner.{prefix}{key}={value}" for key, value in SMALL.items() if key in known]
     return load_config(words)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +14,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from dynamics.base import Memory, State
+from dynamics.goal import join_goal, split_goal
 from planners.diffusion import Diffusion, Sampled
 from worldmodels import precision, visualize
 from worldmodels.data.collect import Actor
@@ -61,8 +60,7 @@ def watch(run: Run, seed: int) -> None:
         if situation.grid is None and "pixels" not in run.model.decode(actor.state.feat):
             return  # nothing of a plan can be drawn
         (run.path / "denoising.gif").write_bytes(visualize.gif_bytes(denoising(situation, generator), fps=3))
-        if run.planner.labels or run.planner.guided:
-            guidance(situation, generator).savefig(run.path / "guidance.png", dpi=120)
+        guidance(situation, generator).savefig(run.path / "guidance.png", dpi=120)
         if situation.grid is not None:
             followed(situation, envs, actor, rows).savefig(run.path / "path.png", dpi=120)
 
@@ -84,7 +82,7 @@ def denoising(situation: Situation, generator: torch.Generator) -> UInt8[np.ndar
     sampled, _ = situation.planner.sampled(
         situation.model, situation.state, situation.memory, generator, estimates.append
     )
-    width = situation.planner.trajectories.feat_dim
+    width = situation.planner.learner.trajectories.feat_dim
     steps = [estimate[..., :width] for estimate in estimates] + [sampled.latents[0]]
     titles = [f"step {i + 1} of {len(estimates)}" for i in range(len(estimates))] + ["the plan"]
     if situation.grid is None:
@@ -99,14 +97,16 @@ def denoising(situation: Situation, generator: torch.Generator) -> UInt8[np.ndar
 
 
 def guidance(situation: Situation, generator: torch.Generator) -> Figure:
-    """Plans at several weights of everything that guides, from the same noise: paths, or decoded last frames."""
+    """Plans at several weights of everything that guides, from the same noise: paths, or decoded frames."""
     seed, shown, titles = generator.initial_seed(), [], []
+    names = guiding(situation.planner)
     for weight in WEIGHTS:
-        with guided_by(situation.planner, weight):
-            again = torch.Generator(generator.device).manual_seed(seed)
-            sampled, _ = situation.planner.sampled(situation.model, situation.state, situation.memory, again)
+        again = torch.Generator(generator.device).manual_seed(seed)
+        sampled, _ = situation.planner.sampled(
+            situation.model, situation.state, situation.memory, again, weights=dict.fromkeys(names, weight)
+        )
         shown.append(sampled)
-        titles.append(f"weight {weight:g}\nimagined return {mean_return(situation, sampled):.2f}")
+        titles.append(f"{', '.join(names)}: weight {weight:g}\nimagined return {mean_return(situation, sampled):.2f}")
     if situation.grid is not None:
         return draw_paths(
             situation.grid,
@@ -124,19 +124,9 @@ def guidance(situation: Situation, generator: torch.Generator) -> Figure:
     return figure
 
 
-@contextmanager
-def guided_by(planner: Diffusion, weight: float) -> Iterator[None]:
-    """All labels at one weight, and gradients at so many times their own, for a while."""
-    before, acting = {name: label.weight for name, label in planner.labels.items()}, planner.acting
-    try:
-        for label in planner.labels.values():
-            label.weight = weight
-        planner.acting = acting.scaled(weight)
-        yield
-    finally:
-        planner.acting = acting
-        for name, label in planner.labels.items():
-            label.weight = before[name]
+def guiding(planner: Diffusion) -> list[str]:
+    """What guides its plans, or else would first: all labels and gradients in use, or the reward's gradient."""
+    return [*planner.learner.labels, *planner.terms({})] or ["reward"]
 
 
 def mean_return(situation: Situation, sampled: Sampled) -> float:
@@ -164,16 +154,16 @@ def followed(situation: Situation, envs: VectorEnv, actor: Actor, rows: dict[str
 
 def positions(situation: Situation, latents: Float[Tensor, "K L F"]) -> Float[np.ndarray, "K L 2"]:
     """Where the ball is in each latent, decoded."""
-    goal = situation.planner._parts(situation.state.feat)[1]
-    feat = situation.planner._whole(latents, None if goal is None else goal.expand(len(latents), -1))
+    goal = split_goal(situation.state.feat, situation.model.dynamics.goal_dim)[1]
+    feat = join_goal(latents, None if goal is None else goal.expand(len(latents), -1))
     return situation.model.decode(feat)["state"][..., :2].cpu().numpy()
 
 
 def decoded_strip(situation: Situation, latents: Float[Tensor, "L F"]) -> UInt8[np.ndarray, "H W 3"]:
     """Frames of a plan, evenly spaced."""
-    goal = situation.planner._parts(situation.state.feat)[1]
+    goal = split_goal(situation.state.feat, situation.model.dynamics.goal_dim)[1]
     rows = torch.linspace(0, len(latents) - 1, min(SHOWN, len(latents))).round().long()
-    feat = situation.planner._whole(latents[rows.to(latents.device)][None], goal)
+    feat = join_goal(latents[rows.to(latents.device)][None], goal)
     frames = visualize.to_uint8(visualize.newest(situation.model.decode(feat)["pixels"][0]))
     return visualize.enlarge(rearrange(frames, "t c h w -> h (t w) c"), 96)
 

@@ -141,8 +141,7 @@ def load_run(path: str | Path, overrides: list[str] | None = None, device: str =
     spaces = checkpoint["spaces"]
     model = build_model(cfg, observation_spec(checkpoint), spaces["action_dim"])
     require_length(cfg, model.dynamics.max_length, prefix_rows(cfg))
-    dims = {"feat_dim": model.dynamics.feat_dim, "goal_dim": model.dynamics.goal_dim}
-    planner = build_planner(cfg.planner, spaces["action_dim"], spaces["discrete"], **dims)
+    planner = build_planner(cfg.planner, spaces["action_dim"], spaces["discrete"], **model.dynamics.widths)
     load_weights(model, checkpoint, AVERAGE + "model.", checkpoint["file"])
     if list(planner.parameters()):
         require_learned(cfg, before, path)
@@ -171,7 +170,7 @@ def keep_learned(planner: DictConfig, before: DictConfig) -> DictConfig:
     if learner.get("feat_dim", MISSING) is MISSING or learner._target_ != trained._target_:
         return planner
     with open_dict(planner):
-        for key in learner.keys() & trained.keys() - {"_partial_", "acting"}:  # how to act is not learned
+        for key in learner.keys() & trained.keys() - {"_partial_"}:
             learner[key] = trained[key]
         if "search" in planner:
             planner.search.gamma = learner.gamma

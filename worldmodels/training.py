@@ -152,9 +152,7 @@ def build_module(cfg: DictConfig, folder: Path, model: Any, envs: VectorEnv | Sp
     """The LightningModule of a configuration."""
     return WorldModelModule(
         model,
-        build_planner(
-            cfg.planner, envs.action_dim, envs.discrete, model.dynamics.feat_dim, cfg.seed, model.dynamics.goal_dim
-        ),
+        build_planner(cfg.planner, envs.action_dim, envs.discrete, seed=cfg.seed, **model.dynamics.widths),
         lambda groups: construct(cfg.optimizer.build, params=groups, lr=cfg.optimizer.lr),
         construct(cfg.optimizer.clip),
         loss_scales(cfg, envs.observation_spec),

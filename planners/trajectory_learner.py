@@ -1,0 +1,169 @@
+"""What diffusion planners learn: a model of trajectories, and a value and inverse dynamics where asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from dynamics.base import Rollout
+from dynamics.goal import split_goal
+from planners.base import require
+from planners.critic import Critic
+from planners.hindsight import glimpses, later
+from planners.labels import Label, Window
+from planners.returns import lambda_returns
+from planners.trajectories import TrajectoryModel
+from worldmodels.nets import MLP
+
+if TYPE_CHECKING:
+    from worldmodels.model import WorldModel
+
+
+class TrajectoryLearner(nn.Module):
+    """Learns to denoise L steps of each training window, on posteriors that no gradient leads back from.
+
+    Args:
+        feat_dim: numbers of a feature, the goal's included.
+        goal_dim: how many of them, the last, are the goal's latent; 0 where environments have none.
+        trajectories: builds the diffusion model.
+        labels: builds what trajectories are labelled with, by name.
+        goal_share: of training trajectories in which a later latent is given, as a goal is.
+        gamma: discount a decision, of the critic and of what plans are worth.
+        critic: options of :class:`~planners.critic.Critic`, where a label or a gradient needs a value.
+        inverse: units and layers of the inverse dynamics that give actions where trajectories hold none.
+    """
+
+    def __init__(
+        self,
+        feat_dim: int,
+        action_dim: int,
+        discrete: bool,
+        trajectories: Callable[..., TrajectoryModel],
+        goal_dim: int = 0,
+        labels: Mapping[str, Callable[..., Label]] | None = None,
+        goal_share: float = 0.9,
+        gamma: float = 0.99,
+        critic: Mapping[str, Any] | None = None,
+        inverse: Mapping[str, int] | None = None,
+    ) -> None:
+        super().__init__()
+        require(0 <= goal_share <= 1, f"planner.learner.goal_share={goal_share} must lie in [0, 1].")
+        self.discrete, self.goal_dim, self.goal_share, self.gamma = discrete, goal_dim, goal_share, gamma
+        self.labels = nn.ModuleDict({name: build(goal_dim=goal_dim) for name, build in (labels or {}).items()})
+        latent = feat_dim - goal_dim
+        widths = {name: label.width for name, label in self.labels.items()}
+        self.trajectories = trajectories(feat_dim=latent, action_dim=action_dim, labels=widths)
+        self.critic = Critic(feat_dim, **critic) if critic else None
+        require(
+            self.trajectories.actions or inverse is not None,
+            "planner.learner.trajectories.actions=false leaves nothing to act by: give planner.learner.inverse its "
+            "units.",
+        )
+        self.inverse = None if inverse is None else MLP(2 * latent, out_dim=action_dim, **inverse)
+
+    def loss(self, model: WorldModel, rollout: Rollout, batch: dict[str, Tensor], length: int) -> dict[str, Tensor]:
+        """``denoise`` [B, L] on L steps of each window; ``critic`` and ``inverse`` where they are learned."""
+        window, ends = self._window(model, rollout, batch, length)
+        x = self.joined(window.feat, window.action)
+        given = torch.zeros(x.shape[:2], dtype=torch.bool, device=x.device)
+        given[:, 0] = True
+        if window.goal is not None:
+            x, given = self._with_goal(x, given, window.goal, ends)
+        if self.training and window.whole.any():
+            self.trajectories.follow(x[window.whole])
+        labels = {name: label.of(window) for name, label in self.labels.items()}
+        share = window.whole.numel() / window.whole.sum().clamp(min=1)
+        counts = (window.whole * share)[:, None]
+        losses = {"denoise": counts * self.trajectories.loss(x, given, labels)}
+        if self.critic is not None:
+            losses["critic"] = self._critic_loss(rollout, batch)
+        if self.inverse is not None:
+            losses["inverse"] = counts * self._inverse_loss(window)
+        return losses
+
+    def _window(
+        self, model: WorldModel, rollout: Rollout, batch: dict[str, Tensor], length: int
+    ) -> tuple[Window, Int64[Tensor, " B"]]:
+        """L + 1 rows of each training window as a trajectory, and at which later step of each a goal is seen."""
+        rows, post = rollout.post.shape[1], rollout.post.detach()
+        begin = int(torch.randint(rows - length, ()))
+        goal, ends = None, torch.ones(len(post), dtype=torch.int64, device=post.device)
+        if self.goal_dim:
+            now = torch.full((len(post), 1), begin, device=post.device)
+            anywhere = any(label.reads_goal for label in self.labels.values())
+            chosen = later(batch["is_first"], now, rows if anywhere else max(1, length - 1))
+            ends, goal = (chosen - now)[:, 0], glimpses(model, batch, chosen)[:, 0]
+        led = slice(begin + 1, begin + 1 + length)
+        window = Window(
+            split_goal(post[:, begin : begin + length], self.goal_dim)[0],
+            batch["action"][:, led],
+            batch["reward"][:, led],
+            self._advantage(post, batch, begin) if self.critic is not None else None,
+            batch["skill"][:, begin] if "skill" in batch else None,
+            goal,
+            ~batch["is_first"][:, led].any(1),
+        )
+        return window, ends
+
+    def _with_goal(
+        self, x: Tensor, given: Tensor, goal: Float[Tensor, "B G"], ends: Int64[Tensor, " B"]
+    ) -> tuple[Tensor, Tensor]:
+        """Trajectories whose latent at ``ends`` is given, as it is seen as a goal, in ``goal_share`` of the rows."""
+        place = torch.arange(x.shape[1], device=x.device) == ends[:, None]
+        place &= torch.rand(len(x), 1, device=x.device) < self.goal_share
+        seen = torch.cat([goal, goal.new_zeros(len(goal), x.shape[-1] - self.goal_dim)], dim=-1)[:, None]
+        latent = torch.arange(x.shape[-1], device=x.device) < self.goal_dim
+        return torch.where(place[..., None] & latent, seen, x), given | place
+
+    def _advantage(self, feat: Tensor, batch: dict[str, Tensor], begin: int) -> Float[Tensor, " B"]:
+        """Return of what follows the first step, bootstrapped at the window's end, over the value of its state."""
+        with torch.no_grad():
+            value = self.critic(feat)
+            return self._returns(value, batch, 1.0)[:, begin] - value[:, begin]
+
+    def _returns(self, value: Tensor, batch: dict[str, Tensor], lam: float) -> Float[Tensor, "B T1"]:
+        """Lambda-returns of all rows but the last; resets and ends cut them off."""
+        going = (~batch["is_terminal"]).float()[:, 1:]
+        lam = lam * (~batch["is_last"]).float()[:, 1:]
+        return lambda_returns(batch["reward"][:, 1:], going, value[:, 1:], self.gamma, lam)
+
+    def _critic_loss(self, rollout: Rollout, batch: dict[str, Tensor]) -> Float[Tensor, "B T1"]:
+        """The critic on lambda-returns of what was recorded: the value of the data's own policy."""
+        feat = rollout.post.detach()
+        with torch.no_grad():
+            value = self.critic.two_hot.decode(self.critic.slow(feat))
+            target = self._returns(value, batch, 0.95)
+        return self.critic.loss(feat[:, :-1], target) * ~batch["is_first"][:, 1:]
+
+    def _inverse_loss(self, window: Window) -> Float[Tensor, "B L1"]:
+        """Squared error, or cross-entropy, of the action between each two latents."""
+        output = self.between(window.feat)
+        if self.discrete:
+            return -(window.action[:, :-1] * output.log_softmax(-1)).sum(-1)
+        return (output.tanh() - window.action[:, :-1]).square().sum(-1)
+
+    def after_step(self) -> None:
+        """Move the critic's slow copy."""
+        if self.critic is not None:
+            self.critic.after_step()
+
+    def actions(self, x: Float[Tensor, "... L D"]) -> Float[Tensor, "... L A"]:
+        """Those of a trajectory, or what leads from each latent to the next; the last of these is repeated."""
+        if self.trajectories.actions:
+            actions = x[..., self.trajectories.feat_dim :]
+            return actions if self.discrete else actions.clamp(-1, 1)
+        between = self.between(x)
+        between = between.softmax(-1) if self.discrete else between.tanh()
+        return torch.cat([between, between[..., -1:, :]], dim=-2)
+
+    def between(self, latents: Float[Tensor, "... L F"]) -> Float[Tensor, "... L1 A"]:
+        """Raw inverse dynamics."""
+        return self.inverse(torch.cat([latents[..., :-1, :], latents[..., 1:, :]], dim=-1)).float()
+
+    def joined(self, latents: Float[Tensor, "N L F"], actions: Float[Tensor, "N L A"]) -> Float[Tensor, "N L D"]:
+        """Trajectories from their parts."""
+        return torch.cat([latents, actions], dim=-1) if self.trajectories.actions else latents
