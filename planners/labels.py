@@ -141,7 +141,13 @@ class Skill(Label):
         """One-hot."""
         require(
             window.skill is not None,
-            "planner.learner.labels.skill needs a recording with a column 'skill', which this has not.",
+            "planner.learner.labels.skill needs a recording with a column 'skill', which this has not: name several "
+            "recordings, data=[one,other], or files that have it.",
+        )
+        highest = int(window.skill.max())
+        require(
+            highest < self.width,
+            f"planner.learner.labels.skill.skills={self.width} is too few: the recording shows skill {highest}.",
         )
         return self.unit[window.skill.long()]
 

@@ -271,6 +271,54 @@ def test_stored_latents_are_not_those_of_another_model(dataset, tmp_path):
         train([*ENV, *REST, "data.context=latent", f"data={dataset}", f"run_dir={tmp_path / 'run'}"])
 
 
+def test_several_datasets_are_one_whose_skill_tells_them_apart(dataset, tmp_path):
+    spec = Replay.open(dataset).layout.spec
+    whole = open_dataset(str(dataset), spec, tmp_path / "unused", 1.0, False, 0)
+    both = open_dataset([str(dataset), str(dataset)], spec, tmp_path / "both", 1.0, False, 0)
+    assert not (tmp_path / "unused").exists()
+    one, two = whole.every(3), both.every(3)
+    assert (two["skill"] == two["skill"][:, :1]).all()
+    for skill in (0, 1):
+        rows = two["skill"][:, 0] == skill
+        assert rows.sum() == len(one["reward"])
+        for key in spec:
+            torch.testing.assert_close(two[key][rows].double().mean(0), one[key].double().mean(0))
+    card = json.loads((tmp_path / "both" / "card.json").read_text())
+    assert card["dataset"] == [str(dataset)] * 2
+    assert card["rows"] == 2 * len(whole)
+
+
+def test_a_file_may_tell_skills_itself(tmp_path):
+    made = episodes()
+    for number, rows in enumerate(made):
+        folder = tmp_path / "npz"
+        folder.mkdir(exist_ok=True)
+        image = rows["pixels"].transpose(0, 2, 3, 1)
+        skill = np.full(len(image), 4 + number, np.int32)
+        np.savez(folder / f"{number}.npz", image=image, action=rows["action"], reward=rows["reward"], skill=skill)
+    replay = open_dataset(str(folder), SPEC, tmp_path / "replay", 1.0, False, 0)
+    assert replay.every(1)["skill"].flatten().tolist() == [4] * LENGTHS[0] + [5] * LENGTHS[1]
+    assert (tmp_path / "replay" / "card.md").exists()
+    assert (tmp_path / "replay" / "clips.gif").exists()
+    path = write_hdf5(tmp_path / "a.hdf5", made)
+    with h5py.File(path, "a") as file:
+        file["skill"] = np.repeat([7, 8], LENGTHS)
+    assert [set(episode.skill) for episode in read(str(path))] == [{7}, {8}]
+
+
+def test_skills_are_learned_and_asked_for(dataset, tmp_path):
+    rest = [word for word in REST if not word.startswith(("planner.", "data.length", "trainer.watch"))]
+    own = ["planner.plan_horizon=3", "denoiser.width=16", "planner.acting.steps=2", "planner.acting.replan_every=1"]
+    label = "+planner.learner.labels.skill={_target_: planners.labels.Skill, _partial_: true, skills: 2, value: 1}"
+    words = [*ENV, *rest, *OFFLINE, f"data=[{dataset},{dataset}]", "planner=diffusion", *own, label]
+    train([*words, f"run_dir={tmp_path / 'run'}"])
+    run = load_run(tmp_path / "run", ["planner.learner.labels.skill.value=0"])
+    assert run.planner.learner.labels["skill"].value == 0
+    train([f"resume={tmp_path / 'run'}", "updates=15"])
+    with pytest.raises(UserError, match="skills=1 is too few: the recording shows skill 1"):
+        train([*words, "planner.learner.labels.skill.skills=1", "planner.learner.labels.skill.value=0"])
+
+
 def test_actions_beyond_the_box_are_refused(tmp_path):
     path = broken(tmp_path, replaced("action", lambda x: x * 2))
     with pytest.raises(UserError, match=r"a\.hdf5, rows .*: field 'action' reaches .*, and actions here lie in"):

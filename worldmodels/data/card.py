@@ -75,6 +75,8 @@ def text(card: dict[str, Any]) -> str:
     for key, value in card.items():
         if key == "columns":
             value = ", ".join(f"{name} {kind.removeprefix('torch.')} {shape}" for name, (shape, kind) in value.items())
+        elif isinstance(value, list):
+            value = ", ".join(map(str, value))
         elif isinstance(value, dict):
             value = ", ".join(f"{name} {number:.1f}" for name, number in value.items()) or "none"
         lines.append(f"- **{key.replace('_', ' ')}**: {value}")

@@ -1,4 +1,4 @@
-"""Recorded episodes in other people's files: V-D4RL's HDF5, Dreamer's npz, Minari; each becomes rows of a replay."""
+"""Recorded episodes, ours and in other people's files: V-D4RL's HDF5, Dreamer's npz, Minari."""
 
 from __future__ import annotations
 
@@ -11,8 +11,12 @@ from zipfile import BadZipFile
 import cv2
 import numpy as np
 
+from worldmodels.data.collect import MEMORY, ROW_FLAGS
+from worldmodels.data.replay import Replay
 from worldmodels.errors import UserError, near_match
 
+SKILL = "skill"
+"""Column of a recording that tells which of several skills was shown; there need not be one."""
 MINARI = "minari:"
 """What the name of a Minari dataset begins with, instead of a path."""
 
@@ -29,6 +33,8 @@ class Recording:
     reward: np.ndarray
     terminal: bool
     """Whether it ended for good in its last row, not by a time limit."""
+    skill: np.ndarray | None = None
+    """Which of several skills each row shows, int64 [T], where that was recorded."""
 
 
 def read(name: str) -> Iterator[Recording]:
@@ -36,6 +42,8 @@ def read(name: str) -> Iterator[Recording]:
     if name.startswith(MINARI):
         return _minari(name.removeprefix(MINARI))
     path = Path(name)
+    if own_folder(path):
+        return _own(own_folder(path))
     if not path.exists():
         raise UserError(
             f"data={name} does not exist: give a folder that scripts/collect.py made, HDF5 or npz files, or "
@@ -48,6 +56,23 @@ def read(name: str) -> Iterator[Recording]:
             f"{', '.join(READERS)}."
         )
     return (episode for file in files for episode in READERS[file.suffix](file))
+
+
+def own_folder(path: Path) -> Path | None:
+    """Where the replay of a recording of ours is, or of a training's run; None where there is none."""
+    return next((place for place in (path, path / "replay") if (place / "replay.json").exists()), None)
+
+
+def _own(path: Path) -> Iterator[Recording]:
+    """A replay's episodes, without stored latents; what the ring has cut is left out."""
+    replay = Replay.open(path, cross_resets=False)
+    kept = [key for key in replay.layout.spec if key not in ROW_FLAGS and not key.startswith(MEMORY)]
+    replay.restrict([*kept, *ROW_FLAGS])
+    for first, length, env in replay.segments():
+        rows = {key: value.numpy() for key, value in replay.episode_from(first, length, env).items()}
+        seen = {key: rows[key] for key in kept if key not in ("action", "reward", SKILL)}
+        source = f"{path}, rows {first} to {first + length - 1} of environment {env}"
+        yield _recording(source, seen, rows["action"], rows["reward"], bool(rows["is_terminal"][-1]), rows.get(SKILL))
 
 
 def _hdf5(path: Path) -> Iterator[Recording]:
@@ -76,6 +101,7 @@ def _hdf5(path: Path) -> Iterator[Recording]:
                 np.asarray(rows["action"][part]),
                 np.asarray(rows["reward"][part]),
                 float(np.ravel(rows["discount"][part])[-1]) == 0,
+                np.asarray(file[SKILL][part]) if SKILL in file else None,
             )
 
 
@@ -93,7 +119,8 @@ def _npz(path: Path) -> Iterator[Recording]:
         if not seen:
             raise UserError(f"{path} has no field 'image' or 'state', only {sorted(file)}: nothing is observed in it.")
         terminal = bool(file["is_terminal"][-1]) if "is_terminal" in file else False
-        yield _recording(str(path), seen, rows["action"], rows["reward"], terminal)
+        skill = file.get(SKILL)
+        yield _recording(str(path), seen, rows["action"], rows["reward"], terminal, skill)
 
 
 READERS: dict[str, Callable[[Path], Iterator[Recording]]] = {".hdf5": _hdf5, ".h5": _hdf5, ".npz": _npz}
@@ -153,11 +180,16 @@ def resized(pixels: np.ndarray, size: int) -> np.ndarray:
 
 
 def _recording(
-    source: str, observations: dict[str, np.ndarray], action: np.ndarray, reward: np.ndarray, terminal: bool
+    source: str,
+    observations: dict[str, np.ndarray],
+    action: np.ndarray,
+    reward: np.ndarray,
+    terminal: bool,
+    skill: np.ndarray | None = None,
 ) -> Recording:
     """Checked: as many rows of everything, and nothing but numbers."""
     reward = np.asarray(reward, np.float32).reshape(-1)
-    rows = {"action": action, "reward": reward, **observations}
+    rows = {"action": action, "reward": reward, **observations} | ({} if skill is None else {SKILL: np.ravel(skill)})
     lengths = {key: len(value) for key, value in rows.items()}
     if len(set(lengths.values())) > 1:
         raise UserError(f"{source}: fields have different numbers of rows: {lengths}.")
@@ -167,7 +199,7 @@ def _recording(
     action, reward = np.array(action, np.float32), reward.copy()
     action[0], reward[0] = 0, 0
     observations = {k: v if v.dtype == np.uint8 else v.astype(np.float32) for k, v in observations.items()}
-    return Recording(source, observations, action, reward, terminal)
+    return Recording(source, observations, action, reward, terminal, None if skill is None else rows[SKILL])
 
 
 def _fields(path: Path, file: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:

@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
+from worldmodels.data.card import write_card
 from worldmodels.data.collect import ROW_FLAGS
-from worldmodels.data.readers import Recording, read, resized
+from worldmodels.data.readers import SKILL, Recording, own_folder, read, resized
 from worldmodels.data.replay import Replay
 from worldmodels.data.storage import Spec
 from worldmodels.errors import UserError
 
-SKILL = "skill"
-"""Column of a recording that tells which of several skills was shown; there need not be one."""
-
 log = logging.getLogger(__name__)
 
 
-def open_dataset(name: str, spec: Spec, folder: Path, limit_gib: int | float, cross_resets: bool, seed: int) -> Replay:
-    """The dataset ``name`` with the columns of ``spec`` in it.
+def open_dataset(
+    name: str | Sequence[str], spec: Spec, folder: Path, limit_gib: int | float, cross_resets: bool, seed: int
+) -> Replay:
+    """The dataset ``name``, or several as one, with the columns of ``spec`` in it.
 
     A folder that ``scripts/collect.py`` or a training wrote is read where it is; anything else is copied into a replay
-    in ``folder``, where it is found again when a training is resumed.
+    in ``folder``, where it is found again when a training is resumed, with a card of what it holds. Of several, the
+    column ``skill`` tells which one a row is from, unless they have such a column themselves.
 
     Raises:
         UserError: it does not exist, is of no known layout, or lacks a column or has it in another shape.
@@ -39,22 +43,35 @@ def open_dataset(name: str, spec: Spec, folder: Path, limit_gib: int | float, cr
     return replay
 
 
-def replay_folder(name: str | None, folder: Path) -> Path:
+def replay_folder(name: str | Sequence[str] | None, folder: Path) -> Path:
     """Where the rows of a dataset are: in its own folder if that holds a replay, else in ``folder``."""
-    places = [Path(name), Path(name) / "replay"] if name else []
-    return next((place for place in places if (place / "replay.json").exists()), folder)
+    return (own_folder(Path(name)) if isinstance(name, str) else None) or folder
 
 
-def copy_into(folder: Path, name: str, spec: Spec, limit_gib: int | float) -> None:
-    """Write every episode of a dataset into a replay of one environment."""
-    episodes = list(read(name))
-    if not episodes:
+def copy_into(folder: Path, name: str | Sequence[str], spec: Spec, limit_gib: int | float) -> None:
+    """Write every episode of datasets into a replay of one environment, one episode in memory at a time."""
+    counted = [(len(episode.action), episode.skill is not None) for episode in episodes(name)]
+    if not counted:
         raise UserError(f"data={name} holds no episode.")
-    replay = Replay(folder, spec, 1, sum(len(episode.action) for episode in episodes), limit_gib)
-    for episode in episodes:
+    if all(skilled for _, skilled in counted):
+        spec = {**spec, SKILL: ((), torch.int64)}
+    replay = Replay(folder, spec, 1, sum(length for length, _ in counted), limit_gib)
+    for episode in tqdm(episodes(name), f"copying data={name}", len(counted), unit="episode", file=sys.stdout):
         for row in rows_of(episode, spec):
             replay.extend(row)
-    log.info("data=%s: %d episodes, %d rows", name, len(episodes), len(replay))
+    card = write_card(folder, {"dataset": name if isinstance(name, str) else list(name)})
+    log.info("data=%s: %d episodes, %d rows, as %s says", name, card["episodes"], card["rows"], folder / "card.md")
+
+
+def episodes(name: str | Sequence[str]) -> Iterator[Recording]:
+    """Of one dataset, or of several, whose number is then the skill of episodes that tell none."""
+    if isinstance(name, str):
+        yield from read(name)
+        return
+    for number, one in enumerate(name):
+        for episode in read(one):
+            skill = np.full(len(episode.action), number) if episode.skill is None else episode.skill
+            yield replace(episode, skill=skill)
 
 
 def rows_of(episode: Recording, spec: Spec) -> Iterable[dict[str, torch.Tensor]]:
@@ -76,6 +93,8 @@ def rows_of(episode: Recording, spec: Spec) -> Iterable[dict[str, torch.Tensor]]
         "is_last": np.arange(length) == length - 1,
         "is_terminal": (np.arange(length) == length - 1) & episode.terminal,
     }
+    if episode.skill is not None:
+        columns[SKILL] = episode.skill.astype(np.int64)
     require_columns(episode.source, {k: (v.shape[1:], f"torch.{v.dtype}") for k, v in columns.items()}, spec)
     tensors = {key: torch.from_numpy(np.ascontiguousarray(columns[key])) for key in spec}
     for t in range(length):
