@@ -11,12 +11,13 @@ from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 
 from worldmodels.envs.base import derive_seed
+from worldmodels.envs.shown_goal import with_goal
 from worldmodels.envs.stack import stacked
 from worldmodels.errors import UserError, near_match
 
 VECTOR_KEYS = ("num_envs", "step_timeout", "blind", "reference")
 """Keys of the ``env`` group that belong to the vector of environments, not to one of them."""
-WRAPPER_KEYS = ("stack",)
+WRAPPER_KEYS = ("goal", "stack")
 """Keys that belong to what any environment can be wrapped in."""
 
 
@@ -52,4 +53,4 @@ def make(env: Mapping[str, Any], seed: int, index: int = 0) -> gymnasium.Env:
         if isinstance(error.__cause__, UserError):
             raise error.__cause__ from None
         raise UserError(f"{describe(env)} could not be built: {error.__cause__ or error}") from error
-    return stacked(built, env.get("stack", 1))
+    return stacked(with_goal(built, env.get("goal")), env.get("stack", 1))

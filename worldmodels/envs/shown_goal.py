@@ -1,0 +1,96 @@
+"""A goal of the user's beside every observation, for environments that show none of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import gymnasium
+import numpy as np
+
+from worldmodels.envs import base
+from worldmodels.errors import UserError
+
+Goal = str | Sequence[Any] | Mapping[str, Any]
+"""An image file, the numbers of a state, or ``{pixels: file, state: numbers}``."""
+
+
+class ShownGoal(gymnasium.Wrapper):
+    """Each observation gets a twin ``goal_…`` that is the same always; rewards and ends stay what they were.
+
+    Args:
+        goal: what ``env.goal`` says: as many of ``pixels`` and ``state`` as are observed.
+    """
+
+    def __init__(self, env: gymnasium.Env, goal: Goal) -> None:
+        super().__init__(env)
+        spaces = env.observation_space.spaces
+        if any(key.startswith(base.GOAL) for key in spaces):
+            raise UserError(f"env.goal={goal}: this environment shows goals of its own.")
+        given = _by_key(goal)
+        wrong = sorted(given.keys() ^ spaces.keys())
+        if wrong:
+            raise UserError(
+                f"env.goal must give what is observed, {' and '.join(sorted(spaces))}, and gives "
+                f"{' and '.join(sorted(given)) or 'nothing'}: the two differ in {wrong[0]}."
+            )
+        shown = {key: _of_space(key, value, spaces[key]) for key, value in given.items()}
+        self._shown = {base.GOAL + key: value for key, value in shown.items()}
+        twins = {base.GOAL + key: spaces[key] for key in shown}
+        self.observation_space = gymnasium.spaces.Dict({**spaces, **twins})
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[dict[str, np.ndarray], dict]:
+        """Begin an episode."""
+        observation, info = self.env.reset(seed=seed, options=options)
+        return {**observation, **self._shown}, info
+
+    def step(self, action: np.ndarray | int) -> tuple[dict[str, np.ndarray], float, bool, bool, dict]:
+        """Step."""
+        observation, *outcome = self.env.step(action)
+        return {**observation, **self._shown}, *outcome
+
+    def snapshot(self) -> dict[str, Any]:
+        """The environment's: a goal does not change."""
+        return self.env.snapshot()
+
+    def restore(self, snapshot: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """Go back to a snapshot and return its observation."""
+        return {**self.env.restore(snapshot), **self._shown}
+
+
+def with_goal(env: gymnasium.Env, goal: Goal | None) -> gymnasium.Env:
+    """``env`` beside a goal; itself for None."""
+    return env if goal is None else ShownGoal(env, goal)
+
+
+def _by_key(goal: Goal) -> dict[str, Any]:
+    if isinstance(goal, Mapping):
+        return dict(goal)
+    return {"pixels" if isinstance(goal, str) else "state": goal}
+
+
+def _of_space(key: str, value: Any, space: gymnasium.Space) -> np.ndarray:
+    """A goal in the shape and type of what is observed; ``UserError`` where it cannot be."""
+    if key == "pixels":
+        return _read_image(value, space.shape[-1])
+    try:
+        numbers = np.asarray(value, space.dtype)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"env.goal: {key}={value} is not a list of numbers.") from error
+    if numbers.shape != space.shape or not np.isfinite(numbers).all():
+        raise UserError(f"env.goal: {key} must be {space.shape[0]} finite numbers, not {value}.")
+    return numbers
+
+
+def _read_image(path: Any, size: int) -> np.ndarray:
+    image = cv2.imread(str(path)) if Path(str(path)).is_file() else None
+    if image is None:
+        raise UserError(f"env.goal={path} is not an image that can be read.")
+    if image.shape[0] != image.shape[1]:
+        raise UserError(
+            f"env.goal={path} is {image.shape[1]} x {image.shape[0]}: an image must be square, as frames are."
+        )
+    resized = image if len(image) == size else cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)
+    return np.ascontiguousarray(resized[..., ::-1].transpose(2, 0, 1))
