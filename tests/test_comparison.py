@@ -99,6 +99,8 @@ def test_tables_say_what_is_missing():
     assert "| tdmpc on a | – | – | – | it has learned parts |" in table(result)
     assert label(rows[0]) == "random"
     assert len(draw(result).axes) == 1
+    rows[0]["success_rate"] = 0.25
+    assert " 25 % |" in table(result)
 
 
 def test_predicting_the_mean_errs_by_one():

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from worldmodels.comparison_report import draw, table
 from worldmodels.errors import UserError
-from worldmodels.evaluation import blind_policies, evaluate_oracle, play_blind, write_json
+from worldmodels.evaluation import Episodes, blind_policies, evaluate_oracle, play_blind, write_json
 from worldmodels.launch import lasting, quietly
 from worldmodels.quality import prediction_errors, ranking
 from worldmodels.runs import Run, open_run, read_config
@@ -83,10 +83,16 @@ def learned_row(entry: Entry, episodes: int, seed: int) -> dict[str, Any]:
         log.warning("%s on %s is left out: %s", entry.planner, entry.model, run)
         return row | {"returns": None, "reason": run}
     try:
-        return row | {"returns": play_held_out(run, episodes, seed, explore=False).returns}
+        return row | scored(play_held_out(run, episodes, seed, explore=False))
     except UserError as error:
         log.warning("%s on %s is left out: %s", entry.planner, entry.model, error)
         return row | {"returns": None, "reason": str(error)}
+
+
+def scored(played: Episodes) -> dict[str, Any]:
+    """Returns, and the share of episodes that were solved where the environment tells."""
+    solved = played.successes()
+    return {"returns": played.returns} | ({} if solved is None else {"success_rate": statistics.fmean(solved)})
 
 
 def open_run_or_reason(entry: Entry) -> Run | str:
@@ -118,8 +124,7 @@ def oracle_row(run: Run, planner: str, episodes: int, seed: int) -> dict[str, An
         return None
     row = {"model": "oracle", "planner": planner}
     try:
-        returns = evaluate_oracle(run.cfg.env, searching.planner, episodes, seed, explore=False).returns
-        return row | {"returns": returns}
+        return row | scored(evaluate_oracle(run.cfg.env, searching.planner, episodes, seed, explore=False))
     except UserError as error:  # no gradient, or an environment that cannot be put back
         log.warning("the oracle with planner=%s is left out: %s", planner, error)
         return row | {"returns": None, "reason": str(error)}

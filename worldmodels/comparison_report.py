@@ -23,12 +23,13 @@ def label(row: Mapping[str, Any]) -> str:
 def table(result: Mapping[str, Any]) -> str:
     """Markdown: returns, then what the models can do."""
     ratios = {(r["model"], r["planner"]): r["ratio"] for r in result["planned_over_oracle"]}
+    told = any("success_rate" in row for row in result["rows"])
     lines = [
         f"{result['env']}: returns of {result['episodes']} episodes from the same start states; the interval is the "
         "bootstrapped 95 % one of the interquartile mean over episodes.",
         "",
-        "| planner on model | mean ± deviation | IQM | interval | of the oracle's |",
-        "|---|---|---|---|---|",
+        "| planner on model | mean ± deviation | IQM | interval | of the oracle's |" + " solved |" * told,
+        "|---|---|---|---|---|" + "---|" * told,
     ]
     for row in result["rows"]:
         if row["returns"] is None:
@@ -38,9 +39,14 @@ def table(result: Mapping[str, Any]) -> str:
         ratio = ratios.get((row["model"], row["planner"]))
         lines.append(
             f"| {label(row)} | {row['mean']:.1f} ± {row['std']:.1f} | {row['iqm']:.1f} | {low:.1f} – {high:.1f} | "
-            f"{'' if ratio is None else f'{100 * ratio:.0f} %'} |"
+            f"{'' if ratio is None else f'{100 * ratio:.0f} %'} |" + solved(row) * told
         )
     return "\n".join(lines + quality_lines(result["quality"]))
+
+
+def solved(row: Mapping[str, Any]) -> str:
+    """A cell."""
+    return f" {100 * row['success_rate']:.0f} % |" if "success_rate" in row else " |"
 
 
 def quality_lines(quality: Mapping[str, Any]) -> list[str]:

@@ -1,0 +1,23 @@
+"""Try values of one setting on a trained run: `python scripts/sweep.py run=runs/<folder> over=<key> values=1,2,4`.
+
+`over=planner.acting.steps`, for example. Further words (`planner.acting.sampler=ddim`) hold for all values. Writes
+`sweep.json`, `sweep.md` and `sweep.png` into `to=` (default `sweep`). Also `episodes=` and `seed=`.
+"""
+
+from __future__ import annotations
+
+
+def main(words: list[str]) -> None:
+    """Play, print the table, write the files."""
+    from worldmodels.cli import count, items, take, whole
+    from worldmodels.sweep import sweep
+
+    known = {"run": str, "over": str, "values": items, "episodes": count, "seed": whole, "to": str}
+    own, rest = take(words, known, required=("run", "over", "values"))
+    sweep(**own, words=rest)
+
+
+if __name__ == "__main__":
+    from worldmodels.cli import run as run_script
+
+    run_script(main)
