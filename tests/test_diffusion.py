@@ -72,16 +72,26 @@ class Bell:
         return (mean + (noisy.double() - abar.sqrt() * mean) @ gain.T).float()
 
 
-def bell_samples(name, steps, n=20_000):
-    schedule = Schedule(100)
+def bell_samples(name, steps, prediction, n=20_000):
+    """Of a network that predicts noise, velocity or what is clean without error."""
+    schedule = Schedule(100, prediction)
+    bell = Bell(schedule)
+
+    def clean(noisy, step):
+        each = step.expand(len(noisy)).long()
+        known = bell.clean(noisy, step)
+        share = schedule.noise_share(each)[:, None, None]
+        noise = (noisy - (1 - share).sqrt() * known) / share.sqrt()
+        return schedule.clean(schedule.target(known, noise, each), noisy, each)
+
     generators = [torch.Generator().manual_seed(i) for i in range(1)]
-    sampler = Sampler(schedule, name, steps)
-    return sampler(Bell(schedule).clean, (1, n, 2), generators, CPU)[0]
+    return Sampler(schedule, name, steps)(clean, (1, n, 2), generators, CPU)[0]
 
 
+@pytest.mark.parametrize("prediction", ["epsilon", "sample", "v_prediction"])
 @pytest.mark.parametrize(("name", "steps", "error"), [("ddpm", 100, 0.05), ("dpm", 10, 0.10), ("ddim", 50, 0.10)])
-def test_a_gaussian_comes_back(name, steps, error):
-    x = bell_samples(name, steps)
+def test_a_gaussian_comes_back(name, steps, error, prediction):
+    x = bell_samples(name, steps, prediction)
     torch.testing.assert_close(x.mean(0), Bell.mean, atol=0, rtol=error)
     torch.testing.assert_close(x.T.cov(), Bell.cov, atol=0, rtol=error)
 

@@ -11,6 +11,7 @@ from dynamics.goal import GOAL, GoalConditioned
 from worldmodels.build import build_model
 from worldmodels.errors import UserError
 from worldmodels.testing.sequences import EMBED, randomise, sequences
+from worldmodels.training import Spaces, build_module
 
 WITH_GOAL = {
     "pixels": ((3, 16, 16), torch.uint8),
@@ -47,6 +48,16 @@ def test_the_present_half_is_what_the_backbone_makes_of_it(pair):
     losses, bare_losses = wrapped.loss(rollout, data.reset), backbone.loss(bare, data.reset)
     assert losses.keys() == bare_losses.keys()
     assert all(torch.equal(losses[key], bare_losses[key]) for key in losses)
+
+
+def test_parts_with_a_learning_rate_of_their_own_are_called_the_same_beside_a_goal(tmp_path):
+    cfg = config("experiment=tdmpc2_cpu", "env=maze", "env.obs=state")
+    spec = {key: value for key, value in WITH_GOAL.items() if "state" in key}
+    module = build_module(cfg, tmp_path, build_model(cfg, spec, ACTION), Spaces(spec, ACTION, False))
+    rates = [group["lr"] for group in module.configure_optimizers().param_groups]
+    assert sorted(set(rates)) == [1e-4, 3e-4]
+    slow = sum(len(group["params"]) for group in module.configure_optimizers().param_groups if group["lr"] == 1e-4)
+    assert slow == len([*module.model.encoder.parameters(), *module.model.dynamics.backbone.encode.parameters()])
 
 
 def test_a_goal_is_its_frame_seen_as_an_episodes_first(pair):

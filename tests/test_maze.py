@@ -58,6 +58,11 @@ def test_starts_and_goals_lie_apart_and_in_free_cells(maze):
     assert len(seen) > 8
 
 
+def test_a_negative_leg_is_refused():
+    with pytest.raises(UserError, match=r"env\.legs=-1 must be 0"):
+        Maze(obs="state", legs=-1)
+
+
 def test_legs_are_short_and_follow_one_another():
     env = Maze(obs="state", legs=2, steps=4000, seed=1)
     planner = Waypoints(2, False, "umaze")

@@ -83,12 +83,14 @@ def denoising(situation: Situation, generator: torch.Generator) -> UInt8[np.ndar
         situation.model, situation.state, situation.memory, generator, estimates.append
     )
     width = situation.planner.learner.trajectories.feat_dim
-    steps = [estimate[..., :width] for estimate in estimates] + [sampled.latents[0]]
+    steps, best = (
+        [estimate[..., :width] for estimate in estimates] + [sampled.latents[0]],
+        int(sampled.values[0].argmax()),
+    )
     titles = [f"step {i + 1} of {len(estimates)}" for i in range(len(estimates))] + ["the plan"]
     if situation.grid is None:
-        frames = [decoded_strip(situation, latents[0]) for latents in steps]
+        frames = [decoded_strip(situation, latents[best]) for latents in steps]
     else:
-        best = int(sampled.values[0].argmax())
         frames = [
             pixels_of(draw_paths(situation.grid, situation.goal, [positions(situation, x)], [title], best))
             for x, title in zip(steps, titles, strict=True)
@@ -118,7 +120,7 @@ def guidance(situation: Situation, generator: torch.Generator) -> Figure:
     figure = Figure(figsize=(8, 1.3 * len(shown)), layout="constrained")
     FigureCanvasAgg(figure)
     for axes, sampled, title in zip(figure.subplots(len(shown), 1), shown, titles, strict=True):
-        axes.imshow(decoded_strip(situation, sampled.latents[0, 0]))
+        axes.imshow(decoded_strip(situation, sampled.best()[0][0]))
         axes.set_title(title.replace("\n", ", "), fontsize=8)
         axes.set_axis_off()
     return figure

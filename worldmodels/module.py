@@ -153,7 +153,8 @@ class WorldModelModule(lightning.LightningModule):
         """One optimiser; a part with a learning rate of its own is a group of its own."""
         groups: dict[str, list[nn.Parameter]] = {}
         for name, parameter in self._learned_parameters():
-            part = next((part for part in self.learning_rates if name.startswith(part + ".")), "")
+            bare = name.replace("model.dynamics.backbone.", "model.dynamics.")  # beside a goal it is called the same
+            part = next((part for part in self.learning_rates if bare.startswith(part + ".")), "")
             groups.setdefault(part, []).append(parameter)
         unknown = sorted(self.learning_rates.keys() - groups.keys())
         if unknown:

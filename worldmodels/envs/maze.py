@@ -71,6 +71,8 @@ class Maze(gymnasium.Env):
         self._limit = longest if steps is None else base.check_count("env.steps", steps)
         self._maze = _make(id)
         self._point = self._maze.point_env
+        if legs < 0:
+            raise UserError(f"env.legs={legs} must be 0 (one goal an episode) or the most cells of a leg.")
         self._legs = legs
         self._pairs = self.grid.pairs(1, legs) if legs else self.grid.pairs(apart, len(self.grid.cells))
         if not self._pairs:
