@@ -13,7 +13,7 @@ from worldmodels.nets import MLP, init_
 
 
 class Implicit(Dynamics):
-    """``z = h(o)`` and ``z' = d(z, a)`` (eq. 2), both ending in SimNorm; a filtered state remembers nothing.
+    """``z = h(o)`` and ``z' = d(z, a)`` (eq. 2) end in LayerNorm and SimNorm; a filtered state remembers nothing.
 
     Observing makes latents open-loop, as planning will: they are grounded in the frame at resets and every
     ``unroll`` + 1 steps, and follow from actions between. Heads are trained on these; ``post`` is the encoder's.
@@ -46,12 +46,12 @@ class Implicit(Dynamics):
         self.feat_dim, self.action_dim, self.unroll, self.rho = latent, action_dim, unroll, rho
         self.layouts = [{"latent": (latent,)}]
         self.simnorm = SimNorm(latent // simplex, simplex)
-        self.encode = init_(nn.Linear(embed_dim, latent))
-        self.transition = MLP(latent + action_dim, hidden, 2, latent)
+        self.encode = nn.Sequential(init_(nn.Linear(embed_dim, latent)), nn.LayerNorm(latent))
+        self.transition = nn.Sequential(MLP(latent + action_dim, hidden, 2, latent), nn.LayerNorm(latent))
 
     def initial(self, n: int) -> State:
         """Even simplices, as of an encoder that says nothing."""
-        return self._state(self._normed(self.encode.weight.new_zeros(n, self.feat_dim)))
+        return self._state(self._normed(self.encode[0].weight.new_zeros(n, self.feat_dim)))
 
     def observe(
         self,

@@ -55,8 +55,8 @@ def test_parts_with_a_learning_rate_of_their_own_are_called_the_same_beside_a_go
     spec = {key: value for key, value in WITH_GOAL.items() if "state" in key}
     module = build_module(cfg, tmp_path, build_model(cfg, spec, ACTION), Spaces(spec, ACTION, False))
     rates = [group["lr"] for group in module.configure_optimizers().param_groups]
-    assert sorted(set(rates)) == [1e-4, 3e-4]
-    slow = sum(len(group["params"]) for group in module.configure_optimizers().param_groups if group["lr"] == 1e-4)
+    assert sorted(set(rates)) == [9e-5, 3e-4]
+    slow = sum(len(group["params"]) for group in module.configure_optimizers().param_groups if group["lr"] == 9e-5)
     assert slow == len([*module.model.encoder.parameters(), *module.model.dynamics.backbone.encode.parameters()])
 
 

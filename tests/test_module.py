@@ -247,7 +247,7 @@ def test_a_stored_latent_continues_as_if_nothing_was_cut(tmp_path):
 
 
 def test_a_part_with_its_own_learning_rate_is_a_group(tmp_path):
-    trained = module(tmp_path, rates={"model.encoder": 0.5, "planner": 0.25})
+    trained = module(tmp_path, rates={"model.encoder": {"lr": 0.5}, "planner": {"lr": 0.25}})
     groups = {group["lr"]: group["params"] for group in trained.configure_optimizers().param_groups}
     assert groups.keys() == {1.0, 0.5, 0.25}
     assert {id(p) for p in groups[0.5]} == {id(p) for p in trained.model.encoder.parameters()}
@@ -255,7 +255,7 @@ def test_a_part_with_its_own_learning_rate_is_a_group(tmp_path):
     every = [id(p) for group in groups.values() for p in group]
     assert sorted(every) == sorted(id(p) for p in learned(trained))
     with pytest.raises(UserError, match=r"'model\.encodr'.*model\.encoder"):
-        module(tmp_path, rates={"model.encodr": 0.1}).configure_optimizers()
+        module(tmp_path, rates={"model.encodr": {"lr": 0.1}}).configure_optimizers()
 
 
 def fit(trained, tmp_path, steps=1, precision="fp32"):

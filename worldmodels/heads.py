@@ -81,6 +81,6 @@ class ContinueHead(nn.Module):
         batch: dict[str, Tensor],
         reset: Bool[Tensor, "B T"],
     ) -> Float[Tensor, "B T"]:
-        """Binary cross-entropy with 1 - is_terminal."""
+        """Binary cross-entropy with 1 - is_terminal; in full however far ahead, as an end is its window's last row."""
         logits = self.net(feat).float().squeeze(-1)
-        return weight * F.binary_cross_entropy_with_logits(logits, (~batch["is_terminal"]).float(), reduction="none")
+        return F.binary_cross_entropy_with_logits(logits, (~batch["is_terminal"]).float(), reduction="none")

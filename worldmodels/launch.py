@@ -181,8 +181,8 @@ def planner_config(folder: Path, words: list[str]) -> DictConfig:
             "as planner=actor_critic."
         )
     cfg.world_model = str(folder)
-    rates = cfg.optimizer.learning_rates or {}
-    cfg.optimizer.learning_rates = {part: rate for part, rate in rates.items() if not part.startswith("model.")} or None
+    parts = cfg.optimizer.parts or {}
+    cfg.optimizer.parts = {part: own for part, own in parts.items() if not part.startswith("model.")} or None
     if "run_dir" not in {word.partition("=")[0] for word in words}:
         cfg.run_dir = None
     return cfg
@@ -217,4 +217,4 @@ def lasting(env: DictConfig) -> dict[str, Any]:
 
 def optimizer_layout(cfg: DictConfig) -> tuple[str, list[str]]:
     """What an optimiser's saved state depends on."""
-    return cfg.optimizer.build["_target_"], sorted(cfg.optimizer.learning_rates or ())
+    return cfg.optimizer.build["_target_"], sorted(cfg.optimizer.parts or ())

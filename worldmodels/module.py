@@ -33,7 +33,7 @@ class WorldModelModule(lightning.LightningModule):
 
     Args:
         optimizer: builds the optimiser from parameter groups.
-        learning_rates: learning rate by top-level part (``model.encoder``, ``planner``, …), where it differs.
+        parts: options of the optimiser by part (``model.encoder``, ``planner``, …), where they differ.
         clip: clips gradients in place, after the backward pass.
         loss_scales: one factor for every loss, no more and no fewer.
         prefix: rows in front of every window (:func:`~worldmodels.data.replay.context_rows`).
@@ -48,7 +48,7 @@ class WorldModelModule(lightning.LightningModule):
         optimizer: Callable[..., torch.optim.Optimizer],
         clip: Clip,
         loss_scales: Mapping[str, float],
-        learning_rates: Mapping[str, float],
+        parts: Mapping[str, Mapping[str, float]],
         prefix: int,
         average: int | float,
         bad_batch: Path,
@@ -56,7 +56,7 @@ class WorldModelModule(lightning.LightningModule):
         super().__init__()
         self.model, self.planner = model, planner
         self._optimizer, self._clip = optimizer, clip
-        self.loss_scales, self.learning_rates = dict(loss_scales), dict(learning_rates)
+        self.loss_scales, self.parts = dict(loss_scales), dict(parts)
         self.prefix, self.bad_batch = prefix, bad_batch
         self.average = AveragedModel(
             nn.ModuleDict({"model": model, "planner": planner}), avg_fn=moving_average(average)
@@ -150,24 +150,17 @@ class WorldModelModule(lightning.LightningModule):
         self.average.update_parameters(nn.ModuleDict({"model": self.model, "planner": self.planner}))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """One optimiser; a part with a learning rate of its own is a group of its own."""
+        """One optimiser; a part with options of its own is a group of its own."""
         groups: dict[str, list[nn.Parameter]] = {}
         for name, parameter in self._learned_parameters():
             bare = name.replace("model.dynamics.backbone.", "model.dynamics.")  # beside a goal it is called the same
-            part = next((part for part in self.learning_rates if bare.startswith(part + ".")), "")
+            part = next((part for part in self.parts if bare.startswith(part + ".")), "")
             groups.setdefault(part, []).append(parameter)
-        unknown = sorted(self.learning_rates.keys() - groups.keys())
+        unknown = sorted(self.parts.keys() - groups.keys())
         if unknown:
             parts = sorted({".".join(name.split(".")[:2]) for name, _ in self._learned_parameters()})
-            raise UserError(
-                f"optimizer.learning_rates names {unknown[0]!r}, which has no parameters; parts are {parts}."
-            )
-        return self._optimizer(
-            [
-                {"params": parameters} | ({"lr": self.learning_rates[part]} if part else {})
-                for part, parameters in groups.items()
-            ]
-        )
+            raise UserError(f"optimizer.parts names {unknown[0]!r}, which has no parameters; parts are {parts}.")
+        return self._optimizer([{"params": group, **self.parts.get(part, {})} for part, group in groups.items()])
 
     def _learned_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """All but the averages."""

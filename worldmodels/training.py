@@ -11,7 +11,7 @@ from typing import Any
 
 import lightning
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from worldmodels import precision
 from worldmodels.build import build_model, build_planner, construct, loss_scales, prefix_rows, require_length
@@ -156,22 +156,22 @@ def build_module(cfg: DictConfig, folder: Path, model: Any, envs: VectorEnv | Sp
         lambda groups: construct(cfg.optimizer.build, params=groups, lr=cfg.optimizer.lr),
         construct(cfg.optimizer.clip),
         loss_scales(cfg, envs.observation_spec),
-        learning_rates(cfg),
+        parts(cfg),
         prefix_rows(cfg),
         cfg.optimizer.average,
         folder / "bad_batch.pt",
     )
 
 
-def learning_rates(cfg: DictConfig) -> DictConfig | dict[str, float]:
-    """Learning rates by part."""
-    rates = cfg.optimizer.learning_rates or {}
-    if not isinstance(rates, DictConfig | dict):
+def parts(cfg: DictConfig) -> dict[str, dict[str, float]]:
+    """The optimiser's options by part."""
+    named = OmegaConf.to_container(OmegaConf.create({"parts": cfg.optimizer.parts or {}}))["parts"]
+    if not isinstance(named, dict) or not all(isinstance(own, dict) for own in named.values()):
         raise UserError(
-            f"optimizer.learning_rates={rates} must name parts, such as {{model.encoder: 1e-4}}; "
+            f"optimizer.parts={named} must name parts and their options, such as {{model.encoder: {{lr: 1e-4}}}}; "
             "the rate of all others is optimizer.lr."
         )
-    return rates
+    return named
 
 
 def build_dataset(
