@@ -59,7 +59,7 @@ class WorldModelModule(lightning.LightningModule):
         self.loss_scales, self.parts = dict(loss_scales), dict(parts)
         self.prefix, self.bad_batch = prefix, bad_batch
         self.average = AveragedModel(
-            nn.ModuleDict({"model": model, "planner": planner}), avg_fn=moving_average(average)
+            nn.ModuleDict({"model": model, "planner": planner}), multi_avg_fn=moving_average(average)
         ).requires_grad_(False)
         self._step: Callable[..., tuple[dict[str, Tensor], Rollout]] = self.losses
         self._batch: dict[str, Tensor] = {}

@@ -35,15 +35,16 @@ class AdaptiveClip:
             parameter.grad.copy_(agc(parameter, parameter.grad, agc_clip_val=self.factor))
 
 
-def moving_average(share: int | float) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+def moving_average(share: int | float) -> Callable[[list[Tensor], list[Tensor], Tensor], None]:
     """Exponential moving average that keeps ``share`` of itself, less while it is young: (1 + n) / (10 + n) after n.
 
-    For ``torch.optim.swa_utils.AveragedModel``. Raises :class:`UserError` unless ``share`` lies in [0, 1).
+    All weights at once, as the ``multi_avg_fn`` of ``torch.optim.swa_utils.AveragedModel``. Raises :class:`UserError` unless ``share`` lies in [0, 1).
     """
     if not 0 <= share < 1:
         raise UserError(f"optimizer.average={share} must lie in [0, 1).")
 
-    def average(averaged: Tensor, newest: Tensor, updates: Tensor) -> Tensor:
-        return torch.lerp(newest, averaged, torch.clamp((1 + updates) / (10 + updates), max=share))
+    def average(averaged: list[Tensor], newest: list[Tensor], updates: Tensor) -> None:
+        kept = min(share, (1 + int(updates)) / (10 + int(updates)))
+        torch._foreach_lerp_(averaged, newest, 1 - kept)
 
     return average
