@@ -33,7 +33,7 @@ class ActorCritic(Learner):
         lam: of the lambda-returns.
         entropy: weight of the actor's entropy.
         gradient: of the actor, ``reinforce`` or, back through the model, ``dynamics``.
-        straight_through: take a categorical latent's straight-through gradient for one.
+        straight_through: take the straight-through gradient of a categorical latent or a Discrete action for one.
         replay_gradient: let the critic's loss on replay shape the latent.
     """
 
@@ -75,7 +75,8 @@ class ActorCritic(Learner):
         require(last >= 2, f"the critic learns from steps: data.length and imag_last must be at least 2, not {last}.")
         require(last <= length, f"imag_last={last} is more than data.length={length}, the steps of a window.")
         if self.gradient == "dynamics":
-            require_gradients(dynamics.gradient, self.straight_through, "planner.gradient=reinforce")
+            gradient = "straight_through" if self.discrete and dynamics.gradient == "exact" else dynamics.gradient
+            require_gradients(gradient, self.straight_through, "planner.gradient=reinforce")
 
     def policy(self, feat: Float[Tensor, "N F"]) -> ActionDistribution:
         """The actor's distribution."""
@@ -108,7 +109,7 @@ class ActorCritic(Learner):
         raws = []
 
         def choose(feat: Tensor) -> Tensor:
-            actions = self.actor(feat)
+            actions = self.actor(feat.detach())  # a gradient leads back by actions alone
             raws.append(actions.draw(torch.randn(len(feat), self.action_dim, device=feat.device)))
             return actions.action(raws[-1])
 

@@ -171,6 +171,6 @@ def require_gradients(gradient: str, straight_through: bool, instead: str) -> No
     require(gradient != "none", f"no gradient leads back through a simulator: use {instead}.")
     require(
         straight_through or gradient == "exact",
-        f"no gradient leads back through categorical latents: train with space=gaussian, use {instead}, or accept "
-        "their biased estimate with planner.straight_through=true.",
+        f"no gradient leads back through categorical latents or Discrete actions: use {instead}, train with "
+        "space=gaussian where it is the latents, or accept a biased estimate with planner.straight_through=true.",
     )

@@ -1,24 +1,25 @@
 """Score a trained run: `python scripts/evaluate.py run=runs/<folder> [planner=cem] [episodes=10] [seed=1]`.
 
-`model=oracle` plans with the simulator in the model's place and writes `evaluation_oracle.json`.
+What is scored with anything changed, another planner for example, goes into a folder of its own in the run's
+`evaluations/`. `model=oracle` plans with the simulator in the model's place and writes `evaluation_oracle.json`.
 """
 
 from __future__ import annotations
 
 
 def main(words: list[str]) -> None:
-    """Write `evaluation.json` and `evaluation.mp4` into the run folder and print the table."""
+    """Write `evaluation.json` and `evaluation.mp4` and print the table."""
     from worldmodels.cli import count, take, whole
     from worldmodels.errors import UserError, near_match
     from worldmodels.runs import open_run
-    from worldmodels.scoring import score, score_oracle
+    from worldmodels.scoring import apart, score, score_oracle
 
     scores = {"learned": score, "oracle": score_oracle}
     own, overrides = take(words, {"run": str, "model": str, "episodes": count, "seed": whole}, required=("run",))
     model = own.get("model", "learned")
     if model not in scores:
         raise UserError(f"model={model} is not one of {', '.join(scores)}.{near_match(model, scores)}")
-    run = open_run(own["run"], overrides)
+    run = apart(open_run(own["run"], overrides), overrides)
     scores[model](run, own.get("episodes", run.cfg.evaluation.episodes), own.get("seed", run.cfg.evaluation.seed))
 
 

@@ -199,6 +199,42 @@ def test_terminal_starts_and_broken_successions_cost_nothing():
     assert torch.equal(found["replay_critic"] == 0, rows["is_first"][:, 1:])
 
 
+def test_replayed_returns_stop_at_time_limits_and_at_ends(monkeypatch):
+    """One window: a time limit in row 2, an end in row 5, episodes beginning in rows 3 and 6."""
+    world, planner = learner("planner.gamma=0.9", "planner.lam=0.8")
+    reward = torch.tensor([9.0, 1.0, 2.0, 0.0, 4.0, 5.0, 0.0, 7.0])
+    imagined = torch.tensor([10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0])
+    rows = {key: torch.zeros(1, 8, dtype=torch.bool) for key in ("is_terminal", "is_last", "is_first")}
+    rows["is_last"][0, [2, 5]] = rows["is_terminal"][0, 5] = rows["is_first"][0, [3, 6]] = True
+    expected = torch.zeros(7)
+    expected[6] = 7 + 0.9 * 80  # where the window ends
+    expected[5] = 0 + 0.9 * (0.2 * 70 + 0.8 * expected[6])  # over a reset: counts nothing
+    expected[4] = 5  # an end is worth its reward
+    expected[3] = 4 + 0.9 * (0.2 * 50 + 0.8 * expected[4])
+    expected[2] = 0 + 0.9 * (0.2 * 40 + 0.8 * expected[3])  # over a reset likewise
+    expected[1] = 2 + 0.9 * 30  # a time limit: what comes after is as good as imagined
+    expected[0] = 1 + 0.9 * (0.2 * 20 + 0.8 * expected[1])
+    seen = []
+    monkeypatch.setattr(planner.critic, "loss", lambda feat, target: seen.append(target) or torch.ones_like(target))
+    feat = torch.zeros(1, 8, world.dynamics.feat_dim)
+    loss = planner._replay_loss(
+        Rollout(feat, feat, torch.ones(1, 8), {}, {}), rows | {"reward": reward[None]}, imagined[None]
+    )
+    torch.testing.assert_close(seen[0][0], expected)
+    assert loss[0].tolist() == [1, 1, 0, 1, 1, 0, 1]
+
+
+@pytest.mark.parametrize("gradient", ["reinforce", "dynamics"])
+def test_entropy_is_rewarded_once(gradient):
+    world, planner = learner(f"planner.gradient={gradient}")
+    feat, raw = torch.randn(3, 4, world.dynamics.feat_dim), torch.randn(3, 4, ACTION)
+    found = []
+    for weight in (0.0, 0.5):
+        planner.entropy = weight
+        found.append(planner.eval()._actor_loss(feat, raw, torch.randn(3, 4) * 0, torch.ones(3, 4)))
+    torch.testing.assert_close(found[1] - found[0], -0.5 * planner.actor(feat).entropy(raw))
+
+
 def test_a_learning_step_leaves_the_batch_and_starts_only_where_asked():
     world, planner = learner("planner.imag_last=2")
     rows = with_reset(batch(observations=STATE))
@@ -242,6 +278,10 @@ def test_categorical_latents_are_refused_for_gradients_through_the_dynamics():
     planner.straight_through = True
     planner.check(world.dynamics, 8)
     losses(world, planner)
+    exact = model("space=gaussian", observations=STATE).dynamics
+    discrete = build_planner(cfg.planner, ACTION, True, exact.feat_dim)
+    with pytest.raises(UserError, match=r"Discrete actions: use planner\.gradient=reinforce"):
+        discrete.check(exact, 8)
 
 
 @pytest.mark.parametrize(

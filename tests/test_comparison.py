@@ -12,9 +12,11 @@ from toy_runs import WORDS, script
 from worldmodels.comparison import Entry, open_run_or_reason, over_oracle, with_intervals
 from worldmodels.comparison_report import draw, label, table
 from worldmodels.errors import UserError
+from worldmodels.evaluation import Episodes
 from worldmodels.launch import train
-from worldmodels.quality import correlate, relative_error
+from worldmodels.quality import balanced_error, correlate, relative_error
 from worldmodels.runs import load_run
+from worldmodels.scoring import windows
 
 SMALL_ACTOR = ("planner.imag_horizon=3",)
 PLAIN = [word for word in WORDS if not word.startswith("planner.")]
@@ -111,9 +113,25 @@ def test_predicting_the_mean_errs_by_one():
 
 
 def test_ranks_are_correlated_and_ties_left_out():
-    actual = torch.tensor([[1.0, 2.0, 3.0], [3.0, 1.0, 2.0], [5.0, 5.0, 5.0]])
-    guess = torch.tensor([[10.0, 20.0, 30.0], [-3.0, -1.0, -2.0], [1.0, 2.0, 3.0]])
-    assert correlate(guess, actual) == pytest.approx([1.0, -1.0])
+    actual = torch.tensor([[1.0, 2.0, 3.0], [3.0, 1.0, 2.0], [5.0, 5.0, 5.0], [1.0, 2.0, 3.0]])
+    guess = torch.tensor([[10.0, 20.0, 30.0], [-3.0, -1.0, -2.0], [1.0, 2.0, 3.0], [4.0, 4.0, 4.0]])
+    assert correlate(guess, actual) == pytest.approx([1.0, -1.0, 0.0])  # who predicts one value for all ranks nothing
+
+
+def test_ends_count_as_much_as_all_else():
+    truth = torch.tensor([[False, True], [False, False], [False, False], [False, False]])
+    never = torch.zeros_like(truth)
+    assert balanced_error(never, truth).tolist() == [0.0, 0.5]
+    assert balanced_error(truth, truth).tolist() == [0.0, 0.0]
+    assert balanced_error(~never, truth).tolist() == [1.0, 0.5]
+
+
+def test_the_last_row_of_every_episode_is_in_a_window():
+    rows = {"at": torch.arange(60).expand(3, -1)}
+    episodes = Episodes([0.0] * 3, rows, [45, 50, 60])
+    lasts = windows(episodes, 20, to_the_end=True)["at"][:, -1].tolist()
+    assert sorted(lasts) == [19, 19, 19, 39, 39, 39, 44, 49, 59]
+    assert len(windows(episodes, 20)["at"]) == 7
 
 
 # Planners on frozen models, and on checkpoints that lack them

@@ -23,6 +23,7 @@ from true_models import LinearGaussian
 from dynamics.base import State
 from planners.noise import colour
 from worldmodels.errors import UserError
+from worldmodels.testing.sequences import randomise
 
 
 def test_every_config_has_a_row():
@@ -79,6 +80,8 @@ def test_same_seed_same_plan_other_seed_other_plan(name, discrete):
 def test_planning_together_equals_planning_one_by_one(name, discrete, replan_every, explore):
     model, state = world(discrete)
     planner = build(name, model, replan_every=replan_every, noise_beta=1.0, beta=1.0, length=4)
+    if not discrete:  # in a chain, ways that end alike would tie, and rounding choose among them
+        randomise(planner)
     resets = [none(5), flags(0, 0, 1, 0, 0), none(5), flags(1, 0, 0, 0, 1), none(5)]
     together, generator, memory = [], seeded(), planner.initial(5)
     for reset in resets:

@@ -155,7 +155,11 @@ def test_evaluating_with_another_planner_needs_no_retraining(run_folder, monkeyp
     before = (run_folder / "config.yaml").read_bytes()
     planner = ("planner.num_elites=3", "planner=cem", "planner.num_samples=6")
     script("evaluate")([f"run={run_folder}", *planner, "episodes=3", "seed=7"])
-    result = json.loads((run_folder / "evaluation.json").read_text())
+    own = (run_folder / "evaluation.json").read_bytes()
+    folder = run_folder / "evaluations" / ",".join(sorted(planner))
+    result = json.loads((folder / "evaluation.json").read_text())
+    assert (run_folder / "evaluation.json").read_bytes() == own  # the training's own score stays
+    assert (folder / "evaluation.mp4").exists()
     assert (result["planner"], result["episodes"], result["evaluation_seed"]) == ("cem", 3, 7)
     assert len(result["returns"]) == len(result["returns_stochastic"]) == 3
     assert (run_folder / "config.yaml").read_bytes() == before

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import pytest
 import torch
 from model_cases import ACTION, STATE, batch, config, model, with_reset
@@ -170,6 +172,24 @@ def test_targets_follow_slowly_and_learn_nothing():
     for was, now in zip(before, planner.target.parameters(), strict=True):
         torch.testing.assert_close(now, was + 0.1 * (was + 1.0 - was), atol=1e-6, rtol=1e-5)
         assert not now.requires_grad
+
+
+def test_entropy_is_rewarded_once_and_nothing_is_decided_after_an_end():
+    planner = randomise(learner(feat=6)).eval()
+    rows = {"action": torch.zeros(3, 4, ACTION), "is_terminal": torch.zeros(3, 4, dtype=torch.bool)}
+    rows["is_terminal"][1, 3] = True
+    feat = torch.randn(3, 4, 6)
+    found = []
+    for weight in (0.0, 0.5):
+        again = deepcopy(planner)  # a scale follows what it is shown
+        again.entropy = weight
+        torch.manual_seed(0)
+        found.append(again._policy_loss(rollout_of(feat), rows))
+    torch.manual_seed(0)
+    actions = planner.policy(feat)
+    entropy = actions.entropy(actions.draw(torch.randn_like(rows["action"])))
+    torch.testing.assert_close(found[1] - found[0], -0.5 * ACTION * entropy * ~rows["is_terminal"])
+    assert found[1][1, 3] == 0
 
 
 def test_it_shapes_an_implicit_latent_through_open_loop_steps():

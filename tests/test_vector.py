@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -196,6 +197,12 @@ def test_what_cannot_be_built_is_said_at_once():
     ]:
         with pytest.raises(UserError, match=said):
             VectorEnv(config, 1, seed=0)
+
+
+def test_more_workers_than_memory_has_room_for_are_refused(monkeypatch):
+    monkeypatch.setattr("worldmodels.envs.vector.psutil.virtual_memory", lambda: SimpleNamespace(available=2**20))
+    with pytest.raises(UserError, match=r"env\.num_envs=3 processes of Counter take at least .* lower env\.num_envs"):
+        VectorEnv({"_target_": "worldmodels.envs.toy.Counter"}, 3, seed=0)
 
 
 def test_an_environment_that_hangs_in_building_is_said(monkeypatch):

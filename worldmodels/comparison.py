@@ -48,6 +48,9 @@ def compare(
             raise UserError(f"{path} and {runs[0]} were trained in different environments: compare them one by one.")
     planners = planners or list(dict.fromkeys(read_config(Path(path)).choices.planner for path in runs))
     grid = [Entry(path, planner) for path in runs for planner in planners]
+    rliable()
+    for entry in grid:  # a mistake in the last one belongs before the first is played
+        open_run_or_reason(entry)
     rows = [learned_row(entry, episodes, seed) for entry in tqdm(grid, desc="planners x models", unit="entry")]
     run, quality = open_run(runs[0], []), {}
     rows += bounds(run, planners, episodes, seed, oracle)
@@ -149,11 +152,7 @@ def judge_model(run: Run, seed: int, oracle: bool) -> dict[str, Any]:
 
 def with_intervals(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Rows with their mean, interquartile mean and its 95 % interval over episodes (Agarwal et al. 2021)."""
-    try:
-        from rliable.library import get_interval_estimates
-        from rliable.metrics import aggregate_iqm
-    except ImportError as error:
-        raise UserError(f"compare.py needs rliable ({error}): `pip install 'worldmodels[compare]'`.") from error
+    get_interval_estimates, aggregate_iqm = rliable()
     known = {str(i): np.asarray(row["returns"])[:, None] for i, row in enumerate(rows) if row["returns"]}
     with quietly(("random_state is deprecated",)):  # between rliable and arch; a seed of its own is worth it
         points, intervals = get_interval_estimates(
@@ -174,6 +173,16 @@ def with_intervals(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
             }
         described.append(row)
     return described
+
+
+def rliable() -> tuple[Any, Any]:
+    """What intervals are made with; ``UserError`` where the library is missing."""
+    try:
+        from rliable.library import get_interval_estimates
+        from rliable.metrics import aggregate_iqm
+    except ImportError as error:
+        raise UserError(f"compare.py needs rliable ({error}): `pip install 'worldmodels[compare]'`.") from error
+    return get_interval_estimates, aggregate_iqm
 
 
 def over_oracle(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
+import psutil
 import torch
 
 from planners.base import Planner
+from planners.replanning import AT_ONCE
 from worldmodels.data.storage import GIB
 from worldmodels.errors import UserError
 from worldmodels.model import WorldModel
 
 
 def planning_bytes(model: WorldModel, planner: Planner, num_envs: int) -> int:
-    """Bytes that a decision for so many environments holds at the very least: features and memories of all rows."""
+    """Bytes that a decision for so many environments holds at the very least: features and memories of all rows.
+
+    On a CPU, of as many environments as it plans for at a time.
+    """
     rows, steps = planner.imagined
+    if model.device.type == "cpu":
+        num_envs = min(num_envs, max(1, AT_ONCE // max(1, rows)))
     state = model.initial(1)
     sizes = [
         sum(value.numel() * value.element_size() for value in model.dynamics.fork(state, n).memory.values())
@@ -28,13 +33,7 @@ def free_bytes(device: torch.device) -> int:
     """Memory that can still be had where the model lives."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    return linux_bytes("MemAvailable", "/proc/meminfo")
-
-
-def linux_bytes(key: str, file: str = "/proc/self/status") -> int:
-    """Bytes under a key of what Linux says of a process or of the machine."""
-    line = next(line for line in Path(file).read_text().splitlines() if line.startswith(key + ":"))
-    return 1024 * int(line.split()[1])
+    return psutil.virtual_memory().available
 
 
 def require_memory(model: WorldModel, planner: Planner, num_envs: int, device: torch.device) -> None:

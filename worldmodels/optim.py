@@ -38,7 +38,8 @@ class AdaptiveClip:
 def moving_average(share: int | float) -> Callable[[list[Tensor], list[Tensor], Tensor], None]:
     """Exponential moving average that keeps ``share`` of itself, less while it is young: (1 + n) / (10 + n) after n.
 
-    All weights at once, as the ``multi_avg_fn`` of ``torch.optim.swa_utils.AveragedModel``. Raises :class:`UserError` unless ``share`` lies in [0, 1).
+    All weights at once, for ``torch.optim.swa_utils.AveragedModel(multi_avg_fn=…)``. Raises :class:`UserError` unless
+    ``share`` lies in [0, 1).
     """
     if not 0 <= share < 1:
         raise UserError(f"optimizer.average={share} must lie in [0, 1).")

@@ -6,7 +6,7 @@ import statistics
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from scipy.stats import spearmanr
 from torch import Tensor
 
@@ -38,11 +38,14 @@ def prediction_errors(run: Run, held_out: Episodes) -> dict[str, list[float]]:
 
     ``pixels`` and ``state``: squared error of what is decoded; ``latent``: squared distance to the latent that
     filtering gives; ``reward``: squared error; all over the variance of what is predicted, so that 1 is no better than
-    its mean. ``cont``: how often the likelier of going on and ending is wrong. One sampled future.
+    its mean. ``cont``: how often the likelier of going on and ending is wrong, ends and all else counting half each
+    where there are ends in an imagined step, so that always going on errs by a half. One sampled future.
     """
     cfg, device = run.cfg.evaluation, run.model.device
     context, steps = cfg.context, cfg.imag_horizon
-    _, batch = split_context({k: v.to(device) for k, v in windows(held_out, context + steps).items()}, 0)
+    _, batch = split_context(
+        {k: v.to(device) for k, v in windows(held_out, context + steps, to_the_end=True).items()}, 0
+    )
     generator = torch.Generator(device).manual_seed(0)
     with own_randomness(generator):
         filtered, _, _ = run.model.observe(batch, run.model.initial(len(batch["action"])))
@@ -58,8 +61,14 @@ def prediction_errors(run: Run, held_out: Episodes) -> dict[str, list[float]]:
         truth = batch[key][:, context:]
         found[key] = (newest(value), pixels_to_float(newest(truth))) if key == "pixels" else (value, truth)
     errors = {key: relative_error(*pair).tolist() for key, pair in found.items()}
-    wrong = (imagined.cont < 0.5) != batch["is_terminal"][:, context:]
-    return errors | {"cont": wrong.float().mean(0).tolist()}
+    return errors | {"cont": balanced_error(imagined.cont < 0.5, batch["is_terminal"][:, context:]).tolist()}
+
+
+def balanced_error(guess: Bool[Tensor, "B H"], truth: Bool[Tensor, "B H"]) -> Float[Tensor, " H"]:
+    """Share of wrong guesses at each step, the mean of both kinds' where there are both."""
+    wrong = guess != truth
+    shares = [(wrong & kind).sum(0) / kind.sum(0) for kind in (truth, ~truth)]  # 0 / 0 where a kind is missing
+    return torch.stack(shares).nanmean(0)
 
 
 def relative_error(guess: Float[Tensor, "B H ..."], truth: Float[Tensor, "B H ..."]) -> Float[Tensor, " H"]:
@@ -121,9 +130,9 @@ def returns(
 
 
 def correlate(guess: Float[Tensor, "N S"], actual: Float[Tensor, "N S"]) -> list[float]:
-    """Rank correlation of each row; rows in which all true returns are alike say nothing and are left out."""
+    """Rank correlation of each row, 0 for a guess that tells nothing apart; rows of one true return are left out."""
     return [
-        float(spearmanr(g.numpy(), a.numpy()).statistic)
+        float(spearmanr(g.numpy(), a.numpy()).statistic) if g.max() > g.min() else 0.0
         for g, a in zip(guess, actual, strict=True)
-        if a.max() > a.min() and g.max() > g.min()
+        if a.max() > a.min()
     ]

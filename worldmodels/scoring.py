@@ -29,6 +29,19 @@ from worldmodels.runs import Run, observation_spec
 log = logging.getLogger(__name__)
 
 
+def apart(run: Run, words: list[str]) -> Run:
+    """The run with a folder of its own for the scores of a variant, so that none replaces another's; itself for none.
+
+    Words that change nothing but where or how fast it runs count too: what was said is what the folder is called.
+    """
+    if not words:
+        return run
+    folder = run.path / "evaluations" / ",".join(sorted(words)).replace("/", "-")[:200]
+    log.info("with %s: scores go into %s", " ".join(words), folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    return replace(run, path=folder)
+
+
 def score(run: Run, episodes: int, seed: int) -> Episodes:
     """Write ``evaluation.json``, a video of the first episode and a plan; return the stochastic episodes."""
     played = {explore: play_held_out(run, episodes, seed, explore) for explore in (False, True)}
@@ -99,9 +112,14 @@ def write_video(run: Run, episodes: Episodes) -> None:
     visualize.write_mp4(run.path / "evaluation.mp4", np.stack([visualize.enlarge(f, 256) for f in frames]), fps)
 
 
-def windows(episodes: Episodes, length: int) -> dict[str, Tensor]:
-    """Consecutive, non-overlapping windows of ``length`` rows within each episode, [W, length, ...]."""
+def windows(episodes: Episodes, length: int, to_the_end: bool = False) -> dict[str, Tensor]:
+    """Consecutive, non-overlapping windows of ``length`` rows within each episode, [W, length, ...].
+
+    ``to_the_end``: also one that ends with each episode, whatever it overlaps, so that ends are among them.
+    """
     spans = [(n, start) for n, end in enumerate(episodes.lengths) for start in range(0, end - length + 1, length)]
+    if to_the_end:
+        spans += [(n, end - length) for n, end in enumerate(episodes.lengths) if end > length and end % length]
     if not spans:
         raise UserError(
             f"no held-out episode has the {length} steps that an open-loop clip takes: lower context or imag_horizon."

@@ -14,6 +14,7 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+import psutil
 from gymnasium import spaces
 
 from worldmodels.envs import describe, make, rendering
@@ -56,12 +57,12 @@ def explain(error: BaseException) -> str:
 
 
 def probe_spaces(env: Mapping[str, Any], seed: int, connection: Connection) -> None:
-    """Build an environment once in a process of its own and send its spaces, or a sentence saying why it cannot be."""
+    """Build an environment once in a process of its own; send its spaces and its memory, or why it cannot be built."""
     enter_worker(env)
     try:
         built = make(env, seed)
         check_spaces(describe(env), built.observation_space, built.action_space)
-        connection.send((built.observation_space, built.action_space))
+        connection.send((built.observation_space, built.action_space, psutil.Process().memory_full_info().uss))
         built.close()
     except Exception as error:
         connection.send(explain(error))

@@ -16,6 +16,7 @@ from multiprocessing import resource_tracker
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 from gymnasium.spaces import Box
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode
@@ -240,7 +241,18 @@ class VectorEnv:
             process.join()
         if isinstance(answer, str):
             raise UserError(answer)
-        return answer
+        observation, action, size = answer
+        self._require_memory(size)
+        return observation, action
+
+    def _require_memory(self, size: int) -> None:
+        """Refuse more workers of ``size`` bytes each, before they step or draw anything, than memory has room for."""
+        needed, free = self.num_envs * size, psutil.virtual_memory().available
+        if needed > free:
+            raise UserError(
+                f"env.num_envs={self.num_envs} processes of {self.name} take at least {needed / 2**30:.1f} GiB and "
+                f"{free / 2**30:.1f} GiB of memory are free: lower env.num_envs."
+            )
 
 
 @contextmanager
