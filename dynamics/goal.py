@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Generator, Tensor
 
 from dynamics.base import Dynamics, Rollout, State
+from worldmodels.errors import UserError
 
 GOAL = "goal"
 """Key of the goal's latent in the memory of a state."""
@@ -24,11 +25,18 @@ def join_goal(latents: Float[Tensor, "M L G"], goal: Float[Tensor, "M G"] | None
     return latents if goal is None else torch.cat([latents, goal[:, None].expand(-1, latents.shape[1], -1)], dim=-1)
 
 
+def changed(shown: Float[Tensor, "B T E"], reset: Bool[Tensor, "B T"]) -> Bool[Tensor, "B T"]:
+    """Where another goal is shown than before in the same episode: such a row's reward was for the one before."""
+    other = (shown[:, 1:] != shown[:, :-1]).any(-1) & ~reset[:, 1:]
+    return torch.cat([torch.zeros_like(reset[:, :1]), other], dim=1)
+
+
 class GoalConditioned(Dynamics):
     """Any backbone, its features [z_t, g]: g is what it makes of the goal's frame, seen as an episode's first.
 
     So heads, policies and values know the goal without knowing of goals, and planners find in g a latent to arrive in.
     It comes with the observation, stays as it is while imagining, and shapes nothing: no gradient leads through it.
+    Rows in which it changes in mid-episode teach the heads nothing.
 
     Args:
         backbone: of whatever kind; its embeddings are the first half of those given here, the goal's the second.
@@ -69,7 +77,8 @@ class GoalConditioned(Dynamics):
         rollout, last = self.backbone.observe(present, action, reset, self._without(state))
         goal = self.glimpse(shown.flatten(0, 1)).unflatten(0, shown.shape[:2])
         feat, post = (torch.cat([x, goal], dim=-1) for x in (rollout.feat, rollout.post))
-        rollout = replace(rollout, feat=feat, post=post, memory=rollout.memory | {GOAL: goal})
+        weight = rollout.weight * ~changed(shown, reset)
+        rollout = replace(rollout, feat=feat, post=post, weight=weight, memory=rollout.memory | {GOAL: goal})
         return rollout, self._with(last, goal[:, -1])
 
     def obs_step(
@@ -88,10 +97,22 @@ class GoalConditioned(Dynamics):
 
     @torch.no_grad()
     def glimpse(self, embed: Float[Tensor, "N E"], generator: Generator | None = None) -> Float[Tensor, "N F"]:
-        """What the backbone makes of single frames, each seen as an episode's first."""
+        """What the backbone makes of single frames, each seen as an episode's first; latents take their mode."""
         n = len(embed)
         reset, action = embed.new_ones(n, dtype=torch.bool), embed.new_zeros(n, self.action_dim)
-        return self.backbone.obs_step(embed, action, reset, self.backbone.initial(n), generator).feat
+        before, self.backbone.sample = self.backbone.sample, False  # else a goal would be another one in every frame
+        try:
+            return self.backbone.obs_step(embed, action, reset, self.backbone.initial(n), generator).feat
+        finally:
+            self.backbone.sample = before
+
+    def aimed(self, state: State, goal: Float[Tensor, "N G"]) -> State:
+        """The state with another goal, given as a latent of the backbone's; ``UserError`` where it is none."""
+        if goal.shape != (len(state.feat), self.goal_dim):
+            raise UserError(
+                f"a goal for these states is a latent of shape {(len(state.feat), self.goal_dim)}, not {tuple(goal.shape)}."
+            )
+        return self._with(self._without(state), goal)
 
     def img_step(self, action: Float[Tensor, "N A"], state: State, generator: Generator | None = None) -> State:
         """The goal stays."""

@@ -63,6 +63,11 @@ class Planner(nn.Module, ABC):
         """The part that a checkpoint must hold, where anything is learned."""
         return self
 
+    @property
+    def whole(self) -> int:
+        """Rows of one episode that a training window must hold to teach it anything."""
+        return 1
+
     def check(self, dynamics: Dynamics, length: int) -> None:
         """Refuse a backbone, or training windows of ``length`` rows, that it cannot use: asked before a training."""
         return

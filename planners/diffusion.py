@@ -14,9 +14,9 @@ from dynamics.base import Dynamics, Memory, Rollout, State
 from dynamics.goal import join_goal, split_goal
 from planners.base import Considered, from_options, require
 from planners.guidance import Estimated, Term
+from planners.judges import Judge, Plans
 from planners.proposals import Categorical, Gaussian
 from planners.replanning import Replanner, finite
-from planners.returns import discounted_return
 from planners.schedules import Sampler, row_generators
 from planners.trajectories import Request, Score
 from planners.trajectory_learner import TrajectoryLearner
@@ -44,8 +44,6 @@ class Acting:
     """Of the diffusion steps that the rest of a plan goes through again."""
     replan_every: int = 4
     """Actions executed of a plan."""
-    consistency: float = 1.0
-    """What a plan loses for each squared deviation between the latents it shows and those its actions lead to."""
     soonest: int = 4
     """Goals: steps of the shortest plan; candidates are spread evenly from there to the whole plan."""
     noise_std: float = 0.1
@@ -55,7 +53,7 @@ class Acting:
         require(self.candidates >= 1, f"planner.acting.candidates={self.candidates} must be at least 1.")
         require(self.kept >= 0, f"planner.acting.kept={self.kept} must not be negative.")
         require(0 < self.share <= 1, f"planner.acting.share={self.share} must lie in (0, 1].")
-        require(self.consistency >= 0, f"planner.acting.consistency={self.consistency} must not be negative.")
+        require(self.soonest >= 1, f"planner.acting.soonest={self.soonest} must be at least 1.")
         require(self.noise_std > 0, f"planner.acting.noise_std={self.noise_std} must be positive.")
 
 
@@ -85,6 +83,7 @@ class Diffusion(Replanner):
         learner: builds what learns trajectories.
         plan_horizon: steps of a trajectory, L.
         acting: options of :class:`Acting`.
+        judge: says which plan is the best.
         guidance: gradients that move plans, by name; of weight 0: not in use.
     """
 
@@ -95,13 +94,15 @@ class Diffusion(Replanner):
         learner: Callable[..., TrajectoryLearner],
         plan_horizon: int,
         acting: Mapping[str, Any],
+        judge: Judge,
         guidance: Mapping[str, Term] | None = None,
     ) -> None:
         how = from_options(Acting, acting, "planner.acting")
         family = Categorical(action_dim, 0.0) if discrete else Gaussian(how.noise_std, how.noise_std)
         learner = learner(action_dim=action_dim, discrete=discrete)
         super().__init__(action_dim, discrete, family, plan_horizon, learner.gamma, how.replan_every, how.kept > 0)
-        self.learner, self.acting, self.guidance = learner, how, dict(guidance or {})
+        self.learner, self.acting, self.judge, self.guidance = learner, how, judge, dict(guidance or {})
+        judge.check(learner)
         require(
             learner.inverse is None or plan_horizon > 1,
             "planner.learner.inverse tells what leads from one latent to the next: planner.plan_horizon must be at "
@@ -130,12 +131,17 @@ class Diffusion(Replanner):
         all_of_them = {name: weights.get(name, term.weight) for name, term in self.guidance.items()}
         return {name: weight for name, weight in all_of_them.items() if weight != 0}
 
+    @property
+    def whole(self) -> int:
+        """A trajectory, and where its last action led."""
+        return self.plan_horizon + 1
+
     def check(self, dynamics: Dynamics, length: int) -> None:
         """A window must hold a whole trajectory, and where its last action led."""
         require(
-            length > self.plan_horizon,
+            length >= self.whole,
             f"planner.plan_horizon={self.plan_horizon} is longer than the windows it learns from: data.length={length} "
-            f"must be at least {self.plan_horizon + 1}.",
+            f"must be at least {self.whole}.",
         )
 
     def loss(self, model: WorldModel, rollout: Rollout, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -156,9 +162,10 @@ class Diffusion(Replanner):
         }
 
     def moved_up(self, memory: Memory) -> Memory:
-        """Likewise; the last latent stays where it is, and the end comes nearer."""
+        """Likewise; the last latent stays where it is, and the end comes nearer, or is far again once it has come."""
         latents = torch.cat([memory["latents"][:, 1:], memory["latents"][:, -1:]], dim=1)
-        return super().moved_up(memory) | {"latents": latents, "end": (memory["end"] - 1).clamp(min=1)}
+        end = torch.where(memory["end"] > 1, memory["end"] - 1, max(1, self.plan_horizon - 1))
+        return super().moved_up(memory) | {"latents": latents, "end": end}
 
     def search(
         self, model: Any, state: State, memory: Memory, explore: bool, generator: Generator | None, guide: Any
@@ -197,6 +204,9 @@ class Diffusion(Replanner):
         drawn = row_generators(n * each, generator, device)
         by_row = [drawn[row * each : (row + 1) * each] for row in range(n)]
         ends = self._spread_ends(fresh, device).expand(n, -1)
+        if not kept:  # else those go on to where the plan before was to end
+            going_on = torch.where(memory["planned"], memory["end"], ends[:, 0])
+            ends = torch.cat([going_on[:, None], ends[:, 1:]], dim=1)
         x = self._sample(model, state, ends, [g for row in by_row for g in row[:fresh]], weights, watch=watch)
         if kept and memory["planned"].any():
             begin = self.learner.joined(memory["latents"], memory["mean"]).repeat_interleave(kept, dim=0)
@@ -204,7 +214,8 @@ class Diffusion(Replanner):
             x = torch.cat([x, self._sample(model, state, again, rest, weights, begin)], dim=1)
             ends = torch.cat([ends, again], dim=1)
         latents, actions = x[..., : self.learner.trajectories.feat_dim], self.learner.actions(x)
-        values = self._judge(model, state, latents, actions, ends, generator)
+        plans = Plans(state, latents, self.family.mode(actions), ends)
+        values = finite(self.judge.values(model, self.learner, plans, generator).flatten()).unflatten(0, ends.shape)
         values[:, fresh:] = torch.where(memory["planned"][:, None], values[:, fresh:], -torch.inf)
         plan = (self.plan_horizon, self.action_dim)
         noise = torch.stack([torch.randn(plan, generator=row[-1], device=device) for row in by_row])
@@ -265,27 +276,6 @@ class Diffusion(Replanner):
             return sum(weight * self.guidance[name].score(plans) for name, weight in terms.items())
 
         return score
-
-    def _judge(
-        self,
-        model: Any,
-        state: State,
-        latents: Float[Tensor, "N K L F"],
-        actions: Float[Tensor, "N K L A"],
-        ends: Int64[Tensor, "N K"],
-        generator: Generator | None,
-    ) -> Float[Tensor, "N K"]:
-        """Imagined return of the actions, less how far what they lead to is from what the plan shows."""
-        count = latents.shape[1]
-        forked = model.dynamics.fork(state, count)
-        imagined = model.imagine(forked, self.family.mode(actions).flatten(0, 1), self.plan_horizon, generator)
-        values = finite(discounted_return(imagined, self.gamma)).unflatten(0, (-1, count))
-        std = self.learner.trajectories.normaliser.std()[: latents.shape[-1]]
-        led = split_goal(imagined.feat, self.learner.goal_dim)[0][:, 1:-1].unflatten(0, (-1, count))
-        away = ((led - latents[:, :, 1:]) / std).square().mean(-1)
-        steps = torch.arange(1, self.plan_horizon, device=ends.device)
-        on_the_way = (steps <= ends[..., None]) if self.learner.goal_dim else torch.ones_like(away, dtype=torch.bool)
-        return values - self.acting.consistency * (away * on_the_way).sum(-1) / on_the_way.sum(-1).clamp(min=1)
 
     def _spread_ends(self, count: int, device: torch.device) -> Int64[Tensor, " K"]:
         """Steps at which candidates are to reach the goal: evenly from the soonest to the last."""

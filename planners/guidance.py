@@ -59,7 +59,7 @@ class Reward(Term):
 
 
 class Value(Term):
-    """The critic's value of the last latent."""
+    """The critic's value of the last latent, discounted to the plan's first step."""
 
     def check(self, learner: TrajectoryLearner) -> None:
         """There must be a critic."""
@@ -70,7 +70,7 @@ class Value(Term):
 
     def score(self, plans: Estimated) -> Float[Tensor, " M"]:
         """Of where the plan ends."""
-        return plans.learner.critic(plans.feat[:, -1])
+        return plans.learner.gamma ** (plans.feat.shape[1] - 1) * plans.learner.critic(plans.feat[:, -1])
 
 
 class Within(Term):

@@ -119,6 +119,11 @@ class Sampler:
             f"planner.acting.steps={steps} must lie between 1 and {schedule.steps}, the steps that the network was "
             "trained with (planner.learner.trajectories.schedule.steps).",
         )
+        require(
+            name != "ddim" or schedule.steps % steps == 0,
+            f"planner.acting.steps={steps} must divide {schedule.steps} with ddim, whose steps are equally long: "
+            "choose such a number, or sampler=dpm.",
+        )
         self.schedule, self.name, self.steps = schedule, name, steps
 
     def __call__(

@@ -115,6 +115,7 @@ class TrajectoryModel(nn.Module):
         schedule: of noise.
         net: builds the denoiser.
         actions: False leaves actions out of trajectories.
+        action_weight: how much more than a latent's number one of an action counts.
         cond_dim: numbers of the condition: diffusion step and labels.
         drop: see :class:`Labels`.
     """
@@ -127,16 +128,23 @@ class TrajectoryModel(nn.Module):
         schedule: Schedule,
         net: Callable[..., Denoiser],
         actions: bool = True,
+        action_weight: float = 1.0,
         cond_dim: int = 64,
         drop: float = 0.25,
     ) -> None:
         super().__init__()
+        require(action_weight > 0, f"planner.learner.trajectories.action_weight={action_weight} must be positive.")
         self.feat_dim, self.size = feat_dim, feat_dim + action_dim * actions
+        self.action_weight = action_weight
         self.schedule, self.actions = schedule, actions
         self.normaliser = Normaliser(self.size)
         self.step = StepEmbedding(cond_dim)
         self.labels = Labels(labels, cond_dim, drop)
         self.net = net(in_dim=self.size + 1, out_dim=self.size, cond_dim=cond_dim)
+
+    def latent_std(self) -> Float[Tensor, " F"]:
+        """Deviations of the latents alone."""
+        return self.normaliser.std()[: self.feat_dim]
 
     def follow(self, x: Float[Tensor, "N L D"]) -> None:
         """Let the normaliser see a batch."""
@@ -156,8 +164,9 @@ class TrajectoryModel(nn.Module):
         hide = {name: torch.rand(len(x), device=x.device) < self.labels.drop for name in labels}
         output = self._output(noisy, step, given, labels, hide)
         error = (output - self.schedule.target(clean, noise, step)).square()
-        free = ~self._mask(given)
-        return (error * free).sum(-1) * free.numel() / (free.sum() * self.size)
+        action = torch.arange(self.size, device=x.device) >= self.feat_dim
+        counts = ~self._mask(given) * torch.where(action, self.action_weight, 1.0)
+        return (error * counts).sum(-1) * given.numel() / counts.sum()
 
     def clean(
         self,

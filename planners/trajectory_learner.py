@@ -16,7 +16,7 @@ from planners.critic import Critic
 from planners.hindsight import glimpses, later
 from planners.labels import Label, Window
 from planners.returns import lambda_returns
-from planners.trajectories import TrajectoryModel
+from planners.trajectories import Normaliser, TrajectoryModel
 from worldmodels.nets import MLP
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ class TrajectoryLearner(nn.Module):
         gamma: discount a decision, of the critic and of what plans are worth.
         critic: options of :class:`~planners.critic.Critic`, where a label or a gradient needs a value.
         inverse: units and layers of the inverse dynamics that give actions where trajectories hold none.
+        forward_model: likewise, of what foresees the latent after an action, to tell plans that jump.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class TrajectoryLearner(nn.Module):
         gamma: float = 0.99,
         critic: Mapping[str, Any] | None = None,
         inverse: Mapping[str, int] | None = None,
+        forward_model: Mapping[str, int] | None = None,
     ) -> None:
         super().__init__()
         require(0 <= goal_share <= 1, f"planner.learner.goal_share={goal_share} must lie in [0, 1].")
@@ -64,6 +66,10 @@ class TrajectoryLearner(nn.Module):
             "units.",
         )
         self.inverse = None if inverse is None else MLP(2 * latent, out_dim=action_dim, **inverse)
+        self.forward_model = None
+        if forward_model is not None:
+            self.forward_model = MLP(latent + action_dim, out_dim=latent, out_scale=0.0, **forward_model)
+            self.residuals = Normaliser(latent)
 
     def loss(self, model: WorldModel, rollout: Rollout, batch: dict[str, Tensor], length: int) -> dict[str, Tensor]:
         """``denoise`` [B, L] on L steps of each window; ``critic`` and ``inverse`` where they are learned."""
@@ -83,6 +89,8 @@ class TrajectoryLearner(nn.Module):
             losses["critic"] = self._critic_loss(rollout, batch)
         if self.inverse is not None:
             losses["inverse"] = counts * self._inverse_loss(window)
+        if self.forward_model is not None:
+            losses["forward"] = counts * self._forward_loss(window)
         return losses
 
     def _window(
@@ -145,6 +153,26 @@ class TrajectoryLearner(nn.Module):
         if self.discrete:
             return -(window.action[:, :-1] * output.log_softmax(-1)).sum(-1)
         return (output.tanh() - window.action[:, :-1]).square().sum(-1)
+
+    def _forward_loss(self, window: Window) -> Float[Tensor, "B L1"]:
+        """Squared error of each next latent, in deviations; what recorded steps err by is followed on the way."""
+        errors = self.foreseen(window.feat[:, :-1], window.action[:, :-1]) - window.feat[:, 1:]
+        if self.training and window.whole.any():
+            self.residuals.follow(errors[window.whole])
+        return (errors / self.trajectories.latent_std()).square().mean(-1)
+
+    def foreseen(
+        self, latents: Float[Tensor, "... L F"], actions: Float[Tensor, "... L A"]
+    ) -> Float[Tensor, "... L F"]:
+        """The latent that each action leads to."""
+        std = self.trajectories.latent_std()
+        mean = self.trajectories.normaliser.mean[: self.trajectories.feat_dim]
+        moved = self.forward_model(torch.cat([(latents - mean) / std, actions], dim=-1)).float()
+        return latents + std * moved
+
+    def jumps(self, led: Float[Tensor, "... F"], shown: Float[Tensor, "... F"]) -> Float[Tensor, "..."]:
+        """Squared distance of two latents, in that of recorded steps from what was foreseen: 1 on average there."""
+        return ((led - shown).square() / self.residuals.square.clamp(min=1e-8)).mean(-1)
 
     def after_step(self) -> None:
         """Move the critic's slow copy."""

@@ -39,6 +39,7 @@ PLANNERS = {
     "cfgrl": "denoises",
     "cloning": "clones",
     "cfgrl_goals": "goals",
+    "diffusion_goals": "goals",
     "waypoints": "scripted",
 }
 GENERAL = [name for name, kind in PLANNERS.items() if kind not in ("scripted", "goals")]

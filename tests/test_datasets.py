@@ -335,5 +335,9 @@ def test_a_recording_without_what_is_to_be_observed_is_refused(tmp_path):
 def test_episodes_shorter_than_a_plan_are_refused(dataset, tmp_path):
     rest = [word for word in REST if not word.startswith(("planner.", "data.length"))]
     words = [*ENV, *rest, "planner=diffusion", "data.length=33", "data.cross_resets=false", f"data={dataset}"]
-    with pytest.raises(UserError, match=r"no window of 33 steps: its longest episode"):
+    said = r"data=.*set: the longest of its episodes has 8 rows, and .* planner=diffusion take 33 of one"
+    with pytest.raises(UserError, match=said):
         train([*words, f"run_dir={tmp_path / 'run'}"])
+    with pytest.raises(UserError, match="take 17 of one"):
+        train([*words, "data.cross_resets=true", f"run_dir={tmp_path / 'run'}"])
+    assert not (tmp_path / "run").exists()

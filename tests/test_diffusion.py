@@ -11,6 +11,7 @@ from test_goal import WITH_GOAL
 from dynamics.base import State
 from planners.denoisers import TemporalUNet, TrajectoryTransformer
 from planners.guidance import Estimated
+from planners.labels import Optimal, Return, Window
 from planners.schedules import SAMPLERS, Sampler, Schedule, row_generators
 from planners.trajectories import Normaliser, Request, TrajectoryModel
 from worldmodels.build import build_model, build_planner
@@ -144,6 +145,7 @@ def test_rows_sampled_together_equal_rows_sampled_alone(name):
     [
         (lambda: Sampler(Schedule(20), "ddpn", 5), "Did you mean 'ddpm'?"),
         (lambda: Sampler(Schedule(20), "dpm", 21), "between 1 and 20"),
+        (lambda: Sampler(Schedule(20), "ddim", 6), "steps=6 must divide 20 with ddim"),
         (lambda: Schedule(20, "epsilom"), "Did you mean 'epsilon'?"),
         (lambda: Schedule(1), "steps=1"),
     ],
@@ -440,7 +442,7 @@ def test_environments_planned_together_equal_those_planned_alone():
 
 
 def test_the_world_model_chooses_among_candidates():
-    world, made = planner("planner.acting.candidates=5", "planner.acting.kept=0", "planner.acting.consistency=0.0")
+    world, made = planner("planner.acting.candidates=5", "planner.acting.kept=0", "planner.judge.consistency=0.0")
     world.dynamics.sample = False
     state = randomise_state(world, 2)
     memory = made.initial(2)
@@ -500,6 +502,77 @@ def test_windows_over_a_reset_teach_nothing():
     loss = made.loss(world, rollout, rows)["denoise"]
     assert not loss[0].any()
     assert loss[1].any()
+
+
+def test_a_window_pairs_each_latent_with_the_action_and_reward_that_followed(monkeypatch):
+    world, made = planner()
+    rows = with_reset(batch(3, L + 4, observations=STATE))
+    rows["is_first"][:] = False
+    rollout, _, _ = world.observe(rows, world.initial(3))
+    for begin in (0, 3):
+        monkeypatch.setattr(torch, "randint", lambda *_, begin=begin, **__: torch.tensor(begin))
+        window, _ = made.learner._window(world, rollout, rows, L)
+        for t in range(L):
+            assert torch.equal(window.feat[:, t], rollout.post[:, begin + t])
+            assert torch.equal(window.action[:, t], rows["action"][:, begin + t + 1])
+            assert torch.equal(window.reward[:, t], rows["reward"][:, begin + t + 1])
+    monkeypatch.undo()
+    assert window.whole.all()
+
+
+def test_goals_in_hindsight_are_given_where_they_were_reached_and_as_goals_are_seen():
+    torch.manual_seed(0)
+    world = build_model(config("dynamics=implicit", "++env.still=[2,3]"), WITH_GOAL, ACTION)
+    cfg = config(
+        "planner=diffusion", "denoiser.width=16", f"planner.plan_horizon={L}", "planner.learner.goal_share=1.0"
+    )
+    made = build_planner(cfg.planner, ACTION, False, **world.dynamics.widths).learner
+    rows = with_reset(batch(16, L + 1, observations=WITH_GOAL))
+    rows |= {f"goal_{key}": rows[key] for key in ("pixels", "state")}
+    rows["is_first"][:] = False
+    rollout, _, _ = world.observe(rows, world.initial(16))
+    window, ends = made._window(world, rollout, rows, L)
+    assert set(ends.tolist()) == set(range(1, L))
+    given = torch.zeros(16, L, dtype=torch.bool)
+    x = made.joined(window.feat, window.action)
+    seen, given = made._with_goal(x, given, window.goal, ends)
+    at_rest = rows["state"] * torch.tensor([1.0, 1.0, 0.0, 0.0])
+    for row, end in enumerate(ends.tolist()):
+        assert given[row].nonzero().flatten().tolist() == [end]
+        frame = {"pixels": rows["pixels"][row : row + 1, end], "state": at_rest[row : row + 1, end]}
+        goal = world.dynamics.glimpse(world.encoder.encoder(frame))[0]
+        torch.testing.assert_close(seen[row, end, : len(goal)], goal)
+        assert torch.equal(seen[row, end, len(goal) :], x[row, end, len(goal) :])
+        others = torch.arange(L) != end
+        assert torch.equal(seen[row, others], x[row, others])
+
+
+def test_labels_say_what_was_earned_and_whether_it_was_better_than_usual():
+    reward = torch.tensor([[1.0, 2.0, 0.0], [0.0, 0.0, 0.0]]).repeat(50, 1)
+    flags = torch.ones(100, dtype=torch.bool)
+    window = Window(
+        torch.zeros(100, 3, 1), torch.zeros(100, 3, 1), reward, torch.arange(-49.5, 50.5), None, None, flags
+    )
+    label = Return()
+    torch.testing.assert_close(label.of(window)[:2, 0], torch.tensor([1.0, -1.0]))  # deviations of 1.5 from 1.5
+    torch.testing.assert_close(label.asked(2, None), torch.ones(2, 1))  # the 95th percentile of the data
+    torch.testing.assert_close(Return(value=0.0).asked(1, None), torch.zeros(1, 1))
+    assert Optimal().of(window).flatten().tolist() == [0.0] * 50 + [1.0] * 50
+
+
+@pytest.mark.parametrize("kept", [0, 2])
+def test_a_goal_comes_nearer_with_every_step_and_is_far_again_once_it_has_come(kept):
+    torch.manual_seed(0)
+    world = build_model(config("dynamics=implicit"), WITH_GOAL, ACTION)
+    acting = (f"planner.acting.{word}" for word in ("steps=2", "replan_every=1", "candidates=1", f"kept={kept}"))
+    cfg = config("planner=diffusion", "denoiser.width=16", f"planner.plan_horizon={L}", *acting)
+    made = build_planner(cfg.planner, ACTION, False, **world.dynamics.widths)
+    made.judge.values = lambda model, learner, plans, generator: torch.arange(float(plans.ends.shape[1])).expand(2, -1)
+    state, memory, ends = world.initial(2), made.initial(2), []
+    for step in range(L + 1):
+        _, memory = made.act(world, state, memory, torch.full((2,), step == 0), False, seeded())
+        ends.append(memory["end"].tolist())
+    assert ends == [[end, end] for end in (5, 4, 3, 2, 1, 5, 4)]
 
 
 def test_a_batch_without_a_whole_window_changes_nothing():

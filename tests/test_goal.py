@@ -50,6 +50,61 @@ def test_the_present_half_is_what_the_backbone_makes_of_it(pair):
     assert all(torch.equal(losses[key], bare_losses[key]) for key in losses)
 
 
+def test_rows_in_which_another_goal_is_shown_teach_the_heads_nothing(pair):
+    backbone, wrapped = pair
+    data = sequences(6)
+    data.reset[:] = False
+    data.reset[:, 0] = data.reset[1, 4] = True
+    goal = torch.zeros_like(data.embed)
+    goal[0, 3:] = goal[1, 4:] = 1.0  # in mid-episode, and with a new episode
+    rollout, _ = wrapped.observe(torch.cat([data.embed, goal], -1), data.action, data.reset, wrapped.initial(3))
+    bare, _ = backbone.observe(data.embed, data.action, data.reset, backbone.initial(3))
+    kept = torch.ones(3, 6)
+    kept[0, 3] = 0
+    assert torch.equal(rollout.weight, bare.weight * kept)
+
+
+def test_a_state_can_be_aimed_at_any_latent(pair):
+    backbone, wrapped = pair
+    state, goal = wrapped.initial(3), torch.randn(3, backbone.feat_dim)
+    aimed = wrapped.aimed(state, goal)
+    assert torch.equal(aimed.feat, torch.cat([state.feat[:, : backbone.feat_dim], goal], dim=1))
+    after = wrapped.img_step(torch.zeros(3, ACTION), aimed)
+    assert torch.equal(after.feat[:, backbone.feat_dim :], goal)
+    with pytest.raises(UserError, match=r"a goal for these states is a latent of shape \(3, "):
+        wrapped.aimed(state, goal[:, :-1])
+
+
+@pytest.mark.parametrize("name", ["rssm", "implicit"])
+def test_a_goal_is_the_same_however_often_it_is_looked_at(name):
+    wrapped = GoalConditioned(randomise(Subject(name).build()))
+    assert wrapped.sample
+    embed = torch.randn(4, EMBED)
+    assert torch.equal(wrapped.glimpse(embed), wrapped.glimpse(embed))
+    assert wrapped.sample
+
+
+def test_goals_are_shown_at_rest_and_stacks_as_their_newest_frame():
+    spec = {"pixels": ((9, 16, 16), torch.uint8), "state": ((4,), torch.float32)}
+    both = spec | {f"goal_{key}": value for key, value in spec.items()}
+    encoder = build_model(config("dynamics=implicit", "++env.still=[1,3]"), both, ACTION).encoder
+    obs = {"pixels": torch.randint(256, (2, 9, 16, 16), dtype=torch.uint8), "state": torch.randn(2, 4)}
+    shown = encoder.as_goal(obs)
+    assert torch.equal(shown["pixels"], obs["pixels"][:, 6:].repeat(1, 3, 1, 1))
+    assert torch.equal(shown["state"], obs["state"] * torch.tensor([1.0, 0.0, 1.0, 0.0]))
+    with pytest.raises(UserError, match=r"env\.still=\[4\] names numbers of a state that has only 4"):
+        build_model(config("dynamics=implicit", "++env.still=[4]"), both, ACTION)
+
+
+def test_what_is_decoded_does_not_depend_on_the_goal():
+    world = randomise(build_model(config("dynamics=implicit"), WITH_GOAL, ACTION))
+    feat = torch.randn(3, world.dynamics.feat_dim)
+    other = feat.clone()
+    other[:, world.dynamics.goal_dim :] += 1
+    for key, value in world.decode(feat).items():
+        assert torch.equal(value, world.decode(other)[key])
+
+
 def test_parts_with_a_learning_rate_of_their_own_are_called_the_same_beside_a_goal(tmp_path):
     cfg = config("experiment=tdmpc2_cpu", "env=maze", "env.obs=state")
     spec = {key: value for key, value in WITH_GOAL.items() if "state" in key}

@@ -1,7 +1,7 @@
 """Every backbone with every planner, on every kind of action and observation: acts, learns, is saved and resumed.
 
 A covering set by default: every pair of a backbone and a planner, but for variants that share all but a few lines with
-another, and either with every kind of action and observation. `pytest --grid` (`make test ARGS=--grid`) runs all of them.
+another, and either with every kind of action and observation. `pytest --grid` (`make test ARGS=--grid`) runs all.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ import torch
 from omegaconf import OmegaConf
 
 from planners.waypoints import Waypoints
+from worldmodels.build import build_model, build_planner
 from worldmodels.cli import load_config
 from worldmodels.envs import make
 from worldmodels.envs.check import check
@@ -155,3 +156,16 @@ def test_mistakes_are_one_sentence(options, message):
         make(env, 0)
     assert message in str(caught.value)
     assert grid_of("large").free.shape == (9, 12)
+
+
+@pytest.mark.parametrize(
+    "planner",
+    ["cloning", "diffusion_goals", "diffusion", "cfgrl_goals", "decision_diffuser", "actor_critic", "tdmpc", "mppi"],
+)
+def test_every_planner_is_built_on_what_a_maze_is_learned_with(planner):
+    cfg = load_config(["experiment=maze", f"planner={planner}"])
+    spec = dict.fromkeys(("state", "goal_state"), ((4,), torch.float32))
+    world = build_model(cfg, spec, 2)
+    built = build_planner(cfg.planner, 2, False, **world.dynamics.widths)
+    assert getattr(built, "plan_horizon", None) == cfg.planner.get("plan_horizon")
+    assert world.encoder.still == [2, 3]

@@ -42,12 +42,13 @@ def build_model(cfg: DictConfig, observations: ObservationSpec, action_dim: int)
         encoder = construct(cfg.encoder, observations=present)
         dynamics = construct(cfg.dynamics, embed_dim=encoder.out_dim, action_dim=action_dim)
         if len(present) < len(observations):
-            encoder, dynamics = GoalEncoder(encoder, observations), GoalConditioned(dynamics)
+            encoder = GoalEncoder(encoder, observations, cfg.env.get("still", []))
+            dynamics = GoalConditioned(dynamics)
         heads = {
             name: construct(head, feat_dim=dynamics.feat_dim, action_dim=action_dim) for name, head in cfg.heads.items()
         }
         objectives = [
-            construct(objective, feat_dim=dynamics.feat_dim, observations=present)
+            construct(objective, feat_dim=dynamics.feat_dim - dynamics.goal_dim, observations=present)
             for objective in cfg.objective.values()
         ]
         return WorldModel(encoder, dynamics, heads, objectives)

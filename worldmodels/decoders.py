@@ -58,10 +58,11 @@ class StateDecoder(nn.Module):
 
 
 class Decoder(nn.ModuleDict):
-    """One decoder for each key of the observations."""
+    """One decoder for each key of the observations; a goal behind ``feat_dim`` numbers of a feature is not read."""
 
     def __init__(self, feat_dim: int, observations: ObservationSpec, depth: int, units: int, layers: int = 3) -> None:
         super().__init__()
+        self.feat_dim = feat_dim
         if "pixels" in observations:
             self["pixels"] = PixelDecoder(feat_dim, observations["pixels"][0], depth)
         if "state" in observations:
@@ -69,8 +70,8 @@ class Decoder(nn.ModuleDict):
 
     def forward(self, feat: Float[Tensor, "... F"]) -> dict[str, Tensor]:
         """Decode every key."""
-        return {key: decoder(feat) for key, decoder in self.items()}
+        return {key: decoder(feat[..., : self.feat_dim]) for key, decoder in self.items()}
 
     def loss(self, feat: Float[Tensor, "B T F"], obs: dict[str, Tensor]) -> dict[str, Float[Tensor, "B T"]]:
         """Reconstruction loss of every key."""
-        return {key: decoder.loss(feat, obs[key]) for key, decoder in self.items()}
+        return {key: decoder.loss(feat[..., : self.feat_dim], obs[key]) for key, decoder in self.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -121,17 +122,36 @@ class Encoder(nn.Module):
 
 
 class GoalEncoder(nn.Module):
-    """An encoder of observations for those that hold a goal too: the goal's embedding comes after the present's."""
+    """An encoder of observations for those that hold a goal too: the goal's embedding comes after the present's.
 
-    def __init__(self, encoder: Encoder, observations: ObservationSpec) -> None:
+    Args:
+        encoder: of either.
+        observations: what there is, the goal's too.
+        still: numbers of the state that are 0 in every goal, such as velocities.
+    """
+
+    def __init__(self, encoder: Encoder, observations: ObservationSpec, still: Sequence[int] = ()) -> None:
         super().__init__()
-        self.encoder, self.observations = encoder, dict(observations)
+        self.encoder, self.observations, self.still = encoder, dict(observations), list(still)
         self.out_dim = 2 * encoder.out_dim
+        numbers = math.prod(observations["state"][0]) if "state" in observations else 0
+        if "state" in observations and not all(0 <= number < numbers for number in self.still):
+            raise UserError(f"env.still={self.still} names numbers of a state that has only {numbers}.")
 
     def forward(self, obs: dict[str, Tensor]) -> Float[Tensor, "... E2"]:
         """Embed both."""
         goal = {key.removeprefix(GOAL): value for key, value in obs.items() if key.startswith(GOAL)}
         return torch.cat([self.encoder(obs), self.encoder(goal)], dim=-1)
+
+    def as_goal(self, obs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Present frames as goals are shown: at rest, and a stack as its newest frame repeated."""
+        shown = dict(obs)
+        if "pixels" in obs:
+            newest, frames = obs["pixels"][..., -3:, :, :], obs["pixels"].shape[-3] // 3
+            shown["pixels"] = torch.cat([newest] * frames, dim=-3)
+        if "state" in obs and self.still:
+            shown["state"] = obs["state"].index_fill(-1, torch.tensor(self.still, device=obs["state"].device), 0.0)
+        return shown
 
 
 def without_goal(observations: ObservationSpec) -> ObservationSpec:

@@ -81,8 +81,8 @@ class WorldModel(nn.Module):
         return self.dynamics.obs_step(self.encoder(obs), action, reset, state, generator)
 
     def glimpse(self, obs: dict[str, Tensor]) -> Float[Tensor, "N G"]:
-        """The latent of single frames, as goals are seen; only of models whose observations hold a goal."""
-        return self.dynamics.glimpse(self.encoder.encoder(obs))
+        """The latent of present frames, seen as goals are; only of models whose observations hold a goal."""
+        return self.dynamics.glimpse(self.encoder.encoder(self.encoder.as_goal(obs)))
 
     def losses(self, batch: dict[str, Tensor], state: State) -> tuple[dict[str, Tensor], Rollout]:
         """Every loss of the model by name, unreduced [B, T], and the rollout they were taken on."""

@@ -226,4 +226,12 @@ def build_offline(
         )
     replay = open_dataset(data.dataset, row_spec(envs), folder / "replay", data.limit_gib, data.cross_resets, cfg.seed)
     log.info("data=%s: %s", data.dataset, replay.describe())
-    return OfflineDataset(replay, data.batch_size, data.length + module.prefix, cfg.updates, watch)
+    longest, rows = max(replay.episode_lengths(), default=0), data.length + module.prefix
+    needed = module.planner.whole if data.cross_resets else max(rows, module.planner.whole)
+    if longest < needed:
+        raise UserError(
+            f"data={data.dataset}: the longest of its episodes has {longest} rows, and windows "
+            f"(data.length={data.length}) and plans of planner={cfg.choices.planner} take {needed} of one episode: "
+            "shorten them."
+        )
+    return OfflineDataset(replay, data.batch_size, rows, cfg.updates, watch, cfg.env.get("action_repeat", 1))

@@ -156,17 +156,27 @@ class OfflineDataset(IterableDataset):
     """Windows of a recording, a given number of batches of them.
 
     Stands where an :class:`OnlineDataset` does, but that nobody acts and no frames come in.
+
+    Args:
+        repeat: frames of a decision.
     """
 
     actor = None
 
     def __init__(
-        self, replay: Replay, batch_size: int, rows: int, batches: int, watch: Stopwatch | None = None
+        self,
+        replay: Replay,
+        batch_size: int,
+        rows: int,
+        batches: int,
+        watch: Stopwatch | None = None,
+        repeat: int = 1,
     ) -> None:
         self.replay, self.batch_size, self.rows, self.batches = replay, batch_size, rows, batches
         self.watch = watch or Stopwatch()
         self.updates = 0
-        self.decisions = self.frames = len(replay)
+        self.decisions = len(replay) - len(replay.episode_lengths())
+        self.frames = repeat * self.decisions
         self.on_episode: Callable[[Episode], None] = lambda episode: None
         self.should_stop: Callable[[], bool] = lambda: False
 

@@ -38,7 +38,7 @@ from torch import Tensor
 from torchrl.data import ReplayBuffer
 
 from worldmodels.data.storage import GIB, Layout, MappedStorage, Spec, create, map_files
-from worldmodels.data.windows import WindowSampler
+from worldmodels.data.windows import WindowSampler, segments
 from worldmodels.errors import UserError, near_match
 
 log = logging.getLogger(__name__)
@@ -78,7 +78,8 @@ class Replay:
             create(self.directory, self.layout, limit_gib)
         self._adopt(Layout.load(self.directory / "replay.json"))
         columns, self._ledger = map_files(self.directory, self.layout)
-        self._sampler = WindowSampler(self._ledger, num_envs, None if cross_resets else columns["is_first"])
+        self._is_first = columns["is_first"]
+        self._sampler = WindowSampler(self._ledger, num_envs, None if cross_resets else self._is_first)
         self._generator = torch.Generator().manual_seed(seed)
         self._buffer = ReplayBuffer(
             storage=MappedStorage(columns, self.directory), sampler=self._sampler, generator=self._generator
@@ -135,6 +136,10 @@ class Replay:
     def segments(self) -> list[tuple[int, int, int]]:
         """Stretches no window may leave, episodes without ``cross_resets``: (first row's number, rows, environment)."""
         return [(f, rows, env) for f, env, rows in zip(*(x.tolist() for x in self._sampler.segments()), strict=True)]
+
+    def episode_lengths(self) -> list[int]:
+        """Rows of each episode, or of what the ring has left of it; whatever ``cross_resets`` says."""
+        return segments(self._ledger.runs(), self.layout.num_envs, self._is_first)[2].tolist()
 
     @property
     def generator(self) -> torch.Generator:

@@ -15,8 +15,8 @@ from worldmodels.envs.shown_goal import with_goal
 from worldmodels.envs.stack import stacked
 from worldmodels.errors import UserError, near_match
 
-VECTOR_KEYS = ("num_envs", "step_timeout", "blind", "reference")
-"""Keys of the ``env`` group that belong to the vector of environments, not to one of them."""
+VECTOR_KEYS = ("num_envs", "step_timeout", "blind", "reference", "still")
+"""Keys of the ``env`` group that belong to the vector of environments or to a model, not to one environment."""
 WRAPPER_KEYS = ("goal", "stack")
 """Keys that belong to what any environment can be wrapped in."""
 

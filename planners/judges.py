@@ -1,0 +1,125 @@
+"""What a denoised plan is worth: imagined as a whole, or believed as far as each of its steps can be believed."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Generator, Tensor
+
+from dynamics.base import State
+from dynamics.goal import join_goal, split_goal
+from planners.base import require
+from planners.returns import discounted_return
+from worldmodels.trajectory import Trajectory
+
+if TYPE_CHECKING:
+    from planners.trajectory_learner import TrajectoryLearner
+
+
+@dataclass(frozen=True)
+class Plans:
+    """K plans for each of N rows."""
+
+    state: State
+    """Where they begin, N rows."""
+    latents: Float[Tensor, "N K L F"]
+    actions: Float[Tensor, "N K L A"]
+    """As they are executed."""
+    ends: Int64[Tensor, "N K"]
+    """The step at which the goal is to be reached, where there is one."""
+
+    def before_end(self, goals: bool) -> Bool[Tensor, "N K L1"]:
+        """Steps 1, 2, … that lie before the goal; all of them where there is none."""
+        steps = torch.arange(1, self.latents.shape[2], device=self.ends.device)
+        return (steps < self.ends[..., None]) | (not goals)
+
+
+class Judge(ABC):
+    """Says what plans are worth.
+
+    Args:
+        consistency: what a plan loses for latents that do not follow from its actions, in units of return.
+    """
+
+    def __init__(self, consistency: float = 1.0) -> None:
+        require(consistency >= 0, f"planner.judge.consistency={consistency} must not be negative.")
+        self.consistency = consistency
+
+    def check(self, learner: TrajectoryLearner) -> None:
+        """Refuse a learner that lacks what it reads."""
+        return
+
+    @abstractmethod
+    def values(
+        self, model: Any, learner: TrajectoryLearner, plans: Plans, generator: Generator | None
+    ) -> Float[Tensor, "N K"]:
+        """Higher is better."""
+
+
+class Imagined(Judge):
+    """The world model imagines each plan's actions from first to last; for plans that it can still foresee.
+
+    The return, less ``consistency`` times the mean squared deviation of the imagined latents from the plan's.
+    """
+
+    def values(
+        self, model: Any, learner: TrajectoryLearner, plans: Plans, generator: Generator | None
+    ) -> Float[Tensor, "N K"]:
+        """Imagined return, less what the plan got wrong on the way."""
+        count, length = plans.latents.shape[1:3]
+        forked = model.dynamics.fork(plans.state, count)
+        imagined = model.imagine(forked, plans.actions.flatten(0, 1), length, generator)
+        worth = discounted_return(imagined, learner.gamma).unflatten(0, (-1, count))
+        led = split_goal(imagined.feat, learner.goal_dim)[0][:, 1:-1].unflatten(0, (-1, count))
+        away = ((led - plans.latents[:, :, 1:]) / learner.trajectories.latent_std()).square().mean(-1)
+        on_the_way = plans.before_end(learner.goal_dim > 0)
+        return worth - self.consistency * (away * on_the_way).sum(-1) / on_the_way.sum(-1).clamp(min=1)
+
+
+class Stepwise(Judge):
+    """Each step is judged from the plan's own latent by the learner's ``forward``; for plans too long to be foreseen.
+
+    Errors do not add up over the plan, as it will be made anew long before its end. A step's jump is its squared error
+    over that on recorded steps; what exceeds ``tolerance`` is lost, times ``consistency``. Rewards are read where a
+    step is foreseen to lead. A goal is a given latent, so that nothing can be seen of jumping there but the reward for
+    arriving, which then lasts to the plan's end: the sooner, the better.
+
+    Args:
+        tolerance: of a jump, in those of recorded steps.
+    """
+
+    def __init__(self, consistency: float = 1.0, tolerance: float = 4.0) -> None:
+        super().__init__(consistency)
+        require(tolerance >= 1, f"planner.judge.tolerance={tolerance} must be at least 1, a recorded step's own error.")
+        self.tolerance = tolerance
+
+    def check(self, learner: TrajectoryLearner) -> None:
+        """It reads ``forward``."""
+        require(
+            learner.forward_model is not None,
+            "planner.judge=Stepwise foresees single steps: give planner.learner.forward_model its units, and train it.",
+        )
+
+    def values(
+        self, model: Any, learner: TrajectoryLearner, plans: Plans, generator: Generator | None
+    ) -> Float[Tensor, "N K"]:
+        """Rewards that are foreseen, less jumps."""
+        goals, count = learner.goal_dim > 0, plans.latents.shape[1]
+        led = learner.foreseen(plans.latents, plans.actions)  # [N, K, L, F], after each step
+        jumps = learner.jumps(led[:, :, :-1], plans.latents[:, :, 1:])
+        lost = ((jumps - self.tolerance).clamp(min=0) * plans.before_end(goals)).sum(-1)
+        latents = torch.cat([plans.latents[:, :, :1], led], dim=2).flatten(0, 1)
+        goal = split_goal(plans.state.feat.repeat_interleave(count, dim=0), learner.goal_dim)[1]
+        feat, action = join_goal(latents, goal), plans.actions.flatten(0, 1)
+        reward = model.heads["reward"](feat, action).unflatten(0, (-1, count))
+        if goals:
+            last = plans.ends[..., None] - 1  # the step that arrives
+            steps = torch.arange(reward.shape[2], device=reward.device)
+            reward = torch.where(steps < last, reward, reward.gather(2, last))
+        cont = model.heads["cont"](feat, action)
+        worth = discounted_return(Trajectory(feat, action, reward.flatten(0, 1), cont), learner.gamma)
+        return worth.unflatten(0, (-1, count)) - self.consistency * lost

@@ -1,0 +1,133 @@
+"""What denoised plans are worth to the two judges, where it is known."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from model_cases import ACTION, STATE, batch, config, model, with_reset
+from planner_cases import seeded
+from test_goal import WITH_GOAL
+
+from dynamics.base import State
+from planners.judges import Imagined, Plans, Stepwise
+from planners.labels import Window
+from worldmodels.build import build_model, build_planner
+from worldmodels.errors import UserError
+from worldmodels.testing.sequences import randomise
+
+L, STEP = 12, 0.5
+
+
+class Plane:
+    """Points in a plane, moved by actions; the reward is for arriving within 0.3 of the goal."""
+
+    def __init__(self, reads_arrival=True):
+        self.reads_arrival = reads_arrival
+        self.heads = {"reward": self.reward, "cont": lambda feat, action: torch.ones(action.shape[:2])}
+        self.goal_dim, self.gamma, self.forward_model = 2, 0.9, True
+
+    def reward(self, feat, action):
+        """As heads do: of the state arrived in, or of the one acted in and the action."""
+        at = feat[:, 1:, :2] if self.reads_arrival else feat[:, :-1, :2] + action
+        return ((at - feat[:, 1:, 2:]).norm(dim=-1) < 0.3).float()
+
+    def foreseen(self, latents, actions):
+        return latents + actions
+
+    def jumps(self, led, shown):
+        return (led - shown).square().mean(-1) / 0.01
+
+
+def way(*moves):
+    """A plan of single moves along x, standing still after them; a move in brackets is shown but not acted."""
+    latents, actions = [0.0], []
+    for move in [*moves, *[0.0] * L][: L - 1]:
+        jump = isinstance(move, list)
+        latents.append(latents[-1] + (move[0] if jump else move))
+        actions.append(0.0 if jump else move)
+    zero = torch.zeros(L)
+    return torch.stack([torch.tensor(latents), zero], -1), torch.stack([torch.tensor([*actions, 0.0]), zero], -1)
+
+
+def judged(*plans, arrival=True):
+    """Values of plans (way, end), all from the origin to (2, 0)."""
+    latents, actions = (torch.stack([plan[0][i] for plan in plans])[None] for i in (0, 1))
+    ends = torch.tensor([[plan[1] for plan in plans]])
+    latents[0, torch.arange(len(plans)), ends[0]] = torch.tensor([2.0, 0.0])  # the goal, given
+    state = State(torch.tensor([[0.0, 0.0, 2.0, 0.0]]), {})
+    plane = Plane(arrival)
+    return Stepwise().values(plane, plane, Plans(state, latents, actions, ends), None)[0]
+
+
+@pytest.mark.parametrize("arrival", [True, False])
+def test_the_soonest_plan_without_a_jump_is_the_best(arrival):
+    direct = way(STEP, STEP, STEP, STEP)
+    slow = way(STEP, STEP, 0.0, 0.0, STEP, STEP)
+    leap = way([2.0])
+    half = way(STEP, [1.0], STEP)
+    found = judged((direct, 4), (slow, 6), (leap, 1), (half, 3), arrival=arrival)
+    gammas = 0.9 ** torch.arange(L)
+    torch.testing.assert_close(found[:2], torch.stack([gammas[3:].sum(), gammas[5:].sum()]))
+    assert found[2] == 0  # nothing is seen of the jump into a given goal, but nothing is earned by it either
+    earned = gammas[2:].sum() if arrival else 0.0  # of a state from which the goal is foreseen, or of one that is not
+    torch.testing.assert_close(found[3], earned - torch.tensor(0.5 / 0.01 - 4))
+
+
+def test_what_comes_after_the_goal_does_not_matter():
+    stays, leaves = way(STEP, STEP, STEP, STEP), way(STEP, STEP, STEP, STEP, 0.0, 0.0, [5.0], -STEP)
+    found = judged((stays, 4), (leaves, 4))
+    assert found[0] == found[1]
+
+
+def test_recorded_steps_are_foreseen_and_jump_by_one_on_average():
+    torch.manual_seed(0)
+    world = model("space=gaussian", observations=STATE)
+    cfg = config("planner=diffusion", "planner.plan_horizon=4", "planner.acting.replan_every=2", "denoiser.width=16",
+                 "planner.learner.forward_model={units: 32, layers: 1}")  # fmt: skip
+    made = build_planner(cfg.planner, ACTION, False, world.dynamics.feat_dim).learner.train()
+    weights = torch.randn(ACTION, world.dynamics.feat_dim)
+    noise = 0.3
+    optimizer = torch.optim.Adam(made.forward_model.parameters(), 1e-2)
+    for _ in range(300):
+        action = 2 * torch.rand(64, 4, ACTION) - 1
+        moved = (action[:, :-1] @ weights + noise * torch.randn(64, 3, weights.shape[1])).cumsum(1)
+        feat = torch.cat([torch.zeros_like(moved[:, :1]), moved], dim=1)
+        made.trajectories.follow(made.joined(feat, action))
+        window = Window(feat, action, feat[..., 0], None, None, None, torch.ones(64, dtype=torch.bool))
+        optimizer.zero_grad()
+        made._forward_loss(window).mean().backward()
+        optimizer.step()
+    led = made.foreseen(feat, action)[:, :-1]
+    error = (led - feat[:, 1:]).square().mean().sqrt()
+    assert noise < error < 1.3 * noise
+    assert made.jumps(led, feat[:, 1:]).mean().item() == pytest.approx(1, abs=0.3)
+    assert made.jumps(led, feat[:, 1:] + 3).mean() > 20
+    assert {"residuals.square", "residuals.count"} <= made.state_dict().keys()
+
+
+def test_imagined_plans_lose_what_their_actions_do_not_lead_to():
+    world = model("space=gaussian", observations=STATE)
+    cfg = config("planner=diffusion", "planner.plan_horizon=4", "planner.acting.replan_every=2", "denoiser.width=16")
+    learner = randomise(build_planner(cfg.planner, ACTION, False, world.dynamics.feat_dim)).learner
+    rows = with_reset(batch(observations=STATE))
+    state = world.observe(rows, world.initial(2))[1].map(torch.detach)
+    actions = torch.rand(2, 3, 4, ACTION) * 2 - 1
+    imagined = world.imagine(world.dynamics.fork(state, 3), actions.flatten(0, 1), 4, seeded())
+    latents = imagined.feat[:, :-1].unflatten(0, (2, 3)).detach()
+    ends = torch.full((2, 3), 3)
+    true = Imagined(2.0).values(world, learner, Plans(state, latents, actions, ends), seeded())
+    off = latents.clone()
+    off[:, 1, 2] += 3 * learner.trajectories.latent_std()
+    lost = true - Imagined(2.0).values(world, learner, Plans(state, off, actions, ends), seeded())
+    torch.testing.assert_close(lost, torch.tensor([[0.0, 2 * 9 / 3, 0.0]] * 2), atol=1e-3, rtol=1e-3)
+
+
+def test_a_judge_says_what_it_lacks():
+    words = ["planner=diffusion_goals", "denoiser.width=16", "planner.learner.forward_model=null"]
+    world = build_model(config("dynamics=implicit"), WITH_GOAL, ACTION)
+    with pytest.raises(UserError, match=r"give planner\.learner\.forward_model its units"):
+        build_planner(config(*words).planner, ACTION, False, **world.dynamics.widths)
+    with pytest.raises(UserError, match=r"tolerance=0\.5 must be at least 1"):
+        Stepwise(tolerance=0.5)
+    with pytest.raises(UserError, match="consistency=-1"):
+        Imagined(consistency=-1.0)
