@@ -108,10 +108,9 @@ class GoalConditioned(Dynamics):
 
     def aimed(self, state: State, goal: Float[Tensor, "N G"]) -> State:
         """The state with another goal, given as a latent of the backbone's; ``UserError`` where it is none."""
-        if goal.shape != (len(state.feat), self.goal_dim):
-            raise UserError(
-                f"a goal for these states is a latent of shape {(len(state.feat), self.goal_dim)}, not {tuple(goal.shape)}."
-            )
+        expected = (len(state.feat), self.goal_dim)
+        if tuple(goal.shape) != expected:
+            raise UserError(f"a goal for these states is a latent of shape {expected}, not {tuple(goal.shape)}.")
         return self._with(self._without(state), goal)
 
     def img_step(self, action: Float[Tensor, "N A"], state: State, generator: Generator | None = None) -> State:
