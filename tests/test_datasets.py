@@ -271,6 +271,34 @@ def test_stored_latents_are_not_those_of_another_model(dataset, tmp_path):
         train([*ENV, *REST, "data.context=latent", f"data={dataset}", f"run_dir={tmp_path / 'run'}"])
 
 
+@pytest.mark.parametrize("led", [True, False])
+def test_d4rls_flat_arrays_are_read(tmp_path, led):
+    state = np.arange(7.0)[:, None].repeat(2, 1)
+    path = tmp_path / "d4rl.hdf5"
+    with h5py.File(path, "w") as file:
+        file["observations"], file["actions"] = state, 0.1 * state
+        file["rewards"] = np.arange(7.0) + 10
+        file["terminals"], file["timeouts"] = np.arange(7) == 2, np.arange(7) == 5
+        if led:
+            file["next_observations"] = state + 100
+    first, second, third = read(str(path))
+    assert first.observations["state"][:, 0].tolist() == [0, 1, 2] + [102] * led
+    assert first.reward.tolist() == [0, 10, 11] + [12] * led
+    np.testing.assert_allclose(first.action[:, 1], [0, 0, 0.1] + [0.2] * led)
+    assert [first.terminal, second.terminal, third.terminal] == [led, False, False]
+    assert second.observations["state"][:, 0].tolist() == [3, 4, 5] + [105] * led
+    assert third.observations["state"][:, 0].tolist() == [6] + [106] * led
+
+
+def test_a_file_without_steps_is_one_episode(tmp_path):
+    [rows, _] = episodes()
+    with h5py.File(tmp_path / "one.h5", "w") as file:
+        file["observation"], file["action"], file["reward"] = rows["pixels"], rows["action"], rows["reward"]
+    [read_back] = read(str(tmp_path))
+    np.testing.assert_array_equal(read_back.observations["pixels"], rows["pixels"])
+    assert not read_back.terminal
+
+
 def test_several_datasets_are_one_whose_skill_tells_them_apart(dataset, tmp_path):
     spec = Replay.open(dataset).layout.spec
     whole = open_dataset(str(dataset), spec, tmp_path / "unused", 1.0, False, 0)

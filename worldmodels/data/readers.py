@@ -76,33 +76,69 @@ def _own(path: Path) -> Iterator[Recording]:
 
 
 def _hdf5(path: Path) -> Iterator[Recording]:
-    """V-D4RL's files: all episodes behind one another, ``step_type`` 0 in each first row, 2 in each last."""
+    """V-D4RL's files, D4RL's, or one episode a file, told by their fields."""
     h5py = _package("h5py", "HDF5 files")
     try:
         file = h5py.File(path)
     except OSError as error:
         raise UserError(f"{path} cannot be read as HDF5: {' '.join(str(error).split())}.") from error
     with file:
-        rows = _fields(path, file, ("action", "reward", "discount", "step_type"))
-        pixels, state = file.get("observation", file.get("pixels")), file.get("state")
-        if pixels is None and state is None:
-            raise UserError(
-                f"{path} has no field 'observation' or 'state', only {sorted(file)}: nothing is observed in it."
-            )
-        first = np.flatnonzero(np.asarray(rows["step_type"]).reshape(-1) == 0)
+        yield from (_d4rl if "observations" in file else _vd4rl)(path, file)
+
+
+def _vd4rl(path: Path, file: Mapping[str, Any]) -> Iterator[Recording]:
+    """Episodes behind one another, ``step_type`` 0 in each first row and 2 in each last; without it, one episode."""
+    rows = _fields(path, file, ("action", "reward"))
+    seen = {"pixels": file.get("observation", file.get("pixels")), "state": file.get("state")}
+    seen = {key: value for key, value in seen.items() if value is not None}
+    if not seen:
+        raise UserError(
+            f"{path} has no field 'observation' or 'state', only {sorted(file)}: nothing is observed in it."
+        )
+    first = np.array([0])
+    if "step_type" in file:
+        first = np.flatnonzero(np.asarray(file["step_type"]).reshape(-1) == 0)
         if not len(first) or first[0] != 0:
             raise UserError(f"{path}: 'step_type' must be 0 in the first row of each episode, and is not in row 0.")
-        for begin, end in zip(first, [*first[1:], len(rows["action"])], strict=True):
-            part = slice(int(begin), int(end))
-            seen = {"pixels": pixels, "state": state}
-            yield _recording(
-                f"{path}, rows {begin} to {end - 1}",
-                {key: np.asarray(value[part]) for key, value in seen.items() if value is not None},
-                np.asarray(rows["action"][part]),
-                np.asarray(rows["reward"][part]),
-                float(np.ravel(rows["discount"][part])[-1]) == 0,
-                np.asarray(file[SKILL][part]) if SKILL in file else None,
-            )
+    for begin, end in zip(first, [*first[1:], len(rows["action"])], strict=True):
+        part = slice(int(begin), int(end))
+        yield _recording(
+            f"{path}, rows {begin} to {end - 1}",
+            {key: np.asarray(value[part]) for key, value in seen.items()},
+            np.asarray(rows["action"][part]),
+            np.asarray(rows["reward"][part]),
+            "discount" in file and float(np.ravel(file["discount"][part])[-1]) == 0,
+            np.asarray(file[SKILL][part]) if SKILL in file else None,
+        )
+
+
+def _d4rl(path: Path, file: Mapping[str, Any]) -> Iterator[Recording]:
+    """Flat arrays in which ``actions[t]`` leads on from ``observations[t]`` and earns ``rewards[t]``.
+
+    An episode ends with ``terminals`` or ``timeouts``. Where its last action led is in ``next_observations``; in files
+    without those, that action and its reward are left out, and so is the end.
+    """
+    rows = _fields(path, file, ("observations", "actions", "rewards", "terminals"))
+    rows = {key: np.asarray(value) for key, value in rows.items()}
+    over = rows["terminals"].astype(bool).reshape(-1)
+    if "timeouts" in file:
+        over |= np.asarray(file["timeouts"], bool).reshape(-1)
+    stops = sorted({*(np.flatnonzero(over) + 1).tolist(), len(over)})
+    for begin, end in zip([0, *stops], stops, strict=False):
+        seen, action, reward = (rows[key][begin:end] for key in ("observations", "actions", "rewards"))
+        if "next_observations" in file:
+            seen = np.concatenate([seen, np.asarray(file["next_observations"][end - 1 : end])])
+            terminal = bool(rows["terminals"][end - 1])
+        else:
+            action, reward, terminal = action[:-1], reward[:-1], False
+        key = "pixels" if seen.dtype == np.uint8 and seen.ndim == 4 else "state"
+        yield _recording(
+            f"{path}, rows {begin} to {end - 1}",
+            {key: seen},
+            np.concatenate([np.zeros_like(rows["actions"][:1]), action]),
+            np.concatenate([[0.0], np.ravel(reward)]),
+            terminal,
+        )
 
 
 def _npz(path: Path) -> Iterator[Recording]:
