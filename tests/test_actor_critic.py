@@ -11,7 +11,7 @@ from planner_cases import build, seeded
 from torch import nn
 from true_models import Chain, LinearGaussian
 
-from dynamics.base import Rollout
+from dynamics.base import Rollout, State
 from planners.critic import Critic, ReturnScale
 from planners.policies import BoundedNormal, OneHot, Policy, SquashedNormal
 from planners.returns import lambda_returns, reach_weights
@@ -365,6 +365,21 @@ def test_it_learns_the_optimum_of_the_linear_gaussian_world(gradient):
         got = discounted(true.imagine(state, lambda feat: planner.actor(feat).mode(), 40), gamma)
         nothing = discounted(true.imagine(state, torch.zeros_like(best), 40), gamma)
     assert ((top - got).mean() / (top - nothing).mean()).item() < 0.02
+    for name in ("mppi_actor_critic", "cem_actor_critic"):  # a search guided by what was learned
+        guided = build(name, true, plan_horizon=3, num_samples=128, num_elites=16, iterations=6, gamma=gamma)
+        guided.learner.load_state_dict(planner.state_dict())
+        searched = acted_out(true, guided.eval(), state, 40, gamma)
+        assert ((top - searched).mean() / (top - nothing).mean()).item() < 0.02
+
+
+def acted_out(true, planner, state, steps, gamma):
+    """Discounted returns of a planner in the true world."""
+    total, memory, n = 0.0, planner.initial(len(state.feat)), len(state.feat)
+    for t in range(steps):
+        action, memory = planner.act(true, state, memory, torch.zeros(n, dtype=torch.bool), False, seeded(t))
+        feat, reward, _ = true.step(state.feat, action)
+        state, total = State(feat, {"x": feat}), total + gamma**t * reward
+    return total
 
 
 def discounted(trajectory, gamma):

@@ -334,3 +334,42 @@ def test_it_learns_the_linear_gaussian_world_from_transitions():
     searched = returned(lambda t, now, memory: guided.act(true, now, memory, none(64), False, seeded(t)))
     assert (top - searched) / (top - nothing) < 0.02
     assert (top - alone) / (top - nothing) < 0.15
+
+
+@pytest.mark.parametrize("discrete", [True, False])
+def test_it_learns_the_values_of_the_chain_and_that_nothing_follows_its_end(discrete):
+    torch.manual_seed(0)
+    true, gamma = Chain(goal=4, crumb=0.0, discrete=discrete, lure=2.0), 0.8
+    planner = build("tdmpc", true).learner.train()
+    planner.gamma, planner.target_rate, planner.entropy = gamma, 0.05, 1e-3
+    for net in planner.q.nets:
+        net[0][1] = nn.Identity()
+    optimizer = torch.optim.Adam([p for p in planner.parameters() if p.requires_grad], 1e-2)
+    cells = true.at(*[0, 1, 2, 3] * 32).feat
+    no = torch.zeros(len(cells), 2, dtype=torch.bool)
+    for step in range(1000):
+        for group in optimizer.param_groups:
+            group["lr"] = 1e-2 * (1 - step / 1000)
+        action = 2 * torch.rand(len(cells), true.action_dim) - 1
+        if discrete:
+            action = torch.eye(true.action_dim)[action.argmax(1)]
+        after, reward, cont = true.step(cells, action)
+        rows = {
+            "action": torch.stack([torch.zeros_like(action), action], 1),
+            "reward": torch.stack([torch.zeros_like(reward), reward], 1),
+            "is_terminal": torch.stack([no[:, 0], cont < 0.5], 1),
+            "is_first": no,
+        }
+        found = planner.loss(None, rollout_of(torch.stack([cells, after], 1)), rows)
+        (found["q"].mean() + found["policy"].mean()).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        planner.after_step()
+    planner.eval()
+    cells = true.at(0, 1, 2, 3)
+    with torch.no_grad():
+        action = planner.policy(cells.feat).mode()
+        after, _, _ = true.step(cells.feat, action)
+        values = planner.q.two_hot.decode(planner.q(cells.feat, action, [0, 1, 2, 3, 4])).mean(0)
+    assert after.flatten().tolist() == [1.0, 2.0, 3.0, 4.0]
+    torch.testing.assert_close(values, true.value(gamma)(cells.feat), atol=0.05, rtol=0)
