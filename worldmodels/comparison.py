@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from worldmodels.comparison_report import draw, table
 from worldmodels.errors import UserError
-from worldmodels.evaluation import Episodes, blind_policies, evaluate_oracle, play_blind, write_json
+from worldmodels.evaluation import Episodes, blind_policies, evaluate_oracle, play_blind, write_report
 from worldmodels.launch import lasting, quietly
 from worldmodels.quality import prediction_errors, ranking
 from worldmodels.runs import Run, open_run, read_config
@@ -64,11 +64,7 @@ def compare(
         "quality": quality,
         "planned_over_oracle": over_oracle(rows),
     }
-    folder = Path(to)
-    write_json(folder / "compare.json", result)
-    (folder / "compare.md").write_text(table(result) + "\n")
-    draw(result).savefig(folder / "compare.png", dpi=120)
-    log.info("\n%s\n\nin %s: compare.json, compare.md, compare.png", table(result), folder)
+    write_report(Path(to), "compare", result, table(result), draw(result))
     return result
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
+from matplotlib.figure import Figure
 from torch import Generator, Tensor
 
 from dynamics.base import Memory, State
@@ -268,3 +269,11 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     unfinished = path.with_name(f".{path.name}.part")
     unfinished.write_text(json.dumps(content, indent=2) + "\n")
     os.replace(unfinished, path)
+
+
+def write_report(folder: Path, name: str, content: Mapping[str, Any], text: str, figure: Figure) -> None:
+    """A result as JSON, as a table and as a figure, ``name`` with three endings; the table is shown too."""
+    write_json(folder / f"{name}.json", content)
+    (folder / f"{name}.md").write_text(text + "\n")
+    figure.savefig(folder / f"{name}.png", dpi=120)
+    log.info("\n%s\n\nin %s: %s.json, .md and .png", text, folder, name)

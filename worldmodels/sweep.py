@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import statistics
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,9 @@ from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 from tqdm import tqdm
 
-from worldmodels.evaluation import write_json
+from worldmodels.evaluation import write_report
 from worldmodels.runs import open_run
 from worldmodels.scoring import play_held_out
-
-log = logging.getLogger(__name__)
 
 
 def sweep(
@@ -54,11 +51,7 @@ def sweep(
         "rows": rows,
         "rank_correlation": rank_correlation(rows),
     }
-    folder = Path(to)
-    write_json(folder / "sweep.json", result)
-    (folder / "sweep.md").write_text(table(result) + "\n")
-    draw(result).savefig(folder / "sweep.png", dpi=120)
-    log.info("\n%s\n\nin %s: sweep.json, sweep.md, sweep.png", table(result), folder)
+    write_report(Path(to), "sweep", result, table(result), draw(result))
     return result
 
 
