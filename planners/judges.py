@@ -81,7 +81,7 @@ class Imagined(Judge):
 
 
 class Stepwise(Judge):
-    """Each step is judged from the plan's own latent by the learner's ``forward``; for plans too long to be foreseen.
+    """Judges each step from the plan's own latent, by the learner's ``forward_model``; for plans too long to foresee.
 
     Errors do not add up over the plan, as it will be made anew long before its end. A step's jump is its squared error
     over that on recorded steps; what exceeds ``tolerance`` is lost, times ``consistency``. Rewards are read where a
@@ -98,7 +98,7 @@ class Stepwise(Judge):
         self.tolerance = tolerance
 
     def check(self, learner: TrajectoryLearner) -> None:
-        """It reads ``forward``."""
+        """It reads ``forward_model``."""
         require(
             learner.forward_model is not None,
             "planner.judge=Stepwise foresees single steps: give planner.learner.forward_model its units, and train it.",

@@ -45,7 +45,8 @@ def moving_average(share: int | float) -> Callable[[list[Tensor], list[Tensor], 
         raise UserError(f"optimizer.average={share} must lie in [0, 1).")
 
     def average(averaged: list[Tensor], newest: list[Tensor], updates: Tensor) -> None:
-        kept = min(share, (1 + int(updates)) / (10 + int(updates)))
+        done = int(updates)
+        kept = min(share, (1 + done) / (10 + done))
         torch._foreach_lerp_(averaged, newest, 1 - kept)
 
     return average
