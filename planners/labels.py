@@ -77,8 +77,8 @@ class Return(Label):
     def of(self, window: Window) -> Float[Tensor, "N 1"]:
         """Normalised; the data's numbers are followed on the way."""
         total = window.reward.sum(1)
-        if window.whole.any():
-            self._follow(total[window.whole])
+        if self.training:
+            self._follow(total, window.whole)
         return self._normal(total)[:, None]
 
     def asked(self, rows: int, goal: Tensor | None) -> Float[Tensor, "N 1"]:
@@ -87,10 +87,13 @@ class Return(Label):
         return self._normal(value).expand(rows, 1)
 
     @torch.no_grad()
-    def _follow(self, total: Tensor) -> None:
-        self.count += 1
-        seen = torch.stack([total.mean(), total.square().mean(), total.quantile(self.QUANTILE)])
-        self.points.lerp_(seen, (1 / self.count).clamp(min=self.rate))
+    def _follow(self, total: Tensor, counts: Tensor) -> None:
+        """From the rows that count; where none does, nothing moves."""
+        self.count += counts.any()
+        total = torch.where(counts, total, torch.nan)
+        seen = torch.stack([total.nanmean(), total.square().nanmean(), total.nanquantile(self.QUANTILE)])
+        rate = (1 / self.count.clamp(min=1)).clamp(min=self.rate)
+        self.points.copy_(torch.where(counts.any(), self.points.lerp(seen, rate), self.points))
 
     def _normal(self, total: Tensor) -> Tensor:
         mean, square, _ = self.points.unbind()

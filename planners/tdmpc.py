@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from dynamics.base import Dynamics, Rollout
@@ -13,10 +13,13 @@ from planners.base import Learner, require
 from planners.critic import ReturnScale, follow, slow_copy
 from planners.policies import ActionDistribution, Policy
 from worldmodels.distributions import TwoHot
-from worldmodels.nets import MLP, frozen
+from worldmodels.nets import EnsembleMLP, frozen
 
 if TYPE_CHECKING:
     from worldmodels.model import WorldModel
+
+
+ALL = slice(None)
 
 
 class QEnsemble(nn.Module):
@@ -38,20 +41,20 @@ class QEnsemble(nn.Module):
     ) -> None:
         super().__init__()
         self.two_hot = TwoHot(num_bins, limit)
-        self.nets = nn.ModuleList(MLP(feat_dim + action_dim, units, layers, num_bins, 0.0) for _ in range(num_q))
-        for net in self.nets:
-            net[0].insert(1, nn.Dropout(dropout))
+        self.nets = EnsembleMLP(num_q, feat_dim + action_dim, units, layers, num_bins, dropout)
 
     def forward(
-        self, feat: Float[Tensor, "... F"], action: Float[Tensor, "... A"], members: list[int]
+        self, feat: Float[Tensor, "... F"], action: Float[Tensor, "... A"], members: slice | Tensor = ALL
     ) -> Float[Tensor, "Q ... K"]:
-        """Logits of some members."""
-        x = torch.cat([feat, action], dim=-1)
-        return torch.stack([self.nets[i](x) for i in members])
+        """Logits of some members, which a slice or a tensor of indices [Q] names."""
+        return self.nets(torch.cat([feat, action], dim=-1), members)
 
-    def some(self, count: int) -> list[int]:
+    def some(self, count: int) -> Int64[Tensor, "Q"]:
         """Members drawn without replacement."""
-        return torch.randperm(len(self.nets))[:count].tolist()
+        return torch.randperm(len(self), device=self.nets.out.bias.device)[:count]
+
+    def __len__(self) -> int:
+        return self.nets.members
 
 
 class TDLearner(Learner):
@@ -87,7 +90,7 @@ class TDLearner(Learner):
         self.gamma, self.target_rate, self.pair, self.entropy = gamma, target_rate, pair, entropy
         self.actor = Policy(feat_dim, action_dim, discrete, squash=True, **policy)
         self.q = QEnsemble(feat_dim, action_dim, **q)
-        require(1 <= pair <= len(self.q.nets), f"pair={pair} must lie between 1 and num_q={len(self.q.nets)}.")
+        require(1 <= pair <= len(self.q), f"pair={pair} must lie between 1 and num_q={len(self.q)}.")
         self.target = slow_copy(self.q)
         self.q_scale = ReturnScale()
 
@@ -107,11 +110,11 @@ class TDLearner(Learner):
 
     def value_noise(self, states: int) -> int:
         """To draw a pair and an action in each state."""
-        return len(self.q.nets) + states * self.action_dim
+        return len(self.q) + states * self.action_dim
 
     def value(self, feat: Float[Tensor, "N S F"], noise: Float[Tensor, "N K"]) -> Float[Tensor, "N S"]:
         """Mean of a random pair, each row's own, at an action of the policy; only the members drawn are computed."""
-        members = len(self.q.nets)
+        members = len(self.q)
         draw = noise[:, members:].unflatten(1, (-1, self.action_dim))[:, : feat.shape[1]]
         action = self.policy(feat).choose(draw)
         chosen = noise[:, :members].topk(self.pair, dim=1).indices
@@ -119,7 +122,7 @@ class TDLearner(Learner):
         for i in range(members):
             rows = (chosen == i).any(1).nonzero().squeeze(1)
             if len(rows) > 0:
-                logits = self.q(feat[rows], action[rows], [i])[0]
+                logits = self.q(feat[rows], action[rows], slice(i, i + 1))[0]
                 total.index_add_(0, rows, self.q.two_hot.decode(logits))
         return total / self.pair
 
@@ -136,7 +139,7 @@ class TDLearner(Learner):
             bootstrap = self.target.two_hot.decode(self.target(after, action, members)).amin(0)
             going = (~batch["is_terminal"][:, 1:]).float()
             target = batch["reward"][:, 1:] + self.gamma * going * bootstrap
-        logits = self.q(rollout.feat[:, :-1], batch["action"][:, 1:], list(range(len(self.q.nets))))
+        logits = self.q(rollout.feat[:, :-1], batch["action"][:, 1:])
         valid = ~batch["is_first"][:, 1:]
         share = valid.numel() / valid.sum().clamp(min=1)
         loss = self.q.two_hot.loss(logits, target.expand(logits.shape[:-1])).mean(0)
@@ -156,7 +159,7 @@ class TDLearner(Learner):
     def metrics(self, rollout: Rollout) -> dict[str, Tensor]:
         """Values of the policy's mode, and their range."""
         with torch.no_grad():
-            logits = self.q(rollout.post, self.policy(rollout.post).mode(), [0])
+            logits = self.q(rollout.post, self.policy(rollout.post).mode(), slice(1))[0]
             return {"value": self.q.two_hot.decode(logits), "value_range": self.q_scale.scale()}
 
     def after_step(self) -> None:

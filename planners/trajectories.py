@@ -47,13 +47,14 @@ class Normaliser(nn.Module):
         self.register_buffer("count", torch.zeros((), dtype=torch.int64))
 
     @torch.no_grad()
-    def follow(self, x: Float[Tensor, "... D"]) -> None:
-        """Take in a batch."""
-        self.count += 1
-        rate = (1 / self.count).clamp(min=self.rate)
-        x = x.detach().float().flatten(0, -2)
-        self.mean.lerp_(x.mean(0), rate)
-        self.square.lerp_(x.square().mean(0), rate)
+    def follow(self, x: Float[Tensor, "N L D"], counts: Bool[Tensor, " N"]) -> None:
+        """Take in a batch, of which some rows count."""
+        self.count += counts.any()
+        rate = torch.where(counts.any(), (1 / self.count.clamp(min=1)).clamp(min=self.rate), 0.0)
+        share = (counts / counts.sum().clamp(min=1))[:, None]
+        x = x.detach().float()
+        self.mean.lerp_((share * x.mean(1)).sum(0), rate)
+        self.square.lerp_((share * x.square().mean(1)).sum(0), rate)
 
     def std(self) -> Float[Tensor, " D"]:
         """The deviation, at least the floor."""
@@ -146,9 +147,9 @@ class TrajectoryModel(nn.Module):
         """Deviations of the latents alone."""
         return self.normaliser.std()[: self.feat_dim]
 
-    def follow(self, x: Float[Tensor, "N L D"]) -> None:
-        """Let the normaliser see a batch."""
-        self.normaliser.follow(x)
+    def follow(self, x: Float[Tensor, "N L D"], counts: Bool[Tensor, " N"]) -> None:
+        """Let the normaliser see a batch, of which some rows count."""
+        self.normaliser.follow(x, counts)
 
     def loss(
         self,

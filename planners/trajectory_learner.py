@@ -79,8 +79,8 @@ class TrajectoryLearner(nn.Module):
         given[:, 0] = True
         if window.goal is not None:
             x, given = self._with_goal(x, given, window.goal, ends)
-        if self.training and window.whole.any():
-            self.trajectories.follow(x[window.whole])
+        if self.training:
+            self.trajectories.follow(x, window.whole)
         labels = {name: label.of(window) for name, label in self.labels.items()}
         share = window.whole.numel() / window.whole.sum().clamp(min=1)
         counts = (window.whole * share)[:, None]
@@ -98,22 +98,22 @@ class TrajectoryLearner(nn.Module):
     ) -> tuple[Window, Int64[Tensor, " B"]]:
         """L + 1 rows of each training window as a trajectory, and at which later step of each a goal is seen."""
         rows, post = rollout.post.shape[1], rollout.post.detach()
-        begin = int(torch.randint(rows - length, ()))
+        begin = torch.randint(rows - length, (1,), device=post.device)
+        steps = begin + torch.arange(length, device=post.device)
         goal, ends = None, torch.ones(len(post), dtype=torch.int64, device=post.device)
         if self.goal_dim:
-            now = torch.full((len(post), 1), begin, device=post.device)
+            now = begin.expand(len(post), 1)
             anywhere = any(label.reads_goal for label in self.labels.values())
             chosen = later(batch["is_first"], now, rows if anywhere else max(1, length - 1))
             ends, goal = (chosen - now)[:, 0], glimpses(model, batch, chosen)[:, 0]
-        led = slice(begin + 1, begin + 1 + length)
         window = Window(
-            split_goal(post[:, begin : begin + length], self.goal_dim)[0],
-            batch["action"][:, led],
-            batch["reward"][:, led],
-            self._advantage(post, batch, begin) if self.critic is not None else None,
-            batch["skill"][:, begin] if "skill" in batch else None,
+            split_goal(post[:, steps], self.goal_dim)[0],
+            batch["action"][:, steps + 1],
+            batch["reward"][:, steps + 1],
+            self._advantage(post, batch)[:, begin][:, 0] if self.critic is not None else None,
+            batch["skill"][:, begin][:, 0] if "skill" in batch else None,
             goal,
-            ~batch["is_first"][:, led].any(1),
+            ~batch["is_first"][:, steps + 1].any(1),
         )
         return window, ends
 
@@ -127,11 +127,11 @@ class TrajectoryLearner(nn.Module):
         latent = torch.arange(x.shape[-1], device=x.device) < self.goal_dim
         return torch.where(place[..., None] & latent, seen, x), given | place
 
-    def _advantage(self, feat: Tensor, batch: dict[str, Tensor], begin: int) -> Float[Tensor, " B"]:
-        """Return of what follows the first step, bootstrapped at the window's end, over the value of its state."""
+    def _advantage(self, feat: Tensor, batch: dict[str, Tensor]) -> Float[Tensor, "B T1"]:
+        """Return of what follows each step, bootstrapped at the window's end, over the value of its state."""
         with torch.no_grad():
             value = self.critic(feat)
-            return self._returns(value, batch, 1.0)[:, begin] - value[:, begin]
+            return self._returns(value, batch, 1.0) - value[:, :-1]
 
     def _returns(self, value: Tensor, batch: dict[str, Tensor], lam: float) -> Float[Tensor, "B T1"]:
         """Lambda-returns of all rows but the last; resets and ends cut them off."""
@@ -157,8 +157,8 @@ class TrajectoryLearner(nn.Module):
     def _forward_loss(self, window: Window) -> Float[Tensor, "B L1"]:
         """Squared error of each next latent, in deviations; what recorded steps err by is followed on the way."""
         errors = self.foreseen(window.feat[:, :-1], window.action[:, :-1]) - window.feat[:, 1:]
-        if self.training and window.whole.any():
-            self.residuals.follow(errors[window.whole])
+        if self.training:
+            self.residuals.follow(errors, window.whole)
         return (errors / self.trajectories.latent_std()).square().mean(-1)
 
     def foreseen(

@@ -74,7 +74,7 @@ def options(name, **overrides):
     search |= {key: value for key, value in wanted.items() if key in search}
     for part in learner.keys() & {"actor", "critic", "policy", "q", "inverse"}:
         if learner[part] is not None:
-            learner[part] |= {"units": 16, "layers": 1}
+            learner[part] |= {"units": overrides.get("units", 16), "layers": 1}
     if "acting" in config:
         acting, model = config["acting"], learner["trajectories"]
         config["guidance"]["reward"]["weight"] = 0.0  # worlds that are known exactly have no reward head

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from model_cases import ACTION, STATE, batch, config, model, with_reset
@@ -35,6 +37,10 @@ def trajectories(net=0, feat=3, action=2, labels=None, prediction="sample", **op
     schedule = Schedule(20, prediction)
     made = TrajectoryModel(feat, action, labels or {}, schedule, nets()[net], cond_dim=8, **options)
     return randomise(made)
+
+
+def all_of(x):
+    return torch.ones(len(x), dtype=torch.bool)
 
 
 def planner(*words, discrete=False, observations=STATE):
@@ -185,7 +191,7 @@ def test_a_unet_of_one_scale_sees_no_farther_than_its_kernels():
 def test_numbers_are_normalised_one_by_one_and_the_deviation_has_a_floor():
     norm = Normaliser(3)
     x = torch.randn(4000, 5, 3) * torch.tensor([1.0, 20.0, 0.0]) + torch.tensor([0.0, -7.0, 3.0])
-    norm.follow(x)
+    norm.follow(x, all_of(x))
     seen = norm(x).flatten(0, 1)
     torch.testing.assert_close(seen.mean(0), torch.zeros(3), atol=1e-3, rtol=0)
     torch.testing.assert_close(seen.std(0)[:2], torch.ones(2), atol=1e-2, rtol=0)
@@ -194,11 +200,23 @@ def test_numbers_are_normalised_one_by_one_and_the_deviation_has_a_floor():
     assert {"mean", "square", "count"} <= norm.state_dict().keys()
 
 
+def test_rows_that_an_episodes_end_cuts_count_for_nothing():
+    x, none = torch.randn(6, 4, 3), torch.zeros(6, dtype=torch.bool)
+    whole = torch.tensor([True, False, True, True, False, False])
+    cut, alone = Normaliser(3), Normaliser(3)
+    for kept in (whole, none):
+        cut.follow(torch.where(whole[:, None, None], x, 1e6), kept)
+    alone.follow(x[whole], all_of(x[whole]))
+    for name, value in alone.state_dict().items():
+        torch.testing.assert_close(cut.state_dict()[name], value)
+
+
 @pytest.mark.parametrize("name", SAMPLERS)
 @pytest.mark.parametrize("actions", [True, False])
 def test_what_is_given_comes_out_bit_for_bit(name, actions):
     made = trajectories(actions=actions)
-    made.normaliser.follow(torch.randn(100, made.size) * 37 + 1000)  # where denormalising rounds
+    x = torch.randn(100, 1, made.size) * 37 + 1000
+    made.normaliser.follow(x, all_of(x))  # where denormalising rounds
     known = torch.randn(2, L, 3) * 31
     given = torch.zeros(2, L, dtype=torch.bool)
     given[:, 0] = given[1, 4] = True
@@ -247,7 +265,7 @@ def test_it_learns_two_kinds_of_trajectories(net, prediction):
         x = torch.stack([sign * slope, sign.expand(-1, 8)], dim=-1)  # goes up or down, by its action
         given = torch.zeros(64, 8, dtype=torch.bool)
         given[:, 0] = True
-        made.follow(x)
+        made.follow(x, all_of(x))
         optimizer.zero_grad()
         made.loss(x, given, {}).mean().backward()
         optimizer.step()
@@ -312,7 +330,8 @@ def test_hidden_labels_are_as_if_they_were_not_given():
 
 def test_gradient_guidance_carries_the_normalisers_jacobian():
     made = trajectories()
-    made.normaliser.follow(torch.randn(5000, 5) * torch.tensor([1.0, 10.0, 0.1, 3.0, 5.0]))
+    x = torch.randn(5000, 1, 5) * torch.tensor([1.0, 10.0, 0.1, 3.0, 5.0])
+    made.normaliser.follow(x, all_of(x))
     weights = torch.randn(L, 5)
     clean, step = torch.randn(4, L, 5), torch.tensor([3, 3, 9, 15])
     moved = made.preferred(clean, step, lambda x: (x * weights).sum((1, 2)))
@@ -557,6 +576,13 @@ def test_labels_say_what_was_earned_and_whether_it_was_better_than_usual():
     torch.testing.assert_close(label.of(window)[:2, 0], torch.tensor([1.0, -1.0]))  # deviations of 1.5 from 1.5
     torch.testing.assert_close(label.asked(2, None), torch.ones(2, 1))  # the 95th percentile of the data
     torch.testing.assert_close(Return(value=0.0).asked(1, None), torch.zeros(1, 1))
+    seen = label.points.clone()
+    label.of(replace(window, reward=reward + 5, whole=~flags))  # every row cut off by an episode's end
+    label.eval().of(replace(window, reward=reward + 5))
+    assert torch.equal(label.points, seen)
+    cut = Return()
+    cut.of(replace(window, reward=torch.where(flags.cumsum(0) > 50, 1e6, reward.T).T, whole=flags.cumsum(0) <= 50))
+    torch.testing.assert_close(cut.points, seen)
     assert Optimal().of(window).flatten().tolist() == [0.0] * 50 + [1.0] * 50
 
 

@@ -15,6 +15,7 @@ import pytest
 import torch
 from dynamics_cases import subjects
 from model_cases import ACTION, batch, model, with_reset
+from planner_cases import PLANNERS
 
 from dynamics.gru import GRU
 from planners.returns import discounted_return
@@ -22,6 +23,7 @@ from worldmodels.errors import UserError
 from worldmodels.precision import context, lightning_precision
 from worldmodels.trajectory import Trajectory
 
+COMPILED = ("learns", "guided", "denoises", "clones", "goals")
 BACKBONES = sorted({subject.name for subject in subjects()})
 CPU = torch.device("cpu")
 bf16 = context("bf16", CPU)
@@ -98,9 +100,9 @@ def test_discounts_are_not_rounded(dtype):
 
 
 @cache
-def compiled(name: str) -> dict:
-    """What `compiled_updates.py` found: it raises where the model is not one graph for every pattern of resets."""
-    script = Path(__file__).with_name("compiled_updates.py")
+def compiled(name: str, script: str = "compiled_updates.py") -> dict:
+    """What the script found: it raises where the model is not one graph for every pattern of resets."""
+    script = Path(__file__).with_name(script)
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
         [sys.executable, script, name],
@@ -122,6 +124,14 @@ def test_compiled_updates_are_the_eager_ones(name):
     assert len(set(updates["eager"])) == 3
     assert updates["compiled"] == pytest.approx(updates["eager"], rel=1e-5)
     assert max(updates["worst_gradient"]) < 1e-4
+
+
+@pytest.mark.parametrize("name", [name for name, kind in PLANNERS.items() if kind in COMPILED])
+def test_what_a_planner_learns_is_one_graph_whatever_is_drawn(name):
+    found = compiled(name, "compiled_planners.py")
+    assert len(found["eager"]) == 4
+    for eager, traced in zip(found["eager"], found["compiled"], strict=True):
+        assert traced == pytest.approx(eager, rel=1e-4, abs=1e-6)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

@@ -8,13 +8,13 @@ import pytest
 import torch
 from model_cases import ACTION, STATE, batch, config, model, with_reset
 from planner_cases import build, learning, none, replanning, seeded, world
-from torch import nn
 from true_models import Chain, LinearGaussian
 
 from dynamics.base import Rollout, State
 from planners.tdmpc import QEnsemble, TDLearner
 from worldmodels.build import build_planner
 from worldmodels.errors import UserError
+from worldmodels.nets import MLP
 from worldmodels.testing.sequences import randomise
 
 
@@ -42,19 +42,37 @@ def rollout_of(feat, post=None, weight=None):
 def test_every_member_begins_at_zero_and_differently():
     q = QEnsemble(6, ACTION, 16, 2, 5, 101, 10.0, 0.0)
     feat, action = torch.randn(7, 6), torch.randn(7, ACTION)
-    assert torch.equal(q.two_hot.decode(q(feat, action, [0, 1, 2, 3, 4])), torch.zeros(5, 7))
-    for i in range(1, 5):
-        for one, other in zip(q.nets[0].parameters(), q.nets[i].parameters(), strict=True):
-            if one.ndim == 2 and one.abs().sum() > 0:
-                assert not torch.equal(one, other)
-    hidden = [p for net in q.nets for layer in list(net)[:-1] for p in layer.parameters() if p.ndim == 2]
-    assert len(hidden) == 10
-    assert all(p.std() > 0.1 for p in hidden)
+    assert torch.equal(q.two_hot.decode(q(feat, action)), torch.zeros(5, 7))
+    hidden = [layer.weight for layer in q.nets.hidden]
+    assert [weight.shape for weight in hidden] == [(5, 16, 6 + ACTION), (5, 16, 16)]
+    for weight in hidden:
+        assert all(member.std() > 0.1 for member in weight)
+        assert all(not torch.equal(weight[0], other) for other in weight[1:])
+
+
+def test_members_compute_what_networks_of_their_own_would():
+    q = randomise(QEnsemble(6, ACTION, 16, 2, 3, 11, 10.0, 0.0))
+    feat, action = torch.randn(2, 7, 6), torch.randn(2, 7, ACTION)
+    alone = []
+    for i in range(3):
+        net = MLP(6 + ACTION, 16, 2, 11)
+        with torch.no_grad():
+            for layer, linear, norm in zip(list(net)[:2], q.nets.hidden, q.nets.norms, strict=True):
+                layer[0].weight.copy_(linear.weight[i])
+                layer[0].bias.copy_(linear.bias[i, 0])
+                layer[1].weight.copy_(norm.gain[i, 0])
+                layer[1].bias.copy_(norm.shift[i, 0])
+            net[2].weight.copy_(q.nets.out.weight[i])
+            net[2].bias.copy_(q.nets.out.bias[i, 0])
+        alone.append(net(torch.cat([feat, action], -1)))
+    torch.testing.assert_close(q(feat, action), torch.stack(alone))
+    torch.testing.assert_close(q(feat, action, torch.tensor([2, 0])), torch.stack([alone[2], alone[0]]))
+    torch.testing.assert_close(q(feat, action, slice(1, 2)), alone[1][None])
 
 
 def test_dropout_is_for_learning_only():
     q = randomise(QEnsemble(6, ACTION, 16, 2, 2, 101, 10.0, 0.5))
-    x = torch.randn(7, 6), torch.randn(7, ACTION), [0]
+    x = torch.randn(7, 6), torch.randn(7, ACTION), slice(1)
     assert not torch.equal(q(*x), q(*x))
     q.eval()
     assert torch.equal(q(*x), q(*x))
@@ -68,7 +86,7 @@ def test_targets_are_without_dropout_while_learning():
 
 def test_a_pair_is_drawn_without_replacement_from_all():
     q = QEnsemble(6, ACTION, 4, 1, 5, 11, 10.0, 0.0)
-    drawn = [tuple(sorted(q.some(2))) for _ in range(300)]
+    drawn = [tuple(sorted(q.some(2).tolist())) for _ in range(300)]
     assert all(len(set(pair)) == 2 for pair in drawn)
     assert len(set(drawn)) == 10
 
@@ -80,7 +98,7 @@ def test_a_value_is_the_mean_of_the_pair_that_each_rows_noise_names():
     noise = torch.randn(3, planner.value_noise(4), generator=seeded())
     values = planner.value(feat, noise)
     for n in range(3):
-        pair = noise[n, :5].topk(2).indices.tolist()
+        pair = noise[n, :5].topk(2).indices
         logits = planner.q(feat[n], planner.policy(feat[n]).mode(), pair)
         torch.testing.assert_close(values[n], planner.q.two_hot.decode(logits).mean(0), atol=1e-2, rtol=1e-3)
         torch.testing.assert_close(planner.value(feat[n : n + 1], noise[n : n + 1])[0], values[n])
@@ -100,10 +118,10 @@ def test_targets_are_grounded_and_know_ends_and_resets():
     assert loss[0, 2] == 0  # into an episode's first frame
     for b, t in ((0, 1), (1, 0), (0, 3)):
         action = planner.policy(post[b, t + 1]).mode()
-        best = planner.q.two_hot.decode(planner.target(post[b, t + 1], action, [0, 1, 2, 3, 4])).min()
+        best = planner.q.two_hot.decode(planner.target(post[b, t + 1], action)).min()
         going = 0.0 if (b, t) == (0, 1) else 1.0
         target = rows["reward"][b, t + 1] + 0.9 * going * best
-        logits = planner.q(feat[b, t], rows["action"][b, t + 1], [0, 1, 2, 3, 4])
+        logits = planner.q(feat[b, t], rows["action"][b, t + 1])
         expected = weight[b, t] * planner.q.two_hot.loss(logits, target.expand(5)).mean() * 8 / 7
         torch.testing.assert_close(loss[b, t], expected, atol=1e-4, rtol=1e-3)
 
@@ -140,8 +158,7 @@ def test_the_policy_goes_where_q_is_high():
     torch.manual_seed(0)
     planner = learner(entropy=0.0)
     with torch.no_grad():  # Q rises with the first action alone
-        for net in planner.q.nets:
-            net[-1].weight.normal_()
+        planner.q.nets.out.weight.normal_()
     wanted = planner.q.forward
     planner.q.forward = lambda feat, action, members: ramp(action[..., 0], len(members))
     optimizer = torch.optim.Adam(planner.actor.parameters(), 1e-2)
@@ -290,11 +307,12 @@ def test_it_learns_the_linear_gaussian_world_from_transitions():
     """Q learning from random actions; then returns of policy and search against the best that there is."""
     torch.manual_seed(0)
     true, gamma, generator = LinearGaussian(cost=0.3), 0.8, seeded()
-    guided = build("tdmpc", true, plan_horizon=3, num_samples=128, num_elites=16, iterations=6, temperature=0.05)
+    guided = build(
+        "tdmpc", true, units=32, plan_horizon=3, num_samples=128, num_elites=16, iterations=6, temperature=0.05
+    )
     planner = guided.learner.train()
     planner.gamma, planner.target_rate, planner.entropy = gamma, 0.05, 0.0
-    for net in planner.q.nets:
-        net[0][1] = nn.Identity()
+    planner.q.nets.dropout.p = 0.0
     optimizer = torch.optim.Adam([p for p in planner.parameters() if p.requires_grad], 4e-3)
     no = torch.zeros(512, 2, dtype=torch.bool)
     for step in range(900):
@@ -342,8 +360,7 @@ def test_it_learns_the_values_of_the_chain_and_that_nothing_follows_its_end(disc
     true, gamma = Chain(goal=4, crumb=0.0, discrete=discrete, lure=2.0), 0.8
     planner = build("tdmpc", true).learner.train()
     planner.gamma, planner.target_rate, planner.entropy = gamma, 0.05, 1e-3
-    for net in planner.q.nets:
-        net[0][1] = nn.Identity()
+    planner.q.nets.dropout.p = 0.0
     optimizer = torch.optim.Adam([p for p in planner.parameters() if p.requires_grad], 1e-2)
     cells = true.at(*[0, 1, 2, 3] * 32).feat
     no = torch.zeros(len(cells), 2, dtype=torch.bool)
@@ -370,6 +387,6 @@ def test_it_learns_the_values_of_the_chain_and_that_nothing_follows_its_end(disc
     with torch.no_grad():
         action = planner.policy(cells.feat).mode()
         after, _, _ = true.step(cells.feat, action)
-        values = planner.q.two_hot.decode(planner.q(cells.feat, action, [0, 1, 2, 3, 4])).mean(0)
+        values = planner.q.two_hot.decode(planner.q(cells.feat, action)).mean(0)
     assert after.flatten().tolist() == [1.0, 2.0, 3.0, 4.0]
     torch.testing.assert_close(values, true.value(gamma)(cells.feat), atol=0.05, rtol=0)

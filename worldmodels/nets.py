@@ -1,4 +1,4 @@
-"""Layers that networks share: initialisation as in Dreamer, hidden layers, block-diagonal maps, rotary positions."""
+"""Layers that networks share: initialisation as in Dreamer, hidden layers, block-diagonal maps, ensembles, rotation."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.functional import layer_norm, silu
 
 
 class BlockLinear(nn.Module):
@@ -54,6 +55,63 @@ class MLP(nn.Sequential):
             modules.append(init_(nn.Linear(dims[-1], out_dim), out_scale))
         super().__init__(*modules)
         self.out_dim = dims[-1] if out_dim is None else out_dim
+
+
+class EnsembleLinear(nn.Module):
+    """One linear map for each of ``members``, computed as one batched product."""
+
+    def __init__(self, members: int, in_dim: int, out_dim: int, scale: float = 1.0) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(members, out_dim, in_dim))
+        self.bias = nn.Parameter(torch.zeros(members, 1, out_dim))
+        with torch.no_grad():
+            for weight in self.weight:
+                trunc_normal_(weight, scale)
+
+    def forward(self, x: Float[Tensor, "Q N I"], members: slice | Tensor) -> Float[Tensor, "Q N O"]:
+        """Each map of those named, on its own rows; a slice copies no weights."""
+        return torch.baddbmm(self.bias[members], x, self.weight[members].mT)
+
+
+class EnsembleNorm(nn.Module):
+    """LayerNorm with a gain and a shift for each of ``members``."""
+
+    def __init__(self, members: int, dim: int) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(members, 1, dim))
+        self.shift = nn.Parameter(torch.zeros(members, 1, dim))
+
+    def forward(self, x: Float[Tensor, "Q N I"], members: slice | Tensor) -> Float[Tensor, "Q N I"]:
+        """Normalise every row, then apply its member's gain and shift."""
+        return torch.addcmul(self.shift[members], layer_norm(x, x.shape[-1:]), self.gain[members])
+
+
+class EnsembleMLP(nn.Module):
+    """``members`` networks as :class:`MLP` makes them, with an output that begins at zero; computed together.
+
+    Which of them are computed is a tensor's affair, so that a compiled update is one graph whichever are drawn.
+
+    Args:
+        dropout: after the first layer's weights, while learning.
+    """
+
+    def __init__(self, members: int, in_dim: int, units: int, layers: int, out_dim: int, dropout: float) -> None:
+        super().__init__()
+        self.members = members
+        dims = [in_dim] + [units] * layers
+        self.hidden = nn.ModuleList(EnsembleLinear(members, a, b) for a, b in itertools.pairwise(dims))
+        self.norms = nn.ModuleList(EnsembleNorm(members, dim) for dim in dims[1:])
+        self.out = EnsembleLinear(members, dims[-1], out_dim, scale=0.0)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Float[Tensor, "... I"], members: slice | Tensor) -> Float[Tensor, "Q ... O"]:
+        """Outputs of the members that a slice or a tensor of indices [Q] names, all of the same input."""
+        count = len(self.out.bias[members])
+        h = x.reshape(-1, x.shape[-1]).expand(count, -1, -1)
+        for i, (linear, norm) in enumerate(zip(self.hidden, self.norms, strict=True)):
+            h = linear(h, members)
+            h = silu(norm(self.dropout(h) if i == 0 else h, members))
+        return self.out(h, members).reshape(count, *x.shape[:-1], -1)
 
 
 def trunc_normal_(weight: Tensor, scale: float = 1.0) -> None:

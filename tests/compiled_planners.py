@@ -1,0 +1,58 @@
+"""Traces an update of a tiny world model with the planner that is named; prints its losses and the eager ones as JSON.
+
+Run by test_precision as a process, as `compiled_updates.py` is. Only the tracing is held to one graph, which resets
+and what is drawn at random do not change: what a compiler then makes of the graph is the backbones' test.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from functools import partial
+from pathlib import Path
+
+import torch
+from model_cases import ACTION, STATE, batch, model
+from omegaconf import OmegaConf
+from planner_cases import PLANNERS, options
+
+from worldmodels.build import build_planner
+from worldmodels.module import WorldModelModule
+from worldmodels.optim import NormClip
+
+LENGTH, UPDATES, BACKBONE = 5, 4, {"tdmpc": "implicit"}
+
+
+def updates(name: str, compiled: bool) -> list[dict[str, float]]:
+    """Mean losses of updates whose batches have resets in different places."""
+    goals = PLANNERS[name] == "goals"
+    observations = STATE | ({"goal_state": STATE["state"]} if goals else {})
+    world = model(f"dynamics={BACKBONE.get(name, 'rssm')}", observations=observations)
+    chosen = OmegaConf.create(options(name, plan_horizon=LENGTH - 1))
+    planner = build_planner(chosen, ACTION, False, world.dynamics.feat_dim, goal_dim=world.dynamics.goal_dim)
+    module = WorldModelModule(
+        world, planner, partial(torch.optim.SGD, lr=1e-3), NormClip(1.0), {}, {}, 0, 0.0, Path()
+    ).train()
+    step = torch.compile(module.losses, fullgraph=True, backend="eager") if compiled else module.losses
+    optimizer, found = module.configure_optimizers(), []
+    for seed in range(UPDATES):
+        rows = batch(4, LENGTH, seed, STATE)
+        rows["is_first"][0, seed] = rows["is_first"][1, -1 - seed] = True
+        if goals:
+            rows["goal_state"] = rows["state"].flip(1)
+        torch.manual_seed(seed)
+        losses, _ = step(rows)
+        means = {name: loss.mean() for name, loss in losses.items()}
+        sum(means.values()).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        module.after_step()
+        found.append({name: mean.item() for name, mean in means.items()})
+    return found
+
+
+if __name__ == "__main__":
+    logging.disable(logging.WARNING)
+    torch._dynamo.config.error_on_recompile = True
+    json.dump({"eager": updates(sys.argv[1], False), "compiled": updates(sys.argv[1], True)}, sys.stdout)
