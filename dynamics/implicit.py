@@ -62,15 +62,16 @@ class Implicit(Dynamics):
     ) -> tuple[Rollout, State]:
         """``unroll`` rounds, each predicting from all latents at once and keeping those whose turn it is.
 
-        That is ``unroll`` times the arithmetic of a loop over time, in ``unroll`` instead of T calls.
+        That is at most ``unroll`` times the arithmetic of a loop over time, in ``unroll`` instead of T calls. Round
+        ``k`` begins at step ``k``: none before it can be that far from where it was grounded.
         """
         self.check(action, state)
         post = self._normed(self.encode(embed))
         age = self._age(reset)[..., None]
         feat = post
-        for k in range(1, self.unroll + 1):
-            before = torch.cat([feat[:, :1], feat[:, :-1]], dim=1)  # a first step is grounded and reads nothing
-            feat = torch.where(age == k, self._next(before, action), feat)
+        for k in range(1, min(self.unroll, feat.shape[1] - 1) + 1):
+            led = torch.where(age[:, k:] == k, self._next(feat[:, k - 1 : -1], action[:, k:]), feat[:, k:])
+            feat = torch.cat([feat[:, :k], led], dim=1)
         return Rollout(feat, post, self.rho ** age[..., 0].float(), {}, {}), self._state(post[:, -1])
 
     def obs_step(
