@@ -10,12 +10,14 @@ import torch
 from model_cases import ACTION, BOTH, PIXELS, STATE, batch, with_reset
 from torch import nn
 
+from worldmodels.build import build_model, build_planner
+from worldmodels.cli import load_config
 from worldmodels.decoders import Decoder, PixelDecoder, StateDecoder
 from worldmodels.distributions import symexp, symlog
 from worldmodels.encoders import Encoder
 from worldmodels.errors import UserError
 from worldmodels.heads import ContinueHead, RewardHead, TransitionRewardHead
-from worldmodels.nets import MLP, BlockLinear, init_
+from worldmodels.nets import MLP, BlockLinear, init_, init_std
 from worldmodels.testing.sequences import randomise
 
 
@@ -196,6 +198,33 @@ def test_a_transition_reward_belongs_to_the_state_and_action_it_follows_from():
     moved = feat.clone()
     moved[:, 4] += 1
     assert torch.equal(rewards, head(moved, rows["action"][:, 1:]))
+
+
+def test_a_deviation_for_all_weights_holds_while_a_network_is_built_and_spares_what_begins_at_zero():
+    with init_std(0.02):
+        net, image = MLP(300, 300, 1, 300, out_scale=0.1), init_(torch.nn.Conv2d(64, 64, 3))
+        assert torch.equal(MLP(300, 300, 1, 300, 0.0)[-1].weight, torch.zeros(300, 300))
+    assert [round(layer.std().item(), 3) for layer in (net[0][0].weight, net[1].weight)] == [0.02, 0.02]
+    assert image.weight.std().item() == pytest.approx(576**-0.5, rel=0.02)
+    assert MLP(300, 300, 1)[0][0].weight.std().item() == pytest.approx(300**-0.5, rel=0.02)
+
+
+def test_tdmpc2_begins_with_weights_of_its_published_deviation():
+    cfg = load_config(["experiment=tdmpc2_cpu"])
+    world = build_model(cfg, STATE, ACTION)
+    planner = build_planner(cfg.planner, ACTION, False, std=cfg.size.init_std, **world.dynamics.widths)
+    weights = {
+        "dynamics": world.dynamics.transition[0][0][0].weight,
+        "encoder": world.encoder.state[0][0].weight,
+        "reward": world.heads["reward"].net[0][0].weight,
+        "policy": planner.learner.actor.net[-1].weight,
+        "q": planner.learner.q.nets.hidden[1].weight,
+    }
+    assert {name: round(weight.std().item(), 3) for name, weight in weights.items()} == dict.fromkeys(weights, 0.02)
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(planner.learner.q.parameters(), planner.learner.target.parameters(), strict=True)
+    )
 
 
 def test_only_real_ends_are_ends():

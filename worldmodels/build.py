@@ -15,6 +15,7 @@ from worldmodels.data.replay import context_rows
 from worldmodels.encoders import GoalEncoder, ObservationSpec, without_goal
 from worldmodels.errors import UserError
 from worldmodels.model import WorldModel
+from worldmodels.nets import init_std
 
 OBSERVATIONS = ("pixels", "state")
 
@@ -36,7 +37,7 @@ def construct(cfg: DictConfig, **options: Any) -> Any:
 
 def build_model(cfg: DictConfig, observations: ObservationSpec, action_dim: int) -> WorldModel:
     """The world model, initialised from ``cfg.seed`` without disturbing the global random stream."""
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), init_std(cfg.size.get("init_std")):
         torch.manual_seed(cfg.seed)
         present = without_goal(observations)
         encoder = construct(cfg.encoder, observations=present)
@@ -55,17 +56,23 @@ def build_model(cfg: DictConfig, observations: ObservationSpec, action_dim: int)
 
 
 def build_planner(
-    cfg: DictConfig, action_dim: int, discrete: bool, feat_dim: int | None = None, seed: int = 0, goal_dim: int = 0
+    cfg: DictConfig,
+    action_dim: int,
+    discrete: bool,
+    feat_dim: int | None = None,
+    seed: int = 0,
+    goal_dim: int = 0,
+    std: float | None = None,
 ) -> Planner:
     """A planner from its group of the configuration, initialised likewise; what learns reads ``feat_dim`` features.
 
-    The last ``goal_dim`` of them are a goal's.
+    The last ``goal_dim`` of them are a goal's. ``std``: the model's ``size.init_std``.
     """
     options = OmegaConf.create(OmegaConf.to_container(cfg))
     learner_of(options).pop("loss_scales", None)
     known = {"feat_dim": feat_dim, "goal_dim": goal_dim}
     learner_of(options).update({key: value for key, value in known.items() if key in learner_of(options)})
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), init_std(std):
         torch.manual_seed(seed)
         return construct(options, action_dim=action_dim, discrete=discrete)
 

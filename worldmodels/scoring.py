@@ -100,7 +100,8 @@ def play_held_out(run: Run, episodes: int, seed: int, explore: bool = True) -> E
 def untaught(run: Run) -> Run:
     """The run before any training, of its world model and of what its planner learns."""
     model = build_model(run.cfg, observation_spec(run.checkpoint), run.action_dim)
-    planner = build_planner(run.cfg.planner, run.action_dim, run.discrete, seed=run.cfg.seed, **model.dynamics.widths)
+    std, widths = run.cfg.size.get("init_std"), model.dynamics.widths
+    planner = build_planner(run.cfg.planner, run.action_dim, run.discrete, seed=run.cfg.seed, std=std, **widths)
     device = run.model.device
     return replace(run, model=model.to(device).eval(), planner=planner.to(device).eval())
 

@@ -152,7 +152,14 @@ def build_module(cfg: DictConfig, folder: Path, model: Any, envs: VectorEnv | Sp
     """The LightningModule of a configuration."""
     return WorldModelModule(
         model,
-        build_planner(cfg.planner, envs.action_dim, envs.discrete, seed=cfg.seed, **model.dynamics.widths),
+        build_planner(
+            cfg.planner,
+            envs.action_dim,
+            envs.discrete,
+            seed=cfg.seed,
+            std=cfg.size.get("init_std"),
+            **model.dynamics.widths,
+        ),
         lambda groups: construct(cfg.optimizer.build, params=groups, lr=cfg.optimizer.lr),
         construct(cfg.optimizer.clip),
         loss_scales(cfg, envs.observation_spec),
