@@ -92,13 +92,8 @@ class TDLearner(Learner):
         self.q = QEnsemble(feat_dim, action_dim, **q)
         require(1 <= pair <= len(self.q), f"pair={pair} must lie between 1 and num_q={len(self.q)}.")
         self.target = slow_copy(self.q)
+        self.target.nets.dropout = nn.Identity()  # targets are without, whatever else is learning
         self.q_scale = ReturnScale()
-
-    def train(self, mode: bool = True) -> TDLearner:
-        """Targets are without dropout while the rest learns."""
-        super().train(mode)
-        self.target.eval()
-        return self
 
     def check(self, dynamics: Dynamics, length: int) -> None:
         """A Q is of a state and the action that leads on from it."""

@@ -18,14 +18,14 @@ from worldmodels.nets import MLP
 from worldmodels.testing.sequences import randomise
 
 
-def learner(feat=6, discrete=False, **options):
+def learner(feat=6, discrete=False, dropout=0.0, **options):
     small = {"units": 16, "layers": 2}
     return TDLearner(
         feat,
         ACTION,
         discrete,
         policy=small,
-        q={**small, "num_q": 5, "num_bins": 101, "limit": 10.0, "dropout": 0.0},
+        q={**small, "num_q": 5, "num_bins": 101, "limit": 10.0, "dropout": dropout},
         **options,
     )
 
@@ -44,7 +44,7 @@ def test_every_member_begins_at_zero_and_differently():
     feat, action = torch.randn(7, 6), torch.randn(7, ACTION)
     assert torch.equal(q.two_hot.decode(q(feat, action)), torch.zeros(5, 7))
     hidden = [layer.weight for layer in q.nets.hidden]
-    assert [weight.shape for weight in hidden] == [(5, 16, 6 + ACTION), (5, 16, 16)]
+    assert [weight.shape for weight in hidden] == [(5, 6 + ACTION, 16), (5, 16, 16)]
     for weight in hidden:
         assert all(member.std() > 0.1 for member in weight)
         assert all(not torch.equal(weight[0], other) for other in weight[1:])
@@ -58,12 +58,12 @@ def test_members_compute_what_networks_of_their_own_would():
         net = MLP(6 + ACTION, 16, 2, 11)
         with torch.no_grad():
             for layer, linear, norm in zip(list(net)[:2], q.nets.hidden, q.nets.norms, strict=True):
-                layer[0].weight.copy_(linear.weight[i])
-                layer[0].bias.copy_(linear.bias[i, 0])
-                layer[1].weight.copy_(norm.gain[i, 0])
-                layer[1].bias.copy_(norm.shift[i, 0])
-            net[2].weight.copy_(q.nets.out.weight[i])
-            net[2].bias.copy_(q.nets.out.bias[i, 0])
+                layer[0].weight.copy_(linear.weight[i].T)
+                layer[0].bias.copy_(linear.bias[i])
+                layer[1].weight.copy_(norm.gain[i])
+                layer[1].bias.copy_(norm.shift[i])
+            net[2].weight.copy_(q.nets.out.weight[i].T)
+            net[2].bias.copy_(q.nets.out.bias[i])
         alone.append(net(torch.cat([feat, action], -1)))
     torch.testing.assert_close(q(feat, action), torch.stack(alone))
     torch.testing.assert_close(q(feat, action, torch.tensor([2, 0])), torch.stack([alone[2], alone[0]]))
@@ -79,9 +79,11 @@ def test_dropout_is_for_learning_only():
 
 
 def test_targets_are_without_dropout_while_learning():
-    planner = build("tdmpc", world(False)[0]).train()
-    assert planner.learner.q.training
-    assert not any(module.training for module in planner.learner.target.modules())
+    planner = randomise(learner(dropout=0.5))
+    x = torch.randn(7, 6), torch.randn(7, ACTION), slice(1)
+    assert planner.training
+    assert not torch.equal(planner.q(*x), planner.q(*x))
+    assert torch.equal(planner.target(*x), planner.target(*x))
 
 
 def test_a_pair_is_drawn_without_replacement_from_all():

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import layer_norm, silu
 
+from worldmodels.errors import UserError
+
 
 class BlockLinear(nn.Module):
     """A linear map that is block-diagonal: ``blocks`` separate maps side by side (DreamerV3's block GRU)."""
@@ -65,15 +67,15 @@ class EnsembleLinear(nn.Module):
 
     def __init__(self, members: int, in_dim: int, out_dim: int, scale: float = 1.0) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(members, out_dim, in_dim))
-        self.bias = nn.Parameter(torch.zeros(members, 1, out_dim))
+        self.weight = nn.Parameter(torch.empty(members, in_dim, out_dim))
+        self.bias = nn.Parameter(torch.zeros(members, out_dim))
         with torch.no_grad():
             for weight in self.weight:
-                trunc_normal_(weight, scale)
+                trunc_normal_(weight.T, scale)
 
     def forward(self, x: Float[Tensor, "Q N I"], members: slice | Tensor) -> Float[Tensor, "Q N O"]:
         """Each map of those named, on its own rows; a slice copies no weights."""
-        return torch.baddbmm(self.bias[members], x, self.weight[members].mT)
+        return torch.baddbmm(self.bias[members].unsqueeze(1), x, self.weight[members])
 
 
 class EnsembleNorm(nn.Module):
@@ -81,12 +83,13 @@ class EnsembleNorm(nn.Module):
 
     def __init__(self, members: int, dim: int) -> None:
         super().__init__()
-        self.gain = nn.Parameter(torch.ones(members, 1, dim))
-        self.shift = nn.Parameter(torch.zeros(members, 1, dim))
+        self.gain = nn.Parameter(torch.ones(members, dim))
+        self.shift = nn.Parameter(torch.zeros(members, dim))
 
     def forward(self, x: Float[Tensor, "Q N I"], members: slice | Tensor) -> Float[Tensor, "Q N I"]:
         """Normalise every row, then apply its member's gain and shift."""
-        return torch.addcmul(self.shift[members], layer_norm(x, x.shape[-1:]), self.gain[members])
+        gain, shift = self.gain[members].unsqueeze(1), self.shift[members].unsqueeze(1)
+        return torch.addcmul(shift, layer_norm(x, x.shape[-1:]), gain)
 
 
 class EnsembleMLP(nn.Module):
@@ -109,12 +112,12 @@ class EnsembleMLP(nn.Module):
 
     def forward(self, x: Float[Tensor, "... I"], members: slice | Tensor) -> Float[Tensor, "Q ... O"]:
         """Outputs of the members that a slice or a tensor of indices [Q] names, all of the same input."""
-        count = len(self.out.bias[members])
+        count, out_dim = self.out.bias[members].shape
         h = x.reshape(-1, x.shape[-1]).expand(count, -1, -1)
         for i, (linear, norm) in enumerate(zip(self.hidden, self.norms, strict=True)):
             h = linear(h, members)
             h = silu(norm(self.dropout(h) if i == 0 else h, members))
-        return self.out(h, members).reshape(count, *x.shape[:-1], -1)
+        return self.out(h, members).reshape(count, *x.shape[:-1], out_dim)
 
 
 _init_std: ContextVar[float | None] = ContextVar("init_std", default=None)
@@ -124,8 +127,10 @@ _init_std: ContextVar[float | None] = ContextVar("init_std", default=None)
 def init_std(std: float | None) -> Iterator[None]:
     """Draw linear maps with this deviation while a network is built, instead of one that follows from their inputs.
 
-    Behind a LayerNorm small weights compute what large ones do, and learn faster. None changes nothing.
+    In front of a LayerNorm small weights compute what large ones do, and learn faster. None changes nothing.
     """
+    if std is not None and std <= 0:
+        raise UserError(f"size.init_std={std} must be positive.")
     token = _init_std.set(std)
     try:
         yield
@@ -140,7 +145,7 @@ def trunc_normal_(weight: Tensor, scale: float = 1.0) -> None:
     one's deviation, unless it is to be zero.
     """
     fixed = _init_std.get() if weight.ndim == 2 else None
-    std = (fixed or scale / math.sqrt(weight[0].numel())) / 0.87962566
+    std = (scale / math.sqrt(weight[0].numel()) if fixed is None else fixed) / 0.87962566
     if scale == 0:
         nn.init.zeros_(weight)
     else:
