@@ -50,7 +50,7 @@ class Normaliser(nn.Module):
     def follow(self, x: Float[Tensor, "N L D"], counts: Bool[Tensor, " N"]) -> None:
         """Take in a batch, of which some rows count."""
         self.count += counts.any()
-        rate = torch.where(counts.any(), (1 / self.count.clamp(min=1)).clamp(min=self.rate), 0.0)
+        rate = counts.any() * (1 / self.count.clamp(min=1)).clamp(min=self.rate)
         share = (counts / counts.sum().clamp(min=1))[:, None]
         x = x.detach().float()
         self.mean.lerp_((share * x.mean(1)).sum(0), rate)
@@ -146,10 +146,6 @@ class TrajectoryModel(nn.Module):
     def latent_std(self) -> Float[Tensor, " F"]:
         """Deviations of the latents alone."""
         return self.normaliser.std()[: self.feat_dim]
-
-    def follow(self, x: Float[Tensor, "N L D"], counts: Bool[Tensor, " N"]) -> None:
-        """Let the normaliser see a batch, of which some rows count."""
-        self.normaliser.follow(x, counts)
 
     def loss(
         self,

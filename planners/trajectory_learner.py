@@ -80,7 +80,7 @@ class TrajectoryLearner(nn.Module):
         if window.goal is not None:
             x, given = self._with_goal(x, given, window.goal, ends)
         if self.training:
-            self.trajectories.follow(x, window.whole)
+            self.trajectories.normaliser.follow(x, window.whole)
         labels = {name: label.of(window) for name, label in self.labels.items()}
         share = window.whole.numel() / window.whole.sum().clamp(min=1)
         counts = (window.whole * share)[:, None]

@@ -21,7 +21,7 @@ from worldmodels.build import build_planner
 from worldmodels.module import WorldModelModule
 from worldmodels.optim import NormClip
 
-LENGTH, UPDATES, BACKBONE = 5, 4, {"tdmpc": "implicit"}
+LENGTH, HORIZON, UPDATES, BACKBONE = 7, 4, 4, {"tdmpc": "implicit"}
 
 
 def updates(name: str, compiled: bool) -> list[dict[str, float]]:
@@ -29,7 +29,7 @@ def updates(name: str, compiled: bool) -> list[dict[str, float]]:
     goals = PLANNERS[name] == "goals"
     observations = STATE | ({"goal_state": STATE["state"]} if goals else {})
     world = model(f"dynamics={BACKBONE.get(name, 'rssm')}", observations=observations)
-    chosen = OmegaConf.create(options(name, plan_horizon=LENGTH - 1))
+    chosen = OmegaConf.create(options(name, plan_horizon=HORIZON))
     planner = build_planner(chosen, ACTION, False, world.dynamics.feat_dim, goal_dim=world.dynamics.goal_dim)
     module = WorldModelModule(
         world, planner, partial(torch.optim.SGD, lr=1e-3), NormClip(1.0), {}, {}, 0, 0.0, Path()

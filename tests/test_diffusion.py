@@ -265,7 +265,7 @@ def test_it_learns_two_kinds_of_trajectories(net, prediction):
         x = torch.stack([sign * slope, sign.expand(-1, 8)], dim=-1)  # goes up or down, by its action
         given = torch.zeros(64, 8, dtype=torch.bool)
         given[:, 0] = True
-        made.follow(x, all_of(x))
+        made.normaliser.follow(x, all_of(x))
         optimizer.zero_grad()
         made.loss(x, given, {}).mean().backward()
         optimizer.step()
@@ -524,17 +524,20 @@ def test_windows_over_a_reset_teach_nothing():
 
 
 def test_a_window_pairs_each_latent_with_the_action_and_reward_that_followed(monkeypatch):
-    world, made = planner()
+    world, made = planner("planner.learner.critic={units: 8, layers: 1}")
     rows = with_reset(batch(3, L + 4, observations=STATE))
     rows["is_first"][:] = False
+    rows["skill"] = torch.arange(3 * (L + 4)).unflatten(0, (3, -1))
     rollout, _, _ = world.observe(rows, world.initial(3))
     for begin in (0, 3):
-        monkeypatch.setattr(torch, "randint", lambda *_, begin=begin, **__: torch.tensor(begin))
+        monkeypatch.setattr(torch, "randint", lambda *_, begin=begin, **__: torch.tensor([begin]))
         window, _ = made.learner._window(world, rollout, rows, L)
         for t in range(L):
             assert torch.equal(window.feat[:, t], rollout.post[:, begin + t])
             assert torch.equal(window.action[:, t], rows["action"][:, begin + t + 1])
             assert torch.equal(window.reward[:, t], rows["reward"][:, begin + t + 1])
+        assert torch.equal(window.skill, rows["skill"][:, begin])
+        assert torch.equal(window.advantage, made.learner._advantage(rollout.post, rows)[:, begin])
     monkeypatch.undo()
     assert window.whole.all()
 

@@ -93,7 +93,7 @@ def test_recorded_steps_are_foreseen_and_jump_by_one_on_average():
         moved = (action[:, :-1] @ weights + noise * torch.randn(64, 3, weights.shape[1])).cumsum(1)
         feat = torch.cat([torch.zeros_like(moved[:, :1]), moved], dim=1)
         everything = torch.ones(64, dtype=torch.bool)
-        made.trajectories.follow(made.joined(feat, action), everything)
+        made.trajectories.normaliser.follow(made.joined(feat, action), everything)
         window = Window(feat, action, feat[..., 0], None, None, None, everything)
         optimizer.zero_grad()
         made._forward_loss(window).mean().backward()

@@ -191,7 +191,7 @@ def load_weights(module: torch.nn.Module, checkpoint: dict[str, Any], prefix: st
     if wrong:
         raise UserError(
             f"{file} was made by another architecture: {len(wrong)} weights differ, {wrong[0]!r} first; "
-            f"use the dynamics, size and objective it was trained with."
+            f"use the dynamics, size and objective it was trained with, and the version of the code."
         )
     module.load_state_dict(weights)
 
