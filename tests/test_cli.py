@@ -154,12 +154,19 @@ def test_a_run_is_not_used_with_what_it_was_not_trained_with(said, run_folder, t
 
 def test_a_group_of_a_run_is_read_at_the_size_of_the_run(run_folder):
     cfg = read_config(run_folder)
-    assert override(cfg, ["dynamics=rssm"]).dynamics.core.deter != cfg.dynamics.core.deter
+    assert override(cfg, ["dynamics=koopman"]).dynamics.core.state == cli.load_config([]).size.deter
     cfg.choices.size = "s"
-    assert override(cfg, ["dynamics=rssm"]).dynamics.core.deter == cli.load_config(["size=s"]).dynamics.core.deter
-    assert override(cfg, ["dynamics=rssm"]).dynamics.space == cfg.dynamics.space
+    assert override(cfg, ["dynamics=koopman"]).dynamics.core.state == cli.load_config(["size=s"]).size.deter
+    assert override(cfg, ["dynamics=koopman"]).dynamics.space == cfg.dynamics.space
     cfg.choices.space = "simnorm"
-    assert override(cfg, ["dynamics=rssm"]).dynamics.space == cli.load_config(["size=s", "space=simnorm"]).space
+    assert override(cfg, ["dynamics=koopman"]).dynamics.space == cli.load_config(["size=s", "space=simnorm"]).space
+
+
+def test_the_word_that_a_run_was_trained_with_keeps_its_options(run_folder):
+    cfg = read_config(run_folder)
+    assert override(cfg, ["planner=mppi"]) == cfg
+    assert override(cfg, ["planner=mppi", "planner.num_samples=9"]).planner == {**cfg.planner, "num_samples": 9}
+    assert override(cfg, ["planner=cem"]).planner.num_samples == cli.load_config(["planner=cem"]).planner.num_samples
 
 
 def test_a_path_that_cannot_be_written_is_one_sentence(said, tmp_path):
@@ -234,6 +241,11 @@ def test_resuming_with_other_parts_is_refused(said, run_folder, word):
     before = (run_folder / "config.yaml").read_text()
     assert_matches(said.refusal("train", f"resume={run_folder}", word), "when resuming.*start a new run")
     assert (run_folder / "config.yaml").read_text() == before
+
+
+def test_resuming_with_a_planner_that_was_not_learned_names_the_command(said, run_folder):
+    message = said.refusal("train", f"resume={run_folder}", "planner=actor_critic")
+    assert f"train them with `python scripts/train.py world_model={run_folder} planner=actor_critic`" in message
 
 
 def test_words_that_a_run_does_not_know(said, run_folder):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 
+import numpy as np
 import pytest
 import torch
 from planner_cases import seeded
@@ -17,6 +19,7 @@ from worldmodels.launch import train
 from worldmodels.quality import balanced_error, correlate, relative_error
 from worldmodels.runs import load_run
 from worldmodels.scoring import windows
+from worldmodels.training import parts
 
 SMALL_ACTOR = ("planner.imag_horizon=3",)
 PLAIN = [word for word in WORDS if not word.startswith("planner.")]
@@ -60,6 +63,8 @@ def test_runs_of_different_environments_are_not_compared(finished_run, tmp_path,
     text = (finished_run / "config.yaml").read_text()
     (other / "config.yaml").write_text(text.replace("action_dim: 2", "action_dim: 3", 1))
     assert "different environments" in said.refusal("compare", f"runs=[{finished_run},{other}]")
+    (other / "config.yaml").write_text(text.replace("num_envs: 2", "num_envs: 1", 1))
+    assert "no checkpoint" in said.refusal("compare", f"runs=[{finished_run},{other}]")  # the same environment
 
 
 @pytest.mark.parametrize(
@@ -92,6 +97,9 @@ def test_intervals_cover_the_interquartile_mean():
     middle = sorted(scores)[10:30]
     assert row["iqm"] == pytest.approx(sum(middle) / 20, abs=1e-6)
     assert row["interval"][0] < row["iqm"] < row["interval"][1]
+    drawn = np.random.get_state()[1].tolist()  # noqa: NPY002
+    assert with_intervals(rows_of(mine=scores)) == [row]
+    assert np.random.get_state()[1].tolist() == drawn  # noqa: NPY002
 
 
 def test_tables_say_what_is_missing():
@@ -152,6 +160,17 @@ def test_a_planner_is_trained_on_a_frozen_model_and_resumed(finished_run, tmp_pa
     assert any(not torch.equal(actor[key], value) for key, value in resumed.planner.actor.state_dict().items())
     for one, other in zip(before.model.parameters(), resumed.model.parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+def test_options_of_parts_are_left_behind_with_the_parts(finished_run, tmp_path, unscored):
+    """As a run of experiment=tdmpc2 has them; the number of environments may change too."""
+    run = shutil.copytree(finished_run, tmp_path / "run")
+    text = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(text.replace("parts: null", "parts: {model.encoder: {lr: 1.0e-4}}", 1))
+    folder = tmp_path / "frozen"
+    words = ["planner=tdmpc", "planner.search.num_samples=32", "planner.search.num_elites=4", "env.num_envs=1"]
+    train([f"world_model={run}", *words, f"run_dir={folder}"])
+    assert parts(load_run(folder).cfg) == {"planner.learner.actor": {"eps": 1e-5}}
 
 
 def test_what_has_nothing_to_learn_is_not_trained_on_a_frozen_model(finished_run, said):

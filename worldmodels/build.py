@@ -18,6 +18,8 @@ from worldmodels.model import WorldModel
 from worldmodels.nets import init_std
 
 OBSERVATIONS = ("pixels", "state")
+TRAINED_WITH = ("loss_scales", "parts")
+"""What a learner's configuration says about its training: the scales of its losses, the optimiser's options by part."""
 
 
 def construct(cfg: DictConfig, **options: Any) -> Any:
@@ -69,7 +71,8 @@ def build_planner(
     The last ``goal_dim`` of them are a goal's. ``std``: the model's ``size.init_std``.
     """
     options = OmegaConf.create(OmegaConf.to_container(cfg))
-    learner_of(options).pop("loss_scales", None)
+    for key in TRAINED_WITH:
+        learner_of(options).pop(key, None)
     known = {"feat_dim": feat_dim, "goal_dim": goal_dim}
     learner_of(options).update({key: value for key, value in known.items() if key in learner_of(options)})
     with torch.random.fork_rng(devices=[]), init_std(std):

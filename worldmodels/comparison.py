@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import statistics
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from tqdm import tqdm
 from worldmodels.comparison_report import draw, table
 from worldmodels.errors import UserError
 from worldmodels.evaluation import Episodes, blind_policies, evaluate_oracle, play_blind, write_report
-from worldmodels.launch import lasting, quietly
+from worldmodels.launch import world_of
 from worldmodels.quality import prediction_errors, ranking
 from worldmodels.runs import Run, open_run, read_config
 from worldmodels.scoring import play_held_out
@@ -44,7 +46,7 @@ def compare(
     """Play every entry of the grid, measure every model, write JSON, table and figure; return what is in the JSON."""
     first = read_config(Path(runs[0]))
     for path in runs[1:]:
-        if lasting(read_config(Path(path)).env) != lasting(first.env):
+        if world_of(read_config(Path(path)).env) != world_of(first.env):
             raise UserError(f"{path} and {runs[0]} were trained in different environments: compare them one by one.")
     planners = planners or list(dict.fromkeys(read_config(Path(path)).choices.planner for path in runs))
     grid = [Entry(path, planner) for path in runs for planner in planners]
@@ -68,10 +70,10 @@ def compare(
     return result
 
 
-def words_of(planner: str, trained: str) -> list[str]:
-    """``tdmpc mpc=false`` as words of a configuration; the planner of the training keeps the options it had there."""
+def words_of(planner: str) -> list[str]:
+    """``tdmpc mpc=false`` as words of a configuration."""
     name, *options = planner.split()
-    return [f"planner={name}"] * (name != trained) + [f"planner.{option}" for option in options]
+    return [f"planner={name}"] + [f"planner.{option}" for option in options]
 
 
 def learned_row(entry: Entry, episodes: int, seed: int) -> dict[str, Any]:
@@ -97,8 +99,7 @@ def scored(played: Episodes) -> dict[str, Any]:
 def open_run_or_reason(entry: Entry) -> Run | str:
     """The run with that planner, or why it cannot have it."""
     try:
-        trained = read_config(Path(entry.model)).choices.planner
-        return open_run(entry.model, words_of(entry.planner, trained))
+        return open_run(entry.model, words_of(entry.planner))
     except UserError as error:
         if "has learned parts" not in str(error):
             raise
@@ -150,12 +151,9 @@ def with_intervals(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Rows with their mean, interquartile mean and its 95 % interval over episodes (Agarwal et al. 2021)."""
     get_interval_estimates, aggregate_iqm = rliable()
     known = {str(i): np.asarray(row["returns"])[:, None] for i, row in enumerate(rows) if row["returns"]}
-    with quietly(("random_state is deprecated",)):  # between rliable and arch; a seed of its own is worth it
+    with seeded_numpy(0):  # rliable draws from numpy's global generator, whatever random_state it is given
         points, intervals = get_interval_estimates(
-            known,
-            lambda scores: np.array([aggregate_iqm(scores)]),
-            reps=RESAMPLED,
-            random_state=np.random.RandomState(0),
+            known, lambda scores: np.array([aggregate_iqm(scores)]), reps=RESAMPLED
         )
     described = []
     for i, row in enumerate(rows):
@@ -169,6 +167,17 @@ def with_intervals(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
             }
         described.append(row)
     return described
+
+
+@contextmanager
+def seeded_numpy(seed: int) -> Iterator[None]:
+    """Numpy's global generator begins anew within the block and goes on behind it as if nothing had been drawn."""
+    before = np.random.get_state()  # noqa: NPY002 - the generator that is asked for
+    np.random.seed(seed)  # noqa: NPY002
+    try:
+        yield
+    finally:
+        np.random.set_state(before)  # noqa: NPY002
 
 
 def rliable() -> tuple[Any, Any]:

@@ -6,7 +6,7 @@ import logging
 import os
 import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -35,9 +35,10 @@ from worldmodels.runs import (
     read_checkpoint,
     read_config,
     removed_unless_begun,
+    require_learned,
 )
 from worldmodels.scoring import finish
-from worldmodels.training import Training, assemble
+from worldmodels.training import Training, assemble, parts
 
 log = logging.getLogger(__name__)
 
@@ -172,8 +173,9 @@ def fit(training: Training, checkpoint: str | None) -> None:
 def planner_config(folder: Path, words: list[str]) -> DictConfig:
     """The configuration for training a planner on a run's world model, which stays as it is."""
     before = read_config(folder)
+    before.optimizer.parts = None  # its model's are without meaning now; a planner brings its own
     cfg = override(before, words)
-    require_same(cfg, before, f": the world model in {folder} was trained with another")
+    require_same(cfg, before, f": the world model in {folder} was trained with another", world_of)
     if not learner_of(cfg.planner).get("loss_scales"):
         raise UserError(
             f"planner={cfg.choices.planner} has nothing to learn on a frozen world model: use it as it is, with "
@@ -181,17 +183,15 @@ def planner_config(folder: Path, words: list[str]) -> DictConfig:
             "as planner=actor_critic."
         )
     cfg.world_model = str(folder)
-    parts = cfg.optimizer.parts or {}
-    cfg.optimizer.parts = {part: own for part, own in parts.items() if not part.startswith("model.")} or None
     if "run_dir" not in {word.partition("=")[0] for word in words}:
         cfg.run_dir = None
     return cfg
 
 
-def require_same(cfg: DictConfig, before: DictConfig, because: str) -> None:
-    """Refuse a configuration that differs in what weights or replay depend on."""
+def require_same(cfg: DictConfig, before: DictConfig, because: str, of: Callable[[DictConfig], dict[str, Any]]) -> None:
+    """Refuse a configuration that differs in what weights depend on, or in that part of its environment."""
     changed = [group for group in WEIGHTS if cfg[group] != before[group]]
-    if lasting(cfg.env) != lasting(before.env):
+    if of(cfg.env) != of(before.env):
         changed.append("env")
     if changed:
         raise UserError(f"{changed[0]} cannot change{because}.")
@@ -201,7 +201,9 @@ def resumed_config(folder: Path, words: list[str]) -> DictConfig:
     """A run's configuration with words on top; what its weights or its replay depend on may not change."""
     before = read_config(folder)
     cfg = override(before, words)
-    require_same(cfg, before, f" when resuming: {folder} was trained with another; start a new run")
+    require_same(cfg, before, f" when resuming: {folder} was trained with another; start a new run", replayed)
+    if learner_of(cfg.planner).get("loss_scales"):
+        require_learned(cfg, before, folder)
     if optimizer_layout(cfg) != optimizer_layout(before):
         raise UserError(
             f"only the values of learning rates can change when resuming, not the optimizer: {folder} was trained "
@@ -210,11 +212,16 @@ def resumed_config(folder: Path, words: list[str]) -> DictConfig:
     return cfg
 
 
-def lasting(env: DictConfig) -> dict[str, Any]:
-    """An environment without how long to wait for a worker, on which neither weights nor replay depend."""
+def replayed(env: DictConfig) -> dict[str, Any]:
+    """An environment without how long to wait for a worker, on which replay does not depend."""
     return {key: value for key, value in env.items() if key != "step_timeout"}
+
+
+def world_of(env: DictConfig) -> dict[str, Any]:
+    """An environment without how many of it there are, on which a model does not depend either."""
+    return {key: value for key, value in replayed(env).items() if key != "num_envs"}
 
 
 def optimizer_layout(cfg: DictConfig) -> tuple[str, list[str]]:
     """What an optimiser's saved state depends on."""
-    return cfg.optimizer.build["_target_"], sorted(cfg.optimizer.parts or ())
+    return cfg.optimizer.build["_target_"], sorted(parts(cfg))

@@ -197,12 +197,14 @@ def load_weights(module: torch.nn.Module, checkpoint: dict[str, Any], prefix: st
 
 
 def override(cfg: DictConfig, overrides: list[str]) -> DictConfig:
-    """A copy of a run's configuration with ``key=value`` words on top; a group's name (``planner=cem``) replaces it."""
+    """A copy of a run's configuration with ``key=value`` words on top; another group (``planner=cem``) replaces one."""
     before, cfg = cfg, cfg.copy()
     for word in sorted(overrides, key=is_group, reverse=True):  # a group first, then keys inside it
-        key, equals, _ = word.partition("=")
+        key, equals, value = word.partition("=")
         if not equals:
             raise UserError(f"{word!r} is not of the form key=value.{near_match(key, dotted_keys(cfg))}")
+        if is_group(word) and value == cfg.choices[key]:
+            continue  # with the options it has here
         if is_group(word):
             inside = [f"{group}={cfg.choices[group]}" for group in ("size", "space") if group != key]
             fresh, place = load_config([word, *inside]), key.partition("@")[2] or key

@@ -14,7 +14,15 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from worldmodels import precision
-from worldmodels.build import build_model, build_planner, construct, loss_scales, prefix_rows, require_length
+from worldmodels.build import (
+    build_model,
+    build_planner,
+    construct,
+    learner_of,
+    loss_scales,
+    prefix_rows,
+    require_length,
+)
 from worldmodels.callbacks import Checkpoints, Episodes, PlainFiles, Progress, UpdateTimer, Watch
 from worldmodels.cli import CtrlC
 from worldmodels.data.collect import Actor, Collector, row_spec
@@ -171,14 +179,16 @@ def build_module(cfg: DictConfig, folder: Path, model: Any, envs: VectorEnv | Sp
 
 
 def parts(cfg: DictConfig) -> dict[str, dict[str, float]]:
-    """The optimiser's options by part."""
-    named = OmegaConf.to_container(OmegaConf.create({"parts": cfg.optimizer.parts or {}}))["parts"]
+    """The optimiser's options by part, those that the planner brings for its own parts among them."""
+    named = OmegaConf.to_container(cfg, resolve=True)["optimizer"]["parts"] or {}
     if not isinstance(named, dict) or not all(isinstance(own, dict) for own in named.values()):
         raise UserError(
             f"optimizer.parts={named} must name parts and their options, such as {{model.encoder: {{lr: 1e-4}}}}; "
             "the rate of all others is optimizer.lr."
         )
-    return named
+    place = "planner.learner." if "learner" in cfg.planner else "planner."
+    own = OmegaConf.to_container(learner_of(cfg.planner).get("parts", OmegaConf.create({})))
+    return {place + part: options for part, options in own.items()} | named
 
 
 def build_dataset(

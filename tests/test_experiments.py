@@ -1,0 +1,52 @@
+"""Published protocols are made of words as everything is: another backbone or planner may take the place of theirs."""
+
+from __future__ import annotations
+
+from itertools import product
+from pathlib import Path
+
+import pytest
+import torch
+from model_cases import ACTION, PIXELS, STATE
+
+from worldmodels.build import build_model
+from worldmodels.cli import load_config
+from worldmodels.training import Spaces, build_module
+
+GROUPS = Path(__file__).parents[1] / "configs"
+PROTOCOLS = ("published", "tdmpc2", "tdmpc2_pixels", "tdmpc2_cpu", "dreamer_cpu")
+SWAPS = ("dynamics=rssm", "dynamics=ssm", "planner=actor_critic", "planner=mppi", "planner=diffusion", "planner=tdmpc")
+
+
+def rates(cfg) -> dict[str, float]:
+    """Learning rate of every weight that learns, as built and as its losses are scaled."""
+    observations = STATE if cfg.env.obs == "state" else PIXELS
+    model = build_model(cfg, observations, ACTION)
+    module = build_module(cfg, Path(), model, Spaces(observations, ACTION, False))
+    names = {id(p): name for name, p in module.named_parameters()}
+    groups = module.configure_optimizers().param_groups
+    return {names[id(p)]: (group["lr"], group["eps"]) for group in groups for p in group["params"]}
+
+
+@pytest.mark.parametrize(("protocol", "swap"), [*product(PROTOCOLS, SWAPS)])
+def test_any_word_may_stand_in_a_protocol(protocol, swap):
+    cfg = load_config([f"experiment={protocol}", swap, "size=xxs", "env.size=32"])
+    assert rates(cfg)
+    assert ("consistency" in cfg.loss_scales) == (cfg.choices.dynamics == "implicit")
+
+
+def test_every_experiment_is_composed():
+    for path in (GROUPS / "experiment").glob("*.yaml"):
+        assert load_config([f"experiment={path.stem}"]).procedure
+
+
+def test_rates_of_tdmpc2_are_the_published_ones():
+    """Encoder 0.3 times the others', its policy's epsilon 1e-5."""
+    found = rates(load_config(["experiment=tdmpc2", "size=xxs"]))
+    own = {
+        name: {v for k, v in found.items() if k.startswith(name)} for name in ("model.encoder", "model.dynamics.enc")
+    }
+    assert own == {"model.encoder": {(9e-5, 1e-8)}, "model.dynamics.enc": {(9e-5, 1e-8)}}
+    assert {v for k, v in found.items() if k.startswith("planner.learner.actor")} == {(3e-4, 1e-5)}
+    slow = ("model.encoder", "model.dynamics.enc", "planner.learner.actor")
+    assert {v for k, v in found.items() if not k.startswith(slow)} == {(3e-4, 1e-8)}
