@@ -6,7 +6,6 @@ from itertools import product
 from pathlib import Path
 
 import pytest
-import torch
 from model_cases import ACTION, PIXELS, STATE
 
 from worldmodels.build import build_model

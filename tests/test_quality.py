@@ -13,10 +13,11 @@ from dynamics.base import Rollout, State
 from planners.random import Random
 from worldmodels.cli import load_config
 from worldmodels.data.collect import Actor
+from worldmodels.envs.base import derive_seed
 from worldmodels.envs.toy import LinearGaussian
 from worldmodels.envs.vector import VectorEnv
-from worldmodels.evaluation import play
-from worldmodels.quality import prediction_errors, ranking
+from worldmodels.evaluation import HELD_OUT, Constant, play, record_blind
+from worldmodels.quality import common_episodes, mixed_tape, prediction_errors, ranking
 from worldmodels.runs import Run
 
 
@@ -81,7 +82,30 @@ def test_errors_of_a_wrong_model_grow_step_by_step(held_out):
 
 
 def test_the_simulator_itself_ranks_everything_rightly_and_its_opposite_wrongly():
-    told = ranking(run(), seed=0)
+    tape = torch.rand(4, 70, 1, generator=seeded()) - 0.5
+    told = ranking(run(), 0, tape)
     assert len(told["correlations"]) == told["states"] == 16
     assert min(told["correlations"]) > 0.9999
-    assert max(ranking(run(sign=-1.0), seed=0)["correlations"]) < -0.9999
+    assert max(ranking(run(sign=-1.0), 0, tape)["correlations"]) < -0.9999
+    assert ranking(run(), 0, tape[:2, :40])["states"] == 4
+
+
+def test_all_models_are_judged_on_the_same_episodes(monkeypatch):
+    """The prefill's and each planner's own, which an environment begins alike and repeats action for action."""
+    one, other = run(), run()
+    other.planner = Constant(1, False, 0.5)
+    monkeypatch.setattr(
+        "worldmodels.quality.play_held_out",
+        lambda run, n, seed, explore: record_blind(run.cfg.env, lambda a, d: run.planner, n, seed),
+    )
+    played = common_episodes([one, other], seed=0)
+    assert [len(episodes.returns) for episodes in played] == [5, 5, 5]
+    starts = torch.stack([episodes.rows["state"][:, 0] for episodes in played])
+    assert torch.equal(starts, starts[:1].expand_as(starts))
+    tape = mixed_tape(played)
+    assert torch.equal(tape[2], torch.full_like(tape[2], 0.5))
+    with VectorEnv(one.cfg.env, len(tape), derive_seed(0, HELD_OUT), 60.0) as envs:
+        rows = [envs.reset()] + [envs.step(tape[:, t]) for t in range(20)]
+    again = torch.stack([row["state"] for row in rows], 1)
+    for n, source in enumerate((0, 1, 2, 0)):
+        assert torch.equal(again[n], played[source].rows["state"][n, :21])

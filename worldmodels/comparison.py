@@ -15,9 +15,9 @@ from tqdm import tqdm
 
 from worldmodels.comparison_report import draw, table
 from worldmodels.errors import UserError
-from worldmodels.evaluation import Episodes, blind_policies, evaluate_oracle, play_blind, write_report
+from worldmodels.evaluation import Episodes, blind_policies, evaluate_oracle, joined, play_blind, write_report
 from worldmodels.launch import world_of
-from worldmodels.quality import prediction_errors, ranking
+from worldmodels.quality import common_episodes, mixed_tape, prediction_errors, ranking
 from worldmodels.runs import Run, open_run, read_config
 from worldmodels.scoring import play_held_out
 
@@ -54,10 +54,11 @@ def compare(
     for entry in grid:  # a mistake in the last one belongs before the first is played
         open_run_or_reason(entry)
     rows = [learned_row(entry, episodes, seed) for entry in tqdm(grid, desc="planners x models", unit="entry")]
-    run, quality = open_run(runs[0], []), {}
-    rows += bounds(run, planners, episodes, seed, oracle)
-    for path in tqdm(runs, desc="models", unit="model"):
-        quality[path] = judge_model(open_run(path, []), seed, oracle)
+    models = [open_run(path, []) for path in runs]
+    rows += bounds(models[0], planners, episodes, seed, oracle)
+    recorded, quality = common_episodes(models, seed), {}
+    for path, run in zip(runs, tqdm(models, desc="models", unit="model"), strict=True):
+        quality[path] = judge_model(run, recorded, seed, oracle)
     result = {
         "env": str(first.env.get("task") or first.env.get("id") or first.env._target_),
         "episodes": episodes,
@@ -130,17 +131,16 @@ def oracle_row(run: Run, planner: str, episodes: int, seed: int) -> dict[str, An
         return row | {"returns": None, "reason": str(error)}
 
 
-def judge_model(run: Run, seed: int, oracle: bool) -> dict[str, Any]:
+def judge_model(run: Run, recorded: list[Episodes], seed: int, oracle: bool) -> dict[str, Any]:
     """How well a run's model predicts recorded futures and ranks invented ones, whatever plans with it."""
-    held_out = play_held_out(run, run.cfg.evaluation.episodes, seed, explore=True)
     judged: dict[str, Any] = {"errors": {}}
     try:
-        judged["errors"] = prediction_errors(run, held_out)
+        judged["errors"] = prediction_errors(run, joined(recorded))
     except UserError as error:
         log.warning("what %s predicts is left out: %s", run.path, error)
     if oracle:
         try:
-            judged["ranking"] = ranking(run, seed)
+            judged["ranking"] = ranking(run, seed, mixed_tape(recorded))
         except UserError as error:
             log.warning("how well %s ranks is left out: %s", run.path, error)
             judged["ranking"] = {"reason": str(error)}

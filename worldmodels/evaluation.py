@@ -203,14 +203,20 @@ def play_blind(
     env: Mapping[str, Any], planner_of: Callable[[int, bool], Planner], episodes: int, seed: int
 ) -> list[float]:
     """Returns of a policy that looks at nothing, on the same seeds; frames are not drawn where that can be."""
-    env = {**env, **env.get("blind", {})}
+    return record_blind({**env, **env.get("blind", {})}, planner_of, episodes, seed).returns
+
+
+def record_blind(
+    env: Mapping[str, Any], planner_of: Callable[[int, bool], Planner], episodes: int, seed: int
+) -> Episodes:
+    """Episodes of a policy that looks at nothing, every frame drawn."""
     generator = torch.Generator().manual_seed(seed)
 
     def lot(envs: VectorEnv) -> Episodes:
         planner = planner_of(envs.action_dim, envs.discrete)
         return play(envs, (Sighted if planner.reads_state else Blind)(envs.num_envs, generator), planner)
 
-    return in_lots(env, episodes, seed, lot).returns
+    return in_lots(env, episodes, seed, lot)
 
 
 def require_same_spaces(envs: VectorEnv, model: WorldModel, planner: Planner) -> None:

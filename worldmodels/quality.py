@@ -14,16 +14,17 @@ from dynamics.base import State
 from planners.noise import colour, row_noise
 from planners.random import Random
 from planners.returns import discounted_return
+from worldmodels.build import build_planner
 from worldmodels.data.collect import Actor
 from worldmodels.data.replay import split_context
 from worldmodels.encoders import pixels_to_float
 from worldmodels.envs.base import derive_seed
 from worldmodels.envs.vector import VectorEnv
-from worldmodels.evaluation import HELD_OUT, Episodes
+from worldmodels.evaluation import HELD_OUT, Episodes, record_blind
 from worldmodels.model import Model
 from worldmodels.oracle import Oracle, OracleActor, Simulators
 from worldmodels.runs import Run
-from worldmodels.scoring import windows
+from worldmodels.scoring import play_held_out, windows
 from worldmodels.visualize import newest, own_randomness
 
 ROWS, STOPS, APART = 4, 4, 20
@@ -78,24 +79,40 @@ def relative_error(guess: Float[Tensor, "B H ..."], truth: Float[Tensor, "B H ..
     return error / spread.clamp(min=1e-8)
 
 
+def common_episodes(runs: list[Run], seed: int) -> list[Episodes]:
+    """What all models are judged on, on one set of seeds: episodes of the prefill, and of each run's own planner."""
+    first = runs[0].cfg
+    prefill = record_blind(
+        first.env, lambda a, d: build_planner(first.prefill_planner, a, d), first.evaluation.episodes, seed
+    )
+    return [prefill, *(play_held_out(run, first.evaluation.episodes, seed, explore=True) for run in runs)]
+
+
+def mixed_tape(played: list[Episodes]) -> Float[Tensor, "N T A"]:
+    """Actions of a few held-out episodes, the first by the first of who played, the second by the second, and on."""
+    rows = min(ROWS, min(len(episodes.returns) for episodes in played))
+    tapes = [played[n % len(played)].rows["action"][n, 1:] for n in range(rows)]
+    return torch.stack([tape[: min(map(len, tapes))] for tape in tapes])
+
+
 @torch.no_grad()
-def ranking(run: Run, seed: int) -> dict[str, Any]:
+def ranking(run: Run, seed: int, tape: Float[Tensor, "N T A"]) -> dict[str, Any]:
     """Spearman's correlation of imagined with true returns of action sequences, from the same physics states.
 
-    Sequences of drifting noise, as long as what was judged in imagination, from states along episodes of the run's own
-    planner; one correlation a state. True returns are the simulator's.
+    Sequences of drifting noise, as long as what was judged in imagination, from states along the held-out episodes that
+    these actions make; one correlation a state. True returns are the simulator's.
     """
     generator = torch.Generator().manual_seed(seed)
     steps, correlations = run.cfg.evaluation.imag_horizon, []
     with (
-        VectorEnv(run.cfg.env, ROWS, derive_seed(seed, HELD_OUT), run.cfg.env.step_timeout) as envs,
+        VectorEnv(run.cfg.env, len(tape), derive_seed(seed, HELD_OUT), run.cfg.env.step_timeout) as envs,
         Simulators(run.cfg.env, envs.discrete) as simulators,
     ):
         oracle = Oracle(simulators, envs.action_dim)
-        actor = Actor(ROWS, run.model, True, torch.Generator(run.model.device).manual_seed(seed))
+        actor = Actor(len(tape), run.model, True, torch.Generator(run.model.device).manual_seed(seed))
         truth = OracleActor(envs, oracle, True, generator)
         rows = envs.reset()
-        for step in range(1 + (STOPS - 1) * APART):
+        for step in range(min(1 + (STOPS - 1) * APART, tape.shape[1])):
             actor.filter(rows)
             if step % APART == 0:
                 truth.filter(rows)
@@ -103,9 +120,9 @@ def ranking(run: Run, seed: int) -> dict[str, Any]:
                 actual = returns(oracle, truth.state, tried, generator)
                 guess = returns(run.model, actor.state, tried.to(run.model.device), actor.generator)
                 correlations += correlate(guess.cpu(), actual)
-            rows = envs.step(actor.act(run.planner, rows["is_first"]))
+            rows = envs.step(tape[:, step])
     return {
-        "states": ROWS * STOPS,
+        "states": len(tape) * len(range(0, step + 1, APART)),
         "sequences": SEQUENCES,
         "steps": steps,
         "correlations": correlations,
