@@ -131,6 +131,7 @@ class PolicyPlanner(Planner):
         noise = row_noise(len(reset), (self.action_dim,), state.feat.device, generator) if explore else None
         return self.policy(state.feat).choose(noise), memory
 
+    @torch.no_grad()
     def consider(
         self, model: WorldModel, state: State, memory: Memory, generator: Generator | None = None
     ) -> Considered:

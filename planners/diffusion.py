@@ -180,9 +180,10 @@ class Diffusion(Replanner):
         return memory | {"mean": mean, "actions": actions, "latents": latents, "end": end, "planned": planned}
 
     def consider(self, model: Any, state: State, memory: Memory, generator: Generator | None = None) -> Considered:
-        """All that it samples from ``state``, and the best of it."""
+        """The plan that is followed, beside all that it samples from the same state."""
         sampled, _ = self.sampled(model, state, memory, generator)
-        return Considered(self.family.mode(sampled.best()[1]), sampled.actions, sampled.values)
+        plan = self.followed(memory, self.family.mode(sampled.best()[1]))
+        return Considered(plan, sampled.actions, sampled.values)
 
     @torch.no_grad()
     def sampled(

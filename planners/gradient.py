@@ -83,9 +83,11 @@ class Gradient(Replanner):
             actions = self.family.draw(actions, torch.full_like(actions, self.noise_std), noise[:, 0])
         return memory | {"mean": self._actions(free)[rows, best], "actions": actions}
 
+    @torch.no_grad()
     def consider(self, model: Any, state: State, memory: Memory, generator: Generator | None = None) -> Considered:
-        """The sequence that an ascent from the plan in ``memory`` ends in."""
-        return Considered(self.search(model, state, memory, False, generator, None)["actions"])
+        """The plan that is followed; where there is none yet, what an ascent ends in."""
+        anew = self.search(model, state, self.begun(memory), False, generator, None)["actions"]
+        return Considered(self.followed(memory, anew))
 
     def _start(self, mean: Float[Tensor, "N H A"], noise: Float[Tensor, "N R H A"]) -> Float[Tensor, "N R H A"]:
         """Free numbers to begin from: the plan before, then noise around it."""

@@ -44,7 +44,7 @@ class Replanner(Planner):
             f"replan_every={replan_every} must lie between 1 and plan_horizon={plan_horizon}.",
         )
         require(
-            not warm_start or replan_every < plan_horizon or plan_horizon == 1,
+            not warm_start or replan_every < plan_horizon,
             f"warm_start=true has nothing to start from when replan_every={replan_every} executes the whole plan "
             f"(plan_horizon={plan_horizon}): shorten replan_every or set warm_start=false.",
         )
@@ -107,8 +107,7 @@ class Replanner(Planner):
         self, model: Any, state: State, memory: Memory, explore: bool, generator: Generator | None, guide: Any
     ) -> Memory:
         """A new plan in every row, a group of rows at a time where that is faster."""
-        if not self.warm_start:
-            memory = memory | {"mean": torch.full_like(memory["mean"], self.family.fill)}
+        memory = self.begun(memory)
         n, found = len(memory["age"]), []
         size = n if memory["age"].is_cuda else max(1, AT_ONCE // max(1, self.imagined[0]))
         for begin in range(0, n, size):
@@ -117,6 +116,16 @@ class Replanner(Planner):
             found.append(self.search(model, chosen, part, explore, generator, guide))
         whole = {key: torch.cat([part[key] for part in found]) for key in found[0]}
         return whole | {"age": torch.zeros_like(memory["age"])}
+
+    def begun(self, memory: Memory) -> Memory:
+        """The memory that a search begins with: without the plan before, unless there is a warm start."""
+        if self.warm_start:
+            return memory
+        return memory | {"mean": torch.full_like(memory["mean"], self.family.fill)}
+
+    def followed(self, memory: Memory, anew: Float[Tensor, "N H A"]) -> Float[Tensor, "N H A"]:
+        """The plan that is being followed, for looking at; ``anew`` in rows that have none yet."""
+        return torch.where((memory["age"] > 0)[:, None, None], memory["plan"], anew)
 
     def moved_up(self, memory: Memory) -> Memory:
         """Drop the first step of what is [N, ..., H, A] and know nothing about a new last one."""

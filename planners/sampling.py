@@ -159,12 +159,14 @@ class SamplingPlanner(Replanner):
             found = Found(candidates, values, proposal, elites, weights)
         return found, pick, jitter
 
+    @torch.no_grad()
     def consider(
         self, model: Any, state: State, memory: Memory, generator: Generator | None = None, guide: Any = None
     ) -> Considered:
-        """The last iteration of a search that begins from the plan in ``memory``, and the mean it arrives at."""
-        found, _, _ = self.look(model, state, memory, generator, guide)
-        return Considered(self.family.mode(found.proposal.mean), found.candidates, found.values)
+        """The plan that is followed, beside the last iteration of a search from the same state."""
+        found, _, _ = self.look(model, state, self.begun(memory), generator, guide)
+        plan = self.followed(memory, self.family.mode(found.proposal.mean))
+        return Considered(plan, found.candidates, found.values)
 
     def _draw(
         self, n: int, spare: int, device: torch.device, generator: Generator | None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -11,8 +12,11 @@ import torch
 from planner_cases import seeded
 from toy_runs import WORDS, script
 
-from worldmodels.comparison import Entry, open_run_or_reason, over_oracle, with_intervals
+from planners.base import require_gradients
+from planners.gradient import Gradient
+from worldmodels.comparison import Entry, bounds, open_run_or_reason, over_oracle, with_intervals
 from worldmodels.comparison_report import draw, label, table
+from worldmodels.data.collect import Actor
 from worldmodels.errors import UserError
 from worldmodels.evaluation import Episodes
 from worldmodels.launch import train
@@ -113,6 +117,26 @@ def test_tables_say_what_is_missing():
     assert " 25 % |" in table(result)
 
 
+def test_there_is_an_upper_bound_whatever_was_asked_for(finished_run, monkeypatch):
+    """No gradient leads through a simulator, and what is learned reads no state of it."""
+    played = Episodes([3.0, 4.0], {"success": -torch.ones(2, 1)}, [1, 1])
+
+    def oracle(env, planner, *_, **__):
+        require_gradients("none" if isinstance(planner, Gradient) else "exact", False, "planner=mppi")
+        return played
+
+    monkeypatch.setattr("worldmodels.comparison.evaluate_oracle", oracle)
+    monkeypatch.setattr("worldmodels.comparison.play_blind", lambda *_: [1.0])
+    for planners, expected in {
+        ("gradient",): [("gradient", None), ("mppi", [3.0, 4.0])],
+        ("gradient", "actor_critic"): [("gradient", None), ("mppi", [3.0, 4.0])],
+        ("gradient", "cem"): [("gradient", None), ("cem", [3.0, 4.0])],
+        ("actor_critic",): [("mppi", [3.0, 4.0])],
+    }.items():
+        rows = bounds(load_run(finished_run), list(planners), 2, 0, True)
+        assert [(row["planner"], row["returns"]) for row in rows if row["model"] == "oracle"] == expected
+
+
 def test_predicting_the_mean_errs_by_one():
     truth = torch.randn(300, 5, 4, generator=seeded())
     mean = truth.mean((0, 1)).expand_as(truth)
@@ -202,6 +226,20 @@ def test_more_environments_than_memory_allows_are_refused(monkeypatch, said, tmp
     message = said.refusal("train", *WORDS, f"run_dir={tmp_path / 'run'}")
     assert "planning for 2 environments" in message
     assert "lower env.num_envs" in message
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), "planning for 2 environments takes more memory than there is"),
+        (FloatingPointError("A return is not finite."), "not finite. Lower optimizer.lr"),
+    ],
+)
+def test_what_stops_a_plan_is_one_sentence(finished_run, monkeypatch, error, message):
+    run = load_run(finished_run)
+    monkeypatch.setattr(type(run.planner), "search", Mock(side_effect=error))
+    with pytest.raises(UserError, match=message):
+        Actor(2, run.model, True, seeded()).act(run.planner, torch.ones(2, dtype=torch.bool))
 
 
 def test_the_planner_of_the_training_keeps_its_options(finished_run, tmp_path):

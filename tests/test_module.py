@@ -285,6 +285,22 @@ def test_gradients_are_clipped_between_backward_and_update(tmp_path, precision):
     assert trained.planner.steps == 1
 
 
+def test_a_probe_is_clipped_apart_whatever_its_loss_weighs(tmp_path):
+    """Else a decoder that shapes nothing would scale down the steps of what it watches."""
+    moved = []
+    for weight in (1.0, 1000.0):
+        torch.manual_seed(0)
+        trained = module(tmp_path, "objective=probe", clip=NormClip(0.01))
+        trained.loss_scales["state"] = weight
+        before = [p.detach().clone() for p in trained.model.dynamics.parameters()]
+        torch.manual_seed(1)
+        fit(trained, tmp_path)
+        moved.append([p.detach() - q for p, q in zip(trained.model.dynamics.parameters(), before, strict=True)])
+        assert trained.logged["gradient/clipped"] == pytest.approx(0.01 * 2**0.5, rel=1e-2)
+    for one, other in zip(*moved, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-9)
+
+
 def test_small_gradients_are_left_alone(tmp_path):
     trained = module(tmp_path, clip=NormClip(1e6), optimizer=partial(torch.optim.SGD, lr=1e-6))
     fit(trained, tmp_path)

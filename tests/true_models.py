@@ -39,7 +39,7 @@ class TrueModel:
     def imagine_frozen(self, state: State, policy, imag_horizon: int, generator=None) -> Trajectory:
         if isinstance(policy, Tensor):
             assert policy.shape == (len(state.feat), imag_horizon, self.action_dim)
-            self.asked.append(policy)
+            self.asked.append(policy.detach().clone())
         feats, actions, rewards, conts = [state.feat], [], [], []
         for t in range(imag_horizon):
             actions.append(policy[:, t] if isinstance(policy, Tensor) else policy(feats[-1]))

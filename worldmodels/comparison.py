@@ -18,7 +18,7 @@ from worldmodels.errors import UserError
 from worldmodels.evaluation import Episodes, blind_policies, evaluate_oracle, joined, play_blind, write_report
 from worldmodels.launch import world_of
 from worldmodels.quality import common_episodes, mixed_tape, prediction_errors, ranking
-from worldmodels.runs import Run, open_run, read_config
+from worldmodels.runs import NotLearned, Run, open_run, read_config
 from worldmodels.scoring import play_held_out
 
 log = logging.getLogger(__name__)
@@ -51,6 +51,7 @@ def compare(
     planners = planners or list(dict.fromkeys(read_config(Path(path)).choices.planner for path in runs))
     grid = [Entry(path, planner) for path in runs for planner in planners]
     rliable()
+    Path(to).mkdir(parents=True, exist_ok=True)
     for entry in grid:  # a mistake in the last one belongs before the first is played
         open_run_or_reason(entry)
     rows = [learned_row(entry, episodes, seed) for entry in tqdm(grid, desc="planners x models", unit="entry")]
@@ -101,18 +102,18 @@ def open_run_or_reason(entry: Entry) -> Run | str:
     """The run with that planner, or why it cannot have it."""
     try:
         return open_run(entry.model, words_of(entry.planner))
-    except UserError as error:
-        if "has learned parts" not in str(error):
-            raise
+    except NotLearned as error:
         return str(error)
 
 
 def bounds(run: Run, planners: list[str], episodes: int, seed: int, oracle: bool) -> list[dict[str, Any]]:
-    """The oracle under each planner that searches without learned parts, or else mppi; then what looks at nothing."""
+    """The oracle under each planner that can plan with it, or else mppi; then what looks at nothing."""
     rows: list[dict[str, Any]] = []
     if oracle:
         known = [oracle_row(run, planner, episodes, seed) for planner in tqdm(planners, desc="oracle", unit="planner")]
-        rows = [row for row in known if row is not None] or [oracle_row(run, "mppi", episodes, seed)]
+        rows = [row for row in known if row is not None]
+        if "mppi" not in planners and not any(row["returns"] for row in rows):
+            rows.append(oracle_row(run, "mppi", episodes, seed))
     for name, blind in blind_policies(run).items():
         rows.append({"model": None, "planner": name, "returns": play_blind(run.cfg.env, blind, episodes, seed)})
     return rows

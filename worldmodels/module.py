@@ -127,9 +127,17 @@ class WorldModelModule(lightning.LightningModule):
         if not torch.isfinite(before):
             names = [name for name, p in self.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
             self._stop_at_bad_batch(f"the gradient of {', '.join(names[:3])}")
-        self._clip(parameters)
+        for together in self._clipped_together(parameters):
+            self._clip(together)
         self.log("gradient/norm", before)
         self.log("gradient/clipped", torch.nn.utils.get_total_norm([p.grad for p in parameters]))
+
+    def _clipped_together(self, parameters: list[nn.Parameter]) -> list[list[nn.Parameter]]:
+        """All but what objectives learn that shape nothing, and that: else a probe would scale others' steps down."""
+        watching = [objective for objective in self.model.objectives if not objective.shapes]
+        apart = {id(p) for objective in watching for p in objective.parameters()}
+        groups = ([p for p in parameters if (id(p) in apart) == probes] for probes in (False, True))
+        return [group for group in groups if group]
 
     def on_train_start(self) -> None:
         """Learning rates are the configuration's, not those a resumed run's checkpoint brings along."""

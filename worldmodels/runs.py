@@ -30,6 +30,11 @@ log = logging.getLogger(__name__)
 
 MISSING = object()
 
+
+class NotLearned(UserError):
+    """A planner is asked for whose learned parts a run lacks."""
+
+
 CONFIG = "config.yaml"
 CHECKPOINTS = ("last.ckpt", "previous.ckpt")
 WEIGHTS = ("dynamics", "space", "size", "encoder", "objective", "heads")
@@ -152,7 +157,7 @@ def load_run(path: str | Path, overrides: list[str] | None = None, device: str =
 def require_learned(cfg: DictConfig, before: DictConfig, path: Path) -> None:
     """Refuse a planner whose learned parts a run has not trained."""
     if learner_of(cfg.planner)._target_ != learner_of(before.planner)._target_:
-        raise UserError(
+        raise NotLearned(
             f"planner={cfg.choices.planner} has learned parts, which {path} lacks (it was trained with "
             f"planner={before.choices.planner}): train them with `python scripts/train.py world_model={path} "
             f"planner={cfg.choices.planner}`."

@@ -81,6 +81,11 @@ class Actor:
                 )
         except FloatingPointError as error:
             raise UserError(f"{error} Lower optimizer.lr or use trainer.precision=fp32.") from error
+        except torch.OutOfMemoryError as error:
+            raise UserError(
+                f"planning for {len(reset)} environments takes more memory than there is: lower env.num_envs or the "
+                "planner's candidates."
+            ) from error
         return action.float().cpu()
 
 

@@ -17,6 +17,8 @@ class Objective(nn.Module, ABC):
     """
 
     decoder: nn.Module | None
+    shapes: bool = True
+    """False: no gradient of it reaches the latent, and what it learns is clipped apart from all else."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -14,6 +14,8 @@ from worldmodels.objectives.reconstruction import Reconstruction
 class Probe(Reconstruction):
     """:class:`Reconstruction` from detached features: the decoder learns, the latent is not shaped by it."""
 
+    shapes = False
+
     def forward(
         self, rollout: Rollout, embed: Float[Tensor, "B T E"], batch: dict[str, Tensor]
     ) -> dict[str, Float[Tensor, "B T"]]:
