@@ -1,7 +1,8 @@
 """Traces an update of a tiny world model with the planner that is named; prints its losses and the eager ones as JSON.
 
-Run by test_precision as a process, as `compiled_updates.py` is. Only the tracing is held to one graph, which resets
-and what is drawn at random do not change: what a compiler then makes of the graph is the backbones' test.
+Run by test_precision as a process, as `compiled_updates.py` is, with words such as `actor_critic gradient=dynamics`.
+The tracing, forward and backward, is held to one graph, which resets and what is drawn at random do not change: what a
+compiler then makes of the graph is the backbones' test.
 """
 
 from __future__ import annotations
@@ -24,18 +25,19 @@ from worldmodels.optim import NormClip
 LENGTH, HORIZON, UPDATES, BACKBONE = 7, 4, 4, {"tdmpc": "implicit"}
 
 
-def updates(name: str, compiled: bool) -> list[dict[str, float]]:
-    """Mean losses of updates whose batches have resets in different places."""
+def updates(words: str, compiled: bool) -> tuple[list[dict[str, float]], list[dict[str, torch.Tensor]]]:
+    """Mean losses and gradients of updates whose batches have resets in different places."""
+    name, *more = words.split()
     goals = PLANNERS[name] == "goals"
     observations = STATE | ({"goal_state": STATE["state"]} if goals else {})
     world = model(f"dynamics={BACKBONE.get(name, 'rssm')}", observations=observations)
-    chosen = OmegaConf.create(options(name, plan_horizon=HORIZON))
+    chosen = OmegaConf.create(options(name, plan_horizon=HORIZON, **dict(word.split("=") for word in more)))
     planner = build_planner(chosen, ACTION, False, world.dynamics.feat_dim, goal_dim=world.dynamics.goal_dim)
     module = WorldModelModule(
         world, planner, partial(torch.optim.SGD, lr=1e-3), NormClip(1.0), {}, {}, 0, 0.0, Path()
     ).train()
-    step = torch.compile(module.losses, fullgraph=True, backend="eager") if compiled else module.losses
-    optimizer, found = module.configure_optimizers(), []
+    step = torch.compile(module.losses, fullgraph=True, backend="aot_eager") if compiled else module.losses
+    optimizer, found, gradients = module.configure_optimizers(), [], []
     for seed in range(UPDATES):
         rows = batch(4, LENGTH, seed, STATE)
         rows["is_first"][0, seed] = rows["is_first"][1, -1 - seed] = True
@@ -45,14 +47,26 @@ def updates(name: str, compiled: bool) -> list[dict[str, float]]:
         losses, _ = step(rows)
         means = {name: loss.mean() for name, loss in losses.items()}
         sum(means.values()).backward()
+        gradients.append({name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None})
         optimizer.step()
         optimizer.zero_grad()
         module.after_step()
         found.append({name: mean.item() for name, mean in means.items()})
-    return found
+    return found, gradients
+
+
+def compare(words: str) -> dict[str, object]:
+    """Losses of both kinds, and for each update the largest difference of a gradient, relative to its norm."""
+    (eager, expected), (compiled, traced) = updates(words, False), updates(words, True)
+    worst = [
+        max(((b[name] - a[name]).norm() / (a[name].norm() + 1e-6)).item() for name in a)
+        for a, b in zip(expected, traced, strict=True)
+    ]
+    same = all(a.keys() == b.keys() for a, b in zip(expected, traced, strict=True))
+    return {"eager": eager, "compiled": compiled, "worst_gradient": worst, "same_parameters": same}
 
 
 if __name__ == "__main__":
     logging.disable(logging.WARNING)
     torch._dynamo.config.error_on_recompile = True
-    json.dump({"eager": updates(sys.argv[1], False), "compiled": updates(sys.argv[1], True)}, sys.stdout)
+    json.dump(compare(sys.argv[1]), sys.stdout)

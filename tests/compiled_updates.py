@@ -17,7 +17,9 @@ import torch
 from dynamics_cases import subjects
 from model_cases import ACTION, BOTH, STATE, batch, config, model, with_reset
 
+from planners.critic import Critic
 from planners.random import Random
+from planners.tdmpc import QEnsemble
 from worldmodels.build import loss_scales
 from worldmodels.encoders import ObservationSpec
 from worldmodels.heads import RewardHead
@@ -80,13 +82,22 @@ def compare(name: str) -> dict[str, object]:
     return {"eager": eager, "compiled": compiled, "worst_gradient": worst, "same_parameters": same}
 
 
-def untrained_rewards() -> dict[str, float]:
-    """The largest reward that a head predicts which has learned nothing, compiled."""
+def untrained() -> dict[str, float]:
+    """The largest reward, value and Q that heads predict which have learned nothing, compiled."""
     feat, action = 50 * torch.randn(2, 4, 8, generator=torch.Generator().manual_seed(0)), torch.zeros(2, 3, ACTION)
-    head, found = torch.compile(RewardHead(8, 2, 8)), {}
-    for word, enabled in (("fp32", False), ("bf16", True)):
-        with torch.autocast("cpu", torch.bfloat16, enabled=enabled), torch.no_grad():
-            found[word] = head(feat, action).abs().max().item()
+    reward, critic = RewardHead(8, ACTION, 8), Critic(8, 8, 1)
+    q = QEnsemble(8, ACTION, 8, 1, num_q=2, num_bins=11, limit=10.0, dropout=0.01).eval()
+    heads = {
+        "reward": lambda: reward(feat, action),
+        "critic": lambda: critic(feat),
+        "q": lambda: q.two_hot.decode(q(feat[:, 1:], action)),
+    }
+    found = {}
+    for name, head in heads.items():
+        compiled = torch.compile(head)
+        for word, enabled in (("fp32", False), ("bf16", True)):
+            with torch.autocast("cpu", torch.bfloat16, enabled=enabled), torch.no_grad():
+                found[f"{name} {word}"] = compiled().abs().max().item()
     return found
 
 
@@ -133,4 +144,4 @@ if __name__ == "__main__":
     one_graph(sys.argv[1])
     many_steps(sys.argv[1])
     torch._dynamo.config.error_on_recompile = False
-    json.dump({"updates": compare(sys.argv[1]), "rewards": untrained_rewards()}, sys.stdout)
+    json.dump({"updates": compare(sys.argv[1]), "untrained": untrained()}, sys.stdout)

@@ -5,6 +5,7 @@ import inspect
 import pytest
 import torch
 from hydra.utils import get_class
+from omegaconf import OmegaConf
 from planner_cases import (
     CONFIGS,
     PLANNERS,
@@ -22,12 +23,32 @@ from true_models import LinearGaussian
 
 from dynamics.base import State
 from planners.noise import colour
+from worldmodels.build import build_planner
 from worldmodels.errors import UserError
 from worldmodels.testing.sequences import randomise
 
 
 def test_every_config_has_a_row():
     assert {path.stem for path in CONFIGS.glob("*.yaml")} == set(PLANNERS)
+
+
+@every
+@both_spaces
+def test_initialisation_reaches_what_is_learned(name, discrete):
+    model, _ = world(discrete)
+    torch.use_deterministic_algorithms(True)  # fills what is allocated and not initialised with NaN
+    try:
+        first, other, again = (
+            build_planner(OmegaConf.create(options(name)), model.action_dim, discrete, model.feat_dim, seed)
+            for seed in (0, 1, 0)
+        )
+    finally:
+        torch.use_deterministic_algorithms(False)
+    for (key, a), b, c in zip(first.named_parameters(), other.parameters(), again.parameters(), strict=True):
+        assert torch.equal(a, c), key
+        assert a.isfinite().all(), key
+        same = not a.any() or torch.equal(a, torch.ones_like(a))  # zeros, and the scales of norms
+        assert same or not (a == b).any(), key
 
 
 @every

@@ -126,14 +126,19 @@ def test_compiled_updates_are_the_eager_ones(name):
     assert max(updates["worst_gradient"]) < 1e-4
 
 
-@pytest.mark.parametrize("name", [name for name, kind in PLANNERS.items() if kind in COMPILED])
+@pytest.mark.parametrize(
+    "name", [*(name for name, kind in PLANNERS.items() if kind in COMPILED), "actor_critic gradient=dynamics"]
+)
 def test_what_a_planner_learns_is_one_graph_whatever_is_drawn(name):
     found = compiled(name, "compiled_planners.py")
     assert len(found["eager"]) == 4
+    assert found["same_parameters"]
+    assert max(found["worst_gradient"]) < 1e-3
     for eager, traced in zip(found["eager"], found["compiled"], strict=True):
         assert traced == pytest.approx(eager, rel=1e-4, abs=1e-6)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_compiled_rewards_are_zero_before_training(precision):
-    assert compiled("rssm")["rewards"][precision] == 0
+@pytest.mark.parametrize("head", ["reward", "critic", "q"])
+def test_what_is_compiled_is_zero_before_training(head, precision):
+    assert compiled("rssm")["untrained"][f"{head} {precision}"] == 0

@@ -111,7 +111,11 @@ class WorldModel(nn.Module):
         self, state: State, policy: Policy, imag_horizon: int, generator: Generator | None = None
     ) -> Trajectory:
         """:meth:`imagine`, with gradients that reach states and actions but none of this model's parameters."""
-        return frozen(_Imagination(self), state, policy, imag_horizon, generator)
+        return frozen(self, state, policy, imag_horizon, generator)
+
+    def forward(self, state: State, policy: Policy, imag_horizon: int, generator: Generator | None) -> Trajectory:
+        """:meth:`imagine`, under the name that lets it be called with other parameters."""
+        return self.imagine(state, policy, imag_horizon, generator)
 
     def decode(self, feat: Float[Tensor, "... F"]) -> dict[str, Tensor]:
         """Observations as the latent holds them: ``pixels`` in [0, 1], ``state`` in the environment's units."""
@@ -119,15 +123,3 @@ class WorldModel(nn.Module):
             if objective.decoder is not None:
                 return objective.decoder(feat)
         raise ValueError("none of this world model's objectives has a decoder")
-
-
-class _Imagination(nn.Module):
-    """:meth:`WorldModel.imagine` as a forward pass, which can be called with other parameters."""
-
-    def __init__(self, model: WorldModel) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, state: State, policy: Policy, imag_horizon: int, generator: Generator | None) -> Trajectory:
-        """Imagine."""
-        return self.model.imagine(state, policy, imag_horizon, generator)

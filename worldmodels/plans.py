@@ -26,7 +26,7 @@ from worldmodels.runs import Run
 from worldmodels.trajectory import Trajectory
 
 BEFORE = 20
-"""Decisions before the plan that is looked at; fewer where the episode is over sooner."""
+"""Decisions before the plan that is looked at."""
 DRAWN = 64
 """Candidates drawn, spread evenly over their ranks."""
 
