@@ -25,6 +25,13 @@ CONTEXTS = {
 }
 """Words of trainings: each context, and discrete actions with the published latents and optimiser."""
 
+LEARNED = {
+    "actor_critic": ("planner.imag_horizon=3",),
+    "tdmpc": ("dynamics=implicit", "planner.search.num_samples=32", "planner.search.num_elites=4"),
+    "diffusion": ("planner.plan_horizon=4", "planner.acting.replan_every=2", "planner.acting.steps=2"),
+}
+"""Planners that learn and their words; diffusion keeps running statistics."""
+
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
@@ -50,6 +57,14 @@ def test_an_orderly_save_and_the_rest_equal_one_run(uninterrupted, tmp_path, con
 def test_every_backbone_acts_trains_saves_and_resumes(tmp_path, name):
     """With its memories kept in replay and in checkpoints: rings, complex states, convolution windows."""
     words = (f"dynamics={name}", "data.context=latent", "frames=90")
+    whole = trained(tmp_path / "whole", *words)
+    trained(tmp_path / "half", *words, at=[At(7, stop)])
+    assert same(trained(tmp_path / "half", *words, checkpoint=last(tmp_path / "half")), whole)
+
+
+@pytest.mark.parametrize("name", LEARNED)
+def test_every_kind_of_learned_planner_resumes_with_its_averages_and_slow_copies(tmp_path, name):
+    words = (f"planner={name}", *LEARNED[name], "frames=90")
     whole = trained(tmp_path / "whole", *words)
     trained(tmp_path / "half", *words, at=[At(7, stop)])
     assert same(trained(tmp_path / "half", *words, checkpoint=last(tmp_path / "half")), whole)

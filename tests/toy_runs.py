@@ -69,7 +69,9 @@ def stop(training: Training) -> None:
 def built(folder: Path, *words: str, ctrl_c: cli.CtrlC | None = None) -> Iterator[Training]:
     """A training as `scripts/train.py` puts it together."""
     env = () if any(word.startswith("env=") for word in words) else ENV
-    cfg = cli.load_config([*env, *REST, *words])
+    other = any(word.startswith("planner=") for word in words)  # which mppi's options do not fit
+    rest = [word for word in REST if not (other and word.startswith("planner."))]
+    cfg = cli.load_config([*env, *rest, *words])
     torch.set_num_threads(1)
     lightning.seed_everything(cfg.seed, verbose=False)
     with assemble(cfg, folder, ctrl_c or cli.CtrlC()) as training:
