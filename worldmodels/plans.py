@@ -89,13 +89,17 @@ def draw_plan(looked: Looked, happened: list[float] | None = None) -> Figure:
         panel.plot(steps, plan[:, number], color="tab:red", linewidth=2, label="plan")
         panel.set(xlabel="decisions ahead", title=f"action {number + 1} of {plan.shape[1]}", ylim=(-1.05, 1.05))
     axes[0].legend(fontsize=7)
-    panel = axes[-1]
-    panel.plot(range(len(looked.values)), looked.values.cpu(), color="tab:blue", label="value")
-    panel.plot(steps + 1, looked.imagined.reward[0].cpu(), color="tab:orange", label="imagined reward")
+    panel, beside = axes[-1], axes[-1].twinx()  # values are sums of rewards: on one scale these would be flat
+    lines = panel.plot(range(len(looked.values)), looked.values.cpu(), color="tab:blue", label="value")
+    lines += beside.plot(steps + 1, looked.imagined.reward[0].cpu(), color="tab:orange", label="imagined reward")
     if happened is not None:
-        panel.plot(range(1, len(happened) + 1), happened, "--", color="tab:green", label="reward that came")
-    panel.set(xlabel="decisions ahead", title="along the plan")
-    panel.legend(fontsize=7)
+        came = range(1, len(happened) + 1)
+        lines += beside.plot(came, happened, "--", color="tab:green", label="reward that came")
+    panel.set_xlabel("decisions ahead")
+    panel.set_ylabel("value", color="tab:blue")
+    beside.set_ylabel("reward", color="tab:orange")
+    panel.set_title("along the plan")
+    beside.legend(handles=lines, fontsize=7)
     return figure
 
 
