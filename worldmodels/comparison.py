@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
-from worldmodels.comparison_report import draw, table
+from worldmodels.comparison_report import draw, label, table
 from worldmodels.errors import UserError
 from worldmodels.evaluation import Episodes, blind_policies, evaluate_oracle, joined, play_blind, write_report
 from worldmodels.launch import world_of
@@ -54,9 +55,10 @@ def compare(
     Path(to).mkdir(parents=True, exist_ok=True)
     for entry in grid:  # a mistake in the last one belongs before the first is played
         open_run_or_reason(entry)
-    rows = [learned_row(entry, episodes, seed) for entry in tqdm(grid, desc="planners x models", unit="entry")]
     models = [open_run(path, []) for path in runs]
-    rows += bounds(models[0], planners, episodes, seed, oracle)
+    with logging_redirect_tqdm():
+        rows = [learned_row(entry, episodes, seed) for entry in tqdm(grid, desc="planners x models", unit="entry")]
+        rows += bounds(models[0], planners, episodes, seed, oracle)
     recorded, quality = common_episodes(models, seed), {}
     for path, run in zip(runs, tqdm(models, desc="models", unit="model"), strict=True):
         quality[path] = judge_model(run, recorded, seed, oracle)
@@ -86,14 +88,15 @@ def learned_row(entry: Entry, episodes: int, seed: int) -> dict[str, Any]:
         log.warning("%s on %s is left out: %s", entry.planner, entry.model, run)
         return row | {"returns": None, "reason": run}
     try:
-        return row | scored(play_held_out(run, episodes, seed, explore=False))
+        return row | scored(label(row), play_held_out(run, episodes, seed, explore=False))
     except UserError as error:
         log.warning("%s on %s is left out: %s", entry.planner, entry.model, error)
         return row | {"returns": None, "reason": str(error)}
 
 
-def scored(played: Episodes) -> dict[str, Any]:
+def scored(name: str, played: Episodes) -> dict[str, Any]:
     """Returns, and the share of episodes that were solved where the environment tells."""
+    log.info("%s: %.1f ± %.1f", name, statistics.fmean(played.returns), statistics.pstdev(played.returns))
     solved = played.successes()
     return {"returns": played.returns} | ({} if solved is None else {"success_rate": statistics.fmean(solved)})
 
@@ -126,7 +129,7 @@ def oracle_row(run: Run, planner: str, episodes: int, seed: int) -> dict[str, An
         return None
     row = {"model": "oracle", "planner": planner}
     try:
-        return row | scored(evaluate_oracle(run.cfg.env, searching.planner, episodes, seed, explore=False))
+        return row | scored(label(row), evaluate_oracle(run.cfg.env, searching.planner, episodes, seed, explore=False))
     except UserError as error:  # no gradient, or an environment that cannot be put back
         log.warning("the oracle with planner=%s is left out: %s", planner, error)
         return row | {"returns": None, "reason": str(error)}
