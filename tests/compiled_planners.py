@@ -22,7 +22,7 @@ from worldmodels.build import build_planner
 from worldmodels.module import WorldModelModule
 from worldmodels.optim import NormClip
 
-LENGTH, HORIZON, UPDATES, BACKBONE = 7, 4, 4, {"tdmpc": "implicit"}
+LENGTH, HORIZON, UPDATES, BACKBONE = 7, 4, 4, {"actor_critic": "rssm"}
 
 
 def updates(words: str, compiled: bool) -> tuple[list[dict[str, float]], list[dict[str, torch.Tensor]]]:
@@ -30,7 +30,7 @@ def updates(words: str, compiled: bool) -> tuple[list[dict[str, float]], list[di
     name, *more = words.split()
     goals = PLANNERS[name] == "goals"
     observations = STATE | ({"goal_state": STATE["state"]} if goals else {})
-    world = model(f"dynamics={BACKBONE.get(name, 'rssm')}", observations=observations)
+    world = model(f"dynamics={BACKBONE.get(name, 'implicit')}", observations=observations)
     chosen = OmegaConf.create(options(name, plan_horizon=HORIZON, **dict(word.split("=") for word in more)))
     planner = build_planner(chosen, ACTION, False, world.dynamics.feat_dim, goal_dim=world.dynamics.goal_dim)
     module = WorldModelModule(

@@ -49,7 +49,7 @@ def test_the_best_candidates_are_drawn_last():
     assert [line[0].tolist() for line in lines] == [[0, 1], [0, 2], [0, 0]]
 
 
-@pytest.fixture(scope="module", params=["tdmpc dynamics=implicit", "gradient", "cem_actor_critic"])
+@pytest.fixture(scope="module", params=["tdmpc dynamics=implicit", "gradient"])
 def looked_at(request, tmp_path_factory):
     """A run of a planner, scored as every training is."""
     planner, *more = request.param.split()

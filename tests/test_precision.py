@@ -23,7 +23,7 @@ from worldmodels.errors import UserError
 from worldmodels.precision import context, lightning_precision
 from worldmodels.trajectory import Trajectory
 
-COMPILED = ("learns", "guided", "denoises", "clones", "goals")
+COMPILED = ("learns", "denoises", "clones", "goals")  # what is guided learns what its learner does
 BACKBONES = sorted({subject.name for subject in subjects()})
 CPU = torch.device("cpu")
 bf16 = context("bf16", CPU)
@@ -127,7 +127,7 @@ def test_compiled_updates_are_the_eager_ones(name):
 
 
 @pytest.mark.parametrize(
-    "name", [*(name for name, kind in PLANNERS.items() if kind in COMPILED), "actor_critic gradient=dynamics"]
+    "name", [*(name for name, kind in PLANNERS.items() if kind in COMPILED), "tdmpc", "actor_critic gradient=dynamics"]
 )
 def test_what_a_planner_learns_is_one_graph_whatever_is_drawn(name):
     found = compiled(name, "compiled_planners.py")

@@ -9,6 +9,7 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -61,7 +62,8 @@ def load_config(overrides: list[str], name: str = "train") -> DictConfig:
     with one_sentence(overrides, name), initialize_config_dir(str(config_dir()), version_base=None):
         cfg = compose(name, overrides, return_hydra_config=True)
         groups = [word for word in overrides if is_group(word)]
-        require_types(cfg, compose(name, groups) if len(groups) < len(overrides) else cfg, overrides)
+        if len(groups) < len(overrides):
+            require_types(cfg, composed(str(config_dir()), name, tuple(groups)), overrides)
         choices = {key: value for key, value in cfg.hydra.runtime.choices.items() if not key.startswith("hydra")}
         with open_dict(cfg):
             del cfg.hydra
@@ -69,6 +71,12 @@ def load_config(overrides: list[str], name: str = "train") -> DictConfig:
         OmegaConf.resolve(cfg)
     require_counts(cfg)
     return cfg
+
+
+@cache
+def composed(folder: str, name: str, groups: tuple[str, ...]) -> DictConfig:
+    """What these groups alone make, to be read only; within ``initialize_config_dir(folder)``."""
+    return compose(name, list(groups))
 
 
 def require_types(cfg: DictConfig, reference: DictConfig, words: list[str]) -> None:
