@@ -16,7 +16,7 @@ from worldmodels import cli
 from worldmodels.data.replay import Replay
 from worldmodels.envs.vector import VectorEnv
 from worldmodels.errors import UserError
-from worldmodels.launch import resumed_config
+from worldmodels.launch import planner_config, resumed_config
 from worldmodels.module import AVERAGE
 from worldmodels.runs import load_run, override, read_checkpoint, read_config
 from worldmodels.scoring import finish
@@ -160,6 +160,25 @@ def test_a_group_of_a_run_is_read_at_the_size_of_the_run(run_folder):
     assert override(cfg, ["dynamics=koopman"]).dynamics.space == cfg.dynamics.space
     cfg.choices.space = "simnorm"
     assert override(cfg, ["dynamics=koopman"]).dynamics.space == cli.load_config(["size=s", "space=simnorm"]).space
+
+
+@pytest.mark.parametrize("words", [["planner=diffusion", "denoiser=transformer"], ["denoiser=transformer"]])
+def test_a_denoiser_reaches_the_planner_that_is_made_with_it(run_folder, words):
+    cfg = read_config(run_folder)
+    if len(words) == 1:
+        cfg = override(cfg, ["planner=diffusion"])
+        assert cfg.planner.learner.trajectories.net == cfg.denoiser
+    found = override(cfg, [*words, "denoiser.width=64"])
+    assert found.planner.learner.trajectories.net == found.denoiser
+    assert (found.denoiser._target_, found.denoiser.width) == ("planners.denoisers.TrajectoryTransformer", 64)
+
+
+def test_a_planner_on_a_model_from_a_recording_collects_for_itself_unless_told(run_folder):
+    text = (run_folder / "config.yaml").read_text()
+    (run_folder / "config.yaml").write_text(text.replace("dataset: null", "dataset: data/maze", 1))
+    assert planner_config(run_folder, ["planner=actor_critic"]).data.dataset is None
+    words = ["planner=actor_critic", "data.dataset=data/other"]
+    assert planner_config(run_folder, words).data.dataset == "data/other"
 
 
 def test_the_word_that_a_run_was_trained_with_keeps_its_options(run_folder):

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ HASTY = """
 def python_in(document: str, marker: str) -> str:
     """The block of code in a document that contains a line."""
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / document).read_text(), re.DOTALL)
-    return next(block for block in blocks if marker in block)
+    return textwrap.dedent(next(block for block in blocks if marker in block))
 
 
 def failures(folder: Path, code: str) -> set[str]:

@@ -182,6 +182,13 @@ def test_the_continue_head_cuts_imagination():
     torch.testing.assert_close(value, (trajectory.reward * weights).sum(1) + 0.9**5 * 1e6)
 
 
+def test_a_model_of_which_nothing_can_be_shown_is_refused():
+    cfg = config()
+    cfg.objective = {}
+    with pytest.raises(UserError, match="put a probe beside them"):
+        build_model(cfg, STATE, ACTION)
+
+
 def test_what_a_latent_holds_can_be_shown():
     world = model()
     decoded = world.decode(world.initial(3).feat)

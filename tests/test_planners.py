@@ -19,13 +19,33 @@ from planner_cases import (
     seeded,
     world,
 )
+from test_contract import python_in
 from true_models import LinearGaussian
 
 from dynamics.base import State
 from planners.noise import colour
+from planners.returns import discounted_return
 from worldmodels.build import build_planner
 from worldmodels.errors import UserError
 from worldmodels.testing.sequences import randomise
+
+
+def test_the_documented_planner_finds_the_optimum():
+    found = {}
+    exec(python_in("planners.md", "class Ranked(SamplingPlanner)"), found)  # what a reader would run
+    config = {
+        key: value for key, value in options("mppi").items() if key not in ("_target_", "temperature", "relative")
+    }
+    model, state = world(False)
+    planner = found["Ranked"](2, False, **config | {"iterations": 16, "num_samples": 1024, "min_std": 0.05})
+    _, memory = planner.act(model, state, planner.initial(5), none(5), False, seeded())
+    best = model.best_plan(state.feat, 12, 0.99)
+    with torch.no_grad():
+        top, reached, nothing = (
+            discounted_return(model.imagine(state, plan, 12), 0.99)
+            for plan in (best, memory["actions"], torch.zeros_like(best))
+        )
+    assert ((top - reached) / (top - nothing)).max() < 0.05
 
 
 def test_every_config_has_a_row():

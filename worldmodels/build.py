@@ -54,6 +54,11 @@ def build_model(cfg: DictConfig, observations: ObservationSpec, action_dim: int)
             construct(objective, feat_dim=dynamics.feat_dim - dynamics.goal_dim, observations=present)
             for objective in cfg.objective.values()
         ]
+        if all(objective.decoder is None for objective in objectives):
+            raise UserError(
+                "none of the objectives has a decoder, to show what the latent holds: put a probe beside them, as "
+                "configs/objective/probe.yaml does."
+            )
         return WorldModel(encoder, dynamics, heads, objectives)
 
 

@@ -39,6 +39,10 @@ CONFIG = "config.yaml"
 CHECKPOINTS = ("last.ckpt", "previous.ckpt")
 WEIGHTS = ("dynamics", "space", "size", "encoder", "objective", "heads")
 """Groups that a run's weights depend on."""
+WITHIN = ("size", "space", "denoiser")
+"""Groups that others are made with."""
+NET = "planner.learner.trajectories.net"
+"""Where a planner keeps its denoiser."""
 
 
 @dataclass(frozen=True)
@@ -211,7 +215,7 @@ def override(cfg: DictConfig, overrides: list[str]) -> DictConfig:
         if is_group(word) and value == cfg.choices[key]:
             continue  # with the options it has here
         if is_group(word):
-            inside = [f"{group}={cfg.choices[group]}" for group in ("size", "space") if group != key]
+            inside = [f"{group}={cfg.choices[group]}" for group in WITHIN if group != key]
             fresh, place = load_config([word, *inside]), key.partition("@")[2] or key
             if place not in fresh:
                 raise UserError(f"{key} can only be chosen when a run starts.")
@@ -222,6 +226,8 @@ def override(cfg: DictConfig, overrides: list[str]) -> DictConfig:
         else:
             OmegaConf.update(cfg, key, parse(word, key), merge=False)
             require_types(cfg, before, [word])
+    if any(word.startswith("denoiser") for word in overrides) and OmegaConf.select(cfg, NET):
+        OmegaConf.update(cfg, NET, cfg.denoiser, merge=False)
     require_counts(cfg)
     return cfg
 
