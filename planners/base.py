@@ -30,7 +30,7 @@ class Considered:
     """What a planner has in mind for N environments, for people to look at."""
 
     plan: Float[Tensor, "N H A"]
-    """Actions from the present state on, as likely as any to be taken."""
+    """The actions planned from the present state on."""
     candidates: Float[Tensor, "N S H A"] | None = None
     """What it chose from, if it tries sequences."""
     values: Float[Tensor, "N S"] | None = None
@@ -55,7 +55,7 @@ class Planner(nn.Module, ABC):
 
     @property
     def imagined(self) -> tuple[int, int]:
-        """Rows that a decision imagines at once for each environment, and their steps: what memory has to hold."""
+        """Candidates that a decision imagines for each environment, and their steps; (0, 0): nothing is imagined."""
         return 0, 0
 
     @property
@@ -152,7 +152,7 @@ class Learner(PolicyPlanner):
         """Expected discounted return from each of S states a row; ``noise`` is standard normal."""
 
     def value_noise(self, states: int) -> int:
-        """Numbers of ``noise`` a row that :meth:`value` of so many states takes."""
+        """K: how many numbers of ``noise`` a row :meth:`value` needs for so many states."""
         return 0
 
 

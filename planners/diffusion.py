@@ -35,7 +35,7 @@ class Acting:
     sampler: str = "dpm"
     """``ddpm``, ``ddim`` or ``dpm`` (DPM-Solver++)."""
     steps: int = 10
-    """Of sampling."""
+    """Denoising steps of a plan."""
     candidates: int = 4
     """Plans sampled from pure noise, of which the best is followed."""
     kept: int = 4
@@ -47,7 +47,7 @@ class Acting:
     soonest: int = 4
     """Goals: steps of the shortest plan; candidates are spread evenly from there to the whole plan."""
     noise_std: float = 0.1
-    """Exploring: of what is added to actions; Discrete: share of uniform ones."""
+    """Exploring. Box: deviation of the noise added to actions. Discrete: share of uniform actions."""
 
     def __post_init__(self) -> None:
         require(self.candidates >= 1, f"planner.acting.candidates={self.candidates} must be at least 1.")
@@ -162,7 +162,7 @@ class Diffusion(Replanner):
         }
 
     def moved_up(self, memory: Memory) -> Memory:
-        """Likewise; the last latent stays where it is, and the end comes nearer, or is far again once it has come."""
+        """Move the plan up a step, repeating its last latent; ``end`` counts down, and begins anew once reached."""
         latents = torch.cat([memory["latents"][:, 1:], memory["latents"][:, -1:]], dim=1)
         end = torch.where(memory["end"] > 1, memory["end"] - 1, max(1, self.plan_horizon - 1))
         return super().moved_up(memory) | {"latents": latents, "end": end}

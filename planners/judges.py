@@ -89,7 +89,7 @@ class Stepwise(Judge):
     arriving, which then lasts to the plan's end: the sooner, the better.
 
     Args:
-        tolerance: of a jump, in those of recorded steps.
+        tolerance: squared error up to which a step is believed, in multiples of the usual one on recorded steps.
     """
 
     def __init__(self, consistency: float = 1.0, tolerance: float = 4.0) -> None:
@@ -107,7 +107,7 @@ class Stepwise(Judge):
     def values(
         self, model: Any, learner: TrajectoryLearner, plans: Plans, generator: Generator | None
     ) -> Float[Tensor, "N K"]:
-        """Rewards that are foreseen, less jumps."""
+        """Foreseen discounted return, less ``consistency`` times the jumps beyond ``tolerance``."""
         goals, count = learner.goal_dim > 0, plans.latents.shape[1]
         led = learner.foreseen(plans.latents, plans.actions)  # [N, K, L, F], after each step
         jumps = learner.jumps(led[:, :, :-1], plans.latents[:, :, 1:])

@@ -91,9 +91,9 @@ def learner_of(cfg: DictConfig) -> DictConfig:
 
 
 def loss_scales(cfg: DictConfig, observations: ObservationSpec) -> dict[str, float]:
-    """The configured scales, the planner's too, but those of observations that this environment does not give.
+    """Scales of model and planner, without those of observations that this environment lacks.
 
-    The planner's alone on a frozen world model.
+    On a frozen world model, the planner's alone.
     """
     absent = set(OBSERVATIONS) - observations.keys()
     own = learner_of(cfg.planner).get("loss_scales", {})

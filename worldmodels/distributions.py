@@ -23,12 +23,12 @@ SHORT = 16
 
 
 def softmax(logits: Float[Tensor, "... G C"]) -> Float[Tensor, "... G C"]:
-    """Over the last axis; a short one by way of the transposed, in an eighth of the time for 8 classes."""
+    """Softmax over the last axis; a short one is computed transposed: an eighth of the time for 8 classes."""
     return logits.softmax(-1) if logits.shape[-1] >= SHORT else logits.mT.softmax(-2).mT
 
 
 def log_softmax(logits: Float[Tensor, "... G C"]) -> Float[Tensor, "... G C"]:
-    """Likewise."""
+    """Its logarithm, computed likewise."""
     return logits.log_softmax(-1) if logits.shape[-1] >= SHORT else logits.mT.log_softmax(-2).mT
 
 

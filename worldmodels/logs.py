@@ -1,4 +1,7 @@
-"""Curves against environment frames, in TensorBoard and in metrics.csv; a resumed run continues both."""
+"""Curves against environment frames (updates, where a recording is learned from), in TensorBoard and in metrics.csv.
+
+A resumed run continues both.
+"""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ def common_episodes(runs: list[Run], seed: int) -> list[Episodes]:
 
 
 def mixed_tape(played: list[Episodes]) -> Float[Tensor, "N T A"]:
-    """Actions of a few held-out episodes, the first by the first of who played, the second by the second, and on."""
+    """Actions of a few held-out episodes, taken in turn from each set of them."""
     rows = min(ROWS, min(len(episodes.returns) for episodes in played))
     tapes = [played[n % len(played)].rows["action"][n, 1:] for n in range(rows)]
     return torch.stack([tape[: min(map(len, tapes))] for tape in tapes])

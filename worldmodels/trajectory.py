@@ -16,6 +16,6 @@ class Trajectory:
     """H + 1 states, the start included."""
     action: Float[Tensor, "N H A"]
     reward: Float[Tensor, "N H"]
-    """Decoded reward for arriving in ``feat[:, 1:]``."""
+    """Decoded reward of each step: for arriving in ``feat[:, 1:]``, or with ``heads=transition`` for the action."""
     cont: Float[Tensor, "N H"]
     """Probability in [0, 1] that ``feat[:, 1:]`` is not terminal."""
