@@ -73,8 +73,8 @@ class TemporalUNet(nn.Module):
         self, in_dim: int, out_dim: int, cond_dim: int, width: int = 64, scales: Sequence[int] = (1,), kernel: int = 5
     ) -> None:
         super().__init__()
-        require(kernel % 2 == 1, f"planner.net.kernel={kernel} must be odd, or the length would change.")
-        require(len(scales) >= 1, "planner.net.scales must name at least one multiple of the width.")
+        require(kernel % 2 == 1, f"denoiser.kernel={kernel} must be odd, or the length would change.")
+        require(len(scales) >= 1, "denoiser.scales must name at least one multiple of the width.")
         dims = [width * scale for scale in scales]
         ends = itertools.pairwise([in_dim, *dims])
         self.down = nn.ModuleList(
@@ -123,9 +123,7 @@ class TrajectoryTransformer(nn.Module):
         self, in_dim: int, out_dim: int, cond_dim: int, width: int = 128, layers: int = 4, heads: int = 4
     ) -> None:
         super().__init__()
-        require(
-            width % (2 * heads) == 0, f"planner.net.width={width} must divide into {heads} heads of an even number."
-        )
+        require(width % (2 * heads) == 0, f"denoiser.width={width} must divide into {heads} heads of an even number.")
         self.start = init_(nn.Linear(in_dim, width))
         self.blocks = nn.ModuleList(AttentionBlock(width, heads, cond_dim) for _ in range(layers))
         self.norm = nn.LayerNorm(width)

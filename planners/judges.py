@@ -19,6 +19,9 @@ from worldmodels.trajectory import Trajectory
 if TYPE_CHECKING:
     from planners.trajectory_learner import TrajectoryLearner
 
+NEVER = 1e-3
+"""What a plan to a goal is worth that is never foreseen to arrive."""
+
 
 @dataclass(frozen=True)
 class Plans:
@@ -85,8 +88,12 @@ class Stepwise(Judge):
 
     Errors do not add up over the plan, as it will be made anew long before its end. A step's jump is its squared error
     over that on recorded steps; what exceeds ``tolerance`` is lost, times ``consistency``. Rewards are read where a
-    step is foreseen to lead. A goal is a given latent, so that nothing can be seen of jumping there but the reward for
-    arriving, which then lasts to the plan's end: the sooner, the better.
+    step is foreseen to lead.
+
+    A goal is a given latent, so that nothing can be seen of jumping there but the reward for arriving, which then lasts
+    to the plan's end: the sooner, the better. There the logarithm counts, and the worst jump alone: a plan that stays
+    where it is and is never foreseen to arrive must not beat one that arrives late and is a little off at each of many
+    steps.
 
     Args:
         tolerance: squared error up to which a step is believed, in multiples of the usual one on recorded steps.
@@ -107,11 +114,11 @@ class Stepwise(Judge):
     def values(
         self, model: Any, learner: TrajectoryLearner, plans: Plans, generator: Generator | None
     ) -> Float[Tensor, "N K"]:
-        """Foreseen discounted return, less ``consistency`` times the jumps beyond ``tolerance``."""
+        """Foreseen discounted return, less ``consistency`` times the jumps beyond ``tolerance``; goals: see above."""
         goals, count = learner.goal_dim > 0, plans.latents.shape[1]
         led = learner.foreseen(plans.latents, plans.actions)  # [N, K, L, F], after each step
         jumps = learner.jumps(led[:, :, :-1], plans.latents[:, :, 1:])
-        lost = ((jumps - self.tolerance).clamp(min=0) * plans.before_end(goals)).sum(-1)
+        excess = (jumps - self.tolerance).clamp(min=0) * plans.before_end(goals)
         latents = torch.cat([plans.latents[:, :, :1], led], dim=2).flatten(0, 1)
         goal = split_goal(plans.state.feat.repeat_interleave(count, dim=0), learner.goal_dim)[1]
         feat, action = join_goal(latents, goal), plans.actions.flatten(0, 1)
@@ -122,4 +129,7 @@ class Stepwise(Judge):
             reward = torch.where(steps < last, reward, reward.gather(2, last))
         cont = model.heads["cont"](feat, action)
         worth = discounted_return(Trajectory(feat, action, reward.flatten(0, 1), cont), learner.gamma)
-        return worth.unflatten(0, (-1, count)) - self.consistency * lost
+        worth = worth.unflatten(0, (-1, count))
+        if goals:
+            return worth.clamp(min=NEVER).log() - self.consistency * excess.amax(-1)
+        return worth - self.consistency * excess.sum(-1)

@@ -110,12 +110,12 @@ class Optimal(Label):
         self.register_buffer("one", torch.ones(1, 1), persistent=False)
 
     def of(self, window: Window) -> Float[Tensor, "N 1"]:
-        """1 where the advantage is positive, else 0."""
+        """1 where the advantage is not negative, else 0."""
         require(
             window.advantage is not None,
             "planner.learner.labels.optimal needs a value to compare with: give planner.learner.critic its units.",
         )
-        return (window.advantage > 0).float()[:, None]
+        return (window.advantage >= 0).float()[:, None]
 
     def asked(self, rows: int, goal: Tensor | None) -> Float[Tensor, "N 1"]:
         """Better."""

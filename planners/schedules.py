@@ -146,7 +146,8 @@ class Sampler:
             self.schedule.steps, trained_betas=self.schedule.betas, **COMMON, **options
         )
         scheduler.set_timesteps(self.steps, device=device)
-        steps = scheduler.timesteps[self.steps - max(1, round(share * self.steps)) :]
+        known = scheduler.timesteps[: self.steps]  # rounding gives some numbers of steps one more, before the first
+        steps = known[self.steps - max(1, round(share * self.steps)) :]
         x = torch.stack([torch.randn(shape[1:], generator=generator, device=device) for generator in generators])
         if begin is not None:
             x = self.schedule.noisy(begin, x, steps[:1].expand(shape[0]))

@@ -117,6 +117,18 @@ def test_the_last_step_adds_no_noise(name):
     torch.testing.assert_close(x, estimates[-1], atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_as_many_steps_are_made_as_asked_for_and_all_were_trained(name):
+    """Rounding makes diffusers give one more for some numbers, before the first."""
+    for steps in range(1, 101):
+        if name != "ddim" or 100 % steps == 0:
+            made = []
+            clean = lambda noisy, step, made=made: (made.append(int(step)), noisy)[1]  # noqa: E731
+            Sampler(Schedule(100), name, steps)(clean, (1, 2, 1), row_generators(1, seeded(), CPU), CPU)
+            assert len(made) == len(set(made)) == steps
+            assert 0 <= min(made) <= max(made) == 99
+
+
 def test_only_ddpm_draws_on_the_way():
     for name in SAMPLERS:
         generators = row_generators(1, seeded(), CPU)
@@ -587,6 +599,7 @@ def test_labels_say_what_was_earned_and_whether_it_was_better_than_usual():
     cut.of(replace(window, reward=torch.where(flags.cumsum(0) > 50, 1e6, reward.T).T, whole=flags.cumsum(0) <= 50))
     torch.testing.assert_close(cut.points, seen)
     assert Optimal().of(window).flatten().tolist() == [0.0] * 50 + [1.0] * 50
+    assert Optimal().of(replace(window, advantage=torch.zeros(100))).all()  # no worse than usual, which is all there is
 
 
 @pytest.mark.parametrize("kept", [0, 2])

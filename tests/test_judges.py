@@ -9,7 +9,7 @@ from planner_cases import seeded
 from test_goal import WITH_GOAL
 
 from dynamics.base import State
-from planners.judges import Imagined, Plans, Stepwise
+from planners.judges import NEVER, Imagined, Plans, Stepwise
 from planners.labels import Window
 from worldmodels.build import build_model, build_planner
 from worldmodels.errors import UserError
@@ -67,10 +67,24 @@ def test_the_soonest_plan_without_a_jump_is_the_best(arrival):
     half = way(STEP, [1.0], STEP)
     found = judged((direct, 4), (slow, 6), (leap, 1), (half, 3), arrival=arrival)
     gammas = 0.9 ** torch.arange(L)
-    torch.testing.assert_close(found[:2], torch.stack([gammas[3:].sum(), gammas[5:].sum()]))
-    assert found[2] == 0  # nothing is seen of the jump into a given goal, but nothing is earned by it either
-    earned = gammas[2:].sum() if arrival else 0.0  # of a state from which the goal is foreseen, or of one that is not
+    torch.testing.assert_close(found[:2], torch.stack([gammas[3:].sum(), gammas[5:].sum()]).log())
+    never = torch.tensor(NEVER).log()
+    assert found[2] == never  # nothing is seen of the jump into a given goal, but nothing is earned by it either
+    earned = (
+        gammas[2:].sum().log() if arrival else never
+    )  # a state from which the goal is foreseen, or one from which not
     torch.testing.assert_close(found[3], earned - torch.tensor(0.5 / 0.01 - 4))
+
+
+def test_standing_still_and_leaping_into_the_goal_does_not_beat_a_long_way_a_little_off():
+    """Excesses add up over a long way; that of the worst step does not."""
+    latents, actions = way(*[0.2] * 10)
+    latents[1:10:2, 1] = 0.293  # of each step 0.29 more than is tolerated
+    long, stands = ((latents, actions), 10), (way(), 11)
+    found = judged(long, stands)
+    earned = (0.9 ** torch.arange(8.0, L)).sum().log()  # the ninth step comes near enough
+    torch.testing.assert_close(found[0], earned - (0.293**2 / 2 / 0.01 - 4))
+    assert found[1] == torch.tensor(NEVER).log() < found[0] - 5
 
 
 def test_what_comes_after_the_goal_does_not_matter():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+
 import numpy as np
 import pytest
 import torch
@@ -169,3 +171,9 @@ def test_every_planner_is_built_on_what_a_maze_is_learned_with(planner):
     built = build_planner(cfg.planner, 2, False, **world.dynamics.widths)
     assert getattr(built, "plan_horizon", None) == cfg.planner.get("plan_horizon")
     assert world.encoder.still == [2, 3]
+
+
+def test_nothing_is_left_behind_in_the_folder_for_temporary_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    Maze().close()
+    assert list(tmp_path.iterdir()) == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping
 from contextlib import redirect_stderr
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -235,6 +236,7 @@ def _make(id: str) -> gymnasium.Env:
     gymnasium.register_envs(_robotics())
     maze = gymnasium.make(id, continuing_task=True, reset_target=False).unwrapped
     maze.point_env.model.site_rgba[maze.target_site_id] = 0.0
+    Path(maze.tmp_xml_file_path).unlink(missing_ok=True)  # read by now, and nobody else would
     return maze
 
 
