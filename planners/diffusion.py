@@ -87,6 +87,8 @@ class Diffusion(Replanner):
         guidance: gradients that move plans, by name; of weight 0: not in use.
     """
 
+    cold = "planner.acting.kept=0"
+
     def __init__(
         self,
         action_dim: int,

@@ -26,6 +26,9 @@ class Replanner(Planner):
     ``age`` steps taken from the current plan, 0 before any. All of them move up by one step at each decision.
     """
 
+    cold = "warm_start=false"
+    """The option without which there is a warm start."""
+
     def __init__(
         self,
         action_dim: int,
@@ -45,8 +48,8 @@ class Replanner(Planner):
         )
         require(
             not warm_start or replan_every < plan_horizon,
-            f"warm_start=true has nothing to start from when replan_every={replan_every} executes the whole plan "
-            f"(plan_horizon={plan_horizon}): shorten replan_every or set warm_start=false.",
+            f"a warm start has nothing to start from when replan_every={replan_every} executes the whole plan "
+            f"(plan_horizon={plan_horizon}): shorten replan_every or set {self.cold}.",
         )
         self.family, self.plan_horizon, self.gamma = family, plan_horizon, gamma
         self.replan_every, self.warm_start = replan_every, warm_start

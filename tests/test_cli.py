@@ -18,7 +18,7 @@ from worldmodels.envs.vector import VectorEnv
 from worldmodels.errors import UserError
 from worldmodels.launch import planner_config, resumed_config
 from worldmodels.module import AVERAGE
-from worldmodels.runs import load_run, override, read_checkpoint, read_config
+from worldmodels.runs import load_run, override, read_checkpoint, read_config, require_learned
 from worldmodels.scoring import finish
 
 # Words on the command line -------------------------------------------------------------------------------------------
@@ -171,6 +171,14 @@ def test_a_denoiser_reaches_the_planner_that_is_made_with_it(run_folder, words):
     found = override(cfg, [*words, "denoiser.width=64"])
     assert found.planner.learner.trajectories.net == found.denoiser
     assert (found.denoiser._target_, found.denoiser.width) == ("planners.denoisers.TrajectoryTransformer", 64)
+
+
+@pytest.mark.parametrize("word", ["steps=50", "prediction=epsilon"])
+def test_what_a_denoiser_was_trained_with_stays(run_folder, word):
+    before = override(read_config(run_folder), ["planner=diffusion"])
+    require_learned(override(before, ["planner.acting.steps=5"]), before, run_folder)
+    with pytest.raises(UserError, match=r"trajectories\.schedule cannot change: the denoiser in .* was trained with"):
+        require_learned(override(before, [f"planner.learner.trajectories.schedule.{word}"]), before, run_folder)
 
 
 def test_a_planner_on_a_model_from_a_recording_collects_for_itself_unless_told(run_folder):

@@ -671,6 +671,7 @@ def test_actions_can_be_asked_to_reach_a_goal():
         (["planner.acting.share=0.0"], "share=0"),
         (["planner.acting.replan_every=7"], "replan_every=7"),
         (["planner.acting.steps=21"], "between 1 and 20"),
+        (["planner.acting.replan_every=4", "planner.plan_horizon=4"], r"or set planner\.acting\.kept=0"),
         (["planner.learner.trajectories.actions=false"], r"give planner\.learner\.inverse"),
         (["planner.guidance.value.weight=1.0"], r"give planner\.learner\.critic"),
         (["planner.guidance.within.weight=1.0"], "no bound"),

@@ -41,6 +41,8 @@ WEIGHTS = ("dynamics", "space", "size", "encoder", "objective", "heads")
 """Groups that a run's weights depend on."""
 WITHIN = ("size", "space", "denoiser")
 """Groups that others are made with."""
+SCHEDULE = "trajectories.schedule"
+"""Where a learner keeps what its denoiser was trained with and no weight depends on."""
 NET = "planner.learner.trajectories.net"
 """Where a planner keeps its denoiser."""
 
@@ -159,12 +161,17 @@ def load_run(path: str | Path, overrides: list[str] | None = None, device: str =
 
 
 def require_learned(cfg: DictConfig, before: DictConfig, path: Path) -> None:
-    """Refuse a planner whose learned parts a run has not trained."""
+    """Refuse a planner whose learned parts a run has not trained, or not in that way."""
     if learner_of(cfg.planner)._target_ != learner_of(before.planner)._target_:
         raise NotLearned(
             f"planner={cfg.choices.planner} has learned parts, which {path} lacks (it was trained with "
             f"planner={before.choices.planner}): train them with `python scripts/train.py world_model={path} "
             f"planner={cfg.choices.planner}`."
+        )
+    if OmegaConf.select(learner_of(cfg.planner), SCHEDULE) != OmegaConf.select(learner_of(before.planner), SCHEDULE):
+        raise UserError(
+            f"planner.learner.{SCHEDULE} cannot change: the denoiser in {path} was trained with another, and sampling "
+            "in fewer steps is planner.acting.steps."
         )
 
 
