@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from compiled_updates import differences
 from model_cases import ACTION, STATE, batch, model
 from omegaconf import OmegaConf
 from planner_cases import PLANNERS, options
@@ -55,18 +56,7 @@ def updates(words: str, compiled: bool) -> tuple[list[dict[str, float]], list[di
     return found, gradients
 
 
-def compare(words: str) -> dict[str, object]:
-    """Losses of both kinds, and for each update the largest difference of a gradient, relative to its norm."""
-    (eager, expected), (compiled, traced) = updates(words, False), updates(words, True)
-    worst = [
-        max(((b[name] - a[name]).norm() / (a[name].norm() + 1e-6)).item() for name in a)
-        for a, b in zip(expected, traced, strict=True)
-    ]
-    same = all(a.keys() == b.keys() for a, b in zip(expected, traced, strict=True))
-    return {"eager": eager, "compiled": compiled, "worst_gradient": worst, "same_parameters": same}
-
-
 if __name__ == "__main__":
     logging.disable(logging.WARNING)
     torch._dynamo.config.error_on_recompile = True
-    json.dump(compare(sys.argv[1]), sys.stdout)
+    json.dump(differences(updates(sys.argv[1], False), updates(sys.argv[1], True)), sys.stdout)

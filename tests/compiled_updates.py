@@ -29,6 +29,7 @@ from worldmodels.testing.learning import Learning
 from worldmodels.testing.sequences import randomise
 
 LENGTH, UPDATES = 3, 3
+Updates = tuple[list, list[dict[str, torch.Tensor]]]  # losses and gradients of each
 
 
 def module(name: str) -> WorldModelModule:
@@ -72,14 +73,15 @@ def updates(name: str, compiled: bool) -> tuple[list[float], list[dict[str, torc
     return totals, gradients
 
 
-def compare(name: str) -> dict[str, object]:
-    (eager, eager_grads), (compiled, compiled_grads) = updates(name, False), updates(name, True)
+def differences(eager: Updates, compiled: Updates) -> dict[str, object]:
+    """Losses of both kinds, and for each update the largest difference of a gradient, relative to its norm."""
+    (losses, eager_grads), (compiled_losses, compiled_grads) = eager, compiled
     worst = [
         max(((b[name] - a[name]).norm() / (a[name].norm() + 1e-6)).item() for name in a)
         for a, b in zip(eager_grads, compiled_grads, strict=True)
     ]
     same = all(a.keys() == b.keys() for a, b in zip(eager_grads, compiled_grads, strict=True))
-    return {"eager": eager, "compiled": compiled, "worst_gradient": worst, "same_parameters": same}
+    return {"eager": losses, "compiled": compiled_losses, "worst_gradient": worst, "same_parameters": same}
 
 
 def untrained() -> dict[str, float]:
@@ -144,4 +146,7 @@ if __name__ == "__main__":
     one_graph(sys.argv[1])
     many_steps(sys.argv[1])
     torch._dynamo.config.error_on_recompile = False
-    json.dump({"updates": compare(sys.argv[1]), "untrained": untrained()}, sys.stdout)
+    json.dump(
+        {"updates": differences(updates(sys.argv[1], False), updates(sys.argv[1], True)), "untrained": untrained()},
+        sys.stdout,
+    )

@@ -10,6 +10,7 @@ from model_cases import ACTION, PIXELS, STATE
 
 from worldmodels.build import build_model
 from worldmodels.cli import load_config
+from worldmodels.runs import override
 from worldmodels.training import Spaces, build_module
 
 GROUPS = Path(__file__).parents[1] / "configs"
@@ -17,8 +18,8 @@ PROTOCOLS = ("published", "tdmpc2", "tdmpc2_pixels", "tdmpc2_cpu", "dreamer_cpu"
 SWAPS = ("dynamics=rssm", "dynamics=ssm", "planner=actor_critic", "planner=mppi", "planner=diffusion", "planner=tdmpc")
 
 
-def rates(cfg) -> dict[str, float]:
-    """Learning rate of every weight that learns, as built and as its losses are scaled."""
+def rates(cfg) -> dict[str, tuple[float, float]]:
+    """Learning rate and epsilon of every weight that learns, as built and as its losses are scaled."""
     observations = STATE if cfg.env.obs == "state" else PIXELS
     model = build_model(cfg, observations, ACTION)
     module = build_module(cfg, Path(), model, Spaces(observations, ACTION, False))
@@ -32,6 +33,12 @@ def test_any_word_may_stand_in_a_protocol(protocol, swap):
     cfg = load_config([f"experiment={protocol}", swap, "size=xxs", "env.size=32"])
     assert rates(cfg)
     assert ("consistency" in cfg.loss_scales) == (cfg.choices.dynamics == "implicit")
+
+
+def test_one_rate_lowered_on_a_run_is_every_rate():
+    """A run's configuration is kept resolved: a rate that was not asked for must not stay behind."""
+    run = load_config(["dynamics=implicit", "size=xxs", "env.obs=state"])
+    assert {rate for rate, _ in rates(override(run, ["optimizer.lr=1e-5"])).values()} == {1e-5}
 
 
 def test_every_experiment_is_composed():

@@ -55,7 +55,7 @@ def looked_at(request, tmp_path_factory):
     planner, *more = request.param.split()
     place = "" if planner == "gradient" else "search."
     search = SMALL_SEARCH if planner != "gradient" else ("iterations=2", "restarts=2", "replan_every=2")
-    words = [f"planner.{place}{word}" for word in (*search, f"plan_horizon={3}")]
+    words = [f"planner.{place}{word}" for word in (*search, "plan_horizon=3")]
     words += [f"planner={planner}", *more] + (["planner.policy_samples=2"] if place else [])
     folder = tmp_path_factory.mktemp("looked") / planner
     train([*PLAIN, *words, "env.lengths=[25]", f"run_dir={folder}"])  # long enough for one plan in its middle

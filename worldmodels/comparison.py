@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
+from torch import Tensor
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
@@ -60,8 +62,9 @@ def compare(
         rows = [learned_row(entry, episodes, seed) for entry in tqdm(grid, desc="planners x models", unit="entry")]
         rows += bounds(models[0], planners, episodes, seed, oracle)
     recorded, quality = common_episodes(models, seed), {}
+    held_out, tape = joined(recorded), mixed_tape(recorded)
     for path, run in zip(runs, tqdm(models, desc="models", unit="model"), strict=True):
-        quality[path] = judge_model(run, recorded, seed, oracle)
+        quality[path] = judge_model(run, held_out, tape, seed, oracle)
     result = {
         "env": str(first.env.get("task") or first.env.get("id") or first.env._target_),
         "episodes": episodes,
@@ -135,16 +138,16 @@ def oracle_row(run: Run, planner: str, episodes: int, seed: int) -> dict[str, An
         return row | {"returns": None, "reason": str(error)}
 
 
-def judge_model(run: Run, recorded: list[Episodes], seed: int, oracle: bool) -> dict[str, Any]:
+def judge_model(run: Run, held_out: Episodes, tape: Float[Tensor, "N T A"], seed: int, oracle: bool) -> dict[str, Any]:
     """How well a run's model predicts recorded futures and ranks invented ones, whatever plans with it."""
     judged: dict[str, Any] = {"errors": {}}
     try:
-        judged["errors"] = prediction_errors(run, joined(recorded))
+        judged["errors"] = prediction_errors(run, held_out)
     except UserError as error:
         log.warning("what %s predicts is left out: %s", run.path, error)
     if oracle:
         try:
-            judged["ranking"] = ranking(run, seed, mixed_tape(recorded))
+            judged["ranking"] = ranking(run, seed, tape)
         except UserError as error:
             log.warning("how well %s ranks is left out: %s", run.path, error)
             judged["ranking"] = {"reason": str(error)}

@@ -6,7 +6,7 @@ import logging
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -112,10 +112,10 @@ def learn_online(cfg: DictConfig, words: list[str], resume: Path | None) -> Path
 
 
 @contextmanager
-def quietly(known: Iterable[str]) -> Iterator[None]:
-    """Leave out warnings whose message matches one of the regular expressions."""
+def quietly() -> Iterator[None]:
+    """Leave out :data:`NEEDLESS_WARNINGS`."""
     with warnings.catch_warnings():
-        for message in known:
+        for message in NEEDLESS_WARNINGS:
             warnings.filterwarnings("ignore", message=message)
         yield
 
@@ -164,7 +164,7 @@ def require_prefill_over(cfg: DictConfig, counters: dict[str, int]) -> None:
 
 def fit(training: Training, checkpoint: str | None) -> None:
     """Fit; what was recorded while prefilling is saved too."""
-    with quietly(NEEDLESS_WARNINGS), logging_redirect_tqdm():
+    with quietly(), logging_redirect_tqdm():
         training.trainer.fit(training.module, training.data, ckpt_path=checkpoint, weights_only=True)
     if not training.data.dataset.updates:
         training.checkpoints.save(training.trainer)

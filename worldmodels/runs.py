@@ -219,7 +219,7 @@ def override(cfg: DictConfig, overrides: list[str]) -> DictConfig:
         key, equals, value = word.partition("=")
         if not equals:
             raise UserError(f"{word!r} is not of the form key=value.{near_match(key, dotted_keys(cfg))}")
-        if is_group(word) and value == cfg.choices[key]:
+        if is_group(word) and value == cfg.choices.get(key):
             continue  # with the options it has here
         if is_group(word):
             inside = [f"{group}={cfg.choices[group]}" for group in WITHIN if group != key]

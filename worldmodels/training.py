@@ -180,7 +180,7 @@ def build_module(cfg: DictConfig, folder: Path, model: Any, envs: VectorEnv | Sp
 
 def parts(cfg: DictConfig) -> dict[str, dict[str, float]]:
     """The optimiser's options by part, those that the planner brings for its own parts among them."""
-    named = OmegaConf.to_container(cfg, resolve=True)["optimizer"]["parts"] or {}
+    named = OmegaConf.to_container(cfg.optimizer, resolve=True)["parts"] or {}
     if not isinstance(named, dict) or not all(isinstance(own, dict) for own in named.values()):
         raise UserError(
             f"optimizer.parts={named} must name parts and their options, such as {{model.encoder: {{lr: 1e-4}}}}; "
@@ -188,7 +188,8 @@ def parts(cfg: DictConfig) -> dict[str, dict[str, float]]:
         )
     place = "planner.learner." if "learner" in cfg.planner else "planner."
     own = OmegaConf.to_container(learner_of(cfg.planner).get("parts", OmegaConf.create({})))
-    return {place + part: options for part, options in own.items()} | named
+    every = {place + part: options for part, options in own.items()} | named
+    return {part: {key: v for key, v in options.items() if v is not None} for part, options in every.items()}
 
 
 def build_dataset(

@@ -20,7 +20,7 @@ from worldmodels.data.datamodule import OfflineDataset
 from worldmodels.data.replay import Replay
 from worldmodels.envs.base import derive_seed
 from worldmodels.evaluation import write_json
-from worldmodels.launch import NEEDLESS_WARNINGS, quietly
+from worldmodels.launch import quietly
 from worldmodels.logs import FrameCurves
 from worldmodels.module import WorldModelModule
 from worldmodels.recall.cells import Cell, result_file
@@ -80,5 +80,5 @@ def fit_offline(cfg: DictConfig, module: WorldModelModule, data: OfflineDataset,
         enable_model_summary=False,
         enable_progress_bar=False,
     )
-    with quietly(NEEDLESS_WARNINGS):
+    with quietly():
         trainer.fit(module, DataLoader(data, batch_size=None, generator=torch.Generator()))
