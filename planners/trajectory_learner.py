@@ -72,8 +72,8 @@ class TrajectoryLearner(nn.Module):
             self.residuals = Normaliser(latent)
 
     def loss(self, model: WorldModel, rollout: Rollout, batch: dict[str, Tensor], length: int) -> dict[str, Tensor]:
-        """``denoise`` [B, L] on L steps of each window; ``critic`` and ``inverse`` where they are learned."""
-        window, ends = self._window(model, rollout, batch, length)
+        """``denoise`` [B K, L] on the K windows of L steps in each row; ``critic``, ``inverse``, ``forward`` likewise."""
+        window, ends = self._windows(model, rollout, batch, length)
         x = self.joined(window.feat, window.action)
         given = torch.zeros(x.shape[:2], dtype=torch.bool, device=x.device)
         given[:, 0] = True
@@ -93,27 +93,32 @@ class TrajectoryLearner(nn.Module):
             losses["forward"] = counts * self._forward_loss(window)
         return losses
 
-    def _window(
+    def _windows(
         self, model: WorldModel, rollout: Rollout, batch: dict[str, Tensor], length: int
-    ) -> tuple[Window, Int64[Tensor, " B"]]:
-        """L + 1 rows of each training window as a trajectory, and at which later step of each a goal is seen."""
+    ) -> tuple[Window, Int64[Tensor, " N"]]:
+        """All that a batch holds, N = B K: windows of L steps end to end, from a random row on.
+
+        And at which later step of each a goal is seen.
+        """
         rows, post = rollout.post.shape[1], rollout.post.detach()
-        begin = torch.randint(rows - length, (1,), device=post.device)
-        steps = begin + torch.arange(length, device=post.device)
-        goal, ends = None, torch.ones(len(post), dtype=torch.int64, device=post.device)
+        count = (rows - 1) // length
+        begins = torch.randint(rows - count * length, (1,), device=post.device)
+        begins = begins + length * torch.arange(count, device=post.device)
+        steps = begins[:, None] + torch.arange(length, device=post.device)
+        goal, ends = None, torch.ones(len(post) * count, dtype=torch.int64, device=post.device)
         if self.goal_dim:
-            now = begin.expand(len(post), 1)
+            now = begins.expand(len(post), -1)
             anywhere = any(label.reads_goal for label in self.labels.values())
             chosen = later(batch["is_first"], now, rows if anywhere else max(1, length - 1))
-            ends, goal = (chosen - now)[:, 0], glimpses(model, batch, chosen)[:, 0]
+            ends, goal = (chosen - now).flatten(), glimpses(model, batch, chosen).flatten(0, 1)
         window = Window(
-            split_goal(post[:, steps], self.goal_dim)[0],
-            batch["action"][:, steps + 1],
-            batch["reward"][:, steps + 1],
-            self._advantage(post, batch)[:, begin][:, 0] if self.critic is not None else None,
-            batch["skill"][:, begin][:, 0] if "skill" in batch else None,
+            split_goal(post[:, steps].flatten(0, 1), self.goal_dim)[0],
+            batch["action"][:, steps + 1].flatten(0, 1),
+            batch["reward"][:, steps + 1].flatten(0, 1),
+            self._advantage(post, batch)[:, begins].flatten() if self.critic is not None else None,
+            batch["skill"][:, begins].flatten() if "skill" in batch else None,
             goal,
-            ~batch["is_first"][:, steps + 1].any(1),
+            ~batch["is_first"][:, steps + 1].any(2).flatten(),
         )
         return window, ends
 
@@ -171,8 +176,12 @@ class TrajectoryLearner(nn.Module):
         return latents + std * moved
 
     def jumps(self, led: Float[Tensor, "... F"], shown: Float[Tensor, "... F"]) -> Float[Tensor, "..."]:
-        """Squared distance of two latents, in that of recorded steps from what was foreseen: 1 on average there."""
-        return ((led - shown).square() / self.residuals.square.clamp(min=1e-8)).mean(-1)
+        """Squared distance of two latents, in that of recorded steps from what was foreseen: 1 on average there.
+
+        No number counts for more than if it were foreseen to 5 % of its deviation: plans are not denoised more exactly.
+        """
+        usual = torch.maximum(self.residuals.square, (0.05 * self.trajectories.latent_std()).square())
+        return ((led - shown).square() / usual).mean(-1)
 
     def after_step(self) -> None:
         """Move the critic's slow copy."""

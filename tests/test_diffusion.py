@@ -537,19 +537,21 @@ def test_windows_over_a_reset_teach_nothing():
 
 def test_a_window_pairs_each_latent_with_the_action_and_reward_that_followed(monkeypatch):
     world, made = planner("planner.learner.critic={units: 8, layers: 1}")
-    rows = with_reset(batch(3, L + 4, observations=STATE))
+    rows = with_reset(batch(3, 2 * L + 4, observations=STATE))
     rows["is_first"][:] = False
-    rows["skill"] = torch.arange(3 * (L + 4)).unflatten(0, (3, -1))
+    rows["skill"] = torch.arange(3 * (2 * L + 4)).unflatten(0, (3, -1))
     rollout, _, _ = world.observe(rows, world.initial(3))
     for begin in (0, 3):
         monkeypatch.setattr(torch, "randint", lambda *_, begin=begin, **__: torch.tensor([begin]))
-        window, _ = made.learner._window(world, rollout, rows, L)
-        for t in range(L):
-            assert torch.equal(window.feat[:, t], rollout.post[:, begin + t])
-            assert torch.equal(window.action[:, t], rows["action"][:, begin + t + 1])
-            assert torch.equal(window.reward[:, t], rows["reward"][:, begin + t + 1])
-        assert torch.equal(window.skill, rows["skill"][:, begin])
-        assert torch.equal(window.advantage, made.learner._advantage(rollout.post, rows)[:, begin])
+        window, _ = made.learner._windows(world, rollout, rows, L)
+        assert window.feat.shape[:2] == (6, L)
+        for place, first in enumerate((begin, begin + L)):  # two of them in each row, end to end
+            for t in range(L):
+                assert torch.equal(window.feat[place::2, t], rollout.post[:, first + t])
+                assert torch.equal(window.action[place::2, t], rows["action"][:, first + t + 1])
+                assert torch.equal(window.reward[place::2, t], rows["reward"][:, first + t + 1])
+            assert torch.equal(window.skill[place::2], rows["skill"][:, first])
+            assert torch.equal(window.advantage[place::2], made.learner._advantage(rollout.post, rows)[:, first])
     monkeypatch.undo()
     assert window.whole.all()
 
@@ -565,7 +567,7 @@ def test_goals_in_hindsight_are_given_where_they_were_reached_and_as_goals_are_s
     rows |= {f"goal_{key}": rows[key] for key in ("pixels", "state")}
     rows["is_first"][:] = False
     rollout, _, _ = world.observe(rows, world.initial(16))
-    window, ends = made._window(world, rollout, rows, L)
+    window, ends = made._windows(world, rollout, rows, L)
     assert set(ends.tolist()) == set(range(1, L))
     given = torch.zeros(16, L, dtype=torch.bool)
     x = made.joined(window.feat, window.action)
