@@ -31,6 +31,14 @@ def changed(shown: Float[Tensor, "B T E"], reset: Bool[Tensor, "B T"]) -> Bool[T
     return torch.cat([torch.zeros_like(reset[:, :1]), other], dim=1)
 
 
+def new_goal(batch: dict[str, Tensor]) -> Bool[Tensor, "B T"]:
+    """Rows that show another goal than the row before; what led there was rewarded on the way to that one."""
+    new = torch.zeros_like(batch["is_first"])
+    for shown in (value.flatten(2) for key, value in batch.items() if key.startswith("goal_")):
+        new[:, 1:] |= (shown[:, 1:] != shown[:, :-1]).any(-1)
+    return new
+
+
 class GoalConditioned(Dynamics):
     """Any backbone, its features [z_t, g]: g is what it makes of the goal's frame, seen as an episode's first.
 

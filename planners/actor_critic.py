@@ -12,7 +12,7 @@ from dynamics.base import Dynamics, Rollout, State
 from planners.base import Learner, require, require_gradients
 from planners.critic import Critic, ReturnScale
 from planners.policies import ActionDistribution, Policy
-from planners.returns import lambda_returns, reach_weights
+from planners.returns import lambda_returns, led_on, reach_weights, recorded_returns
 from worldmodels.errors import near_match
 from worldmodels.nets import frozen
 from worldmodels.trajectory import Trajectory
@@ -133,16 +133,13 @@ class ActorCritic(Learner):
     def _replay_loss(self, rollout: Rollout, batch: dict[str, Tensor], imagined: Tensor) -> Tensor:
         """The critic on recorded rewards, bootstrapped from ``imagined`` returns [B, K] of the last K states.
 
-        An episode's end bootstraps where a time limit cut it off, and does not where it was terminal; its last state
-        has no successor and counts nothing.
+        An episode's last state has no successor and counts nothing.
         """
         last = imagined.shape[1]
-        rows = {key: batch[key][:, -last:] for key in ("reward", "is_terminal", "is_last", "is_first")}
-        going = (~rows["is_terminal"]).float()
-        lam = self.lam * (~rows["is_last"]).float()
-        targets = lambda_returns(rows["reward"][:, 1:], going[:, 1:], imagined[:, 1:], self.gamma, lam[:, 1:])
+        rows = {key: value[:, -last:] for key, value in batch.items()}
+        targets = recorded_returns(rows, imagined, self.gamma, self.lam)
         feat = rollout.feat[:, -last:][:, :-1]
-        followed = rollout.weight[:, -last:][:, :-1] * (~rows["is_first"][:, 1:])
+        followed = rollout.weight[:, -last:][:, :-1] * led_on(rows)
         return followed * self.critic.loss(feat if self.replay_gradient else feat.detach(), targets)
 
     def metrics(self, rollout: Rollout) -> dict[str, Tensor]:

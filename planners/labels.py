@@ -43,6 +43,8 @@ class Label(nn.Module, ABC):
     width: int = 1
     reads_goal: bool = False
     """True: goals may lie anywhere later in the window, not only within the trajectory."""
+    reads_reward: bool = False
+    """True: it depends on what was earned, and so on the goal that was shown then."""
 
     def __init__(self, goal_dim: int = 0, weight: float = 1.0) -> None:
         super().__init__()
@@ -64,6 +66,7 @@ class Return(Label):
         value: asked for, in units of reward over the whole plan; None: the data's 95th percentile.
     """
 
+    reads_reward = True
     QUANTILE = 0.95
     points: Tensor
     count: Tensor
@@ -103,6 +106,7 @@ class Return(Label):
 class Optimal(Label):
     """Whether the first step did better than the data usually does from its state (CFGRL, Frans et al. 2025)."""
 
+    reads_reward = True
     one: Tensor
 
     def __init__(self, goal_dim: int = 0, weight: float = 1.0) -> None:

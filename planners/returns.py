@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from dynamics.goal import new_goal
 from worldmodels.trajectory import Trajectory
 
 Value = Callable[[Tensor], Tensor]
@@ -49,6 +50,25 @@ def lambda_returns(
         following = r + d * ((1 - share) * v + share * following)
         returns.append(following)
     return torch.stack(returns[::-1], dim=1)
+
+
+def recorded_returns(
+    batch: dict[str, Tensor], value: Float[Tensor, "B T"], gamma: float, lam: float
+) -> Float[Tensor, "B T1"]:
+    """Lambda-returns of all recorded rows but the last, from the values of their states.
+
+    They bootstrap where a time limit cut an episode off and before another goal is shown, and not where it ended for
+    good.
+    """
+    going = ~batch["is_terminal"]
+    apart = batch["is_last"] | new_goal(batch).roll(-1, dims=1)
+    lam = lam * (~apart).float()
+    return lambda_returns(batch["reward"][:, 1:], going.float()[:, 1:], value[:, 1:], gamma, lam[:, 1:])
+
+
+def led_on(batch: dict[str, Tensor]) -> Bool[Tensor, "B T1"]:
+    """Whether each row but the last is followed by one of its own episode, and under the same goal."""
+    return ~(batch["is_first"] | new_goal(batch))[:, 1:]
 
 
 def reach_weights(alive: Bool[Tensor, " N"], cont: Float[Tensor, "N H"], gamma: float) -> Float[Tensor, "N H"]:

@@ -12,6 +12,7 @@ from dynamics.base import Dynamics, Rollout
 from planners.base import Learner, require
 from planners.critic import ReturnScale, follow, slow_copy
 from planners.policies import ActionDistribution, Policy
+from planners.returns import led_on
 from worldmodels.distributions import TwoHot
 from worldmodels.nets import EnsembleMLP, frozen
 
@@ -135,7 +136,7 @@ class TDLearner(Learner):
             going = (~batch["is_terminal"][:, 1:]).float()
             target = batch["reward"][:, 1:] + self.gamma * going * bootstrap
         logits = self.q(rollout.feat[:, :-1], batch["action"][:, 1:])
-        valid = ~batch["is_first"][:, 1:]
+        valid = led_on(batch)
         share = valid.numel() / valid.sum().clamp(min=1)
         loss = self.q.two_hot.loss(logits, target.expand(logits.shape[:-1])).mean(0)
         return rollout.weight[:, :-1] * torch.where(valid, loss, 0.0) * share

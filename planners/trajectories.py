@@ -143,6 +143,10 @@ class TrajectoryModel(nn.Module):
         self.labels = Labels(labels, cond_dim, drop)
         self.net = net(in_dim=self.size + 1, out_dim=self.size, cond_dim=cond_dim)
 
+    def latent_mean(self) -> Float[Tensor, " F"]:
+        """Means of the latents alone."""
+        return self.normaliser.mean[: self.feat_dim]
+
     def latent_std(self) -> Float[Tensor, " F"]:
         """Deviations of the latents alone."""
         return self.normaliser.std()[: self.feat_dim]

@@ -15,7 +15,7 @@ from planners.base import require
 from planners.critic import Critic
 from planners.hindsight import glimpses, later
 from planners.labels import Label, Window
-from planners.returns import lambda_returns
+from planners.returns import led_on, recorded_returns
 from planners.trajectories import Normaliser, TrajectoryModel
 from worldmodels.nets import MLP
 
@@ -56,6 +56,13 @@ class TrajectoryLearner(nn.Module):
         require(0 <= goal_share <= 1, f"planner.learner.goal_share={goal_share} must lie in [0, 1].")
         self.discrete, self.goal_dim, self.goal_share, self.gamma = discrete, goal_dim, goal_share, gamma
         self.labels = nn.ModuleDict({name: build(goal_dim=goal_dim) for name, build in (labels or {}).items()})
+        earned = [name for name, label in self.labels.items() if label.reads_reward]
+        require(
+            not (goal_dim and earned),
+            f"planner.learner.labels.{', '.join(earned)}: its rewards were earned on the way to one goal, and "
+            "trajectories are learned towards others: where environments show goals, planner=diffusion_goals and "
+            "planner=cfgrl_goals plan to them.",
+        )
         latent = feat_dim - goal_dim
         widths = {name: label.width for name, label in self.labels.items()}
         self.trajectories = trajectories(feat_dim=latent, action_dim=action_dim, labels=widths)
@@ -72,7 +79,7 @@ class TrajectoryLearner(nn.Module):
             self.residuals = Normaliser(latent)
 
     def loss(self, model: WorldModel, rollout: Rollout, batch: dict[str, Tensor], length: int) -> dict[str, Tensor]:
-        """``denoise`` [B K, L] on the K windows of L steps in each row; ``critic``, ``inverse``, ``forward`` likewise."""
+        """``denoise`` [B K, L] on K windows of L steps in each row; ``critic``, ``inverse``, ``forward`` likewise."""
         window, ends = self._windows(model, rollout, batch, length)
         x = self.joined(window.feat, window.action)
         given = torch.zeros(x.shape[:2], dtype=torch.bool, device=x.device)
@@ -136,21 +143,15 @@ class TrajectoryLearner(nn.Module):
         """Return of what follows each step, bootstrapped at the window's end, over the value of its state."""
         with torch.no_grad():
             value = self.critic(feat)
-            return self._returns(value, batch, 1.0) - value[:, :-1]
-
-    def _returns(self, value: Tensor, batch: dict[str, Tensor], lam: float) -> Float[Tensor, "B T1"]:
-        """Lambda-returns of all rows but the last; resets and ends cut them off."""
-        going = (~batch["is_terminal"]).float()[:, 1:]
-        lam = lam * (~batch["is_last"]).float()[:, 1:]
-        return lambda_returns(batch["reward"][:, 1:], going, value[:, 1:], self.gamma, lam)
+            return recorded_returns(batch, value, self.gamma, 1.0) - value[:, :-1]
 
     def _critic_loss(self, rollout: Rollout, batch: dict[str, Tensor]) -> Float[Tensor, "B T1"]:
         """The critic on lambda-returns of what was recorded: the value of the data's own policy."""
         feat = rollout.post.detach()
         with torch.no_grad():
             value = self.critic.two_hot.decode(self.critic.slow(feat))
-            target = self._returns(value, batch, 0.95)
-        return self.critic.loss(feat[:, :-1], target) * ~batch["is_first"][:, 1:]
+            target = recorded_returns(batch, value, self.gamma, 0.95)
+        return self.critic.loss(feat[:, :-1], target) * led_on(batch)
 
     def _inverse_loss(self, window: Window) -> Float[Tensor, "B L1"]:
         """Squared error, or cross-entropy, of the action between each two latents."""
@@ -171,8 +172,8 @@ class TrajectoryLearner(nn.Module):
     ) -> Float[Tensor, "... L F"]:
         """The latent that each action leads to."""
         std = self.trajectories.latent_std()
-        mean = self.trajectories.normaliser.mean[: self.trajectories.feat_dim]
-        moved = self.forward_model(torch.cat([(latents - mean) / std, actions], dim=-1)).float()
+        known = (latents - self.trajectories.latent_mean()) / std
+        moved = self.forward_model(torch.cat([known, actions], dim=-1)).float()
         return latents + std * moved
 
     def jumps(self, led: Float[Tensor, "... F"], shown: Float[Tensor, "... F"]) -> Float[Tensor, "..."]:
@@ -198,8 +199,10 @@ class TrajectoryLearner(nn.Module):
         return torch.cat([between, between[..., -1:, :]], dim=-2)
 
     def between(self, latents: Float[Tensor, "... L F"]) -> Float[Tensor, "... L1 A"]:
-        """Raw inverse dynamics."""
-        return self.inverse(torch.cat([latents[..., :-1, :], latents[..., 1:, :]], dim=-1)).float()
+        """Raw inverse dynamics, of the latent and of how far it moves, both in deviations."""
+        now, then = latents[..., :-1, :], latents[..., 1:, :]
+        std, mean = self.trajectories.latent_std(), self.trajectories.latent_mean()
+        return self.inverse(torch.cat([(now - mean) / std, (then - now) / std], dim=-1)).float()
 
     def joined(self, latents: Float[Tensor, "N L F"], actions: Float[Tensor, "N L A"]) -> Float[Tensor, "N L D"]:
         """Trajectories from their parts."""

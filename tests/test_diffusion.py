@@ -692,6 +692,42 @@ def test_mistaken_options_are_refused(words, message):
         planner(*words)
 
 
+@pytest.mark.parametrize("name", ["decision_diffuser", "cfgrl"])
+def test_labels_of_what_was_earned_are_refused_where_goals_are_shown(name):
+    world = build_model(config("dynamics=implicit"), WITH_GOAL, ACTION)
+    with pytest.raises(UserError, match="rewards were earned on the way to one goal.*planner=cfgrl_goals"):
+        build_planner(config(f"planner={name}").planner, ACTION, False, **world.dynamics.widths)
+
+
+@pytest.mark.parametrize("discrete", [False, True])
+def test_inverse_dynamics_find_the_action_between_two_latents(discrete):
+    torch.manual_seed(0)
+    world = model("space=gaussian", observations=STATE)
+    cfg = config("planner=decision_diffuser", "denoiser.width=16", "planner.learner.inverse={units: 64, layers: 2}")
+    made = build_planner(cfg.planner, ACTION, discrete, world.dynamics.feat_dim).learner.train()
+    weights = torch.randn(ACTION, world.dynamics.feat_dim)
+    optimizer = torch.optim.Adam(made.inverse.parameters(), 3e-3)
+    for _ in range(300):
+        action = 2 * torch.rand(64, 5, ACTION) - 1
+        if discrete:
+            action = torch.eye(ACTION)[action.argmax(-1)]
+        begin = 5 * torch.randn(64, 1, len(weights[0]))
+        feat = torch.cat([begin, begin + (action[:, :-1] @ weights).cumsum(1)], dim=1)
+        everything = torch.ones(64, dtype=torch.bool)
+        made.trajectories.normaliser.follow(feat, everything)
+        window = Window(feat, action, feat[..., 0], None, None, None, everything)
+        optimizer.zero_grad()
+        made._inverse_loss(window).mean().backward()
+        optimizer.step()
+    found = made.actions(feat)
+    assert found.shape == action.shape
+    assert torch.equal(found[:, -1], found[:, -2])
+    if discrete:
+        assert (found.argmax(-1) == action.argmax(-1))[:, :-1].float().mean() > 0.95
+    else:
+        assert (found - action)[:, :-1].square().mean().sqrt() < 0.15
+
+
 def test_windows_shorter_than_a_plan_are_refused():
     world, made = planner()
     with pytest.raises(UserError, match=r"data\.length=6 must be at least 7"):
