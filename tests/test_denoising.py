@@ -34,7 +34,7 @@ def recording(tmp_path_factory):
 def runs(recording, tmp_path_factory):
     """A run of each kind, by planner."""
     folder = tmp_path_factory.mktemp("maze_runs")
-    for planner, obs in (("diffusion", "state"), ("decision_diffuser", "pixels")):
+    for planner, obs in (("diffusion", "state"), ("cfgrl_goals", "pixels")):
         words = [*TINY, *MAZE, *SHORT, *OFFLINE, *EVALUATION, f"env.obs={obs}", f"data={recording}"]
         train([*words, "dynamics=implicit", f"planner={planner}", f"run_dir={folder / planner}"])
     return folder
@@ -62,7 +62,7 @@ def test_pictures_show_how_a_plan_comes_about(runs):
         with Image.open(run / name) as image:
             assert image.size[0] > width
     assert (run / "guidance.png").exists()  # nothing guides: what the reward's gradient would do
-    run = runs / "decision_diffuser"
+    run = runs / "cfgrl_goals"
     with Image.open(run / "denoising.gif") as image:
         assert image.n_frames > 1
     assert (run / "guidance.png").exists()
@@ -70,8 +70,8 @@ def test_pictures_show_how_a_plan_comes_about(runs):
 
 
 def test_what_guides_is_what_is_shown(runs):
-    run = load_run(runs / "decision_diffuser", ["planner.guidance.reward.weight=0.5"])
-    assert denoising.guiding(run.planner) == ["return", "reward"]
+    run = load_run(runs / "cfgrl_goals", ["planner.guidance.reward.weight=0.5"])
+    assert denoising.guiding(run.planner) == ["goal", "reward"]
     assert denoising.guiding(load_run(runs / "diffusion").planner) == ["reward"]
 
 

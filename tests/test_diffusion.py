@@ -695,7 +695,7 @@ def test_mistaken_options_are_refused(words, message):
 @pytest.mark.parametrize("name", ["decision_diffuser", "cfgrl"])
 def test_labels_of_what_was_earned_are_refused_where_goals_are_shown(name):
     world = build_model(config("dynamics=implicit"), WITH_GOAL, ACTION)
-    with pytest.raises(UserError, match="rewards were earned on the way to one goal.*planner=cfgrl_goals"):
+    with pytest.raises(UserError, match=r"rewards were earned on the way to one goal.*planner=cfgrl_goals"):
         build_planner(config(f"planner={name}").planner, ACTION, False, **world.dynamics.widths)
 
 
