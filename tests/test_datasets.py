@@ -8,12 +8,14 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from PIL import Image
 from toy_runs import ENV, REST, script
 
+from worldmodels.cli import load_config
 from worldmodels.data.datamodule import OfflineDataset
 from worldmodels.data.readers import read, resized
-from worldmodels.data.recorded import open_dataset
+from worldmodels.data.recorded import open_dataset, require_same_world
 from worldmodels.data.replay import Replay
 from worldmodels.errors import UserError
 from worldmodels.launch import train
@@ -192,6 +194,30 @@ def test_datasets_that_are_none_are_refused(tmp_path):
         (tmp_path / "torn.npz").write_bytes(content)
         with pytest.raises(UserError, match=r"torn\.npz cannot be read as npz"):
             list(read(str(tmp_path / "torn.npz")))
+    made = bytearray((write_npz(tmp_path / "whole", episodes()) / "0.npz").read_bytes())
+    made[400] ^= 255  # in the middle of a member
+    (tmp_path / "torn.npz").write_bytes(made)
+    with pytest.raises(UserError, match=r"torn\.npz cannot be read as npz"):
+        list(read(str(tmp_path / "torn.npz")))
+    with h5py.File(tmp_path / "torn.hdf5", "w") as file:
+        for key, value in episodes()[0].items():
+            file.create_dataset("observation" if key == "pixels" else key, data=value, fletcher32=True, chunks=True)
+        offset = file["action"].id.get_chunk_info(0).byte_offset
+    made = bytearray((tmp_path / "torn.hdf5").read_bytes())
+    made[offset + 3] ^= 255
+    (tmp_path / "torn.hdf5").write_bytes(made)
+    with pytest.raises(UserError, match=r"torn\.hdf5 cannot be read as HDF5"):
+        list(read(str(tmp_path / "torn.hdf5")))
+
+
+def test_dreamers_files_end_for_good_where_their_discount_says_so(tmp_path):
+    for ended in (False, True):
+        rows = episodes()[0]
+        image, discount = rows["pixels"].transpose(0, 2, 3, 1), np.ones(len(rows["reward"]))
+        discount[-1] = not ended
+        path = tmp_path / "episode.npz"
+        np.savez(path, image=image, action=rows["action"], reward=rows["reward"], discount=discount)
+        assert [episode.terminal for episode in read(str(path))] == [ended]
 
 
 @pytest.fixture(scope="module")
@@ -204,7 +230,9 @@ def dataset(tmp_path_factory):
 def test_a_card_says_what_is_in_a_recording(dataset):
     card = json.loads((dataset / "card.json").read_text())
     assert card["planner"] == "random"
+    assert "action_dim=2" in (dataset / "card.md").read_text()
     assert card["episodes"] > 10
+    assert card["decisions"] == card["rows"] - card["episodes"] - card["unfinished_episodes"]
     assert card["decisions_per_episode"]["least"] == 3
     assert card["decisions_per_episode"]["most"] == 7
     assert card["returns"]["least"] < card["returns"]["mean"] < card["returns"]["most"]
@@ -213,6 +241,23 @@ def test_a_card_says_what_is_in_a_recording(dataset):
         assert image.size[0] > 300
     with Image.open(dataset / "clips.gif") as image:
         assert image.n_frames > 3
+
+
+def test_a_recording_of_another_environment_is_refused(dataset):
+    env = OmegaConf.load(dataset / "config.yaml").env
+    require_same_world(str(dataset), {**env, "num_envs": 7, "obs": "state"})
+    require_same_world(str(dataset / "nowhere"), env)
+    with pytest.raises(UserError, match=r"recorded with env\.action_dim=2, not 3: use the env settings"):
+        require_same_world([str(dataset)], {**env, "action_dim": 3})
+    with pytest.raises(UserError, match="was recorded in Counter, not in cartpole_swingup"):
+        require_same_world(str(dataset), load_config([]).env)
+
+
+def test_what_is_too_short_to_learn_from_is_told(dataset, tmp_path, caplog):
+    rest = [word for word in REST if not word.startswith(("planner.", "data.length", "trainer.watch"))]
+    words = [word for word in OFFLINE if not word.startswith("data.length")]
+    train([*ENV, *rest, *words, "data.length=6", f"data={dataset}", "planner=cloning", f"run_dir={tmp_path / 'run'}"])
+    assert "of its rows are in episodes of less than 6 rows" in caplog.text
 
 
 OFFLINE = ("data.length=4", "data.cross_resets=false", "updates=12", "trainer.watch_updates=6")

@@ -58,7 +58,14 @@ def record(to: str, run_folder: str | None, frames: int | None, overrides: list[
             for episode in collector.step(planner):
                 bar.set_postfix({"return": f"{episode.score:.1f}"})
             bar.update(collector.frames - bar.n)
-    what = {"env": describe(cfg.env), "planner": cfg.choices.planner, "run": run_folder, "seed": cfg.seed}
+    settings = [f"{key}={value}" for key, value in cfg.env.items() if key not in ("_target_", "blind", "reference")]
+    what = {
+        "env": describe(cfg.env),
+        "settings": settings,
+        "planner": cfg.choices.planner,
+        "run": run_folder,
+        "seed": cfg.seed,
+    }
     card = write_card(folder, what | {"frames": collector.frames, "collected": f"{datetime.now():%Y-%m-%d}"})
     log.info(
         "%d frames in %d episodes are in %s, what they are in card.md; learn from them with\n"

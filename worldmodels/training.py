@@ -27,7 +27,7 @@ from worldmodels.callbacks import Checkpoints, Episodes, PlainFiles, Progress, U
 from worldmodels.cli import CtrlC
 from worldmodels.data.collect import Actor, Collector, row_spec
 from worldmodels.data.datamodule import OfflineDataset, OnlineData, OnlineDataset, Schedule
-from worldmodels.data.recorded import open_dataset
+from worldmodels.data.recorded import open_dataset, require_same_world
 from worldmodels.data.replay import Replay
 from worldmodels.encoders import ObservationSpec
 from worldmodels.envs.vector import VectorEnv
@@ -242,6 +242,7 @@ def build_offline(
         raise UserError(
             "data.context=latent reads latents that a training wrote itself: with data=, use none or burn_in."
         )
+    require_same_world(data.dataset, cfg.env)
     replay = open_dataset(data.dataset, row_spec(envs), folder / "replay", data.limit_gib, data.cross_resets, cfg.seed)
     log.info("data=%s: %s", data.dataset, replay.describe())
     longest, rows = max(replay.episode_lengths(), default=0), data.length + module.prefix
@@ -251,5 +252,10 @@ def build_offline(
             f"data={data.dataset}: the longest of its episodes has {longest} rows, and windows "
             f"(data.length={data.length}) and plans of planner={cfg.choices.planner} take {needed} of one episode: "
             "shorten them."
+        )
+    lost = sum(length for length in replay.episode_lengths() if length < needed) / len(replay)
+    if lost > 0.01:
+        log.warning(
+            "%.0f %% of its rows are in episodes of less than %d rows, which no window fits in", 100 * lost, needed
         )
     return OfflineDataset(replay, data.batch_size, rows, cfg.updates, watch, cfg.env.get("action_repeat", 1))

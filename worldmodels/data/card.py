@@ -28,12 +28,15 @@ def write_card(folder: Path, what: dict[str, Any]) -> dict[str, Any]:
     but not among the returns.
     """
     replay = Replay.open(folder, cross_resets=False)
-    whole = [rows for rows in episodes(replay) if rows["is_last"][-1]]
+    found = episodes(replay)
+    whole = [rows for rows in found if rows["is_last"][-1]]
     returns = [float(rows["reward"].sum()) for rows in whole]
     lengths = [len(rows["reward"]) - 1 for rows in whole]
     card = what | {
         "rows": len(replay),
+        "decisions": len(replay) - len(found),
         "episodes": len(whole),
+        "unfinished_episodes": len(found) - len(whole),
         "decisions_per_episode": summary(lengths),
         "returns": summary(returns),
         "columns": {key: [list(shape), str(kind)] for key, (shape, kind) in replay.layout.spec.items()},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,11 +80,10 @@ def _hdf5(path: Path) -> Iterator[Recording]:
     """V-D4RL's files, D4RL's, or one episode a file, told by their fields."""
     h5py = _package("h5py", "HDF5 files")
     try:
-        file = h5py.File(path)
+        with h5py.File(path) as file:
+            yield from (_d4rl if "observations" in file else _vd4rl)(path, file)
     except OSError as error:
         raise UserError(f"{path} cannot be read as HDF5: {' '.join(str(error).split())}.") from error
-    with file:
-        yield from (_d4rl if "observations" in file else _vd4rl)(path, file)
 
 
 def _vd4rl(path: Path, file: Mapping[str, Any]) -> Iterator[Recording]:
@@ -143,20 +143,20 @@ def _d4rl(path: Path, file: Mapping[str, Any]) -> Iterator[Recording]:
 
 def _npz(path: Path) -> Iterator[Recording]:
     """Dreamer's files, V-D4RL's at 64 pixels among them: one episode each, ``image`` [T, H, W, C]."""
+    known = ("image", "state", "action", "reward", "is_terminal", "discount", SKILL)
     try:
-        file = np.load(path)
-    except (OSError, ValueError, EOFError, BadZipFile) as error:
+        with np.load(path) as archive:
+            file = {key: archive[key] for key in known if key in archive}
+    except (OSError, ValueError, EOFError, BadZipFile, zlib.error) as error:
         raise UserError(f"{path} cannot be read as npz: {' '.join(str(error).split())}.") from error
-    with file:
-        rows = _fields(path, file, ("action", "reward"))
-        seen = {"state": file["state"]} if "state" in file else {}
-        if "image" in file:
-            seen["pixels"] = file["image"].transpose(0, 3, 1, 2)
-        if not seen:
-            raise UserError(f"{path} has no field 'image' or 'state', only {sorted(file)}: nothing is observed in it.")
-        terminal = bool(file["is_terminal"][-1]) if "is_terminal" in file else False
-        skill = file.get(SKILL)
-        yield _recording(str(path), seen, rows["action"], rows["reward"], terminal, skill)
+    rows = _fields(path, file, ("action", "reward"))
+    seen = {"state": file["state"]} if "state" in file else {}
+    if "image" in file:
+        seen["pixels"] = file["image"].transpose(0, 3, 1, 2)
+    if not seen:
+        raise UserError(f"{path} has no field 'image' or 'state', only {sorted(file)}: nothing is observed in it.")
+    terminal = file["is_terminal"] if "is_terminal" in file else file.get("discount", np.ones(1)) == 0
+    yield _recording(str(path), seen, rows["action"], rows["reward"], bool(np.ravel(terminal)[-1]), file.get(SKILL))
 
 
 READERS: dict[str, Callable[[Path], Iterator[Recording]]] = {".hdf5": _hdf5, ".h5": _hdf5, ".npz": _npz}
