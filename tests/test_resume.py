@@ -6,6 +6,7 @@ import logging
 import shutil
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -35,9 +36,9 @@ LEARNED = {
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
-    """The weights at the end of whole trainings."""
+    """The weights at the end of a whole training, by its name; each is made once, where it is asked for."""
     folder = tmp_path_factory.mktemp("whole")
-    return {name: trained(folder / name, *words) for name, words in CONTEXTS.items()}
+    return cache(lambda name: trained(folder / name, *CONTEXTS[name]))
 
 
 def last(folder: Path) -> str:
@@ -48,9 +49,9 @@ def last(folder: Path) -> str:
 def test_an_orderly_save_and_the_rest_equal_one_run(uninterrupted, tmp_path, context):
     words = CONTEXTS[context]
     half = trained(tmp_path, *words, at=[At(11, stop)])
-    assert not same(half, uninterrupted[context])
+    assert not same(half, uninterrupted(context))
     assert read_checkpoint(tmp_path)["counters"]["updates"] == 11
-    assert same(trained(tmp_path, *words, checkpoint=last(tmp_path)), uninterrupted[context])
+    assert same(trained(tmp_path, *words, checkpoint=last(tmp_path)), uninterrupted(context))
 
 
 @pytest.mark.parametrize("name", sorted({subject.name for subject in subjects()} - {"rssm"}))
@@ -74,7 +75,7 @@ def test_a_run_killed_some_updates_after_a_checkpoint_resumes_to_the_same_end(un
     command = [sys.executable, str(ROOT / "tests" / "killed_run.py"), str(tmp_path), "8", "17"]
     assert subprocess.run(command, capture_output=True).returncode == -9
     assert read_checkpoint(tmp_path)["counters"]["updates"] == 8
-    assert same(trained(tmp_path, checkpoint=last(tmp_path)), uninterrupted["none"])
+    assert same(trained(tmp_path, checkpoint=last(tmp_path)), uninterrupted("none"))
 
 
 def killed(folder: Path, copy: Path, *words: str, save: int, kill: int) -> None:
@@ -91,7 +92,7 @@ def killed(folder: Path, copy: Path, *words: str, save: int, kill: int) -> None:
 def test_after_a_kill_stored_latents_continue_exactly_too(uninterrupted, tmp_path):
     killed(tmp_path / "a", tmp_path / "b", *CONTEXTS["latent"], save=8, kill=17)
     end = trained(tmp_path / "b", *CONTEXTS["latent"], checkpoint=last(tmp_path / "b"))
-    assert same(end, uninterrupted["latent"])
+    assert same(end, uninterrupted("latent"))
 
 
 def test_once_the_ring_has_wrapped_newer_rows_are_dropped_and_that_is_said(tmp_path, caplog):
@@ -132,10 +133,10 @@ def test_stopping_while_prefilling_resumes_to_the_same_end(uninterrupted, tmp_pa
         fit(training, None)
         assert training.data.dataset.updates == 0
         assert 20 <= training.data.dataset.collector.decisions < 24
-    assert same(trained(tmp_path, checkpoint=last(tmp_path)), uninterrupted["none"])
+    assert same(trained(tmp_path, checkpoint=last(tmp_path)), uninterrupted("none"))
 
 
-def test_the_progress_bar_of_a_resumed_run_knows_the_way_that_is_left(uninterrupted, tmp_path, capsys):
+def test_the_progress_bar_of_a_resumed_run_knows_the_way_that_is_left(tmp_path, capsys):
     trained(tmp_path, at=[At(10, stop)])
     assert f"10/{UPDATES}" in capsys.readouterr().out
     trained(tmp_path, checkpoint=last(tmp_path))
@@ -145,7 +146,7 @@ def test_the_progress_bar_of_a_resumed_run_knows_the_way_that_is_left(uninterrup
     assert f" 0/{UPDATES}" not in shown
 
 
-def test_a_checkpoint_holds_plain_containers_only_and_counts_by_itself(uninterrupted, tmp_path):
+def test_a_checkpoint_holds_plain_containers_only_and_counts_by_itself(tmp_path):
     trained(tmp_path, at=[At(5, stop)])
     checkpoint = torch.load(last(tmp_path), weights_only=True)
     decisions = checkpoint["counters"]["decisions"]
