@@ -11,6 +11,7 @@ from planner_cases import seeded
 from test_goal import WITH_GOAL
 
 from dynamics.base import State
+from planners.critic import Critic
 from planners.denoisers import TemporalUNet, TrajectoryTransformer
 from planners.guidance import Estimated
 from planners.labels import Optimal, Return, Window
@@ -101,6 +102,30 @@ def test_a_gaussian_comes_back(name, steps, error, prediction):
     x = bell_samples(name, steps, prediction)
     torch.testing.assert_close(x.mean(0), Bell.mean, atol=0, rtol=error)
     torch.testing.assert_close(x.T.cov(), Bell.cov, atol=0, rtol=error)
+
+
+def test_the_schedule_is_the_cosine():
+    """Of Nichol & Dhariwal 2021, eq. 17, but for the cap, which binds in the last steps alone."""
+    at = torch.arange(101, dtype=torch.float64) / 100
+    alpha = torch.cos((at + 0.008) / 1.008 * torch.pi / 2) ** 2
+    share = Schedule(100).noise_share(torch.arange(100)).double()
+    torch.testing.assert_close(share[:98], 1 - alpha[1:99] / alpha[0], atol=1e-4, rtol=1e-4)
+    assert 0.998 < share[99] < 1
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_trajectory_to_begin_from_gets_as_much_noise_as_the_steps_that_are_left_take_away(name):
+    schedule, seen = Schedule(100), []
+    clean = lambda noisy, step: (seen.append((noisy, int(step))), torch.zeros_like(noisy))[1]  # noqa: E731
+    begin = torch.full((4000, 1, 1), 3.0)
+    generators = row_generators(4000, seeded(), CPU)
+    Sampler(schedule, name, 10)(clean, begin.shape, generators, CPU, begin, 0.4)
+    steps = [step for _, step in seen]
+    assert steps == [39, 29, 19, 9]
+    share = schedule.noise_share(torch.tensor([39]))
+    noisy = seen[0][0].flatten()
+    torch.testing.assert_close(noisy.mean(), 3 * (1 - share[0]).sqrt(), atol=0.05, rtol=0)
+    torch.testing.assert_close(noisy.var(), share[0], atol=0.05, rtol=0)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -458,6 +483,92 @@ def test_a_bound_moves_plans_back_within_it_and_leaves_the_others_alone():
     term.number = 99
     with pytest.raises(UserError, match=r"number=99 is of the decoded state"):
         term.score(Estimated(world, made.learner, feat, action))
+
+
+def to_goals(*words):
+    """A planner to goals, on a backbone that sees them."""
+    torch.manual_seed(0)
+    world = build_model(config("dynamics=implicit"), WITH_GOAL, ACTION)
+    size = (f"planner.plan_horizon={L}", "denoiser.width=16", "planner.acting.steps=2", "planner.acting.soonest=2")
+    return world, build_planner(config(*size, *words).planner, ACTION, False, **world.dynamics.widths)
+
+
+def goal_batch(n, length):
+    rows = with_reset(batch(n, length, observations={key: WITH_GOAL[key] for key in ("pixels", "state")}))
+    rows["is_first"][:] = False
+    return rows | {f"goal_{key}": rows[key].roll(1, 0) for key in ("pixels", "state")}
+
+
+def test_what_is_given_while_acting_was_given_while_learning():
+    world, made = to_goals("planner=diffusion", "planner.acting.replan_every=1", "planner.acting.candidates=3")
+    masks = []
+    made.learner.trajectories.net.register_forward_pre_hook(lambda module, args: masks.append(args[0][..., -1]))
+    rows = goal_batch(64, L + 1)
+    rollout, _, _ = world.observe(rows, world.initial(64))
+    for _ in range(4):
+        made.loss(world, rollout, rows)
+    trained = {tuple(mask.tolist()) for mask in torch.cat(masks)}
+    masks.clear()
+    state, memory = world.observe(goal_batch(2, 3), world.initial(2))[1], made.initial(2)
+    for step in range(2 * L):  # until the goal of a plan has come and gone
+        _, memory = made.act(world, state, memory, torch.full((2,), step == 0), False, seeded(step))
+    asked = {tuple(mask.tolist()) for mask in torch.cat(masks)}
+    assert len(asked) > 3
+    assert asked <= trained
+
+
+def test_numbers_that_are_none_are_an_error():
+    world, made = planner()
+    with torch.no_grad():
+        next(made.learner.trajectories.net.parameters()).fill_(torch.nan)
+    with pytest.raises(FloatingPointError, match="not finite for 8 of 8"):
+        acted(world, made)
+
+
+@pytest.mark.parametrize("name", ["diffusion_goals", "cfgrl_goals"])
+def test_environments_with_goals_are_planned_together_as_alone(name):
+    length = 1 if name == "cfgrl_goals" else L
+    world, made = to_goals(f"planner={name}", f"planner.plan_horizon={length}")
+    randomise(made)
+    state = world.observe(goal_batch(3, 4), world.initial(3))[1].map(torch.detach)
+    run = lambda state, n, generator: made.act(  # noqa: E731
+        world, state, made.initial(n), torch.ones(n, dtype=torch.bool), True, generator
+    )[0]
+    together, generator = run(state, 3, seeded()), seeded()
+    assert torch.equal(run(state, 3, seeded()), together)
+    assert not torch.equal(run(state, 3, seeded(1)), together)
+    for row in range(3):
+        alone = run(world.dynamics.select(state, slice(row, row + 1)), 1, generator)
+        torch.testing.assert_close(alone[0], together[row], atol=1e-4, rtol=1e-4)
+
+
+def test_a_critic_learns_what_the_recorded_policy_earns():
+    torch.manual_seed(0)
+    world, made = planner("planner.learner.critic={units: 32, layers: 1}")
+    learner = made.learner
+    learner.critic = Critic(world.dynamics.feat_dim, 32, 1, slow_rate=0.1)
+    rows = with_reset(batch(32, 12, observations=STATE))
+    rows["is_first"][:] = rows["is_last"][:] = rows["is_terminal"][:] = False
+    place = torch.arange(12) % 4  # episodes of four rows: rewards 0, 1, 2 on the way, and then a real end
+    rows["is_first"][:], rows["is_terminal"][:] = place == 0, place == 3
+    rows["is_last"], rows["reward"][:] = rows["is_terminal"].clone(), torch.tensor([9.0, 0, 1, 2])[place]
+    feat = torch.eye(4)[place].repeat(32, 1, 1)
+    feat = torch.cat([feat, torch.zeros(32, 12, world.dynamics.feat_dim - 4)], -1)
+    rollout = replace(world.observe(rows, world.initial(32))[0], post=feat)
+    optimizer = torch.optim.Adam(learner.critic.parameters(), 1e-2)
+    for _ in range(400):
+        optimizer.zero_grad()
+        learner._critic_loss(rollout, rows).mean().backward()
+        optimizer.step()
+        learner.after_step()
+    gamma = learner.gamma
+    expected = torch.tensor([gamma + 2 * gamma**2, 1 + 2 * gamma, 2.0])
+    torch.testing.assert_close(learner.critic(feat[0, :3]), expected, atol=0.1, rtol=0.03)
+    better = learner._advantage(feat, rows)[0, :3]
+    torch.testing.assert_close(better, torch.zeros(3), atol=0.1, rtol=0)  # one policy: no better than itself
+    loss = learner._critic_loss(rollout, rows)
+    assert not loss[:, 3::4].any()  # what is recorded next is another episode's
+    assert loss[:, :3].all()
 
 
 def test_environments_planned_together_equal_those_planned_alone():
