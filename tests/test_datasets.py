@@ -143,6 +143,47 @@ def test_minari_datasets_are_read(tmp_path, monkeypatch):
         list(read("minari:toy/cartpol-v0"))
 
 
+def test_minari_images_goals_and_bounds(tmp_path, monkeypatch):
+    import gymnasium
+    import minari
+    from gymnasium import spaces
+    from minari.data_collector import EpisodeBuffer
+
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    low, high = np.array([-2.0, 0.0], np.float32), np.array([2.0, 1.0], np.float32)
+    numbers = lambda n: spaces.Box(-np.inf, np.inf, (n,), np.float32)  # noqa: E731
+    kinds = {
+        "goals": spaces.Dict({"observation": numbers(4), "achieved_goal": numbers(2), "desired_goal": numbers(2)}),
+        "images": spaces.Box(0, 255, (8, 8, 3), np.uint8),
+    }
+    for name, observed in kinds.items():
+        observed.seed(0)
+        frames = [observed.sample() for _ in range(4)]
+        stacked = {key: np.stack([frame[key] for frame in frames]) for key in observed} if name == "goals" else None
+        buffer = EpisodeBuffer(
+            id=0,
+            seed=0,
+            observations=np.stack(frames) if stacked is None else stacked,
+            actions=np.array([low, (low + high) / 2, high]),
+            rewards=np.arange(3.0),
+            terminations=np.zeros(3, bool),
+            truncations=np.arange(3) == 2,
+        )
+        minari.create_dataset_from_buffers(
+            f"toy/{name}-v0", [buffer], action_space=spaces.Box(low, high), observation_space=observed
+        )
+        [episode] = read(f"minari:toy/{name}-v0")
+        assert episode.action.tolist() == [[0, 0], [-1, -1], [0, 0], [1, 1]]  # in units of the bounds
+        assert episode.reward.tolist() == [0, 0, 1, 2]
+        assert not episode.terminal
+        if name == "images":
+            np.testing.assert_array_equal(episode.observations["pixels"], np.stack(frames).transpose(0, 3, 1, 2))
+        else:
+            np.testing.assert_array_equal(episode.observations["state"], stacked["observation"])
+            np.testing.assert_array_equal(episode.observations["goal_state"][:, :2], stacked["desired_goal"])
+            assert not episode.observations["goal_state"][:, 2:].any()  # at rest
+
+
 def broken(tmp_path, how):
     path = write_hdf5(tmp_path / "a.hdf5", episodes())
     with h5py.File(path, "a") as file:

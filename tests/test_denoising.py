@@ -75,6 +75,15 @@ def test_what_guides_is_what_is_shown(runs):
     assert denoising.guiding(load_run(runs / "diffusion").planner) == ["reward"]
 
 
+def test_a_planner_is_trained_on_a_frozen_model_from_the_recording(runs, recording, tmp_path):
+    trained = runs / "diffusion"
+    words = [*SHORT, *OFFLINE, *EVALUATION, f"data={recording}", "planner=diffusion_goals", "planner.acting.soonest=2"]
+    train([f"world_model={trained}", *words, f"run_dir={tmp_path / 'run'}"])
+    before, after = (load_run(folder).model.state_dict() for folder in (trained, tmp_path / "run"))
+    assert all(torch.equal(value, after[key]) for key, value in before.items())
+    assert json.loads((tmp_path / "run" / "evaluation.json").read_text())["planner"] == "diffusion_goals"
+
+
 def test_a_trained_run_takes_another_sampler_but_not_more_steps_than_it_learned(runs):
     run = load_run(runs / "diffusion", ["planner.acting.sampler=ddpm", "planner.acting.steps=50"])
     assert run.planner.sampler.name == "ddpm"

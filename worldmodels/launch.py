@@ -175,7 +175,7 @@ def planner_config(folder: Path, words: list[str]) -> DictConfig:
     before = read_config(folder)
     before.optimizer.parts = None  # its model's are without meaning now; a planner brings its own
     before.data.dataset = None  # episodes of its own, unless words name a recording
-    cfg = override(before, words)
+    cfg = override(before, words, learned=False)
     require_same(cfg, before, f": the world model in {folder} was trained with another", world_of)
     if not learner_of(cfg.planner).get("loss_scales"):
         raise UserError(

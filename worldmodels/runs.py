@@ -212,8 +212,11 @@ def load_weights(module: torch.nn.Module, checkpoint: dict[str, Any], prefix: st
     module.load_state_dict(weights)
 
 
-def override(cfg: DictConfig, overrides: list[str]) -> DictConfig:
-    """A copy of a run's configuration with ``key=value`` words on top; another group (``planner=cem``) replaces one."""
+def override(cfg: DictConfig, overrides: list[str], learned: bool = True) -> DictConfig:
+    """A copy of a run's configuration with ``key=value`` words on top; another group (``planner=cem``) replaces one.
+
+    ``learned``: another planner keeps the options of what was learned, where it has such parts too.
+    """
     before, cfg = cfg, cfg.copy()
     for word in sorted(overrides, key=is_group, reverse=True):  # a group first, then keys inside it
         key, equals, value = word.partition("=")
@@ -226,8 +229,9 @@ def override(cfg: DictConfig, overrides: list[str]) -> DictConfig:
             fresh, place = load_config([word, *inside]), key.partition("@")[2] or key
             if place not in fresh:
                 raise UserError(f"{key} can only be chosen when a run starts.")
-            chosen = keep_learned(fresh.planner, cfg.planner) if place == "planner" else fresh[place]
-            cfg[place], cfg.choices[key] = chosen, fresh.choices[key]
+            keep = learned and place == "planner"
+            cfg[place] = keep_learned(fresh.planner, cfg.planner) if keep else fresh[place]
+            cfg.choices[key] = fresh.choices[key]
         elif OmegaConf.select(cfg, key, default=MISSING) is MISSING:
             raise UserError(f"this run's {CONFIG} has no key {key!r}.{near_match(key, dotted_keys(cfg))}")
         else:
