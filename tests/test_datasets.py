@@ -144,7 +144,6 @@ def test_minari_datasets_are_read(tmp_path, monkeypatch):
 
 
 def test_minari_images_goals_and_bounds(tmp_path, monkeypatch):
-    import gymnasium
     import minari
     from gymnasium import spaces
     from minari.data_collector import EpisodeBuffer
