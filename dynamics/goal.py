@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Generator, Tensor
 
 from dynamics.base import Dynamics, Rollout, State
+from worldmodels.envs.base import GOAL as GOAL_KEYS
 from worldmodels.errors import UserError
 
 GOAL = "goal"
@@ -25,18 +26,18 @@ def join_goal(latents: Float[Tensor, "M L G"], goal: Float[Tensor, "M G"] | None
     return latents if goal is None else torch.cat([latents, goal[:, None].expand(-1, latents.shape[1], -1)], dim=-1)
 
 
-def changed(shown: Float[Tensor, "B T E"], reset: Bool[Tensor, "B T"]) -> Bool[Tensor, "B T"]:
-    """Where another goal is shown than before in the same episode: such a row's reward was for the one before."""
-    other = (shown[:, 1:] != shown[:, :-1]).any(-1) & ~reset[:, 1:]
-    return torch.cat([torch.zeros_like(reset[:, :1]), other], dim=1)
-
-
 def new_goal(batch: dict[str, Tensor]) -> Bool[Tensor, "B T"]:
     """Rows that show another goal than the row before; what led there was rewarded on the way to that one."""
     new = torch.zeros_like(batch["is_first"])
-    for shown in (value.flatten(2) for key, value in batch.items() if key.startswith("goal_")):
+    for shown in (value.flatten(2) for key, value in batch.items() if key.startswith(GOAL_KEYS)):
         new[:, 1:] |= (shown[:, 1:] != shown[:, :-1]).any(-1)
     return new
+
+
+def arrivals(feat: Float[Tensor, "B T F"], goal_dim: int) -> Float[Tensor, "B T1 F"]:
+    """Where each row but the last led, under its own goal: that of the next row may be another."""
+    (latent, goal), (_, before) = split_goal(feat[:, 1:], goal_dim), split_goal(feat[:, :-1], goal_dim)
+    return latent if goal is None else torch.cat([latent, before], dim=-1)
 
 
 class GoalConditioned(Dynamics):
@@ -44,7 +45,7 @@ class GoalConditioned(Dynamics):
 
     So heads, policies and values know the goal without knowing of goals, and planners find in g a latent to arrive in.
     It comes with the observation, stays as it is while imagining, and shapes nothing: no gradient leads through it.
-    Rows in which it changes in mid-episode teach the heads nothing.
+    It may change in mid-episode: :func:`new_goal`, :func:`arrivals`.
 
     Args:
         backbone: of whatever kind; its embeddings are the first half of those given here, the goal's the second.
@@ -85,8 +86,7 @@ class GoalConditioned(Dynamics):
         rollout, last = self.backbone.observe(present, action, reset, self._without(state))
         goal = self.glimpse(shown.flatten(0, 1)).unflatten(0, shown.shape[:2])
         feat, post = (torch.cat([x, goal], dim=-1) for x in (rollout.feat, rollout.post))
-        weight = rollout.weight * ~changed(shown, reset)
-        rollout = replace(rollout, feat=feat, post=post, weight=weight, memory=rollout.memory | {GOAL: goal})
+        rollout = replace(rollout, feat=feat, post=post, memory=rollout.memory | {GOAL: goal})
         return rollout, self._with(last, goal[:, -1])
 
     def obs_step(

@@ -9,10 +9,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dynamics.base import Dynamics, Rollout, State
+from dynamics.goal import arrivals, new_goal
 from planners.base import Learner, require, require_gradients
 from planners.critic import Critic, ReturnScale
 from planners.policies import ActionDistribution, Policy
-from planners.returns import lambda_returns, led_on, reach_weights, recorded_returns
+from planners.returns import lambda_returns, reach_weights, recorded_returns
 from worldmodels.errors import near_match
 from worldmodels.nets import frozen
 from worldmodels.trajectory import Trajectory
@@ -35,6 +36,7 @@ class ActorCritic(Learner):
         gradient: of the actor, ``reinforce`` or, back through the model, ``dynamics``.
         straight_through: take the straight-through gradient of a categorical latent or a Discrete action for one.
         replay_gradient: let the critic's loss on replay shape the latent.
+        goal_dim: how many numbers of a feature, the last, are the goal's.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class ActorCritic(Learner):
         gradient: str = "reinforce",
         straight_through: bool = False,
         replay_gradient: bool = True,
+        goal_dim: int = 0,
     ) -> None:
         super().__init__(action_dim, discrete)
         require(imag_horizon >= 1, f"imag_horizon={imag_horizon} must be at least 1.")
@@ -62,7 +65,7 @@ class ActorCritic(Learner):
             gradient in GRADIENTS,
             f"planner.gradient={gradient} is not one of {', '.join(GRADIENTS)}.{near_match(gradient, GRADIENTS)}",
         )
-        self.imag_horizon, self.imag_last = imag_horizon, imag_last
+        self.imag_horizon, self.imag_last, self.goal_dim = imag_horizon, imag_last, goal_dim
         self.gamma, self.lam, self.entropy = gamma, lam, entropy
         self.gradient, self.straight_through, self.replay_gradient = gradient, straight_through, replay_gradient
         self.actor = Policy(feat_dim, action_dim, discrete, **actor)
@@ -133,13 +136,19 @@ class ActorCritic(Learner):
     def _replay_loss(self, rollout: Rollout, batch: dict[str, Tensor], imagined: Tensor) -> Tensor:
         """The critic on recorded rewards, bootstrapped from ``imagined`` returns [B, K] of the last K states.
 
-        An episode's last state has no successor and counts nothing.
+        An episode's last state has no successor and counts nothing. Where another goal is shown than before, what was
+        imagined is for that one: the critic tells what the state is worth under the one before.
         """
         last = imagined.shape[1]
         rows = {key: value[:, -last:] for key, value in batch.items()}
-        targets = recorded_returns(rows, imagined, self.gamma, self.lam)
+        value = imagined[:, 1:]
+        if self.goal_dim:
+            with torch.no_grad():
+                same = self.critic(arrivals(rollout.post[:, -last:], self.goal_dim))
+            value = torch.where(new_goal(rows)[:, 1:], same, value)
+        targets = recorded_returns(rows, value, self.gamma, self.lam)
         feat = rollout.feat[:, -last:][:, :-1]
-        followed = rollout.weight[:, -last:][:, :-1] * led_on(rows)
+        followed = rollout.weight[:, -last:][:, :-1] * (~rows["is_first"][:, 1:])
         return followed * self.critic.loss(feat if self.replay_gradient else feat.detach(), targets)
 
     def metrics(self, rollout: Rollout) -> dict[str, Tensor]:

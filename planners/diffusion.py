@@ -106,7 +106,7 @@ class Diffusion(Replanner):
         self.learner, self.acting, self.judge, self.guidance = learner, how, judge, dict(guidance or {})
         judge.check(learner)
         require(
-            learner.inverse is None or plan_horizon > 1,
+            learner.inverse_model is None or plan_horizon > 1,
             "planner.learner.inverse tells what leads from one latent to the next: planner.plan_horizon must be at "
             "least 2.",
         )

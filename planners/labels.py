@@ -43,6 +43,8 @@ class Label(nn.Module, ABC):
     width: int = 1
     reads_goal: bool = False
     """True: goals may lie anywhere later in the window, not only within the trajectory."""
+    reads_advantage: bool = False
+    """True: it compares with a critic."""
     reads_reward: bool = False
     """True: it depends on what was earned, and so on the goal that was shown then."""
 
@@ -106,7 +108,7 @@ class Return(Label):
 class Optimal(Label):
     """Whether the first step did better than the data usually does from its state (CFGRL, Frans et al. 2025)."""
 
-    reads_reward = True
+    reads_advantage = reads_reward = True
     one: Tensor
 
     def __init__(self, goal_dim: int = 0, weight: float = 1.0) -> None:

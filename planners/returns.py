@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from dynamics.goal import new_goal
@@ -53,22 +53,16 @@ def lambda_returns(
 
 
 def recorded_returns(
-    batch: dict[str, Tensor], value: Float[Tensor, "B T"], gamma: float, lam: float
+    batch: dict[str, Tensor], value: Float[Tensor, "B T1"], gamma: float, lam: float
 ) -> Float[Tensor, "B T1"]:
-    """Lambda-returns of all recorded rows but the last, from the values of their states.
+    """Lambda-returns of all recorded rows but the last, from the value of where each led, under its own goal.
 
-    They bootstrap where a time limit cut an episode off and before another goal is shown, and not where it ended for
-    good.
+    They bootstrap where a time limit cut an episode off and where another goal is shown from then on, and not where it
+    ended for good. A row that ends its episode leads nowhere: what is told of it is without meaning.
     """
-    going = ~batch["is_terminal"]
-    apart = batch["is_last"] | new_goal(batch).roll(-1, dims=1)
-    lam = lam * (~apart).float()
-    return lambda_returns(batch["reward"][:, 1:], going.float()[:, 1:], value[:, 1:], gamma, lam[:, 1:])
-
-
-def led_on(batch: dict[str, Tensor]) -> Bool[Tensor, "B T1"]:
-    """Whether each row but the last is followed by one of its own episode, and under the same goal."""
-    return ~(batch["is_first"] | new_goal(batch))[:, 1:]
+    going = (~batch["is_terminal"]).float()
+    lam = lam * (~(batch["is_last"] | new_goal(batch))).float()
+    return lambda_returns(batch["reward"][:, 1:], going[:, 1:], value, gamma, lam[:, 1:])
 
 
 def reach_weights(alive: Bool[Tensor, " N"], cont: Float[Tensor, "N H"], gamma: float) -> Float[Tensor, "N H"]:

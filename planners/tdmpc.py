@@ -9,10 +9,10 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from dynamics.base import Dynamics, Rollout
+from dynamics.goal import arrivals
 from planners.base import Learner, require
 from planners.critic import ReturnScale, follow, slow_copy
 from planners.policies import ActionDistribution, Policy
-from planners.returns import led_on
 from worldmodels.distributions import TwoHot
 from worldmodels.nets import EnsembleMLP, frozen
 
@@ -71,6 +71,7 @@ class TDLearner(Learner):
         target_rate: how far the targets' copy moves towards Q after each update.
         pair: members that a value is taken from: the least of them in targets, their mean elsewhere.
         entropy: weight of the policy's entropy, times the numbers of an action as in the published code.
+        goal_dim: how many numbers of a feature, the last, are the goal's.
     """
 
     def __init__(
@@ -84,11 +85,13 @@ class TDLearner(Learner):
         target_rate: float = 0.01,
         pair: int = 2,
         entropy: float = 1e-4,
+        goal_dim: int = 0,
     ) -> None:
         super().__init__(action_dim, discrete)
         require(0 <= gamma <= 1, f"gamma={gamma} must lie in [0, 1].")
         require(0 < target_rate <= 1, f"target_rate={target_rate} must lie in (0, 1].")
         self.gamma, self.target_rate, self.pair, self.entropy = gamma, target_rate, pair, entropy
+        self.goal_dim = goal_dim
         self.actor = Policy(feat_dim, action_dim, discrete, squash=True, **policy)
         self.q = QEnsemble(feat_dim, action_dim, **q)
         require(1 <= pair <= len(self.q), f"pair={pair} must lie between 1 and num_q={len(self.q)}.")
@@ -129,14 +132,14 @@ class TDLearner(Learner):
     def _q_loss(self, rollout: Rollout, batch: dict[str, Tensor]) -> Tensor:
         """Cross-entropy of every member with ``r + gamma min Q(z', pi(z'))``; into a reset leads nothing."""
         with torch.no_grad():
-            after = rollout.post[:, 1:]
+            after = arrivals(rollout.post, self.goal_dim)
             members = self.q.some(self.pair)
             action = self.policy(after).choose(torch.randn_like(batch["action"][:, 1:]))
             bootstrap = self.target.two_hot.decode(self.target(after, action, members)).amin(0)
             going = (~batch["is_terminal"][:, 1:]).float()
             target = batch["reward"][:, 1:] + self.gamma * going * bootstrap
         logits = self.q(rollout.feat[:, :-1], batch["action"][:, 1:])
-        valid = led_on(batch)
+        valid = ~batch["is_first"][:, 1:]
         share = valid.numel() / valid.sum().clamp(min=1)
         loss = self.q.two_hot.loss(logits, target.expand(logits.shape[:-1])).mean(0)
         return rollout.weight[:, :-1] * torch.where(valid, loss, 0.0) * share

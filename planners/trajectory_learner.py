@@ -10,12 +10,12 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from dynamics.base import Rollout
-from dynamics.goal import split_goal
+from dynamics.goal import arrivals, split_goal
 from planners.base import require
 from planners.critic import Critic
 from planners.hindsight import glimpses, later
 from planners.labels import Label, Window
-from planners.returns import led_on, recorded_returns
+from planners.returns import recorded_returns
 from planners.trajectories import Normaliser, TrajectoryModel
 from worldmodels.nets import MLP
 
@@ -59,27 +59,31 @@ class TrajectoryLearner(nn.Module):
         earned = [name for name, label in self.labels.items() if label.reads_reward]
         require(
             not (goal_dim and earned),
-            f"planner.learner.labels.{', '.join(earned)}: its rewards were earned on the way to one goal, and "
-            "trajectories are learned towards others: where environments show goals, planner=diffusion_goals and "
-            "planner=cfgrl_goals plan to them.",
+            f"planner.learner.labels.{', '.join(earned)}: what was earned depends on the goal that was shown, and "
+            "trajectories do not say which that was: where goals are shown use planner=diffusion_goals or "
+            "planner=cfgrl_goals, or leave env.goal out.",
         )
         latent = feat_dim - goal_dim
         widths = {name: label.width for name, label in self.labels.items()}
         self.trajectories = trajectories(feat_dim=latent, action_dim=action_dim, labels=widths)
         self.critic = Critic(feat_dim, **critic) if critic else None
+        self._compares = bool(critic) and any(label.reads_advantage for label in self.labels.values())
         require(
             self.trajectories.actions or inverse is not None,
             "planner.learner.trajectories.actions=false leaves nothing to act by: give planner.learner.inverse its "
             "units.",
         )
-        self.inverse = None if inverse is None else MLP(2 * latent, out_dim=action_dim, **inverse)
+        self.inverse_model = None if inverse is None else MLP(2 * latent, out_dim=action_dim, **inverse)
         self.forward_model = None
         if forward_model is not None:
             self.forward_model = MLP(latent + action_dim, out_dim=latent, out_scale=0.0, **forward_model)
             self.residuals = Normaliser(latent)
 
     def loss(self, model: WorldModel, rollout: Rollout, batch: dict[str, Tensor], length: int) -> dict[str, Tensor]:
-        """``denoise`` [B K, L] on K windows of L steps in each row; ``critic``, ``inverse``, ``forward`` likewise."""
+        """``denoise`` [B K, L] on K windows of L steps in each row; where they are learned, ``inverse`` and ``forward``
+
+        [B K, L - 1] on the same, and ``critic`` [B, T - 1].
+        """
         window, ends = self._windows(model, rollout, batch, length)
         x = self.joined(window.feat, window.action)
         given = torch.zeros(x.shape[:2], dtype=torch.bool, device=x.device)
@@ -94,7 +98,7 @@ class TrajectoryLearner(nn.Module):
         losses = {"denoise": counts * self.trajectories.loss(x, given, labels)}
         if self.critic is not None:
             losses["critic"] = self._critic_loss(rollout, batch)
-        if self.inverse is not None:
+        if self.inverse_model is not None:
             losses["inverse"] = counts * self._inverse_loss(window)
         if self.forward_model is not None:
             losses["forward"] = counts * self._forward_loss(window)
@@ -122,7 +126,7 @@ class TrajectoryLearner(nn.Module):
             split_goal(post[:, steps].flatten(0, 1), self.goal_dim)[0],
             batch["action"][:, steps + 1].flatten(0, 1),
             batch["reward"][:, steps + 1].flatten(0, 1),
-            self._advantage(post, batch)[:, begins].flatten() if self.critic is not None else None,
+            self._advantage(post, batch)[:, begins].flatten() if self._compares else None,
             batch["skill"][:, begins].flatten() if "skill" in batch else None,
             goal,
             ~batch["is_first"][:, steps + 1].any(2).flatten(),
@@ -142,16 +146,16 @@ class TrajectoryLearner(nn.Module):
     def _advantage(self, feat: Tensor, batch: dict[str, Tensor]) -> Float[Tensor, "B T1"]:
         """Return of what follows each step, bootstrapped at the window's end, over the value of its state."""
         with torch.no_grad():
-            value = self.critic(feat)
-            return recorded_returns(batch, value, self.gamma, 1.0) - value[:, :-1]
+            after = self.critic(arrivals(feat, self.goal_dim))
+            return recorded_returns(batch, after, self.gamma, 1.0) - self.critic(feat[:, :-1])
 
     def _critic_loss(self, rollout: Rollout, batch: dict[str, Tensor]) -> Float[Tensor, "B T1"]:
         """The critic on lambda-returns of what was recorded: the value of the data's own policy."""
         feat = rollout.post.detach()
         with torch.no_grad():
-            value = self.critic.two_hot.decode(self.critic.slow(feat))
-            target = recorded_returns(batch, value, self.gamma, 0.95)
-        return self.critic.loss(feat[:, :-1], target) * led_on(batch)
+            after = self.critic.two_hot.decode(self.critic.slow(arrivals(feat, self.goal_dim)))
+            target = recorded_returns(batch, after, self.gamma, 0.95)
+        return self.critic.loss(feat[:, :-1], target) * ~batch["is_first"][:, 1:]
 
     def _inverse_loss(self, window: Window) -> Float[Tensor, "B L1"]:
         """Squared error, or cross-entropy, of the action between each two latents."""
@@ -177,7 +181,7 @@ class TrajectoryLearner(nn.Module):
         return latents + std * moved
 
     def jumps(self, led: Float[Tensor, "... F"], shown: Float[Tensor, "... F"]) -> Float[Tensor, "..."]:
-        """Squared distance of two latents, in that of recorded steps from what was foreseen: 1 on average there.
+        """Squared distance of two latents, in that of recorded steps, on which it averages 1 or less.
 
         No number counts for more than if it were foreseen to 5 % of its deviation: plans are not denoised more exactly.
         """
@@ -202,7 +206,7 @@ class TrajectoryLearner(nn.Module):
         """Raw inverse dynamics, of the latent and of how far it moves, both in deviations."""
         now, then = latents[..., :-1, :], latents[..., 1:, :]
         std, mean = self.trajectories.latent_std(), self.trajectories.latent_mean()
-        return self.inverse(torch.cat([(now - mean) / std, (then - now) / std], dim=-1)).float()
+        return self.inverse_model(torch.cat([(now - mean) / std, (then - now) / std], dim=-1)).float()
 
     def joined(self, latents: Float[Tensor, "N L F"], actions: Float[Tensor, "N L A"]) -> Float[Tensor, "N L D"]:
         """Trajectories from their parts."""

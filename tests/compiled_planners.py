@@ -23,7 +23,7 @@ from worldmodels.build import build_planner
 from worldmodels.module import WorldModelModule
 from worldmodels.optim import NormClip
 
-LENGTH, HORIZON, UPDATES, BACKBONE = 7, 4, 4, {"actor_critic": "rssm"}
+LENGTH, HORIZON, UPDATES, BACKBONE = 9, 4, 4, {"actor_critic": "rssm"}
 
 
 def updates(words: str, compiled: bool) -> tuple[list[dict[str, float]], list[dict[str, torch.Tensor]]]:

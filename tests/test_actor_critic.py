@@ -14,28 +14,24 @@ from true_models import Chain, LinearGaussian
 from dynamics.base import Rollout, State
 from planners.critic import Critic, ReturnScale
 from planners.policies import BoundedNormal, OneHot, Policy, SquashedNormal
-from planners.returns import lambda_returns, led_on, reach_weights, recorded_returns
+from planners.returns import lambda_returns, reach_weights, recorded_returns
 from worldmodels.build import build_planner
 from worldmodels.errors import UserError
 
 # Returns
 
 
-def test_returns_of_recorded_rows_stop_where_an_episode_is_cut_off_and_before_another_goal():
-    value = torch.tensor([[10.0, 20, 30, 40, 50, 60]])
+def test_returns_of_recorded_rows_stop_where_an_episode_is_cut_off_and_where_another_goal_is_shown():
+    value = torch.tensor([[20.0, 30, 40, 50, 60]])
     batch = {key: torch.zeros(1, 6, dtype=torch.bool) for key in ("is_first", "is_last", "is_terminal")}
     batch["reward"] = torch.tensor([[0.0, 1, 2, 4, 8, 16]])
     whole = [1 + (2 + (4 + (8 + (16 + 30) / 2) / 2) / 2) / 2, 2 + (4 + (8 + 23) / 2) / 2, 4 + 31 / 2, 8 + 23, 16 + 30]
     torch.testing.assert_close(recorded_returns(batch, value, 0.5, 1.0), torch.tensor([whole]))
-    assert led_on(batch).all()
-    cut = torch.tensor([[1 + (2 + 15) / 2, 2 + 30 / 2, 0.0, 8 + 23, 16 + 30]])
-    episode = {**batch, "is_last": batch["is_last"].clone(), "is_first": batch["is_first"].clone()}
-    episode["is_last"][0, 2] = episode["is_first"][0, 3] = True
-    goal = {**batch, "goal_state": (torch.arange(6) >= 3).float().expand(1, -1)[..., None].expand(-1, -1, 4)}
+    cut = torch.tensor([[1 + (2 + 15) / 2, 2 + 30 / 2, 4 + 31 / 2, 8 + 23, 16 + 30]])
+    episode = {**batch, "is_last": torch.arange(6)[None] == 2}
+    goal = {**batch, "goal_state": (torch.arange(6) >= 2).float().expand(1, -1)[..., None].expand(-1, -1, 4)}
     for rows in (episode, goal):
-        kept = led_on(rows)
-        assert kept.tolist() == [[True, True, False, True, True]]
-        torch.testing.assert_close(recorded_returns(rows, value, 0.5, 1.0) * kept, cut)
+        torch.testing.assert_close(recorded_returns(rows, value, 0.5, 1.0), cut)
     batch["is_terminal"][0, 2] = True
     assert recorded_returns(batch, value, 0.5, 1.0)[0, 1] == 2  # nothing follows
 

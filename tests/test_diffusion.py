@@ -647,7 +647,8 @@ def test_windows_over_a_reset_teach_nothing():
 
 
 def test_a_window_pairs_each_latent_with_the_action_and_reward_that_followed(monkeypatch):
-    world, made = planner("planner.learner.critic={units: 8, layers: 1}")
+    label = "+planner.learner.labels.optimal={_target_: planners.labels.Optimal, _partial_: true}"
+    world, made = planner("planner.learner.critic={units: 8, layers: 1}", label)
     rows = with_reset(batch(3, 2 * L + 4, observations=STATE))
     rows["is_first"][:] = False
     rows["skill"] = torch.arange(3 * (2 * L + 4)).unflatten(0, (3, -1))
@@ -806,7 +807,7 @@ def test_mistaken_options_are_refused(words, message):
 @pytest.mark.parametrize("name", ["decision_diffuser", "cfgrl"])
 def test_labels_of_what_was_earned_are_refused_where_goals_are_shown(name):
     world = build_model(config("dynamics=implicit"), WITH_GOAL, ACTION)
-    with pytest.raises(UserError, match=r"rewards were earned on the way to one goal.*planner=cfgrl_goals"):
+    with pytest.raises(UserError, match=r"depends on the goal that was shown.*planner=cfgrl_goals"):
         build_planner(config(f"planner={name}").planner, ACTION, False, **world.dynamics.widths)
 
 
@@ -817,7 +818,7 @@ def test_inverse_dynamics_find_the_action_between_two_latents(discrete):
     cfg = config("planner=decision_diffuser", "denoiser.width=16", "planner.learner.inverse={units: 64, layers: 2}")
     made = build_planner(cfg.planner, ACTION, discrete, world.dynamics.feat_dim).learner.train()
     weights = torch.randn(ACTION, world.dynamics.feat_dim)
-    optimizer = torch.optim.Adam(made.inverse.parameters(), 3e-3)
+    optimizer = torch.optim.Adam(made.inverse_model.parameters(), 3e-3)
     for _ in range(300):
         action = 2 * torch.rand(64, 5, ACTION) - 1
         if discrete:

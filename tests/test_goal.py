@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from dynamics_cases import Subject
 from model_cases import ACTION, config
 
-from dynamics.goal import GOAL, GoalConditioned
-from worldmodels.build import build_model
+from dynamics.goal import GOAL, GoalConditioned, arrivals
+from worldmodels.build import build_model, build_planner
+from worldmodels.distributions import TwoHot
 from worldmodels.errors import UserError
+from worldmodels.heads import RewardHead, TransitionRewardHead
 from worldmodels.testing.sequences import EMBED, randomise, sequences
 from worldmodels.training import Spaces, build_module
 
@@ -50,18 +54,70 @@ def test_the_present_half_is_what_the_backbone_makes_of_it(pair):
     assert all(torch.equal(losses[key], bare_losses[key]) for key in losses)
 
 
-def test_rows_in_which_another_goal_is_shown_teach_the_heads_nothing(pair):
-    backbone, wrapped = pair
+def changing_goals():
+    """Three rows of six: another goal in mid-episode, one with a new episode, the same all the time."""
     data = sequences(6)
     data.reset[:] = False
     data.reset[:, 0] = data.reset[1, 4] = True
-    goal = torch.zeros_like(data.embed)
-    goal[0, 3:] = goal[1, 4:] = 1.0  # in mid-episode, and with a new episode
-    rollout, _ = wrapped.observe(torch.cat([data.embed, goal], -1), data.action, data.reset, wrapped.initial(3))
-    bare, _ = backbone.observe(data.embed, data.action, data.reset, backbone.initial(3))
-    kept = torch.ones(3, 6)
-    kept[0, 3] = 0
-    assert torch.equal(rollout.weight, bare.weight * kept)
+    goal = torch.zeros(3, 6, 4)
+    goal[0, 3:] = goal[1, 4:] = 1.0
+    flags = torch.zeros(3, 6, dtype=torch.bool)
+    batch = {"is_first": data.reset.clone(), "is_last": flags, "is_terminal": flags, "goal_state": goal}
+    return batch | {"action": data.action, "reward": 1 + torch.rand(3, 6), "reset": data.reset}
+
+
+@pytest.mark.parametrize("kind", [RewardHead, TransitionRewardHead])
+def test_rewards_are_learned_for_the_goal_that_they_were_earned_for(kind):
+    batch, feat = changing_goals(), torch.randn(3, 6, 5)
+    head = kind(5, ACTION, 8)
+    loss = head.loss(feat, torch.ones(3, 6), batch, batch["reset"])
+    taught = torch.ones(3, 6, dtype=torch.bool)
+    if kind is RewardHead:
+        taught[0, 3] = False  # the state shows the new goal
+    else:
+        taught &= ~batch["reset"]  # where nothing led; the state before row 3 still shows the former goal
+    assert torch.equal(loss != 0, taught)
+
+
+def test_where_a_row_led_is_seen_under_its_own_goal():
+    feat = torch.randn(3, 6, 5)
+    led = arrivals(feat, 2)
+    assert torch.equal(led[..., :3], feat[:, 1:, :3])
+    assert torch.equal(led[..., 3:], feat[:, :-1, 3:])
+    assert torch.equal(arrivals(feat, 0), feat[:, 1:])
+
+
+@pytest.mark.parametrize("name", ["actor_critic", "tdmpc", "diffuser"])
+def test_values_are_learned_across_a_change_of_goals_for_the_former(name, monkeypatch):
+    """Rewards of 1 for the goal that was; whoever bootstrapped from the next goal's value, 100, would show it."""
+    world = build_model(config("dynamics=implicit"), {key: WITH_GOAL[key] for key in ("state", "goal_state")}, ACTION)
+    size = world.dynamics.goal_dim
+    words = [f"planner={name}", "denoiser.width=16"] + (["planner.plan_horizon=2"] if name == "diffuser" else [])
+    planner = build_planner(config(*words).planner, ACTION, False, **world.dynamics.widths)
+    batch = changing_goals() | {"state": torch.randn(3, 6, 4)}
+    rollout, _, _ = world.observe(batch, world.initial(3))
+    goal = batch["goal_state"][..., :1].expand(-1, -1, size)
+    feat = torch.cat([torch.zeros(3, 6, world.dynamics.feat_dim - size), goal], -1)
+    rollout = replace(rollout, feat=feat, post=feat)
+    targets = []
+    monkeypatch.setattr(TwoHot, "loss", lambda self, logits, x: targets.append(x) or torch.zeros_like(x))
+    monkeypatch.setattr(TwoHot, "decode", lambda self, logits: torch.zeros(()))
+    worth = lambda feat, *_: 100 * feat[..., -1]  # noqa: E731
+    if name == "tdmpc":
+        target = planner.learner.target
+        monkeypatch.setattr(target, "forward", lambda feat, *_: feat[..., -1:].movedim(-1, 0))
+        monkeypatch.setattr(target.two_hot, "decode", lambda q: 100 * q)
+        planner.learner._q_loss(rollout, batch)
+    elif name == "actor_critic":
+        monkeypatch.setattr(planner.critic, "forward", worth)
+        planner._replay_loss(rollout, batch, worth(feat))
+    else:
+        monkeypatch.setattr(planner.learner.critic.slow, "forward", lambda feat: feat)
+        monkeypatch.setattr(planner.learner.critic.two_hot, "decode", worth)
+        planner.learner._critic_loss(rollout, batch)
+    target = targets[0].reshape(-1, 3, 5)[0]
+    assert (target[0, :3] < 20).all()  # the former goal's
+    assert (target[0, 3:] > 50).all()
 
 
 def test_a_state_can_be_aimed_at_any_latent(pair):

@@ -162,7 +162,7 @@ def test_mistakes_are_one_sentence(options, message):
 
 @pytest.mark.parametrize(
     "planner",
-    ["cloning", "diffusion_goals", "diffusion", "cfgrl_goals", "decision_diffuser", "actor_critic", "tdmpc", "mppi"],
+    ["cloning", "diffusion_goals", "diffusion", "cfgrl_goals", "actor_critic", "tdmpc", "mppi"],
 )
 def test_every_planner_is_built_on_what_a_maze_is_learned_with(planner):
     cfg = load_config(["experiment=maze", f"planner={planner}"])

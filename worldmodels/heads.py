@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from dynamics.goal import new_goal
 from worldmodels.distributions import TwoHot
 from worldmodels.nets import MLP
 
@@ -32,8 +33,12 @@ class RewardHead(nn.Module):
         batch: dict[str, Tensor],
         reset: Bool[Tensor, "B T"],
     ) -> Float[Tensor, "B T"]:
-        """Cross-entropy on every step: an arrival state always has a reward, zero at an episode's first frame."""
-        return weight * self.two_hot.loss(self.net(feat), batch["reward"])
+        """Cross-entropy on every step: an arrival state always has a reward, zero at an episode's first frame.
+
+        Where another goal is shown than before, the reward was for that one, which the state no longer tells.
+        """
+        told = ~new_goal(batch) | reset
+        return weight * told * self.two_hot.loss(self.net(feat), batch["reward"])
 
 
 class TransitionRewardHead(RewardHead):
