@@ -154,9 +154,9 @@ def test_a_run_is_not_used_with_what_it_was_not_trained_with(said, run_folder, t
 
 def test_a_group_of_a_run_is_read_at_the_size_of_the_run(run_folder):
     cfg = read_config(run_folder)
-    assert override(cfg, ["dynamics=koopman"]).dynamics.core.state == cli.load_config([]).size.deter
-    cfg.choices.size = "s"
-    assert override(cfg, ["dynamics=koopman"]).dynamics.core.state == cli.load_config(["size=s"]).size.deter
+    assert override(cfg, ["dynamics=koopman"]).dynamics.core.state == cfg.size.deter == 32
+    cfg.choices.size, cfg.size = "s", cli.load_config(["size=s"]).size
+    assert override(cfg, ["dynamics=koopman"]).dynamics.core.state == cfg.size.deter != 32
     assert override(cfg, ["dynamics=koopman"]).dynamics.space == cfg.dynamics.space
     cfg.choices.space = "simnorm"
     assert override(cfg, ["dynamics=koopman"]).dynamics.space == cli.load_config(["size=s", "space=simnorm"]).space

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import h5py
 import numpy as np
@@ -272,7 +273,8 @@ def test_a_card_says_what_is_in_a_recording(dataset):
     assert card["planner"] == "random"
     assert "action_dim=2" in (dataset / "card.md").read_text()
     assert card["episodes"] > 10
-    assert card["decisions"] == card["rows"] - card["episodes"] - card["unfinished_episodes"]
+    assert card["decisions"] == card["frames"]
+    assert card["unfinished_episodes"] in (0, 1, 2)
     assert card["decisions_per_episode"]["least"] == 3
     assert card["decisions_per_episode"]["most"] == 7
     assert card["returns"]["least"] < card["returns"]["mean"] < card["returns"]["most"]
@@ -283,21 +285,44 @@ def test_a_card_says_what_is_in_a_recording(dataset):
         assert image.n_frames > 3
 
 
-def test_a_recording_of_another_environment_is_refused(dataset):
-    env = OmegaConf.load(dataset / "config.yaml").env
-    require_same_world(str(dataset), {**env, "num_envs": 7, "obs": "state"})
-    require_same_world(str(dataset / "nowhere"), env)
-    with pytest.raises(UserError, match=r"recorded with env\.action_dim=2, not 3: use the env settings"):
-        require_same_world([str(dataset)], {**env, "action_dim": 3})
-    with pytest.raises(UserError, match="was recorded in Counter, not in cartpole_swingup"):
-        require_same_world(str(dataset), load_config([]).env)
+def test_a_recording_with_other_decisions_or_frames_is_refused_and_another_task_is_told(tmp_path, caplog):
+    made = open_dataset(
+        str(write_hdf5(tmp_path / "a.hdf5", episodes())), SPEC, tmp_path / "run" / "replay", 1, False, 0
+    )
+    assert len(made) == sum(LENGTHS)
+    cfg = load_config(["env.action_repeat=2"])
+    OmegaConf.save(cfg, tmp_path / "run" / "config.yaml")
+    for place in ("run", "run/replay", "a.hdf5"):
+        require_same_world(str(tmp_path / place), cfg.env)
+    for word, message in (
+        ("env.action_repeat=4", r"recorded with env\.action_repeat=2, and this is env\.action_repeat=4"),
+        ("env.render.quality=full", r"recorded with env\.render\.quality=fast"),
+        ("env.camera=0", r"recorded with env\.camera=None"),
+    ):
+        other = load_config(["env.action_repeat=2", word]).env
+        with pytest.raises(UserError, match=message):
+            require_same_world([str(tmp_path / "run")], other)
+        if "repeat" not in word:
+            require_same_world(str(tmp_path / "run"), load_config(["env.action_repeat=2", word, "env.obs=state"]).env)
+    assert not caplog.records
+    require_same_world(str(tmp_path / "run"), load_config(["env.action_repeat=2", "env.task=walker_walk"]).env)
+    assert "was recorded in cartpole_swingup, and this is walker_walk" in caplog.text
+
+
+def test_training_looks_at_what_a_recording_was_made_with(dataset, tmp_path):
+    other = shutil.copytree(dataset, tmp_path / "other")
+    cfg = OmegaConf.load(other / "config.yaml")
+    OmegaConf.save({**cfg, "env": {**cfg.env, "action_repeat": 3}}, other / "config.yaml")
+    rest = [word for word in REST if not word.startswith(("planner.", "data.length", "trainer.watch"))]
+    with pytest.raises(UserError, match=r"recorded with env\.action_repeat=3"):
+        train([*ENV, *rest, *OFFLINE, f"data={other}", "planner=cloning", f"run_dir={tmp_path / 'run'}"])
 
 
 def test_what_is_too_short_to_learn_from_is_told(dataset, tmp_path, caplog):
     rest = [word for word in REST if not word.startswith(("planner.", "data.length", "trainer.watch"))]
     words = [word for word in OFFLINE if not word.startswith("data.length")]
     train([*ENV, *rest, *words, "data.length=6", f"data={dataset}", "planner=cloning", f"run_dir={tmp_path / 'run'}"])
-    assert "of its rows are in episodes of less than 6 rows" in caplog.text
+    assert "of the rows are in episodes of less than 6" in caplog.text
 
 
 OFFLINE = ("data.length=4", "data.cross_resets=false", "updates=12", "trainer.watch_updates=6")

@@ -15,7 +15,7 @@ from worldmodels import denoising
 from worldmodels.errors import UserError
 from worldmodels.evaluation import Episodes
 from worldmodels.launch import train
-from worldmodels.runs import load_run
+from worldmodels.runs import load_run, read_config
 
 TINY = [word for word in WHOLE if not word.startswith(("planner.", "train_ratio", "data."))]
 MAZE = ("env=maze", "env.num_envs=1", "env.size=16", "env.steps=80", "env.apart=1")
@@ -82,6 +82,8 @@ def test_a_planner_is_trained_on_a_frozen_model_from_the_recording(runs, recordi
     before, after = (load_run(folder).model.state_dict() for folder in (trained, tmp_path / "run"))
     assert all(torch.equal(value, after[key]) for key, value in before.items())
     assert json.loads((tmp_path / "run" / "evaluation.json").read_text())["planner"] == "diffusion_goals"
+    cfg = read_config(tmp_path / "run")
+    assert cfg.denoiser == cfg.planner.learner.trajectories.net
 
 
 def test_a_trained_run_takes_another_sampler_but_not_more_steps_than_it_learned(runs):

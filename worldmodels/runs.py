@@ -226,11 +226,15 @@ def override(cfg: DictConfig, overrides: list[str], learned: bool = True) -> Dic
             continue  # with the options it has here
         if is_group(word):
             inside = [f"{group}={cfg.choices[group]}" for group in WITHIN if group != key]
+            if key != "size":
+                inside += [f"size.{name}={'null' if value is None else value}" for name, value in cfg.size.items()]
             fresh, place = load_config([word, *inside]), key.partition("@")[2] or key
             if place not in fresh:
                 raise UserError(f"{key} can only be chosen when a run starts.")
             keep = learned and place == "planner"
             cfg[place] = keep_learned(fresh.planner, cfg.planner) if keep else fresh[place]
+            if not learned and place == "planner":
+                cfg.denoiser = fresh.denoiser  # its own too
             cfg.choices[key] = fresh.choices[key]
         elif OmegaConf.select(cfg, key, default=MISSING) is MISSING:
             raise UserError(f"this run's {CONFIG} has no key {key!r}.{near_match(key, dotted_keys(cfg))}")

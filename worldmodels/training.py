@@ -254,8 +254,9 @@ def build_offline(
             "shorten them."
         )
     lost = sum(length for length in replay.episode_lengths() if length < needed) / len(replay)
-    if lost > 0.01:
+    if lost > 0.01 and not data.cross_resets:
         log.warning(
-            "%.0f %% of its rows are in episodes of less than %d rows, which no window fits in", 100 * lost, needed
+            "data=%s: %.0f %% of the rows are in episodes of less than %d, of which nothing is learned",
+            *(data.dataset, 100 * lost, needed),
         )
     return OfflineDataset(replay, data.batch_size, rows, cfg.updates, watch, cfg.env.get("action_repeat", 1))

@@ -146,15 +146,15 @@ def _npz(path: Path) -> Iterator[Recording]:
     known = ("image", "state", "action", "reward", "is_terminal", "discount", SKILL)
     try:
         with np.load(path) as archive:
-            file = {key: archive[key] for key in known if key in archive}
+            names, file = sorted(archive), {key: archive[key] for key in known if key in archive}
     except (OSError, ValueError, EOFError, BadZipFile, zlib.error) as error:
         raise UserError(f"{path} cannot be read as npz: {' '.join(str(error).split())}.") from error
-    rows = _fields(path, file, ("action", "reward"))
+    rows = _fields(path, file, ("action", "reward"), names)
     seen = {"state": file["state"]} if "state" in file else {}
     if "image" in file:
         seen["pixels"] = file["image"].transpose(0, 3, 1, 2)
     if not seen:
-        raise UserError(f"{path} has no field 'image' or 'state', only {sorted(file)}: nothing is observed in it.")
+        raise UserError(f"{path} has no field 'image' or 'state', only {names}: nothing is observed in it.")
     terminal = file["is_terminal"] if "is_terminal" in file else file.get("discount", np.ones(1)) == 0
     yield _recording(str(path), seen, rows["action"], rows["reward"], bool(np.ravel(terminal)[-1]), file.get(SKILL))
 
@@ -238,11 +238,15 @@ def _recording(
     return Recording(source, observations, action, reward, terminal, None if skill is None else rows[SKILL])
 
 
-def _fields(path: Path, file: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
-    for name in names:
+def _fields(
+    path: Path, file: Mapping[str, Any], wanted: tuple[str, ...], names: list[str] | None = None
+) -> dict[str, Any]:
+    for name in wanted:
         if name not in file:
-            raise UserError(f"{path} has no field {name!r}, only {sorted(file)}: its layout is not known here.")
-    return {name: file[name] for name in names}
+            raise UserError(
+                f"{path} has no field {name!r}, only {names or sorted(file)}: its layout is not known here."
+            )
+    return {name: file[name] for name in wanted}
 
 
 def _package(name: str, what: str) -> Any:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
 from worldmodels.data.card import write_card
@@ -19,15 +18,13 @@ from worldmodels.data.collect import ROW_FLAGS
 from worldmodels.data.readers import SKILL, Recording, own_folder, read, resized
 from worldmodels.data.replay import Replay
 from worldmodels.data.storage import Spec
-from worldmodels.envs import describe
 from worldmodels.errors import UserError
-from worldmodels.runs import CONFIG
+from worldmodels.runs import CONFIG, read_config
 
 log = logging.getLogger(__name__)
 
-FREE = ("num_envs", "step_timeout", "obs", "size", "stack", "blind", "reference", "goal", "still")
-FREE += ("apart", "legs", "steps", "limit")
-"""Settings that a recording need not share: how many environments, what columns tell, how episodes begin and end."""
+DRAWN = ("camera", "render.quality")
+"""Settings of an environment that change its frames."""
 
 
 def open_dataset(
@@ -51,24 +48,22 @@ def open_dataset(
     return replay
 
 
-def require_same_world(name: str | Sequence[str], env: Mapping[str, Any]) -> None:
-    """Refuse a recording of ours from another task, with another camera or another number of steps a decision."""
+def require_same_world(name: str | Sequence[str], env: DictConfig) -> None:
+    """Refuse a recording of ours with other decisions or frames; tell of another task, which may be meant."""
     for one in [name] if isinstance(name, str) else name:
         place = own_folder(Path(one))
-        files = [] if place is None else [place / CONFIG, place.parent / CONFIG]
-        file = next((file for file in files if file.is_file()), None)
-        if file is None:
+        folders = [] if place is None else [place, place.parent]
+        folder = next((folder for folder in folders if (folder / CONFIG).is_file()), None)
+        if folder is None:
             continue
-        recorded = OmegaConf.load(file).env
-        if (describe(recorded), recorded._target_) != (describe(env), env["_target_"]):
-            raise UserError(f"data={one} was recorded in {describe(recorded)}, not in {describe(env)}.")
-        other = [key for key in recorded.keys() & env.keys() - {*FREE} if recorded[key] != env[key]]
-        if other:
-            was = ", ".join(f"env.{key}={recorded[key]}" for key in sorted(other))
-            now = ", ".join(str(env[key]) for key in sorted(other))
-            raise UserError(
-                f"data={one} was recorded with {was}, not {now}: use the env settings it was recorded with."
-            )
+        recorded = read_config(folder).env
+        for key in ("action_repeat", *(() if env.get("obs") == "state" else DRAWN)):
+            was, now = OmegaConf.select(recorded, key), OmegaConf.select(env, key)
+            if was != now:
+                raise UserError(f"data={one} was recorded with env.{key}={was}, and this is env.{key}={now}.")
+        for key in ("_target_", "task", "id", "maze"):
+            if recorded.get(key) != env.get(key):
+                log.warning("data=%s was recorded in %s, and this is %s", one, recorded.get(key), env.get(key))
 
 
 def replay_folder(name: str | Sequence[str] | None, folder: Path) -> Path:
