@@ -46,11 +46,13 @@ GENERAL = [name for name, kind in PLANNERS.items() if kind not in ("scripted", "
 SEARCHING = [name for name, kind in PLANNERS.items() if kind == "samples"]
 PLANNING = [name for name, kind in PLANNERS.items() if kind in ("samples", "ascends")]
 LEARNING = [name for name, kind in PLANNERS.items() if kind in ("learns", "guided")]
+GUIDED = [name for name, kind in PLANNERS.items() if kind == "guided"]
 REPLANNING = [name for name, kind in PLANNERS.items() if kind in ("samples", "ascends", "guided")]
 
 every = pytest.mark.parametrize("name", GENERAL)
 searching = pytest.mark.parametrize("name", SEARCHING)
 planning = pytest.mark.parametrize("name", PLANNING)
+guided = pytest.mark.parametrize("name", GUIDED)
 learning = pytest.mark.parametrize("name", LEARNING)
 replanning = pytest.mark.parametrize("name", REPLANNING)
 both_spaces = pytest.mark.parametrize("discrete", [False, True], ids=["box", "discrete"])

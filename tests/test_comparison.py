@@ -228,9 +228,17 @@ def test_more_environments_than_memory_allows_are_refused(monkeypatch, said, tmp
     assert "lower env.num_envs" in message
 
 
+def too_much() -> RuntimeError:
+    """What a CPU without so much memory says."""
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**55)
+    return caught.value
+
+
 @pytest.mark.parametrize(
     ("error", "message"),
     [
+        (too_much(), "planning for 2 environments takes more memory than there is"),
         (torch.OutOfMemoryError("CUDA out of memory"), "planning for 2 environments takes more memory than there is"),
         (FloatingPointError("A return is not finite."), "not finite. Lower optimizer.lr"),
     ],

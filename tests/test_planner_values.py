@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from planner_cases import both_spaces, build, none, planning, searching, seeded, world
+from planner_cases import both_spaces, build, guided, none, planning, searching, seeded, world
 from true_models import Chain, LinearGaussian
 
 from dynamics.base import State
@@ -41,6 +41,37 @@ def test_a_value_that_is_not_finite_is_an_error(name, bad):
 
     model = Broken()
     planner = build(name, model)
+    with pytest.raises(FloatingPointError, match="not finite"):
+        planner.act(model, model.start(5), planner.initial(5), none(5), False, seeded())
+
+
+def guided_by(name, model, value):
+    """A search whose learner says the same of every state."""
+    planner = build(name, model, gamma=1.0)
+    planner.learner.value = lambda feat, noise: torch.full(feat.shape[:2], value)
+    return planner
+
+
+@guided
+@pytest.mark.parametrize("explore", [False, True])
+def test_adding_to_what_a_learner_says_changes_nothing(name, explore):
+    model = Rounded()
+    state = model.start(5)
+
+    def run(offset):
+        planner = guided_by(name, model, offset)
+        return planner.act(model, state, planner.initial(5), none(5), explore, seeded())[0]
+
+    torch.manual_seed(0)
+    low = run(0.0)
+    torch.manual_seed(0)
+    assert torch.equal(low, run(1e4))
+
+
+@guided
+def test_what_a_learner_says_that_is_not_finite_is_an_error(name):
+    model = LinearGaussian()
+    planner = guided_by(name, model, float("nan"))
     with pytest.raises(FloatingPointError, match="not finite"):
         planner.act(model, model.start(5), planner.initial(5), none(5), False, seeded())
 

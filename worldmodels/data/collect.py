@@ -81,7 +81,9 @@ class Actor:
                 )
         except FloatingPointError as error:
             raise UserError(f"{error} Lower optimizer.lr or use trainer.precision=fp32.") from error
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not (isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)):
+                raise
             raise UserError(
                 f"planning for {len(reset)} environments takes more memory than there is: lower env.num_envs or the "
                 "planner's candidates."
