@@ -36,6 +36,23 @@ def rollout_of(feat, post=None, weight=None):
     )
 
 
+def test_doubling_the_batch_leaves_the_mean_losses(monkeypatch):
+    torch.manual_seed(0)
+    planner = randomise(learner(dropout=0.0))
+    planner.q.some = lambda count: torch.arange(count)
+    planner.q_scale.rate = 0.0  # percentiles of twice the numbers are a little different
+    monkeypatch.setattr(torch, "randn_like", lambda x: torch.full_like(x, 0.3))
+    rows = with_reset(batch(3, 5, observations=STATE))
+    feat = torch.randn(3, 5, 6)
+    means = []
+    for times in (1, 2):
+        more = {key: torch.cat([value] * times) for key, value in rows.items()}
+        found = planner.loss(None, rollout_of(torch.cat([feat] * times)), more)
+        means.append(torch.stack([loss.mean() for loss in found.values()]))
+    assert means[0].abs().min() > 1e-3
+    torch.testing.assert_close(means[0], means[1], atol=1e-4, rtol=1e-4)
+
+
 # Q functions
 
 
