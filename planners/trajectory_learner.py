@@ -80,9 +80,9 @@ class TrajectoryLearner(nn.Module):
             self.residuals = Normaliser(latent)
 
     def loss(self, model: WorldModel, rollout: Rollout, batch: dict[str, Tensor], length: int) -> dict[str, Tensor]:
-        """``denoise`` [B K, L] on K windows of L steps in each row; where they are learned, ``inverse`` and ``forward``
+        """``denoise`` [B K, L] on the K windows of L steps in each row, and what else is learned.
 
-        [B K, L - 1] on the same, and ``critic`` [B, T - 1].
+        ``inverse`` and ``forward`` are [B K, L - 1] on the same windows, ``critic`` is [B, T - 1].
         """
         window, ends = self._windows(model, rollout, batch, length)
         x = self.joined(window.feat, window.action)
