@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 
 import pytest
 import torch
@@ -248,6 +249,24 @@ def test_entropy_is_rewarded_once(gradient):
         planner.entropy = weight
         found.append(planner.eval()._actor_loss(feat, raw, torch.randn(3, 4) * 0, torch.ones(3, 4)))
     torch.testing.assert_close(found[1] - found[0], -0.5 * planner.actor(feat).entropy(raw))
+
+
+def test_reinforce_weighs_the_score_of_drawn_actions_by_their_advantage_and_leads_nowhere_else():
+    world, planner = learner()
+    planner.entropy = 0.0
+    planner.eval().return_scale(1000 * torch.randn(100))  # so that the scale is above its floor
+    feat = torch.randn(3, 4, world.dynamics.feat_dim)
+    raw, value, returns = (torch.randn(shape, requires_grad=True) for shape in ((3, 4, ACTION), (3, 4), (3, 4)))
+    planner._actor_loss(feat, raw, value, returns).sum().backward()
+    found = {name: p.grad.clone() for name, p in planner.actor.named_parameters()}
+    assert raw.grad is value.grad is returns.grad is None
+    planner.zero_grad()
+    advantage = (returns - value).detach() / planner.return_scale.scale()
+    for n, t in product(range(3), range(4)):
+        (-advantage[n, t] * planner.actor(feat[n, t]).log_prob(raw[n, t].detach())).backward()
+    assert any(grad.abs().sum() > 0 for grad in found.values())
+    for name, parameter in planner.actor.named_parameters():
+        torch.testing.assert_close(found[name], parameter.grad)
 
 
 def test_a_learning_step_leaves_the_batch_and_starts_only_where_asked():
