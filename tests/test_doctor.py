@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 from worldmodels import doctor
@@ -52,6 +54,13 @@ def test_workers_draw_and_are_timed_together():
         assert drawing.milliseconds > 0
         assert drawing.renderer
         assert not drawing.blank
+
+
+def test_a_task_in_wrappers_is_drawn_too(tmp_path):
+    goal = tmp_path / "goal.png"
+    cv2.imwrite(str(goal), np.zeros((32, 32, 3), np.uint8))
+    [drawing] = doctor.draw({**CHEETAH, "obs": "pixels", "stack": 3, "goal": str(goal)}, workers=1, frames=1)
+    assert drawing.renderer
 
 
 def test_software_renderers_are_recognised():

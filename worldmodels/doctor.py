@@ -225,7 +225,11 @@ def _draw(env: dict[str, Any], frames: int, barrier: Barrier, sender: Connection
             start = time.perf_counter()
             frame = built.render()
             times.append(1000 * (time.perf_counter() - start))
-        sender.send(Drawing(built.renderer(), statistics.median(times), bool((frame == frame.flat[0]).all())))
+        sender.send(
+            Drawing(
+                built.get_wrapper_attr("renderer")(), statistics.median(times), bool((frame == frame.flat[0]).all())
+            )
+        )
         built.close()
     except Exception as error:
         sender.send(explain(error))
