@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,16 +12,13 @@ from jaxtyping import Bool, Float, Int64
 from torch import Generator, Tensor
 
 from dynamics.base import State
-from dynamics.goal import join_goal, split_goal
+from dynamics.goal import split_goal
 from planners.base import require
 from planners.returns import discounted_return
 from worldmodels.trajectory import Trajectory
 
 if TYPE_CHECKING:
     from planners.trajectory_learner import TrajectoryLearner
-
-NEVER = 1e-3
-"""What a plan to a goal is worth that is never foreseen to arrive."""
 
 
 @dataclass(frozen=True)
@@ -90,10 +88,10 @@ class Stepwise(Judge):
     over that on recorded steps; what exceeds ``tolerance`` is lost, times ``consistency``. Rewards are read where a
     step is foreseen to lead.
 
-    A goal is a given latent, so that nothing can be seen of jumping there but the reward for arriving, which then lasts
-    to the plan's end: the sooner, the better. There the logarithm counts, and the worst jump alone: a plan that stays
-    where it is and is never foreseen to arrive must not beat one that arrives late and is a little off at each of many
-    steps.
+    Plans to a goal are worth the logarithm of their discount until they arrive: the sooner, the better. Arriving is a
+    step too, its error over that of recorded arrivals, where what is foreseen is a state and what is given a goal. No
+    reward is read: recordings need not show goals as far off as this one. The worst jump alone counts, since one is
+    enough to lead through a wall.
 
     Args:
         tolerance: squared error up to which a step is believed, in multiples of the usual one on recorded steps.
@@ -114,22 +112,17 @@ class Stepwise(Judge):
     def values(
         self, model: Any, learner: TrajectoryLearner, plans: Plans, generator: Generator | None
     ) -> Float[Tensor, "N K"]:
-        """Foreseen discounted return, less ``consistency`` times the jumps beyond ``tolerance``; goals: see above."""
-        goals, count = learner.goal_dim > 0, plans.latents.shape[1]
+        """Discounted return as foreseen, or with goals the discount's logarithm, less jumps beyond ``tolerance``."""
         led = learner.foreseen(plans.latents, plans.actions)  # [N, K, L, F], after each step
-        jumps = learner.jumps(led[:, :, :-1], plans.latents[:, :, 1:])
-        excess = (jumps - self.tolerance).clamp(min=0) * plans.before_end(goals)
+        excess = (learner.jumps(led[:, :, :-1], plans.latents[:, :, 1:]) - self.tolerance).clamp(min=0)
+        if learner.goal_dim:
+            on_the_way = (excess * plans.before_end(True)).amax(-1)
+            before = (plans.ends - 1)[:, :, None, None].expand(-1, -1, 1, led.shape[-1])
+            goal = split_goal(plans.state.feat, learner.goal_dim)[1][:, None]
+            arriving = (learner.arrival_jumps(led.gather(2, before)[:, :, 0], goal) - self.tolerance).clamp(min=0)
+            return plans.ends * math.log(learner.gamma) - self.consistency * torch.maximum(on_the_way, arriving)
         latents = torch.cat([plans.latents[:, :, :1], led], dim=2).flatten(0, 1)
-        goal = split_goal(plans.state.feat.repeat_interleave(count, dim=0), learner.goal_dim)[1]
-        feat, action = join_goal(latents, goal), plans.actions.flatten(0, 1)
-        reward = model.heads["reward"](feat, action).unflatten(0, (-1, count))
-        if goals:
-            last = plans.ends[..., None] - 1  # the step that arrives
-            steps = torch.arange(reward.shape[2], device=reward.device)
-            reward = torch.where(steps < last, reward, reward.gather(2, last))
-        cont = model.heads["cont"](feat, action)
-        worth = discounted_return(Trajectory(feat, action, reward.flatten(0, 1), cont), learner.gamma)
-        worth = worth.unflatten(0, (-1, count))
-        if goals:
-            return worth.clamp(min=NEVER).log() - self.consistency * excess.amax(-1)
-        return worth - self.consistency * excess.sum(-1)
+        action = plans.actions.flatten(0, 1)
+        reward, cont = (model.heads[name](latents, action) for name in ("reward", "cont"))
+        worth = discounted_return(Trajectory(latents, action, reward, cont), learner.gamma)
+        return worth.unflatten(0, plans.ends.shape) - self.consistency * excess.sum(-1)

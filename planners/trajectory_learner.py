@@ -78,6 +78,7 @@ class TrajectoryLearner(nn.Module):
         if forward_model is not None:
             self.forward_model = MLP(latent + action_dim, out_dim=latent, out_scale=0.0, **forward_model)
             self.residuals = Normaliser(latent)
+            self.arrivals = Normaliser(latent) if goal_dim else None
 
     def loss(self, model: WorldModel, rollout: Rollout, batch: dict[str, Tensor], length: int) -> dict[str, Tensor]:
         """``denoise`` [B K, L] on the K windows of L steps in each row, and what else is learned.
@@ -101,7 +102,7 @@ class TrajectoryLearner(nn.Module):
         if self.inverse_model is not None:
             losses["inverse"] = counts * self._inverse_loss(window)
         if self.forward_model is not None:
-            losses["forward"] = counts * self._forward_loss(window)
+            losses["forward"] = counts * self._forward_loss(window, ends)
         return losses
 
     def _windows(
@@ -164,11 +165,18 @@ class TrajectoryLearner(nn.Module):
             return -(window.action[:, :-1] * output.log_softmax(-1)).sum(-1)
         return (output.tanh() - window.action[:, :-1]).square().sum(-1)
 
-    def _forward_loss(self, window: Window) -> Float[Tensor, "B L1"]:
-        """Squared error of each next latent, in deviations; what recorded steps err by is followed on the way."""
-        errors = self.foreseen(window.feat[:, :-1], window.action[:, :-1]) - window.feat[:, 1:]
+    def _forward_loss(self, window: Window, ends: Int64[Tensor, " B"]) -> Float[Tensor, "B L1"]:
+        """Squared error of each next latent, in deviations.
+
+        What recorded steps err by is followed on the way, and what they err by where a goal is seen at their end.
+        """
+        led = self.foreseen(window.feat[:, :-1], window.action[:, :-1])
+        errors = led - window.feat[:, 1:]
         if self.training:
             self.residuals.follow(errors, window.whole)
+            if window.goal is not None:
+                arriving = led[torch.arange(len(ends), device=ends.device), ends.clamp(max=led.shape[1]) - 1]
+                self.arrivals.follow((arriving - window.goal)[:, None], window.whole & (ends <= led.shape[1]))
         return (errors / self.trajectories.latent_std()).square().mean(-1)
 
     def foreseen(
@@ -185,8 +193,15 @@ class TrajectoryLearner(nn.Module):
 
         No number counts for more than if it were foreseen to 5 % of its deviation: plans are not denoised more exactly.
         """
-        usual = torch.maximum(self.residuals.square, (0.05 * self.trajectories.latent_std()).square())
-        return ((led - shown).square() / usual).mean(-1)
+        return self._in_usual(led - shown, self.residuals)
+
+    def arrival_jumps(self, led: Float[Tensor, "... F"], goal: Float[Tensor, "... F"]) -> Float[Tensor, "..."]:
+        """The same of a latent and a goal, in what recorded arrivals err by: a goal shows less than a state does."""
+        return self._in_usual(led - goal, self.arrivals)
+
+    def _in_usual(self, error: Tensor, usual: Normaliser) -> Tensor:
+        least = (0.05 * self.trajectories.latent_std()).square()
+        return (error.square() / torch.maximum(usual.square, least)).mean(-1)
 
     def after_step(self) -> None:
         """Move the critic's slow copy."""

@@ -9,33 +9,37 @@ from planner_cases import seeded
 from test_goal import WITH_GOAL
 
 from dynamics.base import State
-from planners.judges import NEVER, Imagined, Plans, Stepwise
+from planners.judges import Imagined, Plans, Stepwise
 from planners.labels import Window
 from worldmodels.build import build_model, build_planner
 from worldmodels.errors import UserError
 from worldmodels.testing.sequences import randomise
 
 L, STEP = 12, 0.5
+TARGET = torch.tensor([2.0, 0.0])
 
 
 class Plane:
-    """Points in a plane, moved by actions; the reward is for arriving within 0.3 of the goal."""
+    """Points in a plane, moved by actions; the reward is for being within 0.3 of (2, 0), which may be shown as a goal."""
 
-    def __init__(self, reads_arrival=True):
-        self.reads_arrival = reads_arrival
+    def __init__(self, goal_dim, reads_arrival=True):
+        self.goal_dim, self.reads_arrival = goal_dim, reads_arrival
         self.heads = {"reward": self.reward, "cont": lambda feat, action: torch.ones(action.shape[:2])}
-        self.goal_dim, self.gamma, self.forward_model = 2, 0.9, True
+        self.gamma, self.forward_model = 0.9, True
 
     def reward(self, feat, action):
         """As heads do: of the state arrived in, or of the one acted in and the action."""
         at = feat[:, 1:, :2] if self.reads_arrival else feat[:, :-1, :2] + action
-        return ((at - feat[:, 1:, 2:]).norm(dim=-1) < 0.3).float()
+        return ((at - TARGET).norm(dim=-1) < 0.3).float()
 
     def foreseen(self, latents, actions):
         return latents + actions
 
     def jumps(self, led, shown):
         return (led - shown).square().mean(-1) / 0.01
+
+    def arrival_jumps(self, led, goal):
+        return (led - goal).square().mean(-1) / 0.04
 
 
 def way(*moves):
@@ -49,42 +53,47 @@ def way(*moves):
     return torch.stack([torch.tensor(latents), zero], -1), torch.stack([torch.tensor([*actions, 0.0]), zero], -1)
 
 
-def judged(*plans, arrival=True):
-    """Values of plans (way, end), all from the origin to (2, 0)."""
+def judged(*plans, goals=True, arrival=True):
+    """Values of plans (way, end), all from the origin to the target."""
     latents, actions = (torch.stack([plan[0][i] for plan in plans])[None] for i in (0, 1))
     ends = torch.tensor([[plan[1] for plan in plans]])
-    latents[0, torch.arange(len(plans)), ends[0]] = torch.tensor([2.0, 0.0])  # the goal, given
-    state = State(torch.tensor([[0.0, 0.0, 2.0, 0.0]]), {})
-    plane = Plane(arrival)
-    return Stepwise().values(plane, plane, Plans(state, latents, actions, ends), None)[0]
+    feat = torch.zeros(1, 2)
+    if goals:
+        latents[0, torch.arange(len(plans)), ends[0]] = TARGET  # given
+        feat = torch.cat([feat, TARGET[None]], dim=-1)
+    plane = Plane(2 if goals else 0, arrival)
+    return Stepwise().values(plane, plane, Plans(State(feat, {}), latents, actions, ends), None)[0]
 
 
-@pytest.mark.parametrize("arrival", [True, False])
-def test_the_soonest_plan_without_a_jump_is_the_best(arrival):
+def test_the_soonest_plan_to_a_goal_without_a_jump_is_the_best():
     direct = way(STEP, STEP, STEP, STEP)
     slow = way(STEP, STEP, 0.0, 0.0, STEP, STEP)
-    leap = way([2.0])
+    leap = way()  # into the goal, from where it is
     half = way(STEP, [1.0], STEP)
-    found = judged((direct, 4), (slow, 6), (leap, 1), (half, 3), arrival=arrival)
-    gammas = 0.9 ** torch.arange(L)
-    torch.testing.assert_close(found[:2], torch.stack([gammas[3:].sum(), gammas[5:].sum()]).log())
-    never = torch.tensor(NEVER).log()
-    assert found[2] == never  # nothing is seen of the jump into a given goal, but nothing is earned by it either
-    earned = (
-        gammas[2:].sum().log() if arrival else never
-    )  # a state from which the goal is foreseen, or one from which not
-    torch.testing.assert_close(found[3], earned - torch.tensor(0.5 / 0.01 - 4))
+    late = torch.tensor(0.9).log()
+    expected = [4 * late, 6 * late, 1 * late - (4 / 2 / 0.04 - 4), 3 * late - (1 / 2 / 0.01 - 4)]
+    torch.testing.assert_close(judged((direct, 4), (slow, 6), (leap, 1), (half, 3)), torch.stack(expected))
 
 
-def test_standing_still_and_leaping_into_the_goal_does_not_beat_a_long_way_a_little_off():
-    """Excesses add up over a long way; that of the worst step does not."""
+def test_a_long_way_a_little_off_beats_one_leap():
+    """Excesses do not add up on the way to a goal; that of the worst step counts."""
     latents, actions = way(*[0.2] * 10)
     latents[1:10:2, 1] = 0.293  # of each step 0.29 more than is tolerated
     long, stands = ((latents, actions), 10), (way(), 11)
     found = judged(long, stands)
-    earned = (0.9 ** torch.arange(8.0, L)).sum().log()  # the ninth step comes near enough
-    torch.testing.assert_close(found[0], earned - (0.293**2 / 2 / 0.01 - 4))
-    assert found[1] == torch.tensor(NEVER).log() < found[0] - 5
+    torch.testing.assert_close(found[0], 10 * torch.tensor(0.9).log() - (0.293**2 / 2 / 0.01 - 4))
+    assert found[1] < found[0] - 5
+
+
+@pytest.mark.parametrize("arrival", [True, False])
+def test_without_a_goal_a_plan_is_worth_what_its_steps_are_foreseen_to_earn_less_all_jumps(arrival):
+    direct, leap, twice = way(STEP, STEP, STEP, STEP), way([2.0]), way([1.0], [1.0])
+    found = judged((direct, L), (leap, L), (twice, L), goals=False, arrival=arrival)
+    gammas = 0.9 ** torch.arange(L)
+    torch.testing.assert_close(found[0], gammas[3:].sum())  # the fourth step arrives
+    later = 0 if arrival else 1  # what is foreseen to stand still earns nothing until the next step, or the one after
+    torch.testing.assert_close(found[1], gammas[1 + later :].sum() - (4 / 2 / 0.01 - 4))
+    torch.testing.assert_close(found[2], gammas[2 + later :].sum() - 2 * (1 / 2 / 0.01 - 4))
 
 
 def test_what_comes_after_the_goal_does_not_matter():
@@ -98,8 +107,9 @@ def test_recorded_steps_are_foreseen_and_jump_by_one_on_average():
     world = model("space=gaussian", observations=STATE)
     cfg = config("planner=diffusion", "planner.plan_horizon=4", "planner.acting.replan_every=2", "denoiser.width=16",
                  "planner.learner.forward_model={units: 32, layers: 1}")  # fmt: skip
-    made = build_planner(cfg.planner, ACTION, False, world.dynamics.feat_dim).learner.train()
-    weights = torch.randn(ACTION, world.dynamics.feat_dim)
+    size = world.dynamics.feat_dim
+    made = build_planner(cfg.planner, ACTION, False, 2 * size, goal_dim=size).learner.train()
+    weights, shown = torch.randn(ACTION, size), (torch.arange(size) % 2).float()
     noise = 0.3
     optimizer = torch.optim.Adam(made.forward_model.parameters(), 1e-2)
     for _ in range(300):
@@ -108,19 +118,23 @@ def test_recorded_steps_are_foreseen_and_jump_by_one_on_average():
         feat = torch.cat([torch.zeros_like(moved[:, :1]), moved], dim=1)
         everything = torch.ones(64, dtype=torch.bool)
         made.trajectories.normaliser.follow(made.joined(feat, action), everything)
-        window = Window(feat, action, feat[..., 0], None, None, None, everything)
+        ends = torch.randint(1, 6, (64,))  # as far as the fourth latent; two lie beyond
+        goal = torch.where(ends[:, None] < 4, feat[torch.arange(64), ends.clamp(max=3)] * shown, 1e3)
+        window = Window(feat, action, feat[..., 0], None, None, goal, everything)
         optimizer.zero_grad()
-        made._forward_loss(window).mean().backward()
+        made._forward_loss(window, ends).mean().backward()
         optimizer.step()
     led = made.foreseen(feat, action)[:, :-1]
     error = (led - feat[:, 1:]).square().mean().sqrt()
     assert noise < error < 1.3 * noise
     assert made.jumps(led, feat[:, 1:]).mean().item() == pytest.approx(1, abs=0.3)
     assert made.jumps(led, feat[:, 1:] + 3).mean() > 20
+    assert made.arrival_jumps(led, feat[:, 1:] * shown).mean().item() == pytest.approx(1, abs=0.4)
+    assert made.arrival_jumps(led, (feat[:, 1:] + 6) * shown).mean() > 20
     made.residuals.square.zero_()  # foreseen exactly: what is 5 % of a deviation off still counts as a usual error
     off = feat[:, 1:] + 0.05 * made.trajectories.latent_std()
     torch.testing.assert_close(made.jumps(feat[:, 1:], off), torch.ones(64, 3), atol=1e-3, rtol=1e-3)
-    assert {"residuals.square", "residuals.count"} <= made.state_dict().keys()
+    assert {"residuals.square", "residuals.count", "arrivals.square"} <= made.state_dict().keys()
 
 
 def test_imagined_plans_lose_what_their_actions_do_not_lead_to():
