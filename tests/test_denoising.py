@@ -18,7 +18,7 @@ from worldmodels.launch import train
 from worldmodels.runs import load_run, read_config
 
 TINY = [word for word in WHOLE if not word.startswith(("planner.", "train_ratio", "data."))]
-MAZE = ("env=maze", "env.num_envs=1", "env.size=16", "env.steps=80", "env.apart=1")
+MAZE = ("env=maze", "env.num_envs=1", "env.size=16", "env.steps=80", "env.action_repeat=4", "env.apart=1")
 SHORT = ("denoiser.width=16", "planner.plan_horizon=6", "planner.acting.steps=3", "planner.acting.replan_every=2")
 OFFLINE = ("data.batch_size=4", "data.length=8", "data.cross_resets=false", "updates=6", "trainer.watch_updates=6")
 

@@ -58,7 +58,7 @@ class Maze(gymnasium.Env):
         maze: str = "umaze",
         obs: str = "pixels",
         size: int = 32,
-        action_repeat: int = 4,
+        action_repeat: int = 8,
         apart: int = 4,
         legs: int = 0,
         steps: int | None = None,
