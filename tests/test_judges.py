@@ -20,7 +20,7 @@ TARGET = torch.tensor([2.0, 0.0])
 
 
 class Plane:
-    """Points in a plane, moved by actions; the reward is for being within 0.3 of (2, 0), which may be shown as a goal."""
+    """Points in a plane, moved by actions; the reward is for being within 0.3 of (2, 0), shown as a goal or not."""
 
     def __init__(self, goal_dim, reads_arrival=True):
         self.goal_dim, self.reads_arrival = goal_dim, reads_arrival
