@@ -152,6 +152,27 @@ def test_goals_are_shown_at_rest_and_stacks_as_their_newest_frame():
         build_model(config("dynamics=implicit", "++env.still=[4]"), both, ACTION)
 
 
+def test_goals_are_embedded_once_for_as_long_as_they_are_shown(monkeypatch):
+    encoder = randomise(build_model(config("dynamics=implicit"), WITH_GOAL, ACTION).encoder)
+    generator = torch.Generator().manual_seed(0)
+    obs = {
+        "pixels": torch.randint(256, (2, 5, 3, 16, 16), dtype=torch.uint8, generator=generator),
+        "state": torch.randn(2, 5, 4, generator=generator),
+    }
+    obs["goal_pixels"], obs["goal_state"] = obs["pixels"][:, :1].repeat(1, 5, 1, 1, 1), torch.zeros(2, 5, 4)
+    obs["goal_pixels"][0, 3:, 0, 0, 0] += 1  # another goal, in one pixel
+    obs["goal_state"][1, 4:, 2] = 1.0  # likewise, in one number
+    obs["goal_pixels"][1, :2], obs["goal_state"][1, :2] = obs["goal_pixels"][0, -1], obs["goal_state"][0, -1]
+    embedded = []
+    embed = type(encoder.encoder).forward
+    monkeypatch.setattr(
+        type(encoder.encoder), "forward", lambda self, o: embedded.append(len(o["state"])) or embed(self, o)
+    )
+    goal = {key: obs[f"goal_{key}"] for key in ("pixels", "state")}
+    assert torch.allclose(encoder(obs), torch.cat([encoder.encoder(obs), encoder.encoder(goal)], dim=-1), atol=1e-6)
+    assert embedded == [2, 4, 2, 2]  # rows of obs; goals: of row 0 two, row 1 goes on with the second, then two more
+
+
 def test_what_is_decoded_does_not_depend_on_the_goal():
     world = randomise(build_model(config("dynamics=implicit"), WITH_GOAL, ACTION))
     feat = torch.randn(3, world.dynamics.feat_dim)

@@ -140,8 +140,17 @@ class GoalEncoder(nn.Module):
 
     def forward(self, obs: dict[str, Tensor]) -> Float[Tensor, "... E2"]:
         """Embed both."""
-        goal = {key.removeprefix(GOAL): value for key, value in obs.items() if key.startswith(GOAL)}
-        return torch.cat([self.encoder(obs), self.encoder(goal)], dim=-1)
+        return torch.cat([self.encoder(obs), self._embed_goals(obs)], dim=-1)
+
+    def _embed_goals(self, obs: dict[str, Tensor]) -> Float[Tensor, "... E"]:
+        """Each goal once, however many rows in succession show it."""
+        shapes = {key: self.observations[key][0] for key in obs if key.startswith(GOAL)}
+        goals = {key: obs[key].reshape(-1, *shape) for key, shape in shapes.items()}
+        changes = [(shown[1:] != shown[:-1]).flatten(1).any(1) for shown in goals.values()]
+        new = F.pad(torch.stack(changes).any(0), (1, 0), value=True)
+        embed = self.encoder({key.removeprefix(GOAL): shown[new] for key, shown in goals.items()})
+        key, shape = next(iter(shapes.items()))
+        return embed[new.cumsum(0) - 1].unflatten(0, obs[key].shape[: -len(shape)])
 
     def as_goal(self, obs: dict[str, Tensor]) -> dict[str, Tensor]:
         """Present frames as goals are shown: at rest, and a stack as its newest frame repeated."""
