@@ -85,22 +85,14 @@ class Stepwise(Judge):
     """Judges each step from the plan's own latent, by the learner's ``forward_model``; for plans too long to foresee.
 
     Errors do not add up over the plan, as it will be made anew long before its end. A step's jump is its squared error
-    over that on recorded steps; what exceeds ``tolerance`` is lost, times ``consistency``. Rewards are read where a
-    step is foreseen to lead.
+    over that on recorded steps; a plan loses ``consistency`` times the mean of its jumps: through a wall, every step in
+    the wall is a little off. Rewards are read where a step is foreseen to lead.
 
     Plans to a goal are worth the logarithm of their discount until they arrive: the sooner, the better. Arriving is a
-    step too, its error over that of recorded arrivals, where what is foreseen is a state and what is given a goal. No
-    reward is read: recordings need not show goals as far off as this one. The worst jump alone counts, since one is
-    enough to lead through a wall.
-
-    Args:
-        tolerance: squared error up to which a step is believed, in multiples of the usual one on recorded steps.
+    step too, its error over that of recorded arrivals, where what is foreseen is a state and what is given a goal; it
+    counts alone where it is more than the mean, since a plan that stays where it is arrives by leaping. No reward is
+    read: recordings need not show goals as far off as this one.
     """
-
-    def __init__(self, consistency: float = 1.0, tolerance: float = 4.0) -> None:
-        super().__init__(consistency)
-        require(tolerance >= 1, f"planner.judge.tolerance={tolerance} must be at least 1, a recorded step's own error.")
-        self.tolerance = tolerance
 
     def check(self, learner: TrajectoryLearner) -> None:
         """It reads ``forward_model``."""
@@ -112,17 +104,17 @@ class Stepwise(Judge):
     def values(
         self, model: Any, learner: TrajectoryLearner, plans: Plans, generator: Generator | None
     ) -> Float[Tensor, "N K"]:
-        """Discounted return as foreseen, or with goals the discount's logarithm, less jumps beyond ``tolerance``."""
+        """Discounted return as foreseen, or with goals the discount's logarithm, less jumps."""
         led = learner.foreseen(plans.latents, plans.actions)  # [N, K, L, F], after each step
-        excess = (learner.jumps(led[:, :, :-1], plans.latents[:, :, 1:]) - self.tolerance).clamp(min=0)
+        jumps = learner.jumps(led[:, :, :-1], plans.latents[:, :, 1:])
         if learner.goal_dim:
-            on_the_way = (excess * plans.before_end(True)).amax(-1)
             before = (plans.ends - 1)[:, :, None, None].expand(-1, -1, 1, led.shape[-1])
             goal = split_goal(plans.state.feat, learner.goal_dim)[1][:, None]
-            arriving = (learner.arrival_jumps(led.gather(2, before)[:, :, 0], goal) - self.tolerance).clamp(min=0)
-            return plans.ends * math.log(learner.gamma) - self.consistency * torch.maximum(on_the_way, arriving)
+            arriving = learner.arrival_jumps(led.gather(2, before)[:, :, 0], goal)
+            mean = ((jumps * plans.before_end(True)).sum(-1) + arriving) / plans.ends
+            return plans.ends * math.log(learner.gamma) - self.consistency * torch.maximum(mean, arriving)
         latents = torch.cat([plans.latents[:, :, :1], led], dim=2).flatten(0, 1)
         action = plans.actions.flatten(0, 1)
         reward, cont = (model.heads[name](latents, action) for name in ("reward", "cont"))
         worth = discounted_return(Trajectory(latents, action, reward, cont), learner.gamma)
-        return worth.unflatten(0, plans.ends.shape) - self.consistency * excess.sum(-1)
+        return worth.unflatten(0, plans.ends.shape) - self.consistency * jumps.mean(-1)

@@ -71,29 +71,44 @@ def test_the_soonest_plan_to_a_goal_without_a_jump_is_the_best():
     leap = way()  # into the goal, from where it is
     half = way(STEP, [1.0], STEP)
     late = torch.tensor(0.9).log()
-    expected = [4 * late, 6 * late, 1 * late - (4 / 2 / 0.04 - 4), 3 * late - (1 / 2 / 0.01 - 4)]
+    expected = [4 * late, 6 * late, 1 * late - 4 / 2 / 0.04, 3 * late - 1 / 2 / 0.01 / 3]
     torch.testing.assert_close(judged((direct, 4), (slow, 6), (leap, 1), (half, 3)), torch.stack(expected))
 
 
-def test_a_long_way_a_little_off_beats_one_leap():
-    """Excesses do not add up on the way to a goal; that of the worst step counts."""
-    latents, actions = way(*[0.2] * 10)
-    latents[1:10:2, 1] = 0.293  # of each step 0.29 more than is tolerated
-    long, stands = ((latents, actions), 10), (way(), 11)
-    found = judged(long, stands)
-    torch.testing.assert_close(found[0], 10 * torch.tensor(0.9).log() - (0.293**2 / 2 / 0.01 - 4))
+def zigzag(off, steps):
+    """A plan of so many moves to the target, every other one ``off`` the line, which no action leads to."""
+    latents, actions = way(*[2.0 / steps] * steps)
+    latents[1:steps:2, 1] = off
+    return latents, actions
+
+
+def test_a_long_way_with_one_jump_beats_one_that_is_off_all_along():
+    """As through a wall, where no single step is far off."""
+    wall, around = zigzag(0.3, 5), way(*[0.2] * 4, 0.0, [0.4], *[0.2] * 4)
+    late, jump = torch.tensor(0.9).log(), 1 / 2 / 0.01
+    found = judged((wall, 5), (around, 10))
+    expected = [5 * late - 4 * 0.3**2 * jump / 5, 10 * late - 0.4**2 * jump / 10]
+    torch.testing.assert_close(found, torch.stack(expected))
+    assert found[1] > found[0]
+
+
+def test_a_plan_that_stands_and_leaps_into_the_goal_is_the_worst():
+    """However long it stood: the mean of its jumps becomes the smaller for it."""
+    off, stands = zigzag(0.3, 10), way()
+    found = judged((off, 10), (stands, 11))
+    torch.testing.assert_close(found[1], 11 * torch.tensor(0.9).log() - 4 / 2 / 0.04)
     assert found[1] < found[0] - 5
 
 
 @pytest.mark.parametrize("arrival", [True, False])
-def test_without_a_goal_a_plan_is_worth_what_its_steps_are_foreseen_to_earn_less_all_jumps(arrival):
+def test_without_a_goal_a_plan_is_worth_what_its_steps_are_foreseen_to_earn_less_its_jumps(arrival):
     direct, leap, twice = way(STEP, STEP, STEP, STEP), way([2.0]), way([1.0], [1.0])
     found = judged((direct, L), (leap, L), (twice, L), goals=False, arrival=arrival)
     gammas = 0.9 ** torch.arange(L)
     torch.testing.assert_close(found[0], gammas[3:].sum())  # the fourth step arrives
     later = 0 if arrival else 1  # what is foreseen to stand still earns nothing until the next step, or the one after
-    torch.testing.assert_close(found[1], gammas[1 + later :].sum() - (4 / 2 / 0.01 - 4))
-    torch.testing.assert_close(found[2], gammas[2 + later :].sum() - 2 * (1 / 2 / 0.01 - 4))
+    torch.testing.assert_close(found[1], gammas[1 + later :].sum() - 4 / 2 / 0.01 / (L - 1))
+    torch.testing.assert_close(found[2], gammas[2 + later :].sum() - 2 * 1 / 2 / 0.01 / (L - 1))
 
 
 def test_what_comes_after_the_goal_does_not_matter():
@@ -159,7 +174,5 @@ def test_a_judge_says_what_it_lacks():
     world = build_model(config("dynamics=implicit"), WITH_GOAL, ACTION)
     with pytest.raises(UserError, match=r"give planner\.learner\.forward_model its units"):
         build_planner(config(*words).planner, ACTION, False, **world.dynamics.widths)
-    with pytest.raises(UserError, match=r"tolerance=0\.5 must be at least 1"):
-        Stepwise(tolerance=0.5)
     with pytest.raises(UserError, match="consistency=-1"):
         Imagined(consistency=-1.0)
