@@ -15,7 +15,7 @@ from worldmodels import denoising
 from worldmodels.errors import UserError
 from worldmodels.evaluation import Episodes
 from worldmodels.launch import train
-from worldmodels.runs import load_run, read_config
+from worldmodels.runs import load_run, override, read_config
 
 TINY = [word for word in WHOLE if not word.startswith(("planner.", "train_ratio", "data."))]
 MAZE = ("env=maze", "env.num_envs=1", "env.size=16", "env.steps=80", "env.action_repeat=4", "env.apart=1")
@@ -78,12 +78,16 @@ def test_what_guides_is_what_is_shown(runs):
 def test_a_planner_is_trained_on_a_frozen_model_from_the_recording(runs, recording, tmp_path):
     trained = runs / "diffusion"
     words = [*SHORT, *OFFLINE, *EVALUATION, f"data={recording}", "planner=diffusion_goals", "planner.acting.soonest=2"]
+    words += ["planner.learner.critic={units: 16, layers: 1}", "+planner.learner.loss_scales.critic=0.5"]
     train([f"world_model={trained}", *words, f"run_dir={tmp_path / 'run'}"])
     before, after = (load_run(folder).model.state_dict() for folder in (trained, tmp_path / "run"))
     assert all(torch.equal(value, after[key]) for key, value in before.items())
     assert json.loads((tmp_path / "run" / "evaluation.json").read_text())["planner"] == "diffusion_goals"
     cfg = read_config(tmp_path / "run")
     assert cfg.denoiser == cfg.planner.learner.trajectories.net
+    assert cfg.planner.learner.loss_scales == {"denoise": 1.0, "forward": 1.0, "critic": 0.5}
+    with pytest.raises(UserError, match=r"no key 'planner\.lerner\.more'\. Did you mean 'planner\.learner'"):
+        override(cfg, ["+planner.lerner.more=1"])
 
 
 def test_a_trained_run_takes_another_sampler_but_not_more_steps_than_it_learned(runs):

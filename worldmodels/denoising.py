@@ -184,11 +184,11 @@ def draw_paths(
     FigureCanvasAgg(figure)
     for axes, group, title in zip(np.ravel(figure.subplots(1, len(paths))), paths, titles, strict=True):
         extent = (-width / 2, width / 2, -height / 2, height / 2)
-        axes.imshow(grid.free, cmap="gray", vmin=-1, vmax=1, extent=extent)
+        axes.imshow(grid.free, cmap="gray", vmin=-3, vmax=1, extent=extent)
         for number, path in enumerate(group):
             chosen = number == best
             axes.plot(
-                *path.T, ".-", color="tab:red" if chosen else "tab:gray", linewidth=1, markersize=2, zorder=2 + chosen
+                *path.T, ".-", color="tab:red" if chosen else "dimgray", linewidth=1, markersize=2, zorder=2 + chosen
             )
         if way is not None:
             axes.plot(*way.T, color="tab:blue", linewidth=2, zorder=4)

@@ -215,11 +215,15 @@ def load_weights(module: torch.nn.Module, checkpoint: dict[str, Any], prefix: st
 def override(cfg: DictConfig, overrides: list[str], learned: bool = True) -> DictConfig:
     """A copy of a run's configuration with ``key=value`` words on top; another group (``planner=cem``) replaces one.
 
+    ``+key=value`` adds one to what is there (a label, the scale of another loss), as when a run starts.
+
     ``learned``: another planner keeps the options of what was learned, where it has such parts too.
     """
     before, cfg = cfg, cfg.copy()
-    for word in sorted(overrides, key=is_group, reverse=True):  # a group first, then keys inside it
+    adding = {word.lstrip("+"): word.startswith("+") for word in overrides}
+    for word in sorted(adding, key=is_group, reverse=True):  # a group first, then keys inside it
         key, equals, value = word.partition("=")
+        added = adding[word] and isinstance(OmegaConf.select(cfg, key.rpartition(".")[0]), DictConfig)
         if not equals:
             raise UserError(f"{word!r} is not of the form key=value.{near_match(key, dotted_keys(cfg))}")
         if is_group(word) and value == cfg.choices.get(key):
@@ -236,10 +240,10 @@ def override(cfg: DictConfig, overrides: list[str], learned: bool = True) -> Dic
             if not learned and place == "planner":
                 cfg.denoiser = fresh.denoiser  # its own too
             cfg.choices[key] = fresh.choices[key]
-        elif OmegaConf.select(cfg, key, default=MISSING) is MISSING:
+        elif not added and OmegaConf.select(cfg, key, default=MISSING) is MISSING:
             raise UserError(f"this run's {CONFIG} has no key {key!r}.{near_match(key, dotted_keys(cfg))}")
         else:
-            OmegaConf.update(cfg, key, parse(word, key), merge=False)
+            OmegaConf.update(cfg, key, parse(word, key), merge=False, force_add=added)
             require_types(cfg, before, [word])
     if any(word.startswith("denoiser") for word in overrides) and OmegaConf.select(cfg, NET):
         OmegaConf.update(cfg, NET, cfg.denoiser, merge=False)
