@@ -105,11 +105,12 @@ class Diffusion(Replanner):
         super().__init__(action_dim, discrete, family, plan_horizon, learner.gamma, how.replan_every, how.kept > 0)
         self.learner, self.acting, self.judge, self.guidance = learner, how, judge, dict(guidance or {})
         judge.check(learner)
-        require(
-            learner.inverse_model is None or plan_horizon > 1,
-            "planner.learner.inverse tells what leads from one latent to the next: planner.plan_horizon must be at "
-            "least 2.",
-        )
+        for name, reads_steps in (("inverse", learner.inverse_model), ("forward_model", learner.forward_model)):
+            require(
+                reads_steps is None or plan_horizon > 1,
+                f"planner.learner.{name} reads what leads from one latent to the next: planner.plan_horizon must be at "
+                "least 2.",
+            )
         both = self.guidance.keys() & learner.labels.keys()
         require(
             not both, f"planner.guidance and planner.learner.labels both have {', '.join(sorted(both))}: rename one."

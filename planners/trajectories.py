@@ -192,7 +192,8 @@ class TrajectoryModel(nn.Module):
         """
         free = self.clean(noisy, step, given, {})
         total = free
-        for number, (name, request) in enumerate(requests.items()):
+        weighed = {name: request for name, request in requests.items() if request.weight != 0}
+        for number, (name, request) in enumerate(weighed.items()):
             asked = self.clean(noisy, step, given, {name: request.value})
             total = free.lerp(asked, request.weight) if number == 0 else total + request.weight * (asked - free)
         return total

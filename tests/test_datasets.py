@@ -15,8 +15,8 @@ from toy_runs import ENV, REST, script
 
 from worldmodels.cli import load_config
 from worldmodels.data.datamodule import OfflineDataset
-from worldmodels.data.readers import read, resized
-from worldmodels.data.recorded import open_dataset, require_same_world
+from worldmodels.data.readers import Recording, read, resized
+from worldmodels.data.recorded import open_dataset, require_same_world, rows_of
 from worldmodels.data.replay import Replay
 from worldmodels.errors import UserError
 from worldmodels.launch import train
@@ -200,6 +200,20 @@ def replaced(name, change):
     return how
 
 
+def grouped(name):
+    def how(file):
+        del file[name]
+        file.create_group(name)
+
+    return how
+
+
+def emptied(file):
+    del file["step_type"]
+    for name in list(file):
+        replaced(name, lambda x: x[:0])(file)
+
+
 def nan(value):
     value[3] = np.nan
     return value
@@ -213,6 +227,14 @@ def nan(value):
         (replaced("step_type", lambda x: x * 0 + 1), r"a\.hdf5: 'step_type' must be 0"),
         (replaced("action", nan), r"a\.hdf5, rows 0 to 4: field 'action' holds numbers that are not finite"),
         (replaced("reward", lambda x: x[:-2]), r"a\.hdf5, rows 5 to 12: fields have different numbers of rows"),
+        (
+            replaced("observation", lambda x: x.transpose(0, 2, 3, 1)),
+            r"'pixels' is uint8 \(5, \d+, \d+, 3\), where uint8",
+        ),
+        (replaced("observation", lambda x: x[:, 0, 0] / 9.0), r"a\.hdf5, rows 0 to 4: 'pixels' is float64 \(5, \d+\)"),
+        (grouped("observation"), r"a\.hdf5 has no field 'observation' or 'state'"),
+        (grouped("action"), r"a\.hdf5 has no field 'action'"),
+        (emptied, r"a\.hdf5: field 'action' has no rows"),
         (replaced("action", lambda x: x[:, :1]), r"a\.hdf5, rows 0 to 4: 'action' is float32 \(1,\), where .* \(2,\)"),
     ],
 )
@@ -424,6 +446,26 @@ def test_several_datasets_are_one_whose_skill_tells_them_apart(dataset, tmp_path
     card = json.loads((tmp_path / "both" / "card.json").read_text())
     assert card["dataset"] == [str(dataset)] * 2
     assert card["rows"] == 2 * len(whole)
+
+
+def test_of_a_recording_of_ours_neither_cut_nor_unfinished_episodes_are_made_whole(tmp_path):
+    """The ring overwrote the beginning of the first; the last was still going on when recording ended."""
+    first, second = episodes()
+    third = {key: value[:3] for key, value in second.items()}
+    ring = Replay(tmp_path / "ring", SPEC, 1, sum(LENGTHS) + 3 - 2, 1.0)
+    for rows, finished in ((first, True), (second, True), (third, False)):
+        episode = Recording("toy", {"pixels": rows["pixels"]}, rows["action"], rows["reward"], False, None, finished)
+        for row in rows_of(episode, SPEC):
+            ring.extend(row)
+    whole, unfinished = read(str(tmp_path / "ring"))
+    np.testing.assert_array_equal(whole.observations["pixels"], second["pixels"])
+    np.testing.assert_array_equal(unfinished.observations["pixels"], third["pixels"])
+    assert (whole.finished, unfinished.finished) == (True, False)
+    both = open_dataset([str(tmp_path / "ring")] * 2, SPEC, tmp_path / "both", 1.0, False, 0, 4)
+    card = json.loads((tmp_path / "both" / "card.json").read_text())
+    assert (card["episodes"], card["unfinished_episodes"]) == (2, 2)
+    assert card["frames"] == 4 * card["decisions"] == 4 * 2 * (LENGTHS[1] - 1 + 2)
+    assert len(both) == 2 * (LENGTHS[1] + 3)
 
 
 def test_a_file_may_tell_skills_itself(tmp_path):

@@ -71,8 +71,8 @@ def test_pictures_show_how_a_plan_comes_about(runs):
 
 def test_what_guides_is_what_is_shown(runs):
     run = load_run(runs / "cfgrl_goals", ["planner.guidance.reward.weight=0.5"])
-    assert denoising.guiding(run.planner) == ["goal", "reward"]
-    assert denoising.guiding(load_run(runs / "diffusion").planner) == ["reward"]
+    assert denoising.guiding(run.planner) == {"goal": run.planner.learner.labels["goal"].weight, "reward": 0.5}
+    assert denoising.guiding(load_run(runs / "diffusion").planner) == {"reward": 1.0}
 
 
 def test_a_planner_is_trained_on_a_frozen_model_from_the_recording(runs, recording, tmp_path):
@@ -97,11 +97,27 @@ def test_a_trained_run_takes_another_sampler_but_not_more_steps_than_it_learned(
         load_run(runs / "diffusion", ["planner.acting.steps=101"])
 
 
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("planner=cfgrl_goals", "train them with .* planner=cfgrl_goals"),
+        ("planner=cfgrl", "where goals are shown use planner=diffusion_goals"),
+        ("planner.plan_horizon=7", r"planner\.plan_horizon cannot change: .* trained with 6"),
+        ("planner.learner.goal_share=0.5", r"planner\.learner\.goal_share cannot change: .* trained with 0\.9"),
+    ],
+)
+def test_what_was_not_trained_is_not_scored_under_its_name(runs, word, message):
+    """Else `cfgrl` would be plain trajectories without a label, under that name."""
+    with pytest.raises(UserError, match=message):
+        load_run(runs / "diffusion", [word])
+
+
 def test_another_setting_brings_its_own_way_of_acting(runs):
     with pytest.raises(UserError, match="guidance\.value needs a value"):
         load_run(runs / "diffusion", ["planner=diffuser"])
     run = load_run(runs / "diffusion", ["planner=diffuser", "planner.guidance.value.weight=0.0"])
     assert run.planner.terms({}) == {"reward": 0.1}
+    assert run.planner.plan_horizon == 6  # as it was trained
     assert run.planner.sampler.name == "ddpm"
 
 

@@ -340,6 +340,8 @@ def test_guidance_of_weight_one_is_the_conditional_estimate_exactly_and_of_zero_
     assert not torch.equal(conditional, free)
     assert torch.equal(made.guided(x, step, given, {"return": Request(value, 1.0)}), conditional)
     assert torch.equal(made.guided(x, step, given, {"return": Request(value, 0.0)}), free)
+    beside = {"skill": Request(torch.eye(2)[[0, 1, 0, 1]], 0.0), "return": Request(value, 1.0)}
+    assert torch.equal(made.guided(x, step, given, beside), conditional)
     twice = made.guided(x, step, given, {"return": Request(value, 2.0)})
     torch.testing.assert_close(twice, 2 * conditional - free)
 
@@ -464,6 +466,49 @@ def test_weights_given_go_before_their_own():
     assert torch.equal(plans[0], plans[1])
     assert not torch.allclose(plans[0], plans[2])
     assert not torch.allclose(plans[0], plans[3])
+
+
+def test_scores_are_the_discounted_rewards_on_the_way_and_the_value_where_it_ends():
+    critic = ["planner.learner.critic={units: 16, layers: 1}", "+planner.learner.loss_scales.critic=1.0"]
+    world, made = planner("planner.guidance.reward.weight=0.2", "planner.guidance.value.weight=3.0", *critic)
+    latents = torch.randn(4, L, world.dynamics.feat_dim)
+    actions = 2 * torch.rand(4, L, ACTION) - 1
+    x = torch.cat([latents, actions], dim=-1).requires_grad_()
+    found = made._score(world, None, {})(x)
+    gamma, feat = made.learner.gamma, x[..., : latents.shape[-1]]
+    reward = world.heads["reward"](feat, actions[:, :-1])
+    expected = 3.0 * gamma ** (L - 1) * made.learner.critic(feat[:, -1])
+    for step in range(L - 1):
+        expected = expected + 0.2 * gamma**step * reward[:, step]
+    torch.testing.assert_close(found, expected)
+    (gradient,) = torch.autograd.grad(found.sum(), [x], retain_graph=True)
+    by_hand = torch.autograd.grad(expected.sum(), [x])[0]
+    torch.testing.assert_close(gradient, by_hand, rtol=1e-4, atol=1e-4 * by_hand.abs().max().item())
+
+
+def test_numbers_are_normalised_by_what_is_learned_from_and_only_then():
+    world, made = planner()
+    rows = with_reset(batch(4, 2 * L, observations=STATE))
+    rollout, _, _ = world.observe(rows, world.initial(4))
+    normaliser = made.learner.trajectories.normaliser
+    before = {key: value.clone() for key, value in normaliser.state_dict().items()}
+    made.eval()
+    made.loss(world, rollout, rows)
+    assert all(torch.equal(value, before[key]) for key, value in normaliser.state_dict().items())
+    made.train()
+    made.loss(world, rollout, rows)
+    assert normaliser.count > before["count"]
+    assert not torch.equal(normaliser.mean, before["mean"])
+    assert not torch.equal(normaliser.square, before["square"])
+
+
+def test_what_reads_pairs_of_latents_needs_two():
+    for words in (
+        ["planner.learner.forward_model={units: 16, layers: 1}"],
+        ["planner.learner.inverse={units: 16, layers: 1}", "planner.learner.trajectories.actions=false"],
+    ):
+        with pytest.raises(UserError, match=r"plan_horizon must be at least 2"):
+            planner(*words, "planner.plan_horizon=1", "planner.acting.replan_every=1", "planner.acting.kept=0")
 
 
 def test_a_bound_moves_plans_back_within_it_and_leaves_the_others_alone():

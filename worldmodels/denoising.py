@@ -101,14 +101,16 @@ def denoising(situation: Situation, generator: torch.Generator) -> UInt8[np.ndar
 def guidance(situation: Situation, generator: torch.Generator) -> Figure:
     """Plans at several weights of everything that guides, from the same noise: paths, or decoded frames."""
     seed, shown, titles = generator.initial_seed(), [], []
-    names = guiding(situation.planner)
-    for weight in WEIGHTS:
+    own = guiding(situation.planner)
+    for times in WEIGHTS:
+        weights = {name: times * weight for name, weight in own.items()}
         again = torch.Generator(generator.device).manual_seed(seed)
         sampled, _ = situation.planner.sampled(
-            situation.model, situation.state, situation.memory, again, weights=dict.fromkeys(names, weight)
+            situation.model, situation.state, situation.memory, again, weights=weights
         )
         shown.append(sampled)
-        titles.append(f"{', '.join(names)}: weight {weight:g}\nimagined return {mean_return(situation, sampled):.2f}")
+        asked = ", ".join(f"{name} {weight:g}" for name, weight in weights.items())
+        titles.append(f"weight of {asked}\nimagined return {mean_return(situation, sampled):.2f}")
     if situation.grid is not None:
         return draw_paths(
             situation.grid,
@@ -126,9 +128,10 @@ def guidance(situation: Situation, generator: torch.Generator) -> Figure:
     return figure
 
 
-def guiding(planner: Diffusion) -> list[str]:
-    """What guides its plans, or else would first: all labels and gradients in use, or the reward's gradient."""
-    return [*planner.learner.labels, *planner.terms({})] or ["reward"]
+def guiding(planner: Diffusion) -> dict[str, float]:
+    """What guides its plans and how much, labels and gradients; where nothing does, the reward's gradient would."""
+    labels = {name: label.weight for name, label in planner.learner.labels.items() if label.weight != 0}
+    return labels | planner.terms({}) or {"reward": 1.0}
 
 
 def mean_return(situation: Situation, sampled: Sampled) -> float:
@@ -141,7 +144,7 @@ def mean_return(situation: Situation, sampled: Sampled) -> float:
 
 def followed(situation: Situation, envs: VectorEnv, actor: Actor, rows: dict[str, Tensor]) -> Figure:
     """The first plan, and the way that was then taken, planning anew as ever."""
-    planned, way = None, [rows["state"][0, :2].numpy()] if "state" in rows else []
+    planned, way = None, [rows["state"][0, :2].numpy()]
     while not rows["is_last"].all():
         action = actor.act(situation.planner, rows["is_first"])
         if planned is None:

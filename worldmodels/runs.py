@@ -41,8 +41,8 @@ WEIGHTS = ("dynamics", "space", "size", "encoder", "objective", "heads")
 """Groups that a run's weights depend on."""
 WITHIN = ("size", "space", "denoiser")
 """Groups that others are made with."""
-SCHEDULE = "trajectories.schedule"
-"""Where a learner keeps what its denoiser was trained with and no weight depends on."""
+DENOISER = ("plan_horizon", "learner.goal_share", "learner.trajectories.schedule")
+"""What a denoiser was trained with and no weight's shape depends on."""
 NET = "planner.learner.trajectories.net"
 """Where a planner keeps its denoiser."""
 
@@ -162,17 +162,31 @@ def load_run(path: str | Path, overrides: list[str] | None = None, device: str =
 
 def require_learned(cfg: DictConfig, before: DictConfig, path: Path) -> None:
     """Refuse a planner whose learned parts a run has not trained, or not in that way."""
-    if learner_of(cfg.planner)._target_ != learner_of(before.planner)._target_:
+    if setting(cfg.planner) != setting(before.planner):
         raise NotLearned(
             f"planner={cfg.choices.planner} has learned parts, which {path} lacks (it was trained with "
             f"planner={before.choices.planner}): train them with `python scripts/train.py world_model={path} "
             f"planner={cfg.choices.planner}`."
         )
-    if OmegaConf.select(learner_of(cfg.planner), SCHEDULE) != OmegaConf.select(learner_of(before.planner), SCHEDULE):
-        raise UserError(
-            f"planner.learner.{SCHEDULE} cannot change: the denoiser in {path} was trained with another, and sampling "
-            "in fewer steps is planner.acting.steps."
-        )
+    denoises = OmegaConf.select(cfg.planner, DENOISER[-1]) is not None
+    for key in DENOISER if denoises else ():
+        trained = OmegaConf.select(before.planner, key)
+        if OmegaConf.select(cfg.planner, key) != trained:
+            raise UserError(
+                f"planner.{key} cannot change: the denoiser in {path} was trained with {trained}. (Sampling in fewer "
+                "steps is planner.acting.steps.)"
+            )
+
+
+def setting(planner: DictConfig) -> dict[str, Any]:
+    """What a planner learns, but for sizes: the learner, what its trajectories are of, what they are asked for by."""
+    learner = learner_of(planner)
+    return {
+        "learner": learner._target_,
+        "labels": sorted(learner.get("labels") or {}),
+        "inverse": learner.get("inverse") is not None,
+        "actions": OmegaConf.select(learner, "trajectories.actions"),
+    }
 
 
 def learned_prefix(cfg: DictConfig) -> str:
@@ -183,9 +197,11 @@ def learned_prefix(cfg: DictConfig) -> str:
 def keep_learned(planner: DictConfig, before: DictConfig) -> DictConfig:
     """A planner chosen for a run, with the options of its learned parts as they were trained, and their discount."""
     learner, trained = learner_of(planner), learner_of(before)
-    if learner.get("feat_dim", MISSING) is MISSING or learner._target_ != trained._target_:
+    if learner.get("feat_dim", MISSING) is MISSING or setting(planner) != setting(before):
         return planner
     with open_dict(planner):
+        if OmegaConf.select(planner, DENOISER[-1]) is not None:
+            planner.plan_horizon = before.plan_horizon
         for key in learner.keys() & trained.keys() - {"_partial_"}:
             learner[key] = trained[key]
         if "search" in planner:

@@ -243,7 +243,10 @@ def build_offline(
             "data.context=latent reads latents that a training wrote itself: with data=, use none or burn_in."
         )
     require_same_world(data.dataset, cfg.env)
-    replay = open_dataset(data.dataset, row_spec(envs), folder / "replay", data.limit_gib, data.cross_resets, cfg.seed)
+    repeat = cfg.env.get("action_repeat", 1)
+    replay = open_dataset(
+        data.dataset, row_spec(envs), folder / "replay", data.limit_gib, data.cross_resets, cfg.seed, repeat
+    )
     log.info("data=%s: %s", data.dataset, replay.describe())
     longest, rows = max(replay.episode_lengths(), default=0), data.length + module.prefix
     needed = module.planner.whole if data.cross_resets else max(rows, module.planner.whole)
@@ -254,9 +257,9 @@ def build_offline(
             "shorten them."
         )
     lost = sum(length for length in replay.episode_lengths() if length < needed) / len(replay)
-    if lost > 0.01 and not data.cross_resets:
+    if lost > 0.01:
         log.warning(
             "data=%s: %.0f %% of the rows are in episodes of less than %d, of which nothing is learned",
             *(data.dataset, 100 * lost, needed),
         )
-    return OfflineDataset(replay, data.batch_size, rows, cfg.updates, watch, cfg.env.get("action_repeat", 1))
+    return OfflineDataset(replay, data.batch_size, rows, cfg.updates, watch, repeat)

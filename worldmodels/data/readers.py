@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -36,6 +36,8 @@ class Recording:
     """Whether it ended for good in its last row, not by a time limit."""
     skill: np.ndarray | None = None
     """Which of several skills each row shows, int64 [T], where that was recorded."""
+    finished: bool = True
+    """Whether it ended in its last row at all, or the recording did."""
 
 
 def read(name: str) -> Iterator[Recording]:
@@ -71,9 +73,14 @@ def _own(path: Path) -> Iterator[Recording]:
     replay.restrict([*kept, *ROW_FLAGS])
     for first, length, env in replay.segments():
         rows = {key: value.numpy() for key, value in replay.episode_from(first, length, env).items()}
+        if not rows["is_first"][0]:
+            continue
         seen = {key: rows[key] for key in kept if key not in ("action", "reward", SKILL)}
         source = f"{path}, rows {first} to {first + length - 1} of environment {env}"
-        yield _recording(source, seen, rows["action"], rows["reward"], bool(rows["is_terminal"][-1]), rows.get(SKILL))
+        episode = _recording(
+            source, seen, rows["action"], rows["reward"], bool(rows["is_terminal"][-1]), rows.get(SKILL)
+        )
+        yield replace(episode, finished=bool(rows["is_last"][-1]))
 
 
 def _hdf5(path: Path) -> Iterator[Recording]:
@@ -90,7 +97,7 @@ def _vd4rl(path: Path, file: Mapping[str, Any]) -> Iterator[Recording]:
     """Episodes behind one another, ``step_type`` 0 in each first row and 2 in each last; without it, one episode."""
     rows = _fields(path, file, ("action", "reward"))
     seen = {"pixels": file.get("observation", file.get("pixels")), "state": file.get("state")}
-    seen = {key: value for key, value in seen.items() if value is not None}
+    seen = {key: value for key, value in seen.items() if hasattr(value, "shape")}
     if not seen:
         raise UserError(
             f"{path} has no field 'observation' or 'state', only {sorted(file)}: nothing is observed in it."
@@ -152,7 +159,7 @@ def _npz(path: Path) -> Iterator[Recording]:
     rows = _fields(path, file, ("action", "reward"), names)
     seen = {"state": file["state"]} if "state" in file else {}
     if "image" in file:
-        seen["pixels"] = file["image"].transpose(0, 3, 1, 2)
+        seen["pixels"] = file["image"].transpose(0, 3, 1, 2) if file["image"].ndim == 4 else file["image"]
     if not seen:
         raise UserError(f"{path} has no field 'image' or 'state', only {names}: nothing is observed in it.")
     terminal = file["is_terminal"] if "is_terminal" in file else file.get("discount", np.ones(1)) == 0
@@ -223,8 +230,10 @@ def _recording(
     terminal: bool,
     skill: np.ndarray | None = None,
 ) -> Recording:
-    """Checked: as many rows of everything, and nothing but numbers."""
+    """Checked: as many rows of everything, of the right shapes, and nothing but numbers."""
     reward = np.asarray(reward, np.float32).reshape(-1)
+    for key, value in observations.items():
+        require_layout(source, key, value)
     rows = {"action": action, "reward": reward, **observations} | ({} if skill is None else {SKILL: np.ravel(skill)})
     lengths = {key: len(value) for key, value in rows.items()}
     if len(set(lengths.values())) > 1:
@@ -238,14 +247,30 @@ def _recording(
     return Recording(source, observations, action, reward, terminal, None if skill is None else rows[SKILL])
 
 
+def require_layout(source: str, key: str, value: np.ndarray) -> None:
+    """Refuse what is not uint8 frames [T, C, H, W], or numbers [T, n]."""
+    kind = f"{value.dtype} {value.shape}"
+    if not key.endswith("pixels"):
+        if value.ndim != 2:
+            raise UserError(f"{source}: {key!r} is {kind}, where numbers [T, n] are expected.")
+        return
+    if value.dtype != np.uint8 or value.ndim != 4 or value.shape[1] % 3 or value.shape[1] > min(value.shape[2:]):
+        raise UserError(
+            f"{source}: {key!r} is {kind}, where uint8 frames of 3 channels are expected, or a multiple of 3: "
+            "[T, C, H, W] in HDF5 files, [T, H, W, C] in npz files."
+        )
+
+
 def _fields(
     path: Path, file: Mapping[str, Any], wanted: tuple[str, ...], names: list[str] | None = None
 ) -> dict[str, Any]:
     for name in wanted:
-        if name not in file:
+        if not hasattr(file.get(name), "shape"):
             raise UserError(
                 f"{path} has no field {name!r}, only {names or sorted(file)}: its layout is not known here."
             )
+        if 0 in file[name].shape[:1]:
+            raise UserError(f"{path}: field {name!r} has no rows.")
     return {name: file[name] for name in wanted}
 
 

@@ -28,7 +28,13 @@ DRAWN = ("camera", "render.quality")
 
 
 def open_dataset(
-    name: str | Sequence[str], spec: Spec, folder: Path, limit_gib: int | float, cross_resets: bool, seed: int
+    name: str | Sequence[str],
+    spec: Spec,
+    folder: Path,
+    limit_gib: int | float,
+    cross_resets: bool,
+    seed: int,
+    action_repeat: int = 1,
 ) -> Replay:
     """The dataset ``name``, or several as one, with the columns of ``spec`` in it.
 
@@ -41,7 +47,7 @@ def open_dataset(
     """
     own = replay_folder(name, folder)
     if not (own / "replay.json").exists():
-        copy_into(own, name, spec, limit_gib)
+        copy_into(own, name, spec, limit_gib, action_repeat)
     replay = Replay.open(own, cross_resets, seed)
     require_columns(str(own), {k: (tuple(s), str(d)) for k, (s, d) in replay.layout.spec.items()}, spec)
     replay.restrict([*spec, SKILL])
@@ -71,7 +77,7 @@ def replay_folder(name: str | Sequence[str] | None, folder: Path) -> Path:
     return (own_folder(Path(name)) if isinstance(name, str) else None) or folder
 
 
-def copy_into(folder: Path, name: str | Sequence[str], spec: Spec, limit_gib: int | float) -> None:
+def copy_into(folder: Path, name: str | Sequence[str], spec: Spec, limit_gib: int | float, action_repeat: int) -> None:
     """Write every episode of datasets into a replay of one environment, one episode in memory at a time."""
     counted = [(len(episode.action), episode.skill is not None) for episode in episodes(name)]
     if not counted:
@@ -82,7 +88,8 @@ def copy_into(folder: Path, name: str | Sequence[str], spec: Spec, limit_gib: in
     for episode in tqdm(episodes(name), f"copying data={name}", len(counted), unit="episode", file=sys.stdout):
         for row in rows_of(episode, spec):
             replay.extend(row)
-    card = write_card(folder, {"dataset": name if isinstance(name, str) else list(name)})
+    frames = action_repeat * sum(length - 1 for length, _ in counted)
+    card = write_card(folder, {"dataset": name if isinstance(name, str) else list(name), "frames": frames})
     log.info("data=%s: %d episodes, %d rows, as %s says", name, card["episodes"], card["rows"], folder / "card.md")
 
 
@@ -113,7 +120,7 @@ def rows_of(episode: Recording, spec: Spec) -> Iterable[dict[str, torch.Tensor]]
         "action": episode.action,
         "reward": episode.reward,
         "is_first": np.arange(length) == 0,
-        "is_last": np.arange(length) == length - 1,
+        "is_last": (np.arange(length) == length - 1) & episode.finished,
         "is_terminal": (np.arange(length) == length - 1) & episode.terminal,
     }
     if episode.skill is not None:
