@@ -1,6 +1,7 @@
 """Record a dataset: `python scripts/collect.py to=data/cheetah env.task=cheetah_run frames=20000 planner=random`.
 
-With `run=runs/<folder>` a trained planner acts, with its model; without, any planner that consults none.
+With `run=runs/<folder>` a trained planner acts, with its model, exploring unless `explore=false`; without, any planner
+that consults none.
 """
 
 from __future__ import annotations
@@ -8,11 +9,11 @@ from __future__ import annotations
 
 def main(words: list[str]) -> None:
     """Fill a replay folder, which `worldmodels.data.replay.Replay.open` reads."""
-    from worldmodels.cli import count, take
+    from worldmodels.cli import count, take, yes
     from worldmodels.recording import record
 
-    own, overrides = take(words, {"to": str, "run": str, "frames": count}, required=("to",))
-    record(own["to"], own.get("run"), own.get("frames"), overrides)
+    own, overrides = take(words, {"to": str, "run": str, "frames": count, "explore": yes}, required=("to",))
+    record(own["to"], own.get("run"), own.get("frames"), overrides, own.get("explore", True))
 
 
 if __name__ == "__main__":

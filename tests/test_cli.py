@@ -131,6 +131,9 @@ def test_scripts_say_what_they_need(said):
     )
     assert_matches(said.refusal("collect"), "say which to")
     assert_matches(said.refusal("collect", "to=nowhere", *ENV), "planner=mppi consults a world model")
+    assert_matches(
+        said.refusal("collect", "to=nowhere", "planner=random", "explore=false"), "explore=false is for run="
+    )
     assert not Path("nowhere").exists()
 
 

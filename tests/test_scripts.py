@@ -193,6 +193,19 @@ def test_collecting_keeps_every_row(tmp_path, finished_run, planner):
     assert 50 <= frames < 50 + envs
 
 
+def test_a_trained_planner_is_recorded_exploring_or_as_it_is_scored(tmp_path, finished_run):
+    def actions(*words):
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        script("collect")([f"to={folder}", "frames=30", f"run={finished_run}", "env.num_envs=2", *words])
+        card = json.loads((folder / "card.json").read_text())
+        assert card["explores"] == ("explore=false" not in words)
+        return Replay.open(folder).every(5)["action"]
+
+    exploring, scored = actions(), actions("explore=false")
+    assert not torch.equal(exploring, scored)
+    assert torch.equal(scored, actions("explore=false"))
+
+
 def test_a_run_loads_in_five_lines(finished_run):
     from worldmodels import load_run
 

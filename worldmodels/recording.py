@@ -29,11 +29,14 @@ from worldmodels.timing import Stopwatch
 log = logging.getLogger(__name__)
 
 
-def record(to: str, run_folder: str | None, frames: int | None, overrides: list[str]) -> Path:
+def record(to: str, run_folder: str | None, frames: int | None, overrides: list[str], explore: bool = True) -> Path:
     """Record ``frames`` environment frames into the replay folder ``to``.
 
-    A run's planner consults its model; without a run, the planner must be one that looks at nothing.
+    A run's planner consults its model, and explores or does not; without a run, the planner must be one that looks at
+    nothing.
     """
+    if not (run_folder or explore):
+        raise UserError("explore=false is for run=<folder>: a planner that looks at nothing acts as it does.")
     folder = Path(to)
     if folder.exists() and any(folder.iterdir()):
         raise UserError(f"{folder} is not empty: choose another folder for the recording.")
@@ -47,7 +50,7 @@ def record(to: str, run_folder: str | None, frames: int | None, overrides: list[
     ):
         if run:
             require_same_spaces(envs, run.model, run.planner)
-        planner, actor = policy(run, envs) if run else blind_policy(cfg, envs)
+        planner, actor = policy(run, envs, explore) if run else blind_policy(cfg, envs)
         # Every episode adds the row it begins with, and its last decision may be shorter than action_repeat.
         rows = 2 * frames // cfg.env.get("action_repeat", 1) + envs.num_envs
         replay = Replay(folder, row_spec(envs), envs.num_envs, rows, cfg.data.limit_gib, seed=cfg.seed)
@@ -64,6 +67,7 @@ def record(to: str, run_folder: str | None, frames: int | None, overrides: list[
         "settings": settings,
         "planner": cfg.choices.planner,
         "run": run_folder,
+        "explores": explore,
         "seed": cfg.seed,
     }
     card = write_card(folder, what | {"frames": collector.frames, "collected": f"{datetime.now():%Y-%m-%d}"})
@@ -82,11 +86,12 @@ def record(to: str, run_folder: str | None, frames: int | None, overrides: list[
     return folder
 
 
-def policy(run: Run, envs: VectorEnv) -> tuple[Planner, Actor]:
-    """A trained planner and the model it consults, exploring."""
+def policy(run: Run, envs: VectorEnv, explore: bool) -> tuple[Planner, Actor]:
+    """A trained planner and the model it consults."""
     device = run.model.device
     amp = precision.context(run.cfg.trainer.precision, device)
-    return run.planner, Actor(envs.num_envs, run.model, True, torch.Generator(device).manual_seed(run.cfg.seed), amp)
+    generator = torch.Generator(device).manual_seed(run.cfg.seed)
+    return run.planner, Actor(envs.num_envs, run.model, explore, generator, amp)
 
 
 def blind_policy(cfg, envs: VectorEnv) -> tuple[Planner, Blind]:
