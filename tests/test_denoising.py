@@ -88,6 +88,8 @@ def test_a_planner_is_trained_on_a_frozen_model_from_the_recording(runs, recordi
     assert cfg.planner.learner.loss_scales == {"denoise": 1.0, "forward": 1.0, "critic": 0.5}
     with pytest.raises(UserError, match=r"no key 'planner\.lerner\.more'\. Did you mean 'planner\.learner'"):
         override(cfg, ["+planner.lerner.more=1"])
+    with pytest.raises(UserError, match="no key 'updatez'"):
+        override(cfg, ["+updatez=1"])
 
 
 def test_a_trained_run_takes_another_sampler_but_not_more_steps_than_it_learned(runs):

@@ -27,7 +27,7 @@ from worldmodels.model import WorldModel
 from worldmodels.runs import Run
 
 WEIGHTS = (0.0, 0.5, 1.0, 2.0, 4.0)
-"""Of guidance, side by side."""
+"""Of guidance, in multiples of its own weights, side by side."""
 SHOWN = 8
 """Steps of a plan whose decoded frames are shown."""
 

@@ -67,7 +67,7 @@ def record(to: str, run_folder: str | None, frames: int | None, overrides: list[
         "settings": settings,
         "planner": cfg.choices.planner,
         "run": run_folder,
-        "explores": explore,
+        "explores": explore if run else None,
         "seed": cfg.seed,
     }
     card = write_card(folder, what | {"frames": collector.frames, "collected": f"{datetime.now():%Y-%m-%d}"})

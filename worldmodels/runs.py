@@ -239,7 +239,7 @@ def override(cfg: DictConfig, overrides: list[str], learned: bool = True) -> Dic
     adding = {word.lstrip("+"): word.startswith("+") for word in overrides}
     for word in sorted(adding, key=is_group, reverse=True):  # a group first, then keys inside it
         key, equals, value = word.partition("=")
-        added = adding[word] and isinstance(OmegaConf.select(cfg, key.rpartition(".")[0]), DictConfig)
+        added = adding[word] and "." in key and isinstance(OmegaConf.select(cfg, key.rpartition(".")[0]), DictConfig)
         if not equals:
             raise UserError(f"{word!r} is not of the form key=value.{near_match(key, dotted_keys(cfg))}")
         if is_group(word) and value == cfg.choices.get(key):

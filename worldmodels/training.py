@@ -259,7 +259,7 @@ def build_offline(
     lost = sum(length for length in replay.episode_lengths() if length < needed) / len(replay)
     if lost > 0.01:
         log.warning(
-            "data=%s: %.0f %% of the rows are in episodes of less than %d, of which nothing is learned",
+            "data=%s: %.0f %% of the rows are in episodes of less than %d, too short for a whole window or plan",
             *(data.dataset, 100 * lost, needed),
         )
     return OfflineDataset(replay, data.batch_size, rows, cfg.updates, watch, repeat)
