@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from omegaconf import OmegaConf
-from true_models import Chain, LinearGaussian
+from true_models import Chain, LinearGaussian, WithGoal
 
 from worldmodels.build import build_planner
 from worldmodels.cli import load_config
@@ -23,6 +23,7 @@ CONFIGS = Path(__file__).parents[1] / "configs" / "planner"
 #   guided    searches with what it learned
 #   denoises  samples plans from a diffusion model that it learned
 #   clones    learns a policy and no value
+#   goals     denoises too, on the way to a goal that observations show
 #   scripted  is written by hand for one environment, whose tests it has
 PLANNERS = {
     "random": "blind",
@@ -42,7 +43,7 @@ PLANNERS = {
     "diffusion_goals": "goals",
     "waypoints": "scripted",
 }
-GENERAL = [name for name, kind in PLANNERS.items() if kind not in ("scripted", "goals")]
+GENERAL = [name for name, kind in PLANNERS.items() if kind != "scripted"]
 SEARCHING = [name for name, kind in PLANNERS.items() if kind == "samples"]
 PLANNING = [name for name, kind in PLANNERS.items() if kind in ("samples", "ascends")]
 LEARNING = [name for name, kind in PLANNERS.items() if kind in ("learns", "guided")]
@@ -74,7 +75,7 @@ def options(name, **overrides):
     search, learner = config.get("search", config), config.get("learner", config)
     wanted = SEARCH | ({"iterations": 60} if name == "gradient" else {}) | overrides
     search |= {key: value for key, value in wanted.items() if key in search}
-    for part in learner.keys() & {"actor", "critic", "policy", "q", "inverse"}:
+    for part in learner.keys() & {"actor", "critic", "policy", "q", "inverse", "forward_model"}:
         if learner[part] is not None:
             learner[part] |= {"units": overrides.get("units", 16), "layers": 1}
     if "acting" in config:
@@ -87,19 +88,20 @@ def options(name, **overrides):
 
 def build(name, model, terminal_value=None, **overrides):
     config = OmegaConf.create(options(name, **overrides))
-    planner = build_planner(config, model.action_dim, model.discrete, model.feat_dim)
+    planner = build_planner(config, model.action_dim, model.discrete, model.feat_dim, goal_dim=model.goal_dim)
     if terminal_value is not None:
         planner.terminal_value = terminal_value
     return planner.eval()
 
 
-def world(discrete):
-    """A model and five different states of it."""
-    if discrete:
-        model = Chain()
-        return model, model.at(0, 3, 5, 1, 2)
-    model = LinearGaussian()
-    return model, model.start(5)
+def world(discrete, name=""):
+    """A model and five different states of it, with goals where a planner of this name needs them."""
+    model = Chain() if discrete else LinearGaussian()
+    state = model.at(0, 3, 5, 1, 2) if discrete else model.start(5)
+    if PLANNERS.get(name) != "goals":
+        return model, state
+    aimed = WithGoal(model)
+    return aimed, aimed.aimed(state, state.feat.flip(0))
 
 
 def seeded(seed=0):

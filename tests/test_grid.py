@@ -16,9 +16,11 @@ from dynamics_cases import TINY
 from model_cases import ACTION, PIXELS, STATE, batch
 from omegaconf import OmegaConf
 from planner_cases import GENERAL
+from planner_cases import PLANNERS as KIND
 
 from worldmodels.build import build_model
 from worldmodels.cli import load_config
+from worldmodels.envs.base import GOAL
 from worldmodels.training import Spaces, build_module
 
 DYNAMICS = sorted(path.stem for path in (Path(__file__).parents[1] / "configs" / "dynamics").glob("*.yaml"))
@@ -59,9 +61,10 @@ def test_the_covering_set_is_small_and_covers():
     assert {case[1] for case in cases} == set(GENERAL)
 
 
-def configured(backbone: str, planner: str):
-    """Its configuration at the smallest size."""
-    words = [*TINY, f"dynamics={backbone}", f"planner={planner}", "denoiser.width=16"]
+def configured(backbone: str, planner: str, observed: str):
+    """Its configuration at the smallest size; either denoiser meets every backbone."""
+    denoiser = {"pixels": "unet", "state": "transformer"}[observed]
+    words = [*TINY, f"dynamics={backbone}", f"planner={planner}", f"denoiser={denoiser}", "denoiser.width=16"]
     if backbone == "transformer":
         words.append("dynamics.core.window=16")
     chosen = load_config(words).planner
@@ -108,8 +111,11 @@ def acted(module, observations, rows, discrete, seed):
 def test_it_acts_learns_is_saved_and_taken_up_again(case, tmp_path):
     backbone, planner, actions, observed = case
     discrete, observations = actions == "discrete", PIXELS if observed == "pixels" else STATE
-    cfg = configured(backbone, planner)
+    cfg = configured(backbone, planner, observed)
     rows = batch(size=2, length=5, observations=observations)
+    if KIND[planner] == "goals":
+        rows |= {GOAL + observed: rows[observed].flip(1)}
+        observations = observations | {GOAL + observed: observations[observed]}
     if discrete:
         rows["action"] = torch.nn.functional.one_hot(rows["action"].argmax(-1), ACTION).float()
     torch.manual_seed(0)

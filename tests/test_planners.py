@@ -55,11 +55,12 @@ def test_every_config_has_a_row():
 @every
 @both_spaces
 def test_initialisation_reaches_what_is_learned(name, discrete):
-    model, _ = world(discrete)
+    model, _ = world(discrete, name)
+    config = OmegaConf.create(options(name))
     torch.use_deterministic_algorithms(True)  # fills what is allocated and not initialised with NaN
     try:
         first, other, again = (
-            build_planner(OmegaConf.create(options(name)), model.action_dim, discrete, model.feat_dim, seed)
+            build_planner(config, model.action_dim, discrete, model.feat_dim, seed, model.goal_dim)
             for seed in (0, 1, 0)
         )
     finally:
@@ -75,7 +76,7 @@ def test_initialisation_reaches_what_is_learned(name, discrete):
 @both_spaces
 @pytest.mark.parametrize("explore", [False, True])
 def test_actions_fit_the_space_and_nothing_is_touched(name, discrete, explore):
-    model, state = world(discrete)
+    model, state = world(discrete, name)
     planner = build(name, model)
     memory = planner.initial(5)
     for _ in range(3):
@@ -100,7 +101,7 @@ def test_actions_fit_the_space_and_nothing_is_touched(name, discrete, explore):
 @every
 @both_spaces
 def test_same_seed_same_plan_other_seed_other_plan(name, discrete):
-    model, state = world(discrete)
+    model, state = world(discrete, name)
     planner = build(name, model)
 
     def run(seed):
@@ -119,7 +120,7 @@ def test_same_seed_same_plan_other_seed_other_plan(name, discrete):
 @pytest.mark.parametrize("replan_every", [1, 3])
 @pytest.mark.parametrize("explore", [False, True])
 def test_planning_together_equals_planning_one_by_one(name, discrete, replan_every, explore):
-    model, state = world(discrete)
+    model, state = world(discrete, name)
     planner = build(name, model, replan_every=replan_every, noise_beta=1.0, beta=1.0, length=4)
     if not discrete:  # in a chain, ways that end alike would tie, and rounding choose among them
         randomise(planner)
@@ -139,7 +140,7 @@ def test_planning_together_equals_planning_one_by_one(name, discrete, replan_eve
 @every
 @both_spaces
 def test_evaluating_in_between_changes_no_training_action(name, discrete):
-    model, state = world(discrete)
+    model, state = world(discrete, name)
     planner = build(name, model)
 
     def run(evaluate):
@@ -157,7 +158,7 @@ def test_evaluating_in_between_changes_no_training_action(name, discrete):
 @every
 @both_spaces
 def test_a_reset_row_plans_as_if_new_and_the_others_go_on(name, discrete):
-    model, state = world(discrete)
+    model, state = world(discrete, name)
     planner = build(name, model, noise_beta=1.0, beta=2.0)
     _, memory = planner.act(model, state, planner.initial(5), none(5), True, seeded())
     with_reset, _ = planner.act(model, state, memory, flags(0, 0, 1, 0, 0), True, seeded(1))
@@ -257,7 +258,7 @@ def test_coloured_noise_keeps_unit_variance_and_gains_the_spectrum(length):
 
 @every
 def test_planners_hold_no_state_between_decisions(name):
-    model, state = world(False)
+    model, state = world(False, name)
     planner = build(name, model)
     before = {key: value for key, value in vars(planner).items() if not key.startswith("_")}
     planner.act(model, state, planner.initial(5), none(5), True, seeded())

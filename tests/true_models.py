@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dynamics.base import State
+from dynamics.goal import split_goal
 from worldmodels.trajectory import Trajectory
 
 
@@ -15,6 +16,7 @@ class TrueModel:
     """Imagines by ``step(feat, action) -> feat, reward, cont`` and keeps what it was asked."""
 
     feat_dim: int
+    goal_dim: int = 0
     action_dim: int
     discrete: bool
 
@@ -122,3 +124,21 @@ class Chain(TrueModel):
     def value(self, gamma: float):
         """The value of heading straight for the goal, from feat [N, 1]."""
         return lambda feat: gamma ** (self.goal - 1 - feat[:, 0])
+
+
+class WithGoal(TrueModel):
+    """Another of these worlds, each state with the latent of a goal behind it, which stays as it is."""
+
+    def __init__(self, world: TrueModel) -> None:
+        super().__init__()
+        self.world, self.goal_dim, self.feat_dim = world, world.feat_dim, 2 * world.feat_dim
+        self.action_dim, self.discrete = world.action_dim, world.discrete
+
+    def aimed(self, state: State, goal: Tensor) -> State:
+        """Its states with these goals."""
+        return State(torch.cat([state.feat, goal], dim=-1), state.memory)
+
+    def step(self, feat: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        now, goal = split_goal(feat, self.goal_dim)
+        led, reward, cont = self.world.step(now, action)
+        return torch.cat([led, goal], dim=-1), reward, cont
