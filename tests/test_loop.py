@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import math
 from pathlib import Path
 
@@ -276,3 +277,12 @@ def test_a_checkpoint_survives_that_its_environments_die_of_being_put_back(tmp_p
     with pytest.raises(UserError, match="died with exit code 7"):
         trained(tmp_path, *words, checkpoint=str(file))
     assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize(("steps", "told"), [(7, False), (6, True)])
+def test_plans_that_no_episode_is_long_enough_for_are_told_once(steps, told, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("worldmodels"), "propagate", True)
+    with caplog.at_level(logging.WARNING):
+        trained(tmp_path, *ENV, f"env.lengths=[{steps}]", "planner=diffusion", "planner.plan_horizon=7",
+                "denoiser.width=16", "planner.acting.steps=2", at=[At(3, stop)])  # fmt: skip
+    assert caplog.text.count("has the 8 rows that a plan takes to be learned from, the longest has 7") == told

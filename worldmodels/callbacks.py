@@ -92,6 +92,29 @@ class Episodes(lightning.Callback):
         trainer.should_stop = trainer.should_stop or self.ctrl_c.pressed
 
 
+class ShortEpisodes(lightning.Callback):
+    """Says so where no episode before the first update is long enough to teach a planner anything.
+
+    A recording like that is refused; online, later episodes may be longer.
+    """
+
+    def __init__(self, dataset: OnlineDataset | OfflineDataset, needed: int) -> None:
+        self.dataset, self.needed, self.looked = dataset, needed, False
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        """Look once."""
+        if self.looked:
+            return
+        self.looked = True
+        longest = max(self.dataset.replay.episode_lengths(), default=0)
+        if longest < self.needed:
+            log.warning(
+                "no episode so far has the %d rows that a plan takes to be learned from, the longest has %d: until one "
+                "has, plans are not learned; lower planner.plan_horizon",
+                *(self.needed, longest),
+            )
+
+
 class PlainFiles(TorchCheckpointIO):
     """Writes where it is told; Lightning's own goes by way of the disk of temporary files, which may be another."""
 

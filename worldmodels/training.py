@@ -23,7 +23,7 @@ from worldmodels.build import (
     prefix_rows,
     require_length,
 )
-from worldmodels.callbacks import Checkpoints, Episodes, PlainFiles, Progress, UpdateTimer, Watch
+from worldmodels.callbacks import Checkpoints, Episodes, PlainFiles, Progress, ShortEpisodes, UpdateTimer, Watch
 from worldmodels.cli import CtrlC
 from worldmodels.data.collect import Actor, Collector, row_spec
 from worldmodels.data.datamodule import OfflineDataset, OnlineData, OnlineDataset, Schedule
@@ -92,6 +92,7 @@ def assemble(cfg: DictConfig, folder: Path, ctrl_c: CtrlC, resumed_at: int = 0) 
             progress,
             UpdateTimer(watch),
             Episodes(dataset, progress, ctrl_c),
+            ShortEpisodes(dataset, module.planner.whole),
             checkpoints,
             Watch(
                 dataset,
