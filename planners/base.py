@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -48,6 +48,9 @@ class Planner(nn.Module, ABC):
     reads_state: bool = False
     """True: it needs no model, but the observation's ``state`` (and the goal's) where others get features."""
 
+    trained_with: ClassVar[tuple[str, ...]] = ()
+    """Options of its group that what it learned depends on without a shape that tells: they stay as a run has them."""
+
     def __init__(self, action_dim: int, discrete: bool) -> None:
         super().__init__()
         self.action_dim = action_dim
@@ -64,7 +67,7 @@ class Planner(nn.Module, ABC):
         return self
 
     @property
-    def whole(self) -> int:
+    def required_rows(self) -> int:
         """Rows of one episode that a training window must hold to teach it anything."""
         return 1
 

@@ -87,6 +87,7 @@ class Diffusion(Replanner):
         guidance: gradients that move plans, by name; of weight 0: not in use.
     """
 
+    trained_with = ("plan_horizon", "learner.goal_share", "learner.trajectories.schedule")
     cold = "planner.acting.kept=0"
 
     def __init__(
@@ -135,16 +136,16 @@ class Diffusion(Replanner):
         return {name: weight for name, weight in all_of_them.items() if weight != 0}
 
     @property
-    def whole(self) -> int:
+    def required_rows(self) -> int:
         """A trajectory, and where its last action led."""
         return self.plan_horizon + 1
 
     def check(self, dynamics: Dynamics, length: int) -> None:
         """A window must hold a whole trajectory, and where its last action led."""
         require(
-            length >= self.whole,
+            length >= self.required_rows,
             f"planner.plan_horizon={self.plan_horizon} is longer than the windows it learns from: data.length={length} "
-            f"must be at least {self.whole}.",
+            f"must be at least {self.required_rows}.",
         )
 
     def loss(self, model: WorldModel, rollout: Rollout, batch: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -77,8 +77,8 @@ class TrajectoryLearner(nn.Module):
         self.forward_model = None
         if forward_model is not None:
             self.forward_model = MLP(latent + action_dim, out_dim=latent, out_scale=0.0, **forward_model)
-            self.residuals = Normaliser(latent)
-            self.arrivals = Normaliser(latent) if goal_dim else None
+            self.step_errors = Normaliser(latent)
+            self.arrival_errors = Normaliser(latent) if goal_dim else None
 
     def loss(self, model: WorldModel, rollout: Rollout, batch: dict[str, Tensor], length: int) -> dict[str, Tensor]:
         """``denoise`` [B K, L] on the K windows of L steps in each row, and what else is learned.
@@ -94,8 +94,8 @@ class TrajectoryLearner(nn.Module):
         if self.training:
             self.trajectories.normaliser.follow(x, window.whole)
         labels = {name: label.of(window) for name, label in self.labels.items()}
-        share = window.whole.numel() / window.whole.sum().clamp(min=1)
-        counts = (window.whole * share)[:, None]
+        rescale = window.whole.numel() / window.whole.sum().clamp(min=1)
+        counts = (window.whole * rescale)[:, None]
         losses = {"denoise": counts * self.trajectories.loss(x, given, labels)}
         if self.critic is not None:
             losses["critic"] = self._critic_loss(rollout, batch)
@@ -173,10 +173,10 @@ class TrajectoryLearner(nn.Module):
         led = self.foreseen(window.feat[:, :-1], window.action[:, :-1])
         errors = led - window.feat[:, 1:]
         if self.training:
-            self.residuals.follow(errors, window.whole)
+            self.step_errors.follow(errors, window.whole)
             if window.goal is not None:
                 arriving = led[torch.arange(len(ends), device=ends.device), ends.clamp(max=led.shape[1]) - 1]
-                self.arrivals.follow((arriving - window.goal)[:, None], window.whole & (ends <= led.shape[1]))
+                self.arrival_errors.follow((arriving - window.goal)[:, None], window.whole & (ends <= led.shape[1]))
         return (errors / self.trajectories.latent_std()).square().mean(-1)
 
     def foreseen(
@@ -193,11 +193,11 @@ class TrajectoryLearner(nn.Module):
 
         No number counts for more than if it were foreseen to 5 % of its deviation: plans are not denoised more exactly.
         """
-        return self._in_usual(led - shown, self.residuals)
+        return self._in_usual(led - shown, self.step_errors)
 
     def arrival_jumps(self, led: Float[Tensor, "... F"], goal: Float[Tensor, "... F"]) -> Float[Tensor, "..."]:
         """The same of a latent and a goal, in what recorded arrivals err by: a goal shows less than a state does."""
-        return self._in_usual(led - goal, self.arrivals)
+        return self._in_usual(led - goal, self.arrival_errors)
 
     def _in_usual(self, error: Tensor, usual: Normaliser) -> Tensor:
         least = (0.05 * self.trajectories.latent_std()).square()

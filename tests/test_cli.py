@@ -180,7 +180,9 @@ def test_a_denoiser_reaches_the_planner_that_is_made_with_it(run_folder, words):
 def test_what_a_denoiser_was_trained_with_stays(run_folder, word):
     before = override(read_config(run_folder), ["planner=diffusion"])
     require_learned(override(before, ["planner.acting.steps=5"]), before, run_folder)
-    with pytest.raises(UserError, match=r"trajectories\.schedule cannot change: the denoiser in .* was trained with"):
+    with pytest.raises(
+        UserError, match=r"trajectories\.schedule cannot change: what the planner in .* learned was trained with"
+    ):
         require_learned(override(before, [f"planner.learner.trajectories.schedule.{word}"]), before, run_folder)
 
 

@@ -232,7 +232,7 @@ def nan(value):
             r"'pixels' is uint8 \(5, \d+, \d+, 3\), where uint8",
         ),
         (replaced("observation", lambda x: x[:, 0, 0] / 9.0), r"a\.hdf5, rows 0 to 4: 'pixels' is float64 \(5, \d+\)"),
-        (grouped("observation"), r"a\.hdf5 has no field 'observation' or 'state'"),
+        (grouped("observation"), r"a\.hdf5: the field that should hold pixels is a group of \[\], not an array"),
         (grouped("action"), r"a\.hdf5 has no field 'action'"),
         (emptied, r"a\.hdf5: field 'action' has no rows"),
         (replaced("action", lambda x: x[:, :1]), r"a\.hdf5, rows 0 to 4: 'action' is float32 \(1,\), where .* \(2,\)"),

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 import yaml
+from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
@@ -41,8 +42,6 @@ WEIGHTS = ("dynamics", "space", "size", "encoder", "objective", "heads")
 """Groups that a run's weights depend on."""
 WITHIN = ("size", "space", "denoiser")
 """Groups that others are made with."""
-DENOISER = ("plan_horizon", "learner.goal_share", "learner.trajectories.schedule")
-"""What a denoiser was trained with and no weight's shape depends on."""
 NET = "planner.learner.trajectories.net"
 """Where a planner keeps its denoiser."""
 
@@ -168,13 +167,11 @@ def require_learned(cfg: DictConfig, before: DictConfig, path: Path) -> None:
             f"planner={before.choices.planner}): train them with `python scripts/train.py world_model={path} "
             f"planner={cfg.choices.planner}`."
         )
-    denoises = OmegaConf.select(cfg.planner, DENOISER[-1]) is not None
-    for key in DENOISER if denoises else ():
+    for key in get_class(cfg.planner._target_).trained_with:
         trained = OmegaConf.select(before.planner, key)
         if OmegaConf.select(cfg.planner, key) != trained:
             raise UserError(
-                f"planner.{key} cannot change: the denoiser in {path} was trained with {trained}. (Sampling in fewer "
-                "steps is planner.acting.steps.)"
+                f"planner.{key} cannot change: what the planner in {path} learned was trained with {trained}."
             )
 
 
@@ -200,8 +197,8 @@ def keep_learned(planner: DictConfig, before: DictConfig) -> DictConfig:
     if learner.get("feat_dim", MISSING) is MISSING or setting(planner) != setting(before):
         return planner
     with open_dict(planner):
-        if OmegaConf.select(planner, DENOISER[-1]) is not None:
-            planner.plan_horizon = before.plan_horizon
+        for key in get_class(planner._target_).trained_with:
+            OmegaConf.update(planner, key, OmegaConf.select(before, key), merge=False)
         for key in learner.keys() & trained.keys() - {"_partial_"}:
             learner[key] = trained[key]
         if "search" in planner:

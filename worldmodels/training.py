@@ -92,7 +92,7 @@ def assemble(cfg: DictConfig, folder: Path, ctrl_c: CtrlC, resumed_at: int = 0) 
             progress,
             UpdateTimer(watch),
             Episodes(dataset, progress, ctrl_c),
-            ShortEpisodes(dataset, module.planner.whole),
+            ShortEpisodes(dataset, module.planner.required_rows),
             checkpoints,
             Watch(
                 dataset,
@@ -250,7 +250,7 @@ def build_offline(
     )
     log.info("data=%s: %s", data.dataset, replay.describe())
     longest, rows = max(replay.episode_lengths(), default=0), data.length + module.prefix
-    needed = module.planner.whole if data.cross_resets else max(rows, module.planner.whole)
+    needed = module.planner.required_rows if data.cross_resets else max(rows, module.planner.required_rows)
     if longest < needed:
         raise UserError(
             f"data={data.dataset}: the longest of its episodes has {longest} rows, and windows "

@@ -97,7 +97,10 @@ def _vd4rl(path: Path, file: Mapping[str, Any]) -> Iterator[Recording]:
     """Episodes behind one another, ``step_type`` 0 in each first row and 2 in each last; without it, one episode."""
     rows = _fields(path, file, ("action", "reward"))
     seen = {"pixels": file.get("observation", file.get("pixels")), "state": file.get("state")}
-    seen = {key: value for key, value in seen.items() if hasattr(value, "shape")}
+    seen = {key: value for key, value in seen.items() if value is not None}
+    for key, value in seen.items():
+        if not hasattr(value, "shape"):
+            raise UserError(f"{path}: the field that should hold {key} is a group of {sorted(value)}, not an array.")
     if not seen:
         raise UserError(
             f"{path} has no field 'observation' or 'state', only {sorted(file)}: nothing is observed in it."
