@@ -29,6 +29,10 @@ class StepEmbedding(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
+        require(
+            dim >= 2 and dim % 2 == 0,
+            f"planner.learner.trajectories.cond_dim={dim} must be an even number: half of it are sines, half cosines.",
+        )
         self.dim = dim
         self.net = nn.Sequential(init_(nn.Linear(dim, 2 * dim)), nn.SiLU(), init_(nn.Linear(2 * dim, dim)))
 

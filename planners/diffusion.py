@@ -39,7 +39,7 @@ class Acting:
     candidates: int = 4
     """Plans sampled from pure noise, of which the best is followed."""
     kept: int = 4
-    """Further ones, sampled from the rest of the plan before with ``share`` of the noise put back; 0: none."""
+    """Further ones, from the rest of the plan before, noised again as far as ``share`` says; 0: none."""
     share: float = 0.5
     """Of the diffusion steps that the rest of a plan goes through again."""
     replan_every: int = 4
@@ -87,7 +87,7 @@ class Diffusion(Replanner):
         guidance: gradients that move plans, by name; of weight 0: not in use.
     """
 
-    trained_with = ("plan_horizon", "learner.goal_share", "learner.trajectories.schedule")
+    trained_with = ("plan_horizon", "learner.goal_share", "learner.gamma", "learner.trajectories.schedule")
     cold = "planner.acting.kept=0"
 
     def __init__(

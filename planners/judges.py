@@ -100,6 +100,9 @@ class Stepwise(Judge):
             learner.forward_model is not None,
             "planner.judge=Stepwise foresees single steps: give planner.learner.forward_model its units, and train it.",
         )
+        require(
+            learner.gamma > 0, f"planner.learner.gamma={learner.gamma} must be positive where its logarithm is a price."
+        )
 
     def values(
         self, model: Any, learner: TrajectoryLearner, plans: Plans, generator: Generator | None

@@ -154,7 +154,8 @@ class Skill(Label):
             "recordings, data=[one,other], or files that have it.",
         )
         if not torch.compiler.is_compiling():  # compiled, an index too high is an error of the graph's
-            highest = int(window.skill.max())
+            lowest, highest = int(window.skill.min()), int(window.skill.max())
+            require(lowest >= 0, f"the recording shows skill {lowest}: planner.learner.labels.skill counts from 0.")
             require(
                 highest < self.width,
                 f"planner.learner.labels.skill.skills={self.width} is too few: the recording shows skill {highest}.",

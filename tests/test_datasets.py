@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 
 import h5py
@@ -11,7 +12,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 from PIL import Image
-from toy_runs import ENV, REST, script
+from toy_runs import ENV, REST, built, script
 
 from worldmodels.cli import load_config
 from worldmodels.data.datamodule import OfflineDataset
@@ -23,6 +24,9 @@ from worldmodels.launch import train
 from worldmodels.runs import load_run, read_checkpoint
 
 LENGTHS = (5, 8)
+OFFLINE = ("data.length=4", "data.cross_resets=false", "updates=12", "trainer.watch_updates=6")
+BARE = tuple(word for word in REST if not word.startswith(("planner.", "data.length", "trainer.watch")))
+DENOISES = ("planner.plan_horizon=3", "denoiser.width=16", "planner.acting.steps=2", "planner.acting.replan_every=1")
 SPEC = {
     "pixels": ((3, 16, 16), torch.uint8),
     "action": ((2,), torch.float32),
@@ -235,6 +239,9 @@ def nan(value):
         (grouped("observation"), r"a\.hdf5: the field that should hold pixels is a group of \[\], not an array"),
         (grouped("action"), r"a\.hdf5 has no field 'action'"),
         (emptied, r"a\.hdf5: field 'action' has no rows"),
+        (replaced("discount", lambda x: x[:-3]), r"a\.hdf5: field 'discount' is of shape \(10,\), where 13 rows"),
+        (replaced("step_type", lambda x: np.append(x, 1)), r"a\.hdf5: field 'step_type' is of shape \(14,\), where 13"),
+        (grouped("step_type"), r"a\.hdf5: field 'step_type' is a group, where 13 rows are expected"),
         (replaced("action", lambda x: x[:, :1]), r"a\.hdf5, rows 0 to 4: 'action' is float32 \(1,\), where .* \(2,\)"),
     ],
 )
@@ -328,41 +335,27 @@ def test_a_recording_with_other_decisions_or_frames_is_refused_and_another_task_
             require_same_world(str(tmp_path / "run"), load_config(["env.action_repeat=2", word, "env.obs=state"]).env)
     assert "was recorded" not in caplog.text
     require_same_world(str(tmp_path / "run"), load_config(["env.action_repeat=2", "env.task=walker_walk"]).env)
-    assert "was recorded in cartpole_swingup, and this is walker_walk" in caplog.text
+    assert "was recorded with env.task=cartpole_swingup, and this is walker_walk" in caplog.text
 
 
 def test_training_looks_at_what_a_recording_was_made_with(dataset, tmp_path):
     other = shutil.copytree(dataset, tmp_path / "other")
     cfg = OmegaConf.load(other / "config.yaml")
     OmegaConf.save({**cfg, "env": {**cfg.env, "action_repeat": 3}}, other / "config.yaml")
-    rest = [word for word in REST if not word.startswith(("planner.", "data.length", "trainer.watch"))]
     with pytest.raises(UserError, match=r"recorded with env\.action_repeat=3"):
-        train([*ENV, *rest, *OFFLINE, f"data={other}", "planner=cloning", f"run_dir={tmp_path / 'run'}"])
+        train([*ENV, *BARE, *OFFLINE, f"data={other}", "planner=cloning", f"run_dir={tmp_path / 'run'}"])
 
 
 def test_what_is_too_short_to_learn_from_is_told(dataset, tmp_path, caplog):
-    rest = [word for word in REST if not word.startswith(("planner.", "data.length", "trainer.watch"))]
     words = [word for word in OFFLINE if not word.startswith("data.length")]
-    train([*ENV, *rest, *words, "data.length=6", f"data={dataset}", "planner=cloning", f"run_dir={tmp_path / 'run'}"])
+    train([*ENV, *BARE, *words, "data.length=6", f"data={dataset}", "planner=cloning", f"run_dir={tmp_path / 'run'}"])
     assert "of the rows are in episodes of less than 6" in caplog.text
-
-
-OFFLINE = ("data.length=4", "data.cross_resets=false", "updates=12", "trainer.watch_updates=6")
 
 
 @pytest.mark.parametrize("planner", ["diffusion", "cloning"])
 def test_a_model_and_a_planner_are_learned_from_a_recording(dataset, tmp_path, planner):
-    own = {
-        "diffusion": [
-            "planner.plan_horizon=3",
-            "denoiser.width=16",
-            "planner.acting.steps=2",
-            "planner.acting.replan_every=1",
-        ],
-        "cloning": [],
-    }[planner]
-    rest = [word for word in REST if not word.startswith(("planner.", "data.length", "trainer.watch"))]
-    train([*ENV, *rest, *OFFLINE, f"data={dataset}", f"planner={planner}", *own, f"run_dir={tmp_path / 'run'}"])
+    own = {"diffusion": DENOISES, "cloning": ()}[planner]
+    train([*ENV, *BARE, *OFFLINE, f"data={dataset}", f"planner={planner}", *own, f"run_dir={tmp_path / 'run'}"])
     before = {file.name: file.read_bytes() for file in dataset.glob("*.memmap")}
     run = load_run(tmp_path / "run")
     assert run.checkpoint["counters"]["updates"] == 12
@@ -390,10 +383,8 @@ def test_resuming_draws_the_windows_that_would_have_come(dataset):
 
 
 def test_from_state_alone_there_is_nothing_to_draw(dataset, tmp_path):
-    rest = [word for word in REST if not word.startswith(("planner.", "data.length", "trainer.watch"))]
-    own = ["planner.plan_horizon=3", "denoiser.width=16", "planner.acting.steps=2", "planner.acting.replan_every=1"]
     env = ["env=counter", "env.num_envs=2", "env.obs=state"]
-    train([*env, *rest, *OFFLINE, f"data={dataset}", "planner=diffusion", *own, f"run_dir={tmp_path / 'run'}"])
+    train([*env, *BARE, *OFFLINE, f"data={dataset}", "planner=diffusion", *DENOISES, f"run_dir={tmp_path / 'run'}"])
     assert (tmp_path / "run" / "evaluation.json").exists()
     assert not (tmp_path / "run" / "denoising.gif").exists()
 
@@ -420,6 +411,30 @@ def test_d4rls_flat_arrays_are_read(tmp_path, led):
     assert [first.terminal, second.terminal, third.terminal] == [led, False, False]
     assert second.observations["state"][:, 0].tolist() == [3, 4, 5] + [105] * led
     assert third.observations["state"][:, 0].tolist() == [6] + [106] * led
+    assert [first.finished, second.finished, third.finished] == [True, True, False]
+
+
+def test_d4rls_files_without_timeouts_are_cut_where_rows_do_not_follow(tmp_path):
+    state = np.array([0.0, 1, 2, 50, 51, 90, 91])[:, None]
+    path = tmp_path / "d4rl.hdf5"
+    with h5py.File(path, "w") as file:
+        file["observations"], file["next_observations"] = state, state + 1
+        file["actions"], file["rewards"], file["terminals"] = 0 * state, np.ones(7), np.arange(7) == 4
+    made = list(read(str(path)))
+    assert [episode.observations["state"][:, 0].tolist() for episode in made] == [
+        [0, 1, 2, 3],
+        [50, 51, 52],
+        [90, 91, 92],
+    ]
+    assert [episode.terminal for episode in made] == [False, True, False]
+    with h5py.File(path, "a") as file:
+        del file["next_observations"]
+    with pytest.raises(UserError, match=r"d4rl\.hdf5 has no field 'timeouts'.* does not say where episodes end"):
+        list(read(str(path)))
+    with h5py.File(path, "a") as file:
+        file["timeouts"] = np.zeros(5, bool)
+    with pytest.raises(UserError, match=r"d4rl\.hdf5: field 'timeouts' is of shape \(5,\), where 7 rows are expected"):
+        list(read(str(path)))
 
 
 def test_a_file_without_steps_is_one_episode(tmp_path):
@@ -487,16 +502,15 @@ def test_a_file_may_tell_skills_itself(tmp_path):
 
 
 def test_skills_are_learned_and_asked_for(dataset, tmp_path):
-    rest = [word for word in REST if not word.startswith(("planner.", "data.length", "trainer.watch"))]
-    own = ["planner.plan_horizon=3", "denoiser.width=16", "planner.acting.steps=2", "planner.acting.replan_every=1"]
     label = "+planner.learner.labels.skill={_target_: planners.labels.Skill, _partial_: true, skills: 2, value: 1}"
-    words = [*ENV, *rest, *OFFLINE, f"data=[{dataset},{dataset}]", "planner=diffusion", *own, label]
+    words = [*ENV, *BARE, *OFFLINE, f"data=[{dataset},{dataset}]", "planner=diffusion", *DENOISES, label]
     train([*words, f"run_dir={tmp_path / 'run'}"])
     run = load_run(tmp_path / "run", ["planner.learner.labels.skill.value=0"])
     assert run.planner.learner.labels["skill"].value == 0
     train([f"resume={tmp_path / 'run'}", "updates=15"])
+    few = ["planner.learner.labels.skill.skills=1", "planner.learner.labels.skill.value=0"]
     with pytest.raises(UserError, match="skills=1 is too few: the recording shows skill 1"):
-        train([*words, "planner.learner.labels.skill.skills=1", "planner.learner.labels.skill.value=0"])
+        train([*words, *few, f"run_dir={tmp_path / 'few'}"])
 
 
 def test_actions_beyond_the_box_are_refused(tmp_path):
@@ -513,11 +527,33 @@ def test_a_recording_without_what_is_to_be_observed_is_refused(tmp_path):
 
 
 def test_episodes_shorter_than_a_plan_are_refused(dataset, tmp_path):
-    rest = [word for word in REST if not word.startswith(("planner.", "data.length"))]
-    words = [*ENV, *rest, "planner=diffusion", "data.length=33", "data.cross_resets=false", f"data={dataset}"]
+    words = [*ENV, *BARE, "planner=diffusion", "data.length=33", "data.cross_resets=false", f"data={dataset}"]
     said = r"data=.*set: the longest of its episodes has 8 rows, and .* planner=diffusion take 33 of one"
     with pytest.raises(UserError, match=said):
         train([*words, f"run_dir={tmp_path / 'run'}"])
     with pytest.raises(UserError, match="take 17 of one"):
         train([*words, "data.cross_resets=true", f"run_dir={tmp_path / 'run'}"])
     assert not (tmp_path / "run").exists()
+
+
+def test_a_goal_of_the_users_stands_beside_recordings_that_show_none(tmp_path):
+    goal = np.full((3, 16, 16), 7, np.uint8)
+    spec = SPEC | {"goal_pixels": ((3, 16, 16), torch.uint8)}
+    path = write_hdf5(tmp_path / "a.hdf5", episodes())
+    with pytest.raises(UserError, match=r"has no 'goal_pixels', only pixels: with data=\[.*\] it is copied and shows"):
+        open_dataset(str(path), spec, tmp_path / "bare", 1.0, False, 0)
+    replay = open_dataset(str(path), spec, tmp_path / "replay", 1.0, False, 0, 1, {"goal_pixels": goal})
+    assert (replay.every(3)["goal_pixels"] == 7).all()
+
+
+@pytest.mark.parametrize(("words", "told"), [([], True), (["data.context=burn_in", "data.burn_in=2"], False)])
+def test_trajectories_that_begin_without_a_past_are_told_of(words, told, dataset, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("worldmodels"), "propagate", True)
+    with (
+        caplog.at_level(logging.WARNING),
+        built(
+            tmp_path / "run", *ENV, *BARE, *OFFLINE, f"data.dataset={dataset}", "planner=diffusion", *DENOISES, *words
+        ),
+    ):
+        pass
+    assert ("100 % of what plans are learned from begins in a latent" in caplog.text) == told

@@ -157,19 +157,28 @@ def test_evaluating_in_between_changes_no_training_action(name, discrete):
 
 @every
 @both_spaces
-def test_a_reset_row_plans_as_if_new_and_the_others_go_on(name, discrete):
+@pytest.mark.parametrize("replan_every", [1, 3])
+def test_a_reset_row_plans_as_if_new_and_the_others_go_on(name, discrete, replan_every):
     model, state = world(discrete, name)
-    planner = build(name, model, noise_beta=1.0, beta=2.0)
+    planner = build(name, model, noise_beta=1.0, beta=2.0, replan_every=replan_every)
     _, memory = planner.act(model, state, planner.initial(5), none(5), True, seeded())
-    with_reset, _ = planner.act(model, state, memory, flags(0, 0, 1, 0, 0), True, seeded(1))
+    with_reset, after = planner.act(model, state, memory, flags(0, 0, 1, 0, 0), True, seeded(1))
     if name == "random":
         without, _ = planner.act(model, state, memory, none(5), True, seeded(1))
         fresh, _ = planner.act(model, state.map(lambda x: x[:1]), planner.initial(1), none(1), True, seeded(1))
         assert torch.equal(with_reset[2], fresh[0])
     else:
         without, _ = planner.act(model, state, memory, none(5), True, seeded(1))
-        fresh, _ = planner.act(model, state, planner.initial(5), none(5), True, seeded(1))
-        torch.testing.assert_close(with_reset[2], fresh[2])
+        alone = replan_every > 1 and PLANNERS[name] not in (
+            "learns",
+            "clones",
+        )  # the only row that plans now, and so the first to draw
+        rows, place = (slice(2, 3), 0) if alone else (slice(0, 5), 2)
+        n = rows.stop - rows.start
+        fresh, anew = planner.act(model, state.map(lambda x: x[rows]), planner.initial(n), none(n), True, seeded(1))
+        torch.testing.assert_close(with_reset[2], fresh[place])
+        for key in after:
+            torch.testing.assert_close(after[key][2], anew[key][place], msg=key)
     others = flags(1, 1, 0, 1, 1)
     assert torch.equal(with_reset[others], without[others])
 

@@ -73,7 +73,7 @@ def train(words: list[str]) -> Path:
 
 
 def learn_online(cfg: DictConfig, words: list[str], resume: Path | None) -> Path:
-    """Collect and learn in turns, then score; the procedure of all but a few experiments."""
+    """Collect and learn in turns, or learn from a recording, then score; the procedure of all but a few experiments."""
     start = time.perf_counter()
     require_rendering(cfg.env)
     checkpoint = read_checkpoint(resume) if resume else None

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 
@@ -30,6 +31,7 @@ from worldmodels.data.datamodule import OfflineDataset, OnlineData, OnlineDatase
 from worldmodels.data.recorded import open_dataset, require_same_world
 from worldmodels.data.replay import Replay
 from worldmodels.encoders import ObservationSpec
+from worldmodels.envs.base import GOAL
 from worldmodels.envs.vector import VectorEnv
 from worldmodels.errors import UserError
 from worldmodels.footprint import require_memory
@@ -102,6 +104,7 @@ def assemble(cfg: DictConfig, folder: Path, ctrl_c: CtrlC, resumed_at: int = 0) 
         ]
         require_length(cfg, model.dynamics.max_length, module.prefix)
         module.planner.check(model.dynamics, cfg.data.length)
+        tell_of_blind_starts(module, cfg.data.length)
         module.configure_optimizers()  # mistakes in its configuration belong before the first frame
         trainer = build_trainer(trainer_cfg, folder, dataset, callbacks, resumed_at)
         device = trainer.strategy.root_device
@@ -234,6 +237,29 @@ def build_dataset(
     )
 
 
+def tell_of_blind_starts(module: WorldModelModule, length: int) -> None:
+    """Say so where many trajectories begin in a window's first latent, which was filtered from one frame alone.
+
+    Plans begin in latents that know all that came before; windows of a random offset seldom show the first one.
+    """
+    steps = module.planner.required_rows - 1
+    if not steps or module.prefix or not module.model.dynamics.remembers:
+        return
+    count = (length - 1) // steps
+    share = 1 / (count * (length - count * steps))  # as many windows, from as many offsets
+    if share > 0.1:
+        log.warning(
+            "%.0f %% of what plans are learned from begins in a latent that was filtered from a single frame, as none "
+            "does in acting: set data.context=burn_in, or a longer data.length",
+            100 * share,
+        )
+
+
+def shown_goal(envs: VectorEnv) -> dict[str, np.ndarray]:
+    """What ``env.goal`` shows beside every observation."""
+    return {key: value[0].numpy() for key, value in envs.reset().items() if key.startswith(GOAL)}
+
+
 def build_offline(
     cfg: DictConfig, folder: Path, module: WorldModelModule, envs: VectorEnv, watch: Stopwatch
 ) -> OfflineDataset:
@@ -245,9 +271,8 @@ def build_offline(
         )
     require_same_world(data.dataset, cfg.env)
     repeat = cfg.env.get("action_repeat", 1)
-    replay = open_dataset(
-        data.dataset, row_spec(envs), folder / "replay", data.limit_gib, data.cross_resets, cfg.seed, repeat
-    )
+    where = (folder / "replay", data.limit_gib, data.cross_resets, cfg.seed, repeat)
+    replay = open_dataset(data.dataset, row_spec(envs), *where, shown_goal(envs) if cfg.env.get("goal") else None)
     log.info("data=%s: %s", data.dataset, replay.describe())
     longest, rows = max(replay.episode_lengths(), default=0), data.length + module.prefix
     needed = module.planner.required_rows if data.cross_resets else max(rows, module.planner.required_rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -105,50 +106,61 @@ def _vd4rl(path: Path, file: Mapping[str, Any]) -> Iterator[Recording]:
         raise UserError(
             f"{path} has no field 'observation' or 'state', only {sorted(file)}: nothing is observed in it."
         )
-    first = np.array([0])
-    if "step_type" in file:
-        first = np.flatnonzero(np.asarray(file["step_type"]).reshape(-1) == 0)
-        if not len(first) or first[0] != 0:
-            raise UserError(f"{path}: 'step_type' must be 0 in the first row of each episode, and is not in row 0.")
-    for begin, end in zip(first, [*first[1:], len(rows["action"])], strict=True):
+    count = len(rows["action"])
+    step, discount, skill = (_column(path, file, name, count) for name in ("step_type", "discount", SKILL))
+    first = np.array([0]) if step is None else np.flatnonzero(step == 0)
+    if not len(first) or first[0] != 0:
+        raise UserError(f"{path}: 'step_type' must be 0 in the first row of each episode, and is not in row 0.")
+    for begin, end in zip(first, [*first[1:], count], strict=True):
         part = slice(int(begin), int(end))
-        yield _recording(
+        episode = _recording(
             f"{path}, rows {begin} to {end - 1}",
             {key: np.asarray(value[part]) for key, value in seen.items()},
             np.asarray(rows["action"][part]),
             np.asarray(rows["reward"][part]),
-            "discount" in file and float(np.ravel(file["discount"][part])[-1]) == 0,
-            np.asarray(file[SKILL][part]) if SKILL in file else None,
+            discount is not None and float(discount[end - 1]) == 0,
+            None if skill is None else skill[part],
         )
+        yield replace(episode, finished=step is None or int(step[end - 1]) == 2)
 
 
 def _d4rl(path: Path, file: Mapping[str, Any]) -> Iterator[Recording]:
     """Flat arrays in which ``actions[t]`` leads on from ``observations[t]`` and earns ``rewards[t]``.
 
-    An episode ends with ``terminals`` or ``timeouts``. Where its last action led is in ``next_observations``; in files
-    without those, that action and its reward are left out, and so is the end.
+    An episode ends with ``terminals`` or ``timeouts``; in files without the second, also where a row does not begin
+    where the one before led. Where its last action led is in ``next_observations``; in files without those, that action
+    and its reward are left out, and so is the end.
     """
-    rows = _fields(path, file, ("observations", "actions", "rewards", "terminals"))
+    rows = _fields(path, file, ("observations", "actions", "rewards"))
     rows = {key: np.asarray(value) for key, value in rows.items()}
-    over = rows["terminals"].astype(bool).reshape(-1)
-    if "timeouts" in file:
-        over |= np.asarray(file["timeouts"], bool).reshape(-1)
-    stops = sorted({*(np.flatnonzero(over) + 1).tolist(), len(over)})
+    count = len(rows["observations"])
+    led = _column(path, file, "next_observations", count, flat=False)
+    terminal, timeout = (_column(path, file, name, count) for name in ("terminals", "timeouts"))
+    if terminal is None or (timeout is None and led is None):
+        raise UserError(
+            f"{path} has no field {'terminals' if terminal is None else 'timeouts'!r}, only {sorted(file)}: it does "
+            "not say where episodes end."
+        )
+    if timeout is None:
+        same = (led[:-1] == rows["observations"][1:]).reshape(count - 1, -1).all(1)
+        timeout = np.append(~same, False)
+    over = terminal.astype(bool) | timeout.astype(bool)
+    stops = sorted({*(np.flatnonzero(over) + 1).tolist(), count})
     for begin, end in zip([0, *stops], stops, strict=False):
         seen, action, reward = (rows[key][begin:end] for key in ("observations", "actions", "rewards"))
-        if "next_observations" in file:
-            seen = np.concatenate([seen, np.asarray(file["next_observations"][end - 1 : end])])
-            terminal = bool(rows["terminals"][end - 1])
+        if led is not None:
+            seen = np.concatenate([seen, led[end - 1 : end]])
         else:
-            action, reward, terminal = action[:-1], reward[:-1], False
+            action, reward = action[:-1], reward[:-1]
         key = "pixels" if seen.dtype == np.uint8 and seen.ndim == 4 else "state"
-        yield _recording(
+        episode = _recording(
             f"{path}, rows {begin} to {end - 1}",
             {key: seen},
             np.concatenate([np.zeros_like(rows["actions"][:1]), action]),
             np.concatenate([[0.0], np.ravel(reward)]),
-            terminal,
+            led is not None and bool(terminal[end - 1]),
         )
+        yield replace(episode, finished=bool(over[end - 1]))
 
 
 def _npz(path: Path) -> Iterator[Recording]:
@@ -191,13 +203,15 @@ def _minari(name: str) -> Iterator[Recording]:
         elif dataset.action_space.is_bounded():
             low, high = dataset.action_space.low, dataset.action_space.high
             action = 2 * (action - low) / (high - low) - 1  # as env=gym maps them back
-        yield _recording(
+        terminal = bool(episode.terminations[-1])
+        recording = _recording(
             f"{MINARI}{name}, episode {episode.id}",
             _minari_observations(name, episode.observations),
             np.concatenate([np.zeros_like(action[:1]), action]),
             np.concatenate([[0.0], episode.rewards]),
-            bool(episode.terminations[-1]),
+            terminal,
         )
+        yield replace(recording, finished=terminal or bool(episode.truncations[-1]))
 
 
 def _minari_observations(name: str, seen: Any) -> dict[str, np.ndarray]:
@@ -275,6 +289,18 @@ def _fields(
         if 0 in file[name].shape[:1]:
             raise UserError(f"{path}: field {name!r} has no rows.")
     return {name: file[name] for name in wanted}
+
+
+def _column(path: Path, file: Mapping[str, Any], name: str, count: int, flat: bool = True) -> np.ndarray | None:
+    """A field that may be there or not, then with as many rows as there are; ``flat``: a number each."""
+    if name not in file:
+        return None
+    value = file[name]
+    shape = getattr(value, "shape", None)
+    if not shape or shape[0] != count or (flat and math.prod(shape) != count):
+        what = "a group" if shape is None else f"of shape {tuple(shape)}"
+        raise UserError(f"{path}: field {name!r} is {what}, where {count} rows are expected.")
+    return np.asarray(value).reshape(-1) if flat else np.asarray(value)
 
 
 def _package(name: str, what: str) -> Any:

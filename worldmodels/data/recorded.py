@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from worldmodels.data.collect import ROW_FLAGS
 from worldmodels.data.readers import SKILL, Recording, own_folder, read, resized
 from worldmodels.data.replay import Replay
 from worldmodels.data.storage import Spec
+from worldmodels.envs.base import GOAL
 from worldmodels.errors import UserError
 from worldmodels.runs import CONFIG, read_config
 
@@ -35,19 +36,21 @@ def open_dataset(
     cross_resets: bool,
     seed: int,
     action_repeat: int = 1,
+    shown: Mapping[str, np.ndarray] | None = None,
 ) -> Replay:
     """The dataset ``name``, or several as one, with the columns of ``spec`` in it.
 
     A folder that ``scripts/collect.py`` or a training wrote is read where it is; anything else is copied into a replay
     in ``folder``, where it is found again when a training is resumed, with a card of what it holds. Of several, the
-    column ``skill`` tells which one a row is from, unless they have such a column themselves.
+    column ``skill`` tells which one a row is from, unless they have such a column themselves. ``shown`` is what every
+    row of a copy shows where files lack it: the goal that ``env.goal`` names.
 
     Raises:
         UserError: it does not exist, is of no known layout, or lacks a column or has it in another shape.
     """
     own = replay_folder(name, folder)
     if not (own / "replay.json").exists():
-        copy_into(own, name, spec, limit_gib, action_repeat)
+        copy_into(own, name, spec, limit_gib, action_repeat, shown or {})
     replay = Replay.open(own, cross_resets, seed)
     require_columns(str(own), {k: (tuple(s), str(d)) for k, (s, d) in replay.layout.spec.items()}, spec)
     replay.restrict([*spec, SKILL])
@@ -67,9 +70,10 @@ def require_same_world(name: str | Sequence[str], env: DictConfig) -> None:
             was, now = OmegaConf.select(recorded, key), OmegaConf.select(env, key)
             if was != now:
                 raise UserError(f"data={one} was recorded with env.{key}={was}, and this is env.{key}={now}.")
-        for key in ("_target_", "task", "id", "maze"):
+        for key in ("_target_", "task", "id", "maze", "goal"):
             if recorded.get(key) != env.get(key):
-                log.warning("data=%s was recorded in %s, and this is %s", one, recorded.get(key), env.get(key))
+                was, now = recorded.get(key), env.get(key)
+                log.warning("data=%s was recorded with env.%s=%s, and this is %s", one, key, was, now)
 
 
 def replay_folder(name: str | Sequence[str] | None, folder: Path) -> Path:
@@ -77,7 +81,14 @@ def replay_folder(name: str | Sequence[str] | None, folder: Path) -> Path:
     return (own_folder(Path(name)) if isinstance(name, str) else None) or folder
 
 
-def copy_into(folder: Path, name: str | Sequence[str], spec: Spec, limit_gib: int | float, action_repeat: int) -> None:
+def copy_into(
+    folder: Path,
+    name: str | Sequence[str],
+    spec: Spec,
+    limit_gib: int | float,
+    action_repeat: int,
+    shown: Mapping[str, np.ndarray],
+) -> None:
     """Write every episode of datasets into a replay of one environment, one episode in memory at a time."""
     counted = [(len(episode.action), episode.skill is not None) for episode in episodes(name)]
     if not counted:
@@ -86,7 +97,7 @@ def copy_into(folder: Path, name: str | Sequence[str], spec: Spec, limit_gib: in
         spec = {**spec, SKILL: ((), torch.int64)}
     replay = Replay(folder, spec, 1, sum(length for length, _ in counted), limit_gib)
     for episode in tqdm(episodes(name), f"copying data={name}", len(counted), unit="episode", file=sys.stdout):
-        for row in rows_of(episode, spec):
+        for row in rows_of(episode, spec, shown):
             replay.extend(row)
     frames = action_repeat * sum(length - 1 for length, _ in counted)
     card = write_card(folder, {"dataset": name if isinstance(name, str) else list(name), "frames": frames})
@@ -104,9 +115,12 @@ def episodes(name: str | Sequence[str]) -> Iterator[Recording]:
             yield replace(episode, skill=skill)
 
 
-def rows_of(episode: Recording, spec: Spec) -> Iterable[dict[str, torch.Tensor]]:
-    """Rows [1, ...] of one episode, in the columns of ``spec``."""
-    columns = dict(episode.observations)
+def rows_of(
+    episode: Recording, spec: Spec, shown: Mapping[str, np.ndarray] | None = None
+) -> Iterable[dict[str, torch.Tensor]]:
+    """Rows [1, ...] of one episode, in the columns of ``spec``; all show ``shown`` where it says nothing of that."""
+    columns = {key: np.stack([value] * len(episode.action)) for key, value in (shown or {}).items()}
+    columns |= episode.observations
     for key in spec.keys() & columns.keys():
         if key.endswith("pixels"):
             columns[key] = resized(columns[key], spec[key][0][-1])
@@ -136,7 +150,10 @@ def require_columns(source: str, found: dict[str, tuple[tuple[int, ...], str]], 
     for key, (shape, dtype) in spec.items():
         if key not in found:
             seen = sorted(found.keys() - ROW_FLAGS.keys() - {"action", "reward"})
-            raise UserError(f"{source} has no {key!r}, only {', '.join(seen)}: choose env.obs accordingly.")
+            how = "choose env.obs accordingly"
+            if key.startswith(GOAL):
+                how = f"with data=[{source}] it is copied and shows the goal of env.goal in every row"
+            raise UserError(f"{source} has no {key!r}, only {', '.join(seen)}: {how}.")
         if found[key] != (tuple(shape), str(dtype)):
             raise UserError(
                 f"{source}: {key!r} is {found[key][1].removeprefix('torch.')} {found[key][0]}, where this environment "
