@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import prod
+
 import pytest
 import torch
 from replay_stream import (
@@ -18,7 +20,8 @@ from replay_stream import (
     valid_starts,
 )
 
-from worldmodels.data.replay import context_rows, split_context
+from worldmodels.data.replay import Replay, context_rows, split_context
+from worldmodels.data.storage import Layout
 from worldmodels.errors import UserError
 
 
@@ -169,3 +172,25 @@ def test_contexts_that_do_not_exist():
         context_rows("burnin", 3)
     with pytest.raises(UserError, match="at least 1"):
         context_rows("burn_in", 0)
+
+
+@pytest.mark.parametrize("rows", [STEPS - 3, STEPS, STEPS + 5])
+def test_a_recording_that_is_over_gives_back_the_space_it_did_not_need(tmp_path, rows):
+    replay = fill(make(tmp_path), rows)
+    before, count = replay.every(5), len(replay)
+    replay.trim()
+    again = Replay.open(replay.directory)
+    assert len(again) == count
+    assert all(torch.equal(value, before[key]) for key, value in again.every(5).items())
+    kept = min(rows, STEPS) * ENVS
+    for key, (shape, dtype) in SPEC.items():
+        assert (replay.directory / f"{key}.memmap").stat().st_size == kept * prod(shape) * dtype.itemsize
+
+
+def test_a_recording_whose_trimming_was_killed_is_read_all_the_same(tmp_path, monkeypatch):
+    replay = fill(make(tmp_path), STEPS - 3)
+    before = replay.every(5)
+    monkeypatch.setattr(Layout, "save", lambda *_: None)
+    replay.trim()
+    again = Replay.open(replay.directory).every(5)
+    assert all(torch.equal(value, before[key]) for key, value in again.items())

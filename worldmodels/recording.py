@@ -61,6 +61,7 @@ def record(to: str, run_folder: str | None, frames: int | None, overrides: list[
             for episode in collector.step(planner):
                 bar.set_postfix({"return": f"{episode.score:.1f}"})
             bar.update(collector.frames - bar.n)
+        replay.trim()
     settings = [f"{key}={value}" for key, value in cfg.env.items() if key not in ("_target_", "blind", "reference")]
     what = {
         "env": describe(cfg.env),

@@ -27,7 +27,9 @@ as recorded). What the model knows when the window starts is the **context**, ``
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +117,17 @@ class Replay:
         self._ledger.begin()
         self._buffer.extend(step)
         self._ledger.commit()
+
+    def trim(self) -> None:
+        """Give back the disk space of rows that were never written, of a recording that is over; the last call of all.
+
+        Killed on the way, it leaves files that were cut short behind their last row, which are read all the same.
+        """
+        layout = replace(self.layout, steps=max(1, self._ledger.count))
+        if layout.steps < self.layout.steps:
+            for key, size in layout.column_bytes().items():
+                os.truncate(self.directory / f"{key}.memmap", size)
+            layout.save(self.directory / "replay.json")
 
     def sample(self, batch_size: int, length: int) -> dict[str, Shaped[Tensor, "B L ..."]]:
         """Copies of ``batch_size`` windows of ``length`` consecutive rows, uniform over the valid starts.
