@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import statistics
+import sys
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import torch
 from jaxtyping import Bool, Float
 from matplotlib.figure import Figure
 from torch import Generator, Tensor
+from tqdm import tqdm
 
 from dynamics.base import Memory, State
 from planners.base import Planner
@@ -36,6 +38,8 @@ HELD_OUT = 2**16
 """Part of the seed of environments that no training steps; no environment of a training has so high a number."""
 AT_ONCE = 16
 """Episodes that are played at the same time, each in a process of its own."""
+BAR_AFTER = 10.0
+"""Seconds after which a progress bar is shown."""
 LONGEST = 30_000
 """Decisions after which an episode is taken to have no end; Atari's longest have 27,000."""
 
@@ -175,12 +179,14 @@ def evaluate_oracle(env: Mapping[str, Any], planner: Planner, episodes: int, see
 
 
 def in_lots(env: Mapping[str, Any], episodes: int, seed: int, lot: Callable[[VectorEnv], Episodes]) -> Episodes:
-    """Play so many episodes on held-out seeds, a few environments at once."""
+    """Play so many episodes on held-out seeds, a few environments at once; a bar says how far, where it takes long."""
     played = []
-    for number, begun in enumerate(range(0, episodes, AT_ONCE)):
-        size = min(AT_ONCE, episodes - begun)
-        with VectorEnv(env, size, derive_seed(seed, HELD_OUT + number), env["step_timeout"]) as envs:
-            played.append(lot(envs))
+    with tqdm(desc="playing", total=episodes, unit="episode", delay=BAR_AFTER, leave=False, file=sys.stdout) as bar:
+        for number, begun in enumerate(range(0, episodes, AT_ONCE)):
+            size = min(AT_ONCE, episodes - begun)
+            with VectorEnv(env, size, derive_seed(seed, HELD_OUT + number), env["step_timeout"]) as envs:
+                played.append(lot(envs))
+            bar.update(size)
     return joined(played)
 
 
