@@ -540,10 +540,15 @@ def test_a_goal_of_the_users_stands_beside_recordings_that_show_none(tmp_path):
     goal = np.full((3, 16, 16), 7, np.uint8)
     spec = SPEC | {"goal_pixels": ((3, 16, 16), torch.uint8)}
     path = write_hdf5(tmp_path / "a.hdf5", episodes())
-    with pytest.raises(UserError, match=r"has no 'goal_pixels', only pixels: with data=\[.*\] it is copied and shows"):
+    with pytest.raises(UserError, match=r"has no 'goal_pixels', only pixels: choose env\.obs accordingly"):
         open_dataset(str(path), spec, tmp_path / "bare", 1.0, False, 0)
     replay = open_dataset(str(path), spec, tmp_path / "replay", 1.0, False, 0, 1, {"goal_pixels": goal})
     assert (replay.every(3)["goal_pixels"] == 7).all()
+    open_dataset(str(path), SPEC, tmp_path / "own", 1.0, False, 0)
+    asked = (spec, tmp_path / "copy", 1.0, False, 0, 1, {"goal_pixels": goal})
+    with pytest.raises(UserError, match=r"own was recorded without a goal .* data=\[.*own\], it is copied with that"):
+        open_dataset(str(tmp_path / "own"), *asked)
+    assert (open_dataset([str(tmp_path / "own")], *asked).every(3)["goal_pixels"] == 7).all()
 
 
 @pytest.mark.parametrize(("words", "told"), [([], True), (["data.context=burn_in", "data.burn_in=2"], False)])

@@ -52,6 +52,11 @@ def open_dataset(
     if not (own / "replay.json").exists():
         copy_into(own, name, spec, limit_gib, action_repeat, shown or {})
     replay = Replay.open(own, cross_resets, seed)
+    if not replay.layout.spec.keys() >= (shown or {}).keys():
+        raise UserError(
+            f"data={name} was recorded without a goal beside what is seen: in a list, data=[{name}], it is copied with "
+            "that of env.goal in every row."
+        )
     require_columns(str(own), {k: (tuple(s), str(d)) for k, (s, d) in replay.layout.spec.items()}, spec)
     replay.restrict([*spec, SKILL])
     return replay
@@ -147,13 +152,11 @@ def rows_of(
 
 def require_columns(source: str, found: dict[str, tuple[tuple[int, ...], str]], spec: Spec) -> None:
     """Refuse what lacks a column, or has it in another shape or type."""
-    for key, (shape, dtype) in spec.items():
+    for key in sorted(spec, key=lambda key: key.startswith(GOAL)):  # what is seen before what is aimed at
+        shape, dtype = spec[key]
         if key not in found:
             seen = sorted(found.keys() - ROW_FLAGS.keys() - {"action", "reward"})
-            how = "choose env.obs accordingly"
-            if key.startswith(GOAL):
-                how = f"with data=[{source}] it is copied and shows the goal of env.goal in every row"
-            raise UserError(f"{source} has no {key!r}, only {', '.join(seen)}: {how}.")
+            raise UserError(f"{source} has no {key!r}, only {', '.join(seen)}: choose env.obs accordingly.")
         if found[key] != (tuple(shape), str(dtype)):
             raise UserError(
                 f"{source}: {key!r} is {found[key][1].removeprefix('torch.')} {found[key][0]}, where this environment "
