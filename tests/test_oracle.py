@@ -59,7 +59,7 @@ def test_planning_with_the_oracle_heads_for_the_goal():
     env = load_config(["env=chain"]).env
     with VectorEnv(env, 2, seed=0) as envs, Simulators(env, envs.discrete, workers=1) as simulators:
         oracle = Oracle(simulators, envs.action_dim)
-        oracle.discrete, oracle.action_dim, oracle.feat_dim = envs.discrete, envs.action_dim, 1
+        oracle.discrete, oracle.action_dim, oracle.feat_dim, oracle.goal_dim = envs.discrete, envs.action_dim, 1, 0
         planner = build("mppi", oracle, num_samples=64, num_elites=8, iterations=2)
         actor, rows, steps = OracleActor(envs, oracle, False, seeded()), envs.reset(), 0
         while not rows["is_last"].any():
