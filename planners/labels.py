@@ -154,7 +154,7 @@ class Skill(Label):
             "recordings, data=[one,other], or files that have it.",
         )
         if not torch.compiler.is_compiling():  # compiled, an index too high is an error of the graph's
-            lowest, highest = int(window.skill.min()), int(window.skill.max())
+            lowest, highest = torch.stack(window.skill.aminmax()).tolist()
             require(lowest >= 0, f"the recording shows skill {lowest}: planner.learner.labels.skill counts from 0.")
             require(
                 highest < self.width,

@@ -16,7 +16,8 @@ from toy_runs import ENV, REST, built, script
 
 from worldmodels.cli import load_config
 from worldmodels.data.datamodule import OfflineDataset
-from worldmodels.data.readers import Recording, read, resized
+from worldmodels.data.episodes import Recording, resized
+from worldmodels.data.readers import read
 from worldmodels.data.recorded import open_dataset, require_same_world, rows_of
 from worldmodels.data.replay import Replay
 from worldmodels.errors import UserError

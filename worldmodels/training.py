@@ -24,7 +24,8 @@ from worldmodels.build import (
     prefix_rows,
     require_length,
 )
-from worldmodels.callbacks import Checkpoints, Episodes, PlainFiles, Progress, ShortEpisodes, UpdateTimer, Watch
+from worldmodels.callbacks import Episodes, Progress, ShortEpisodes, UpdateTimer, Watch
+from worldmodels.checkpoints import Checkpoints, PlainFiles
 from worldmodels.cli import CtrlC
 from worldmodels.data.collect import Actor, Collector, row_spec
 from worldmodels.data.datamodule import OfflineDataset, OnlineData, OnlineDataset, Schedule

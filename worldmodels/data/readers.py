@@ -5,40 +5,19 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
 
-import cv2
 import numpy as np
 
 from worldmodels.data.collect import MEMORY, ROW_FLAGS
+from worldmodels.data.episodes import SKILL, Recording, recording
 from worldmodels.data.replay import Replay
 from worldmodels.errors import UserError, near_match
 
-SKILL = "skill"
-"""Column of a recording that tells which of several skills was shown; there need not be one."""
 MINARI = "minari:"
 """What the name of a Minari dataset begins with, instead of a path."""
-
-
-@dataclass(frozen=True)
-class Recording:
-    """One episode as rows: ``action[t]`` and ``reward[t]`` led into ``t``; both are zero in row 0."""
-
-    source: str
-    """File, and where in it, for messages."""
-    observations: dict[str, np.ndarray]
-    """``pixels`` uint8 [T, C, H, W] and/or ``state`` [T, n]."""
-    action: np.ndarray
-    reward: np.ndarray
-    terminal: bool
-    """Whether it ended for good in its last row, not by a time limit."""
-    skill: np.ndarray | None = None
-    """Which of several skills each row shows, int64 [T], where that was recorded."""
-    finished: bool = True
-    """Whether it ended in its last row at all, or the recording did."""
 
 
 def read(name: str) -> Iterator[Recording]:
@@ -78,10 +57,8 @@ def _own(path: Path) -> Iterator[Recording]:
             continue
         seen = {key: rows[key] for key in kept if key not in ("action", "reward", SKILL)}
         source = f"{path}, rows {first} to {first + length - 1} of environment {env}"
-        episode = _recording(
-            source, seen, rows["action"], rows["reward"], bool(rows["is_terminal"][-1]), rows.get(SKILL)
-        )
-        yield replace(episode, finished=bool(rows["is_last"][-1]))
+        terminal, finished = (bool(rows[key][-1]) for key in ("is_terminal", "is_last"))
+        yield recording(source, seen, rows["action"], rows["reward"], terminal, rows.get(SKILL), finished)
 
 
 def _hdf5(path: Path) -> Iterator[Recording]:
@@ -113,15 +90,15 @@ def _vd4rl(path: Path, file: Mapping[str, Any]) -> Iterator[Recording]:
         raise UserError(f"{path}: 'step_type' must be 0 in the first row of each episode, and is not in row 0.")
     for begin, end in zip(first, [*first[1:], count], strict=True):
         part = slice(int(begin), int(end))
-        episode = _recording(
+        yield recording(
             f"{path}, rows {begin} to {end - 1}",
             {key: np.asarray(value[part]) for key, value in seen.items()},
             np.asarray(rows["action"][part]),
             np.asarray(rows["reward"][part]),
             discount is not None and float(discount[end - 1]) == 0,
             None if skill is None else skill[part],
+            finished=step is None or int(step[end - 1]) == 2,
         )
-        yield replace(episode, finished=step is None or int(step[end - 1]) == 2)
 
 
 def _d4rl(path: Path, file: Mapping[str, Any]) -> Iterator[Recording]:
@@ -153,14 +130,14 @@ def _d4rl(path: Path, file: Mapping[str, Any]) -> Iterator[Recording]:
         else:
             action, reward = action[:-1], reward[:-1]
         key = "pixels" if seen.dtype == np.uint8 and seen.ndim == 4 else "state"
-        episode = _recording(
+        yield recording(
             f"{path}, rows {begin} to {end - 1}",
             {key: seen},
             np.concatenate([np.zeros_like(rows["actions"][:1]), action]),
             np.concatenate([[0.0], np.ravel(reward)]),
             led is not None and bool(terminal[end - 1]),
+            finished=bool(over[end - 1]),
         )
-        yield replace(episode, finished=bool(over[end - 1]))
 
 
 def _npz(path: Path) -> Iterator[Recording]:
@@ -178,7 +155,7 @@ def _npz(path: Path) -> Iterator[Recording]:
     if not seen:
         raise UserError(f"{path} has no field 'image' or 'state', only {names}: nothing is observed in it.")
     terminal = file["is_terminal"] if "is_terminal" in file else file.get("discount", np.ones(1)) == 0
-    yield _recording(str(path), seen, rows["action"], rows["reward"], bool(np.ravel(terminal)[-1]), file.get(SKILL))
+    yield recording(str(path), seen, rows["action"], rows["reward"], bool(np.ravel(terminal)[-1]), file.get(SKILL))
 
 
 READERS: dict[str, Callable[[Path], Iterator[Recording]]] = {".hdf5": _hdf5, ".h5": _hdf5, ".npz": _npz}
@@ -204,14 +181,14 @@ def _minari(name: str) -> Iterator[Recording]:
             low, high = dataset.action_space.low, dataset.action_space.high
             action = 2 * (action - low) / (high - low) - 1  # as env=gym maps them back
         terminal = bool(episode.terminations[-1])
-        recording = _recording(
+        yield recording(
             f"{MINARI}{name}, episode {episode.id}",
             _minari_observations(name, episode.observations),
             np.concatenate([np.zeros_like(action[:1]), action]),
             np.concatenate([[0.0], episode.rewards]),
             terminal,
+            finished=terminal or bool(episode.truncations[-1]),
         )
-        yield replace(recording, finished=terminal or bool(episode.truncations[-1]))
 
 
 def _minari_observations(name: str, seen: Any) -> dict[str, np.ndarray]:
@@ -229,53 +206,6 @@ def _minari_observations(name: str, seen: Any) -> dict[str, np.ndarray]:
     if seen.dtype == np.uint8 and seen.ndim == 4:
         return {"pixels": seen.transpose(0, 3, 1, 2)}
     return {"state": seen.reshape(len(seen), -1)}
-
-
-def resized(pixels: np.ndarray, size: int) -> np.ndarray:
-    """Frames [T, C, H, W] at ``size``, by area."""
-    if pixels.shape[-2:] == (size, size):
-        return pixels
-    frames = [cv2.resize(frame.transpose(1, 2, 0), (size, size), interpolation=cv2.INTER_AREA) for frame in pixels]
-    return np.stack([frame.reshape(size, size, -1).transpose(2, 0, 1) for frame in frames])
-
-
-def _recording(
-    source: str,
-    observations: dict[str, np.ndarray],
-    action: np.ndarray,
-    reward: np.ndarray,
-    terminal: bool,
-    skill: np.ndarray | None = None,
-) -> Recording:
-    """Checked: as many rows of everything, of the right shapes, and nothing but numbers."""
-    reward = np.asarray(reward, np.float32).reshape(-1)
-    for key, value in observations.items():
-        require_layout(source, key, value)
-    rows = {"action": action, "reward": reward, **observations} | ({} if skill is None else {SKILL: np.ravel(skill)})
-    lengths = {key: len(value) for key, value in rows.items()}
-    if len(set(lengths.values())) > 1:
-        raise UserError(f"{source}: fields have different numbers of rows: {lengths}.")
-    for key, value in rows.items():
-        if value.dtype != np.uint8 and not np.isfinite(value).all():
-            raise UserError(f"{source}: field {key!r} holds numbers that are not finite.")
-    action, reward = np.array(action, np.float32), reward.copy()
-    action[0], reward[0] = 0, 0
-    observations = {k: v if v.dtype == np.uint8 else v.astype(np.float32) for k, v in observations.items()}
-    return Recording(source, observations, action, reward, terminal, None if skill is None else rows[SKILL])
-
-
-def require_layout(source: str, key: str, value: np.ndarray) -> None:
-    """Refuse what is not uint8 frames [T, C, H, W], or numbers [T, n]."""
-    kind = f"{value.dtype} {value.shape}"
-    if not key.endswith("pixels"):
-        if value.ndim != 2:
-            raise UserError(f"{source}: {key!r} is {kind}, where numbers [T, n] are expected.")
-        return
-    if value.dtype != np.uint8 or value.ndim != 4 or value.shape[1] % 3 or value.shape[1] > min(value.shape[2:]):
-        raise UserError(
-            f"{source}: {key!r} is {kind}, where uint8 frames of 3 channels are expected, or a multiple of 3: "
-            "[T, C, H, W] in HDF5 files, [T, H, W, C] in npz files."
-        )
 
 
 def _fields(

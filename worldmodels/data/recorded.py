@@ -15,7 +15,8 @@ from tqdm import tqdm
 
 from worldmodels.data.card import write_card
 from worldmodels.data.collect import ROW_FLAGS
-from worldmodels.data.readers import SKILL, Recording, own_folder, read, resized
+from worldmodels.data.episodes import SKILL, Recording, resized
+from worldmodels.data.readers import own_folder, read
 from worldmodels.data.replay import Replay
 from worldmodels.data.storage import Spec
 from worldmodels.envs.base import GOAL
