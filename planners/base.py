@@ -71,6 +71,10 @@ class Planner(nn.Module, ABC):
         """Rows of one episode that a training window must hold to teach it anything."""
         return 1
 
+    def starts_blind(self, length: int) -> float:
+        """Share of the trajectories it learns from that begin in the first of a training window's ``length`` rows."""
+        return 0.0
+
     def check(self, dynamics: Dynamics, length: int) -> None:
         """Refuse a backbone, or training windows of ``length`` rows, that it cannot use: asked before a training."""
         return

@@ -19,7 +19,7 @@ from planners.proposals import Categorical, Gaussian
 from planners.replanning import Replanner, finite
 from planners.schedules import Sampler, row_generators
 from planners.trajectories import Request, Score
-from planners.trajectory_learner import TrajectoryLearner
+from planners.trajectory_learner import TrajectoryLearner, places
 
 if TYPE_CHECKING:
     from worldmodels.model import WorldModel
@@ -139,6 +139,11 @@ class Diffusion(Replanner):
     def required_rows(self) -> int:
         """A trajectory, and where its last action led."""
         return self.plan_horizon + 1
+
+    def starts_blind(self, length: int) -> float:
+        """One of as many trajectories as a window holds, at one of as many offsets."""
+        count, offsets = places(length, self.plan_horizon)
+        return 1 / (count * offsets)
 
     def check(self, dynamics: Dynamics, length: int) -> None:
         """A window must hold a whole trajectory, and where its last action led."""

@@ -23,6 +23,12 @@ if TYPE_CHECKING:
     from worldmodels.model import WorldModel
 
 
+def places(rows: int, length: int) -> tuple[int, int]:
+    """How many trajectories of ``length`` steps lie end to end in a window, and in how many rows they may begin."""
+    count = (rows - 1) // length
+    return count, rows - count * length
+
+
 class TrajectoryLearner(nn.Module):
     """Learns to denoise L steps of each training window, on posteriors that no gradient leads back from.
 
@@ -113,8 +119,8 @@ class TrajectoryLearner(nn.Module):
         And at which later step of each a goal is seen.
         """
         rows, post = rollout.post.shape[1], rollout.post.detach()
-        count = (rows - 1) // length
-        begins = torch.randint(rows - count * length, (1,), device=post.device)
+        count, offsets = places(rows, length)
+        begins = torch.randint(offsets, (1,), device=post.device)
         begins = begins + length * torch.arange(count, device=post.device)
         steps = begins[:, None] + torch.arange(length, device=post.device)
         goal, ends = None, torch.ones(len(post) * count, dtype=torch.int64, device=post.device)

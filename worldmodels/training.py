@@ -243,12 +243,8 @@ def tell_of_blind_starts(module: WorldModelModule, length: int) -> None:
 
     Plans begin in latents that know all that came before; windows of a random offset seldom show the first one.
     """
-    steps = module.planner.required_rows - 1
-    if not steps or module.prefix or not module.model.dynamics.remembers:
-        return
-    count = (length - 1) // steps
-    share = 1 / (count * (length - count * steps))  # as many windows, from as many offsets
-    if share > 0.1:
+    share = module.planner.starts_blind(length)
+    if share > 0.1 and not module.prefix and module.model.dynamics.remembers:
         log.warning(
             "%.0f %% of what plans are learned from begins in a latent that was filtered from a single frame, as none "
             "does in acting: set data.context=burn_in, or a longer data.length",
