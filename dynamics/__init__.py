@@ -1,1 +1,1 @@
-"""Latent dynamics backbones: one contract (base.py), one file a backbone."""
+"""Latent dynamics: base.py is the contract, latent.py the stochastic latent around any core, one file a core."""

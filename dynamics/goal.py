@@ -9,7 +9,6 @@ from jaxtyping import Bool, Float, Int64
 from torch import Generator, Tensor
 
 from dynamics.base import Dynamics, Rollout, State
-from worldmodels.envs.base import GOAL as GOAL_KEYS
 from worldmodels.errors import UserError
 
 GOAL = "goal"
@@ -24,14 +23,6 @@ def split_goal(feat: Float[Tensor, "... F"], goal_dim: int) -> tuple[Tensor, Ten
 def join_goal(latents: Float[Tensor, "M L G"], goal: Float[Tensor, "M G"] | None) -> Tensor:
     """Features of trajectories, each row with its goal; the latents themselves where there is none."""
     return latents if goal is None else torch.cat([latents, goal[:, None].expand(-1, latents.shape[1], -1)], dim=-1)
-
-
-def new_goal(batch: dict[str, Tensor]) -> Bool[Tensor, "B T"]:
-    """Rows that show another goal than the row before; what led there was rewarded on the way to that one."""
-    new = torch.zeros_like(batch["is_first"])
-    for shown in (value.flatten(2) for key, value in batch.items() if key.startswith(GOAL_KEYS)):
-        new[:, 1:] |= (shown[:, 1:] != shown[:, :-1]).any(-1)
-    return new
 
 
 def arrivals(feat: Float[Tensor, "B T F"], goal_dim: int) -> Float[Tensor, "B T1 F"]:

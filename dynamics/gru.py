@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from dynamics.base import Core, Memory, clear_rows
-from worldmodels.nets import BlockLinear, Hidden, init_
+from worldmodels.nets.layers import BlockLinear, Hidden, init_
 
 
 class GRU(Core):

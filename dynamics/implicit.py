@@ -9,7 +9,7 @@ from torch import Generator, Tensor, nn
 from dynamics.base import Dynamics, Rollout, State, last_steps, since_reset
 from dynamics.latents import SimNorm
 from worldmodels.errors import UserError
-from worldmodels.nets import MLP, init_
+from worldmodels.nets.layers import MLP, init_
 
 
 class Implicit(Dynamics):

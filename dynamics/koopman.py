@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from dynamics.base import Core, Memory
 from dynamics.scan import forget, linear_scan
-from worldmodels.nets import init_
+from worldmodels.nets.layers import init_
 
 SLOWEST, FASTEST = 0.999, 0.5
 """Moduli of the eigenvalues at the start, spread log-uniformly in 1 - |lambda|: memories of one to a thousand steps."""

@@ -11,7 +11,7 @@ from torch import Generator, Tensor, nn
 from dynamics.base import Core, Dynamics, Memory, Rollout, State, last_steps, stack_memories
 from dynamics.latents import LatentSpace
 from worldmodels.errors import UserError, near_match
-from worldmodels.nets import MLP, Hidden, init_
+from worldmodels.nets.layers import MLP, Hidden, init_
 
 POSTERIORS = ("filter", "obs")
 STOCH, RESET, ENTRY, BEFORE = "stoch", "reset", "entry.", "before."

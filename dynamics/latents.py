@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from worldmodels.distributions import (
+from worldmodels.nets.distributions import (
     categorical_kl,
     log_softmax,
     mix_uniform,

@@ -18,7 +18,7 @@ from dynamics.base import Core, Memory
 from dynamics.mamba_scan import chunked_scan, fused_is_exact, fused_scan
 from dynamics.scan import linear_scan
 from worldmodels.errors import UserError
-from worldmodels.nets import init_
+from worldmodels.nets.layers import init_
 
 
 class Mixer(nn.Module):

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from dynamics.base import Core, Memory
 from dynamics.scan import forget, linear_scan
-from worldmodels.nets import init_
+from worldmodels.nets.layers import init_
 
 FASTEST, SLOWEST = 1e-1, 1e-3
 """Step sizes are spread log-uniformly between these at the start: memories of about ten to a thousand steps."""

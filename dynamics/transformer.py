@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dynamics.base import Core, Layout, Memory, layout_of, since_reset
 from worldmodels.errors import UserError
-from worldmodels.nets import init_, rotate, turns
+from worldmodels.nets.layers import init_, rotate, turns
 
 NOWHERE = -2
 """Episode of a slot that holds nothing. -1 is the one that a sequence continues; others have their reset's index."""

@@ -1,1 +1,1 @@
-"""What consumes a world model: one contract (base.py), one file a planner."""
+"""Planners: base.py is the contract, one file a planner that people name, folders for what they share."""

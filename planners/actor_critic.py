@@ -9,13 +9,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dynamics.base import Dynamics, Rollout, State
-from dynamics.goal import arrivals, new_goal
-from planners.base import Learner, require, require_gradients
-from planners.critic import Critic, ReturnScale
-from planners.policies import ActionDistribution, Policy
-from planners.returns import lambda_returns, reach_weights, recorded_returns
-from worldmodels.errors import near_match
-from worldmodels.nets import frozen
+from dynamics.goal import arrivals
+from planners.base import Learner, require_gradients
+from planners.learning.critics import Critic, ReturnScale
+from planners.learning.policies import ActionDistribution, Policy
+from planners.learning.returns import lambda_returns, reach_weights, recorded_returns
+from worldmodels.common.batch import new_goal
+from worldmodels.errors import near_match, require
+from worldmodels.nets.layers import frozen
 from worldmodels.trajectory import Trajectory
 
 if TYPE_CHECKING:

@@ -12,11 +12,11 @@ from jaxtyping import Bool, Float
 from torch import Generator, Tensor, nn
 
 from dynamics.base import Dynamics, Memory, Rollout, State
-from planners.noise import row_noise
-from worldmodels.errors import UserError, near_match
+from worldmodels.common.randomness import row_noise
+from worldmodels.errors import near_match, require
 
 if TYPE_CHECKING:
-    from planners.policies import ActionDistribution
+    from planners.learning.policies import ActionDistribution
     from worldmodels.model import WorldModel
 
 
@@ -171,12 +171,6 @@ def from_options(kind: type[Options], options: Mapping[str, Any], whose: str) ->
     for field in fields(kind):
         require(field.name in options or field.default is not MISSING, f"{whose} needs the option {field.name!r}.")
     return kind(**options)
-
-
-def require(met: bool, message: str) -> None:
-    """Raise :class:`UserError` unless ``met``."""
-    if not met:
-        raise UserError(message)
 
 
 def require_gradients(gradient: str, straight_through: bool, instead: str) -> None:

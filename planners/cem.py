@@ -9,10 +9,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dynamics.base import Memory
-from planners.base import require
-from planners.proposals import Proposal
-from planners.returns import Value
-from planners.sampling import Found, SamplingPlanner
+from planners.learning.returns import Value
+from planners.search.proposals import Proposal
+from planners.search.shooting import Found, SamplingPlanner
+from worldmodels.errors import require
 
 
 class CEM(SamplingPlanner):
@@ -24,7 +24,7 @@ class CEM(SamplingPlanner):
     the first iteration of the next plan (with ``warm_start``). ``decay`` >= 1 divides the number of candidates at
     each iteration, down to twice ``num_elites``. ``add_mean`` lets the mean take part in the last iteration. Kept
     elites and the mean replace drawn candidates, so that their number stays what it says. Exploring, the fitted
-    distribution is sampled. ``options`` are those of :class:`planners.sampling.Search`.
+    distribution is sampled. ``options`` are those of :class:`planners.search.shooting.Search`.
     """
 
     def __init__(

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from dynamics.base import Dynamics, Rollout
 from dynamics.goal import split_goal
-from planners.base import PolicyPlanner, require
-from planners.hindsight import glimpses, later
-from planners.policies import ActionDistribution, Policy
+from planners.base import PolicyPlanner
+from planners.learning.hindsight import glimpses, later
+from planners.learning.policies import ActionDistribution, Policy
+from worldmodels.errors import require
 
 if TYPE_CHECKING:
     from worldmodels.model import WorldModel
@@ -22,7 +23,7 @@ class Cloning(PolicyPlanner):
     """A policy that is likely to do what was recorded; where there are goals, on the way to states reached later.
 
     Args:
-        policy: options of :class:`~planners.policies.Policy`.
+        policy: options of :class:`~planners.learning.policies.Policy`.
         goal_dim: how many numbers of a feature, the last, are the goal's.
         hindsight: share of steps whose goal is replaced by a state that the window reached later.
     """

@@ -9,10 +9,11 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 
 from dynamics.base import Dynamics, Memory, State
-from planners.base import Considered, require, require_gradients
-from planners.noise import row_noise
-from planners.proposals import Categorical, Gaussian
-from planners.replanning import Replanner
+from planners.base import Considered, require_gradients
+from planners.search.proposals import Categorical, Gaussian
+from planners.search.receding_horizon import Replanner
+from worldmodels.common.randomness import row_noise
+from worldmodels.errors import require
 
 
 class Gradient(Replanner):

@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from planners.base import require
-from planners.noise import exponential
-from planners.returns import Value
-from planners.sampling import Found, SamplingPlanner
+from planners.learning.returns import Value
+from planners.search.shooting import Found, SamplingPlanner
+from worldmodels.common.randomness import exponential
+from worldmodels.errors import require
 
 SPREAD_FLOOR = 1e-4
 """Elites whose values differ by less count alike: normalising must not blow up rounding errors."""
@@ -25,7 +25,7 @@ class MPPI(SamplingPlanner):
     the elites, so that ``temperature`` (> 0; towards 0 only the best counts) does not depend on the reward's scale;
     with ``relative=False`` it is in units of the return.
     Exploring, one elite is drawn by weight and noise of the fitted deviation added; otherwise the mean is executed.
-    ``options`` are those of :class:`planners.sampling.Search`.
+    ``options`` are those of :class:`planners.search.shooting.Search`.
     """
 
     def __init__(

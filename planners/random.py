@@ -9,9 +9,10 @@ from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
 from dynamics.base import Memory, State, clear_rows
-from planners.base import Planner, require
-from planners.noise import colour, row_noise
-from planners.proposals import Categorical
+from planners.base import Planner
+from planners.search.proposals import Categorical
+from worldmodels.common.randomness import colour, row_noise
+from worldmodels.errors import require
 
 
 class Random(Planner):

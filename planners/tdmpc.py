@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 from dynamics.base import Dynamics, Rollout
 from dynamics.goal import arrivals
-from planners.base import Learner, require
-from planners.critic import ReturnScale, follow, slow_copy
-from planners.policies import ActionDistribution, Policy
-from worldmodels.distributions import TwoHot
-from worldmodels.nets import EnsembleMLP, frozen
+from planners.base import Learner
+from planners.learning.critics import ReturnScale, follow, slow_copy
+from planners.learning.policies import ActionDistribution, Policy
+from worldmodels.errors import require
+from worldmodels.nets.distributions import TwoHot
+from worldmodels.nets.layers import EnsembleMLP, frozen
 
 if TYPE_CHECKING:
     from worldmodels.model import WorldModel
@@ -65,7 +66,7 @@ class TDLearner(Learner):
     targets read the grounded ones. The policy sees detached features and is the only one to get its loss's gradient.
 
     Args:
-        policy: options of :class:`~planners.policies.Policy`; under tanh.
+        policy: options of :class:`~planners.learning.policies.Policy`; under tanh.
         q: options of :class:`QEnsemble`.
         gamma: discount a decision.
         target_rate: how far the targets' copy moves towards Q after each update.

@@ -10,9 +10,10 @@ from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
 from dynamics.base import Memory, State
-from planners.base import Planner, require
-from planners.noise import row_noise
+from planners.base import Planner
+from worldmodels.common.randomness import row_noise
 from worldmodels.envs.maze import grid_of
+from worldmodels.errors import require
 
 
 class Waypoints(Planner):

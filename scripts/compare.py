@@ -12,8 +12,8 @@ from __future__ import annotations
 def main(words: list[str]) -> None:
     """Play the grid, print the table, write the files."""
     from worldmodels.cli import count, items, take, whole, yes
-    from worldmodels.comparison import compare
     from worldmodels.errors import UserError, near_match
+    from worldmodels.evaluation.comparison import compare
 
     known = {
         "runs": items,

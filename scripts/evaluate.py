@@ -11,8 +11,8 @@ def main(words: list[str]) -> None:
     """Write `evaluation.json` and `evaluation.mp4` and print the table."""
     from worldmodels.cli import count, take, whole
     from worldmodels.errors import UserError, near_match
-    from worldmodels.runs import open_run
-    from worldmodels.scoring import apart, score, score_oracle
+    from worldmodels.evaluation.report import apart, score, score_oracle
+    from worldmodels.runs.loading import open_run
 
     scores = {"learned": score, "oracle": score_oracle}
     own, overrides = take(words, {"run": str, "model": str, "episodes": count, "seed": whole}, required=("run",))

@@ -6,8 +6,8 @@ from __future__ import annotations
 def main(words: list[str]) -> None:
     """Play held-out episodes, then write `imagine.json`, `.gif`, `.png` and the error curves into the run folder."""
     from worldmodels.cli import count, take, whole
-    from worldmodels.runs import open_run
-    from worldmodels.scoring import judge, play_held_out
+    from worldmodels.evaluation.report import judge, play_held_out
+    from worldmodels.runs.loading import open_run
 
     known = {"run": str, "episodes": count, "seed": whole, "context": count, "imag_horizon": count, "futures": count}
     own, overrides = take(words, known, required=("run",))

@@ -10,7 +10,7 @@ from __future__ import annotations
 def main(words: list[str]) -> None:
     """Play, print the table, write the files."""
     from worldmodels.cli import count, items, take, whole
-    from worldmodels.sweep import sweep
+    from worldmodels.evaluation.sweep import sweep
 
     known = {"run": str, "over": str, "values": items, "episodes": count, "seed": whole, "to": str}
     own, rest = take(words, known, required=("run", "over", "values"))

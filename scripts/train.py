@@ -5,7 +5,7 @@ from __future__ import annotations
 
 def main(words: list[str]) -> None:
     """Train, evaluate, draw; see configs/train.yaml for every key."""
-    from worldmodels.launch import train
+    from worldmodels.training.run import train
 
     train(words)
 

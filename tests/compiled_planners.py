@@ -19,9 +19,9 @@ from model_cases import ACTION, STATE, batch, model
 from omegaconf import OmegaConf
 from planner_cases import PLANNERS, options
 
-from worldmodels.build import build_planner
-from worldmodels.module import WorldModelModule
-from worldmodels.optim import NormClip
+from worldmodels.factory import build_planner
+from worldmodels.training.module import WorldModelModule
+from worldmodels.training.optim import NormClip
 
 LENGTH, HORIZON, UPDATES, BACKBONE = 9, 4, 4, {"actor_critic": "rssm"}
 

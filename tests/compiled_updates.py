@@ -17,16 +17,16 @@ import torch
 from dynamics_cases import subjects
 from model_cases import ACTION, BOTH, STATE, batch, config, model, with_reset
 
-from planners.critic import Critic
+from planners.learning.critics import Critic
 from planners.random import Random
 from planners.tdmpc import QEnsemble
-from worldmodels.build import loss_scales
-from worldmodels.encoders import ObservationSpec
-from worldmodels.heads import RewardHead
-from worldmodels.module import WorldModelModule
-from worldmodels.optim import NormClip
+from worldmodels.factory import loss_scales
+from worldmodels.heads.base import RewardHead
+from worldmodels.nets.encoders import ObservationSpec
 from worldmodels.testing.learning import Learning
 from worldmodels.testing.sequences import randomise
+from worldmodels.training.module import WorldModelModule
+from worldmodels.training.optim import NormClip
 
 LENGTH, UPDATES = 3, 3
 Updates = tuple[list, list[dict[str, torch.Tensor]]]  # losses and gradients of each

@@ -21,7 +21,7 @@ def finished_run(tmp_path_factory) -> Path:
     """A run folder that a whole training left behind; to be read only."""
     from toy_runs import WORDS
 
-    from worldmodels.launch import train
+    from worldmodels.training.run import train
 
     folder = tmp_path_factory.mktemp("finished") / "run"
     train([*WORDS, f"run_dir={folder}"])
@@ -45,4 +45,4 @@ def said(monkeypatch, capsys):
 @pytest.fixture
 def unscored(monkeypatch) -> None:
     """Trainings end without being scored, which takes longer than they do."""
-    monkeypatch.setattr("worldmodels.launch.finish", lambda run, cfg: None)
+    monkeypatch.setattr("worldmodels.training.run.finish", lambda run, cfg: None)

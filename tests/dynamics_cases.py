@@ -12,7 +12,7 @@ from omegaconf import DictConfig, open_dict
 
 from dynamics.base import Dynamics
 from dynamics.latent import POSTERIORS
-from worldmodels.cli import config_dir, load_config
+from worldmodels.config import config_dir, load_config
 from worldmodels.testing.sequences import ACTION, EMBED
 
 TINY = (

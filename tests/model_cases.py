@@ -10,10 +10,10 @@ from dynamics_cases import TINY
 from omegaconf import DictConfig
 from torch import Tensor
 
-from worldmodels.build import build_model
-from worldmodels.cli import load_config
-from worldmodels.encoders import ObservationSpec
+from worldmodels.config import load_config
+from worldmodels.factory import build_model
 from worldmodels.model import WorldModel
+from worldmodels.nets.encoders import ObservationSpec
 from worldmodels.testing.sequences import randomise
 
 BOTH: ObservationSpec = {"pixels": ((3, 16, 16), torch.uint8), "state": ((4,), torch.float32)}

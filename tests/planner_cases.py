@@ -10,8 +10,8 @@ import torch
 from omegaconf import OmegaConf
 from true_models import Chain, LinearGaussian, WithGoal
 
-from worldmodels.build import build_planner
-from worldmodels.cli import load_config
+from worldmodels.config import load_config
+from worldmodels.factory import build_planner
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "planner"
 

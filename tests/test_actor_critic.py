@@ -13,11 +13,11 @@ from torch import nn
 from true_models import Chain, LinearGaussian
 
 from dynamics.base import Rollout, State
-from planners.critic import Critic, ReturnScale
-from planners.policies import BoundedNormal, OneHot, Policy, SquashedNormal
-from planners.returns import lambda_returns, reach_weights, recorded_returns
-from worldmodels.build import build_planner
+from planners.learning.critics import Critic, ReturnScale
+from planners.learning.policies import BoundedNormal, OneHot, Policy, SquashedNormal
+from planners.learning.returns import lambda_returns, reach_weights, recorded_returns
 from worldmodels.errors import UserError
+from worldmodels.factory import build_planner
 
 # Returns
 

@@ -12,14 +12,15 @@ import pytest
 import torch
 from toy_runs import ENV, REST, WORDS
 
-from worldmodels import cli
+from worldmodels.config import load_config
 from worldmodels.data.replay import Replay
 from worldmodels.envs.vector import VectorEnv
 from worldmodels.errors import UserError
-from worldmodels.launch import planner_config, resumed_config
-from worldmodels.module import AVERAGE
-from worldmodels.runs import load_run, override, read_checkpoint, read_config, require_learned
-from worldmodels.scoring import finish
+from worldmodels.evaluation.report import finish
+from worldmodels.runs.edit import override, require_learned
+from worldmodels.runs.folders import AVERAGE, read_checkpoint, read_config
+from worldmodels.runs.loading import load_run
+from worldmodels.training.run import planner_config, resumed_config
 
 # Words on the command line -------------------------------------------------------------------------------------------
 
@@ -95,31 +96,31 @@ def test_unknown_gymnasium_ids_are_refused_with_the_near_match(said, tmp_path):
 
 
 def test_the_published_protocol_is_one_word():
-    cfg = cli.load_config(["experiment=published"])
+    cfg = load_config(["experiment=published"])
     assert (cfg.choices.optimizer, cfg.choices.space) == ("laprop", "categorical")
     assert (cfg.env["size"], cfg.env.action_repeat, cfg.env.render.quality, cfg.env.num_envs) == (64, 2, "full", 1)
     assert (cfg.data.batch_size, cfg.data.length, cfg.loss_scales.pixels) == (16, 64, 1.0)
 
 
 def test_environments_of_gymnasium_start_as_they_are_configured():
-    env = cli.load_config(["env=gym"]).env
+    env = load_config(["env=gym"]).env
     with VectorEnv(env, 1, 0) as envs:
         assert envs.reset()["state"].shape == (1, 3)
 
 
 def test_a_group_and_keys_inside_it_come_in_any_order():
-    cfg = cli.load_config(["planner.keep_elites=0.2", "planner=cem"])
+    cfg = load_config(["planner.keep_elites=0.2", "planner=cem"])
     assert cfg.planner.keep_elites == 0.2
     assert cfg.choices.planner == "cem"
 
 
 def test_switches_are_true_or_false():
-    cfg = cli.load_config(["trainer.compile=true", "data.cross_resets=false"])
+    cfg = load_config(["trainer.compile=true", "data.cross_resets=false"])
     assert (cfg.trainer.compile, cfg.data.cross_resets) == (True, False)
 
 
 def test_whole_numbers_may_be_written_with_an_exponent():
-    cfg = cli.load_config(["frames=1e6", "train_ratio=0.5"])
+    cfg = load_config(["frames=1e6", "train_ratio=0.5"])
     assert (cfg.frames, cfg.data.capacity, cfg.train_ratio) == (1_000_000, 1_000_000, 0.5)
     assert isinstance(cfg.data.capacity, int)
 
@@ -158,11 +159,11 @@ def test_a_run_is_not_used_with_what_it_was_not_trained_with(said, run_folder, t
 def test_a_group_of_a_run_is_read_at_the_size_of_the_run(run_folder):
     cfg = read_config(run_folder)
     assert override(cfg, ["dynamics=koopman"]).dynamics.core.state == cfg.size.deter == 32
-    cfg.choices.size, cfg.size = "s", cli.load_config(["size=s"]).size
+    cfg.choices.size, cfg.size = "s", load_config(["size=s"]).size
     assert override(cfg, ["dynamics=koopman"]).dynamics.core.state == cfg.size.deter != 32
     assert override(cfg, ["dynamics=koopman"]).dynamics.space == cfg.dynamics.space
     cfg.choices.space = "simnorm"
-    assert override(cfg, ["dynamics=koopman"]).dynamics.space == cli.load_config(["size=s", "space=simnorm"]).space
+    assert override(cfg, ["dynamics=koopman"]).dynamics.space == load_config(["size=s", "space=simnorm"]).space
 
 
 @pytest.mark.parametrize("words", [["planner=diffusion", "denoiser=transformer"], ["denoiser=transformer"]])
@@ -173,7 +174,7 @@ def test_a_denoiser_reaches_the_planner_that_is_made_with_it(run_folder, words):
         assert cfg.planner.learner.trajectories.net == cfg.denoiser
     found = override(cfg, [*words, "denoiser.width=64"])
     assert found.planner.learner.trajectories.net == found.denoiser
-    assert (found.denoiser._target_, found.denoiser.width) == ("planners.denoisers.TrajectoryTransformer", 64)
+    assert (found.denoiser._target_, found.denoiser.width) == ("planners.diffusion.denoisers.TrajectoryTransformer", 64)
 
 
 @pytest.mark.parametrize("word", ["steps=50", "prediction=epsilon"])
@@ -198,7 +199,7 @@ def test_the_word_that_a_run_was_trained_with_keeps_its_options(run_folder):
     cfg = read_config(run_folder)
     assert override(cfg, ["planner=mppi"]) == cfg
     assert override(cfg, ["planner=mppi", "planner.num_samples=9"]).planner == {**cfg.planner, "num_samples": 9}
-    assert override(cfg, ["planner=cem"]).planner.num_samples == cli.load_config(["planner=cem"]).planner.num_samples
+    assert override(cfg, ["planner=cem"]).planner.num_samples == load_config(["planner=cem"]).planner.num_samples
 
 
 def test_a_path_that_cannot_be_written_is_one_sentence(said, tmp_path):
@@ -442,14 +443,14 @@ def test_errors_of_our_own_are_not_hidden(said, monkeypatch):
     def broken(words):
         raise KeyError("a bug")
 
-    monkeypatch.setattr("worldmodels.launch.train", broken)
+    monkeypatch.setattr("worldmodels.training.run.train", broken)
     with pytest.raises(KeyError):
         said.exit("train")
 
 
 def test_user_errors_pass_through_nested_construction():
-    from worldmodels.build import construct
+    from worldmodels.factory import construct
 
-    cfg = cli.load_config(["planner.num_elites=1000"])
+    cfg = load_config(["planner.num_elites=1000"])
     with pytest.raises(UserError, match="num_elites=1000"):
         construct(cfg.planner, action_dim=2, discrete=False)

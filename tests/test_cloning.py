@@ -9,8 +9,8 @@ from test_goal import WITH_GOAL
 
 from dynamics.base import Rollout
 from planners.cloning import Cloning
-from worldmodels.build import build_model
 from worldmodels.errors import UserError
+from worldmodels.factory import build_model
 
 POLICY = {"units": 16, "layers": 2}
 

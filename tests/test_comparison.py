@@ -14,16 +14,16 @@ from toy_runs import WORDS, script
 
 from planners.base import require_gradients
 from planners.gradient import Gradient
-from worldmodels.comparison import Entry, bounds, open_run_or_reason, over_oracle, with_intervals
-from worldmodels.comparison_report import draw, label, table
 from worldmodels.data.collect import Actor
 from worldmodels.errors import UserError
-from worldmodels.evaluation import Episodes
-from worldmodels.launch import train
-from worldmodels.quality import balanced_error, correlate, relative_error
-from worldmodels.runs import load_run
-from worldmodels.scoring import windows
-from worldmodels.training import parts
+from worldmodels.evaluation.comparison import Entry, bounds, open_run_or_reason, over_oracle, with_intervals
+from worldmodels.evaluation.comparison_report import draw, label, table
+from worldmodels.evaluation.model_metrics import balanced_error, correlate, relative_error
+from worldmodels.evaluation.report import windows
+from worldmodels.evaluation.rollout import Episodes
+from worldmodels.runs.loading import load_run
+from worldmodels.training.run import train
+from worldmodels.training.setup import parts
 
 SMALL_ACTOR = ("planner.imag_horizon=3",)
 PLAIN = [word for word in WORDS if not word.startswith("planner.")]
@@ -33,7 +33,7 @@ PLAIN = [word for word in WORDS if not word.startswith("planner.")]
 def learned_run(tmp_path_factory):
     """A run of an actor-critic, to be read only."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("worldmodels.launch.finish", lambda run, cfg: None)
+        patch.setattr("worldmodels.training.run.finish", lambda run, cfg: None)
         folder = tmp_path_factory.mktemp("learned") / "run"
         train([*PLAIN, "planner=actor_critic", *SMALL_ACTOR, f"run_dir={folder}"])
     return folder
@@ -125,8 +125,8 @@ def test_there_is_an_upper_bound_whatever_was_asked_for(finished_run, monkeypatc
         require_gradients("none" if isinstance(planner, Gradient) else "exact", False, "planner=mppi")
         return played
 
-    monkeypatch.setattr("worldmodels.comparison.evaluate_oracle", oracle)
-    monkeypatch.setattr("worldmodels.comparison.play_blind", lambda *_: [1.0])
+    monkeypatch.setattr("worldmodels.evaluation.comparison.evaluate_oracle", oracle)
+    monkeypatch.setattr("worldmodels.evaluation.comparison.play_blind", lambda *_: [1.0])
     for planners, expected in {
         ("gradient",): [("gradient", None), ("mppi", [3.0, 4.0])],
         ("gradient", "actor_critic"): [("gradient", None), ("mppi", [3.0, 4.0])],
@@ -222,7 +222,7 @@ def test_a_guided_search_takes_over_what_was_learned(learned_run):
 
 
 def test_more_environments_than_memory_allows_are_refused(monkeypatch, said, tmp_path):
-    monkeypatch.setattr("worldmodels.footprint.free_bytes", lambda device: 1000)
+    monkeypatch.setattr("planners.search.memory.free_bytes", lambda device: 1000)
     message = said.refusal("train", *WORDS, f"run_dir={tmp_path / 'run'}")
     assert "planning for 2 environments" in message
     assert "lower env.num_envs" in message

@@ -14,15 +14,17 @@ from omegaconf import OmegaConf
 from PIL import Image
 from toy_runs import ENV, REST, built, script
 
-from worldmodels.cli import load_config
+from worldmodels.config import load_config
 from worldmodels.data.datamodule import OfflineDataset
-from worldmodels.data.episodes import Recording, resized
+from worldmodels.data.import_dataset import open_dataset, rows_of
 from worldmodels.data.readers import read
-from worldmodels.data.recorded import open_dataset, require_same_world, rows_of
+from worldmodels.data.readers.base import Recording, resized
 from worldmodels.data.replay import Replay
 from worldmodels.errors import UserError
-from worldmodels.launch import train
-from worldmodels.runs import load_run, read_checkpoint
+from worldmodels.runs.folders import read_checkpoint
+from worldmodels.runs.loading import load_run
+from worldmodels.runs.recordings import require_same_world
+from worldmodels.training.run import train
 
 LENGTHS = (5, 8)
 OFFLINE = ("data.length=4", "data.cross_resets=false", "updates=12", "trainer.watch_updates=6")
@@ -503,7 +505,8 @@ def test_a_file_may_tell_skills_itself(tmp_path):
 
 
 def test_skills_are_learned_and_asked_for(dataset, tmp_path):
-    label = "+planner.learner.labels.skill={_target_: planners.labels.Skill, _partial_: true, skills: 2, value: 1}"
+    skill = "{_target_: planners.diffusion.conditioning.Skill, _partial_: true, skills: 2, value: 1}"
+    label = f"+planner.learner.labels.skill={skill}"
     words = [*ENV, *BARE, *OFFLINE, f"data=[{dataset},{dataset}]", "planner=diffusion", *DENOISES, label]
     train([*words, f"run_dir={tmp_path / 'run'}"])
     run = load_run(tmp_path / "run", ["planner.learner.labels.skill.value=0"])

@@ -11,11 +11,13 @@ from PIL import Image
 from toy_runs import EVALUATION, script
 from toy_runs import TINY as WHOLE
 
-from worldmodels import denoising
 from worldmodels.errors import UserError
-from worldmodels.evaluation import Episodes
-from worldmodels.launch import train
-from worldmodels.runs import load_run, override, read_config
+from worldmodels.evaluation.rollout import Episodes
+from worldmodels.runs.edit import override
+from worldmodels.runs.folders import read_config
+from worldmodels.runs.loading import load_run
+from worldmodels.training.run import train
+from worldmodels.visualization.diffusion_figures import draw_paths, grid_of, guiding
 
 TINY = [word for word in WHOLE if not word.startswith(("planner.", "train_ratio", "data."))]
 MAZE = ("env=maze", "env.num_envs=1", "env.size=16", "env.steps=80", "env.action_repeat=4", "env.apart=1")
@@ -56,14 +58,14 @@ def test_scores_say_what_was_solved_and_what_a_way_through_would_score(runs):
 
 def test_pictures_show_how_a_plan_comes_about(runs):
     run = runs / "diffusion"
-    with Image.open(run / "denoising.gif") as image:
+    with Image.open(run / "gif") as image:
         assert image.n_frames >= 3 + 1
     for name, width in (("path.png", 200), ("plan.png", 400)):
         with Image.open(run / name) as image:
             assert image.size[0] > width
     assert (run / "guidance.png").exists()  # nothing guides: what the reward's gradient would do
     run = runs / "cfgrl_goals"
-    with Image.open(run / "denoising.gif") as image:
+    with Image.open(run / "gif") as image:
         assert image.n_frames > 1
     assert (run / "guidance.png").exists()
     assert not (run / "path.png").exists()  # no positions are decoded
@@ -71,8 +73,8 @@ def test_pictures_show_how_a_plan_comes_about(runs):
 
 def test_what_guides_is_what_is_shown(runs):
     run = load_run(runs / "cfgrl_goals", ["planner.guidance.reward.weight=0.5"])
-    assert denoising.guiding(run.planner) == {"goal": run.planner.learner.labels["goal"].weight, "reward": 0.5}
-    assert denoising.guiding(load_run(runs / "diffusion").planner) == {"reward": 1.0}
+    assert guiding(run.planner) == {"goal": run.planner.learner.labels["goal"].weight, "reward": 0.5}
+    assert guiding(load_run(runs / "diffusion").planner) == {"reward": 1.0}
 
 
 def test_a_planner_is_trained_on_a_frozen_model_from_the_recording(runs, recording, tmp_path):
@@ -134,7 +136,7 @@ def test_an_episode_is_solved_if_it_was_at_any_time_before_its_end(success, expe
 
 def test_paths_are_drawn_where_they_are():
     path = np.stack([np.linspace(-1, 1, 5), np.ones(5)], axis=1)[None]
-    figure = denoising.draw_paths(denoising.grid_of("umaze"), np.array([1.0, -1.0]), [path, path], ["a", "b"], 0)
+    figure = draw_paths(grid_of("umaze"), np.array([1.0, -1.0]), [path, path], ["a", "b"], 0)
     assert len(figure.axes) == 2
     [line] = [line for line in figure.axes[0].lines if line.get_color() == "tab:red"]
     np.testing.assert_array_equal(np.stack(line.get_data(), axis=1), path[0])

@@ -11,14 +11,15 @@ from planner_cases import seeded
 from test_goal import WITH_GOAL
 
 from dynamics.base import State
-from planners.critic import Critic
-from planners.denoisers import TemporalUNet, TrajectoryTransformer
-from planners.guidance import Estimated
-from planners.labels import Optimal, Return, Window
-from planners.schedules import SAMPLERS, Sampler, Schedule, row_generators
-from planners.trajectories import Normaliser, Request, TrajectoryModel
-from worldmodels.build import build_model, build_planner
+from planners.diffusion.conditioning import Optimal, Return, Window
+from planners.diffusion.denoisers import TemporalUNet, TrajectoryTransformer
+from planners.diffusion.guidance import Estimated
+from planners.diffusion.noise_schedule import SAMPLERS, Sampler, Schedule
+from planners.diffusion.trajectory_model import Normaliser, Request, TrajectoryModel
+from planners.learning.critics import Critic
+from worldmodels.common.randomness import row_generators
 from worldmodels.errors import UserError
+from worldmodels.factory import build_model, build_planner
 from worldmodels.testing.sequences import randomise
 
 CPU = torch.device("cpu")
@@ -453,7 +454,8 @@ def test_the_rest_of_a_plan_is_partly_renoised_and_takes_part_again():
 
 
 def test_weights_given_go_before_their_own():
-    label = "+planner.learner.labels.return={_target_: planners.labels.Return, _partial_: true, weight: 1.3}"
+    asked = "{_target_: planners.diffusion.conditioning.Return, _partial_: true, weight: 1.3}"
+    label = f"+planner.learner.labels.return={asked}"
     world, made = planner(label, "planner.guidance.reward.weight=0.2")
     assert made.terms({}) == {"reward": 0.2}
     assert made.terms({"reward": 2.0, "return": 5.0}) == {"reward": 2.0}
@@ -692,7 +694,7 @@ def test_windows_over_a_reset_teach_nothing():
 
 
 def test_a_window_pairs_each_latent_with_the_action_and_reward_that_followed(monkeypatch):
-    label = "+planner.learner.labels.optimal={_target_: planners.labels.Optimal, _partial_: true}"
+    label = "+planner.learner.labels.optimal={_target_: planners.diffusion.conditioning.Optimal, _partial_: true}"
     world, made = planner("planner.learner.critic={units: 8, layers: 1}", label)
     rows = with_reset(batch(3, 2 * L + 4, observations=STATE))
     rows["is_first"][:] = False
@@ -777,7 +779,9 @@ def test_a_goal_comes_nearer_with_every_step_and_is_far_again_once_it_has_come(k
 
 
 def test_a_batch_without_a_whole_window_changes_nothing():
-    world, made = planner("+planner.learner.labels.return={_target_: planners.labels.Return, _partial_: true}")
+    world, made = planner(
+        "+planner.learner.labels.return={_target_: planners.diffusion.conditioning.Return, _partial_: true}"
+    )
     rows = with_reset(batch(observations=STATE, length=L + 1))
     rows["is_first"][:, 3] = True
     before = {key: value.clone() for key, value in made.state_dict().items()}
@@ -837,7 +841,7 @@ def test_actions_can_be_asked_to_reach_a_goal():
         (["planner.guidance.within.low=1.0", "planner.guidance.within.high=0.0"], "must be at most"),
         (
             [
-                "+planner.learner.labels.reward={_target_: planners.labels.Return, _partial_: true}",
+                "+planner.learner.labels.reward={_target_: planners.diffusion.conditioning.Return, _partial_: true}",
             ],
             "both have reward",
         ),

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dynamics.latents import Categorical, Gaussian, SimNorm
-from worldmodels.distributions import (
+from worldmodels.nets.distributions import (
     TwoHot,
     categorical_kl,
     log_softmax,

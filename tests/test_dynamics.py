@@ -14,7 +14,7 @@ from dynamics.base import Rollout
 from dynamics.gru import GRU
 from dynamics.latent import Latent
 from dynamics.latents import Categorical, Gaussian, SimNorm
-from worldmodels.cli import load_config
+from worldmodels.config import load_config
 from worldmodels.errors import UserError
 from worldmodels.testing import DynamicsContract
 from worldmodels.testing.sequences import BATCH, EMBED, imagined, observe, randomise, sequences, warm

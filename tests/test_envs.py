@@ -12,7 +12,8 @@ import pytest
 from dm_control import suite
 from omegaconf import OmegaConf
 
-from worldmodels.envs import base, make
+from worldmodels.common.seeds import derive_seed
+from worldmodels.envs import make
 from worldmodels.envs.check import check, main
 from worldmodels.envs.dmc import DMC, MODEL_FIELDS
 from worldmodels.errors import UserError
@@ -221,5 +222,5 @@ def test_the_checker_reports_on_the_command_line(capsys):
 
 
 def test_seeds_of_neighbours_differ():
-    seeds = {base.derive_seed(seed, index) for seed in range(20) for index in range(20)}
+    seeds = {derive_seed(seed, index) for seed in range(20) for index in range(20)}
     assert len(seeds) == 400

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from worldmodels import evaluation, scoring
-from worldmodels.data.collect import Actor
+from worldmodels.data.collect import Actor, Blind
 from worldmodels.envs.vector import VectorEnv
 from worldmodels.errors import UserError
-from worldmodels.evaluation import Blind, Constant, Episodes, evaluate, play, play_blind
-from worldmodels.runs import load_run
+from worldmodels.evaluation import report, rollout
+from worldmodels.evaluation.baselines import Constant
+from worldmodels.evaluation.rollout import Episodes, evaluate, play, play_blind
+from worldmodels.runs.loading import load_run
 
 COUNTER = {
     "_target_": "worldmodels.envs.toy.Counter",
@@ -45,9 +46,9 @@ def test_many_episodes_are_played_in_lots_of_their_own_seeds(monkeypatch, run):
             seeds.append(seed)
             super().__init__(env, num_envs, seed, timeout)
 
-    monkeypatch.setattr(evaluation, "VectorEnv", Recorded)
+    monkeypatch.setattr(rollout, "VectorEnv", Recorded)
     one_lot = evaluate(run.cfg.env, run.model, run.planner, 2, 3, explore=False)
-    monkeypatch.setattr(evaluation, "AT_ONCE", 2)
+    monkeypatch.setattr(rollout, "AT_ONCE", 2)
     lots = evaluate(run.cfg.env, run.model, run.planner, 5, 3, explore=False)
     assert lots.returns[:2] == one_lot.returns
     assert seeds[0] == seeds[1]
@@ -55,7 +56,7 @@ def test_many_episodes_are_played_in_lots_of_their_own_seeds(monkeypatch, run):
     assert len(lots.returns) == len(lots.lengths) == 5
     assert lots.rows["state"].shape[:2] == (5, max(lots.lengths))
     short = Episodes([1.0], {"x": torch.ones(1, 2)}, [2])
-    assert evaluation.joined([short, Episodes([2.0], {"x": torch.ones(1, 3)}, [3])]).rows["x"].tolist() == [
+    assert rollout.joined([short, Episodes([2.0], {"x": torch.ones(1, 3)}, [3])]).rows["x"].tolist() == [
         [1, 1, 0],
         [1, 1, 1],
     ]
@@ -63,7 +64,7 @@ def test_many_episodes_are_played_in_lots_of_their_own_seeds(monkeypatch, run):
 
 
 def test_an_episode_without_an_end_is_said(monkeypatch):
-    monkeypatch.setattr(evaluation, "LONGEST", 3)
+    monkeypatch.setattr(rollout, "LONGEST", 3)
     with pytest.raises(UserError, match="has not ended within 3 decisions: give it a time limit"):
         play_blind(COUNTER, lambda a, d: Constant(a, d, 1.0), 1, 0)
 
@@ -109,10 +110,10 @@ def test_evaluating_in_mid_episode_leaves_the_next_action_unchanged(run):
 
 def test_held_out_windows_lie_within_one_episode():
     rows = {"state": torch.arange(2 * 9).view(2, 9), "action": torch.zeros(2, 9, 1)}
-    found = scoring.windows(Episodes([0.0, 0.0], rows, [9, 5]), 4)
+    found = report.windows(Episodes([0.0, 0.0], rows, [9, 5]), 4)
     assert found["state"].tolist() == [[0, 1, 2, 3], [4, 5, 6, 7], [9, 10, 11, 12]]
     with pytest.raises(UserError, match="lower context or imag_horizon"):
-        scoring.windows(Episodes([0.0, 0.0], rows, [9, 5]), 10)
+        report.windows(Episodes([0.0, 0.0], rows, [9, 5]), 10)
 
 
 def test_errors_of_imagination_are_compared_with_what_looks_at_no_action(run):
@@ -125,7 +126,7 @@ def test_errors_of_imagination_are_compared_with_what_looks_at_no_action(run):
         "is_first": torch.zeros(shape, dtype=torch.bool),
     }
     mean = torch.full((3, 16, 16), 0.4)
-    errors = scoring.image_errors(run, batch, mean, 2, 3, futures=2)["errors"]
+    errors = report.image_errors(run, batch, mean, 2, 3, futures=2)["errors"]
     pixels = batch["pixels"].double() / 255
     last, truth = pixels[:, 1:2], pixels[:, 2:]
     np.testing.assert_allclose(errors["last_frame_error"], (truth - last).square().mean((0, 2, 3, 4)), rtol=1e-4)

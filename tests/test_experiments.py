@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from model_cases import ACTION, PIXELS, STATE
 
-from worldmodels.build import build_model
-from worldmodels.cli import load_config
-from worldmodels.runs import override
-from worldmodels.training import Spaces, build_module
+from worldmodels.config import load_config
+from worldmodels.factory import build_model
+from worldmodels.runs.edit import override
+from worldmodels.training.setup import Spaces, build_module
 
 GROUPS = Path(__file__).parents[1] / "configs"
 PROTOCOLS = ("published", "tdmpc2", "tdmpc2_pixels", "tdmpc2_cpu", "dreamer_cpu")

@@ -10,12 +10,12 @@ from dynamics_cases import Subject
 from model_cases import ACTION, config
 
 from dynamics.goal import GOAL, GoalConditioned, arrivals
-from worldmodels.build import build_model, build_planner
-from worldmodels.distributions import TwoHot
 from worldmodels.errors import UserError
-from worldmodels.heads import RewardHead, TransitionRewardHead
+from worldmodels.factory import build_model, build_planner
+from worldmodels.heads.base import RewardHead, TransitionRewardHead
+from worldmodels.nets.distributions import TwoHot
 from worldmodels.testing.sequences import EMBED, randomise, sequences
-from worldmodels.training import Spaces, build_module
+from worldmodels.training.setup import Spaces, build_module
 
 WITH_GOAL = {
     "pixels": ((3, 16, 16), torch.uint8),

@@ -18,10 +18,10 @@ from omegaconf import OmegaConf
 from planner_cases import GENERAL
 from planner_cases import PLANNERS as KIND
 
-from worldmodels.build import build_model
-from worldmodels.cli import load_config
-from worldmodels.envs.base import GOAL
-from worldmodels.training import Spaces, build_module
+from worldmodels.common.columns import GOAL
+from worldmodels.config import load_config
+from worldmodels.factory import build_model
+from worldmodels.training.setup import Spaces, build_module
 
 DYNAMICS = sorted(path.stem for path in (Path(__file__).parents[1] / "configs" / "dynamics").glob("*.yaml"))
 KINDS = list(product(("box", "discrete"), ("pixels", "state")))

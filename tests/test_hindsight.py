@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from planners.hindsight import last_rows, later
+from planners.learning.hindsight import last_rows, later
 
 
 def first(*rows):

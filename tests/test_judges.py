@@ -9,10 +9,10 @@ from planner_cases import seeded
 from test_goal import WITH_GOAL
 
 from dynamics.base import State
-from planners.judges import Imagined, Plans, Stepwise
-from planners.labels import Window
-from worldmodels.build import build_model, build_planner
+from planners.diffusion.conditioning import Window
+from planners.diffusion.plan_scoring import Imagined, Plans, Stepwise
 from worldmodels.errors import UserError
+from worldmodels.factory import build_model, build_planner
 from worldmodels.testing.sequences import randomise
 
 L, STEP = 12, 0.5

@@ -15,11 +15,11 @@ from test_vector import single
 from toy_runs import ENV, REST, UPDATES, WORDS, At, built, same, stop, trained
 
 from planners.base import Planner
-from worldmodels.cli import load_config
+from worldmodels.config import load_config
 from worldmodels.data.datamodule import Schedule
 from worldmodels.errors import UserError
-from worldmodels.module import AVERAGE
-from worldmodels.runs import load_run, read_checkpoint
+from worldmodels.runs.folders import AVERAGE, read_checkpoint
+from worldmodels.runs.loading import load_run
 
 NOISY = ("env=linear_gaussian", "env.num_envs=3", "env.noise=0.2", "env.limit=7")
 
@@ -197,7 +197,7 @@ def test_resuming_with_another_train_ratio_pays_from_there_on(tmp_path):
 
 @pytest.mark.parametrize("context", ["none", "burn_in"])
 def test_watching_and_evaluating_in_mid_training_change_nothing(tmp_path, context):
-    from worldmodels.evaluation import evaluate
+    from worldmodels.evaluation.rollout import evaluate
 
     words = ("frames=90", f"data.context={context}")
     quiet = trained(tmp_path / "a", *words, "trainer.watch_updates=1000", "trainer.log_updates=1000")

@@ -10,13 +10,13 @@ import torch
 from omegaconf import OmegaConf
 
 from planners.waypoints import Waypoints
-from worldmodels.build import build_model, build_planner
-from worldmodels.cli import load_config
+from worldmodels.config import load_config
 from worldmodels.envs import make
 from worldmodels.envs.check import check
 from worldmodels.envs.grid import Grid
 from worldmodels.envs.maze import ARRIVED, REACHED, Maze, grid_of
 from worldmodels.errors import UserError
+from worldmodels.factory import build_model, build_planner
 
 U = [[1, 1, 1, 1, 1], [1, 0, 0, 0, 1], [1, 1, 1, 0, 1], [1, 0, 0, 0, 1], [1, 1, 1, 1, 1]]
 

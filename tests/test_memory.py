@@ -14,18 +14,19 @@ import torch
 from omegaconf import OmegaConf
 from toy_runs import spawn
 
-from worldmodels.build import build_model
-from worldmodels.cli import config_dir, load_config
-from worldmodels.data.replay import Replay, split_context
+from worldmodels.common.batch import split_context
+from worldmodels.config import config_dir, load_config
+from worldmodels.data.replay import Replay
 from worldmodels.envs.check import check
 from worldmodels.envs.recall import COLOURS, DARK, SHOWN, WALL, Recall
 from worldmodels.errors import UserError
-from worldmodels.launch import train
+from worldmodels.factory import build_model
 from worldmodels.model import WorldModel
 from worldmodels.recall.episodes import record_episodes
 from worldmodels.recall.report import TASKS, footnote, table
 from worldmodels.recall.scores import recalled, score
 from worldmodels.testing.sequences import randomise
+from worldmodels.training.run import train
 from worldmodels.trajectory import Trajectory
 
 SHORT = (

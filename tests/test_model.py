@@ -9,10 +9,10 @@ import torch
 from model_cases import ACTION, BOTH, PIXELS, STATE, batch, config, model, with_reset
 from torch import nn
 
-from planners.returns import discounted_return
-from worldmodels.build import build_model, build_planner, loss_scales
-from worldmodels.cli import load_config
+from planners.learning.returns import discounted_return
+from worldmodels.config import load_config
 from worldmodels.errors import UserError
+from worldmodels.factory import build_model, build_planner, loss_scales
 
 
 def seeded(seed=0):

@@ -13,14 +13,14 @@ from torch import nn
 
 from dynamics.base import State
 from planners.base import Planner
-from worldmodels.build import loss_scales, prefix_rows
-from worldmodels.data.collect import MEMORY
-from worldmodels.data.replay import split_context
+from worldmodels.common.batch import split_context
+from worldmodels.common.columns import MEMORY
+from worldmodels.common.precision import lightning_precision
 from worldmodels.errors import UserError
-from worldmodels.module import WorldModelModule
-from worldmodels.optim import AdaptiveClip, NormClip
-from worldmodels.precision import lightning_precision
+from worldmodels.factory import loss_scales, prefix_rows
 from worldmodels.testing.sequences import assert_close
+from worldmodels.training.module import WorldModelModule
+from worldmodels.training.optim import AdaptiveClip, NormClip
 
 
 class Learner(Planner):

@@ -10,14 +10,14 @@ import torch
 from model_cases import ACTION, BOTH, PIXELS, STATE, batch, with_reset
 from torch import nn
 
-from worldmodels.build import build_model, build_planner
-from worldmodels.cli import load_config
-from worldmodels.decoders import Decoder, PixelDecoder, StateDecoder
-from worldmodels.distributions import symexp, symlog
-from worldmodels.encoders import Encoder
+from worldmodels.config import load_config
 from worldmodels.errors import UserError
-from worldmodels.heads import ContinueHead, RewardHead, TransitionRewardHead
-from worldmodels.nets import MLP, BlockLinear, init_, init_std
+from worldmodels.factory import build_model, build_planner
+from worldmodels.heads.base import ContinueHead, RewardHead, TransitionRewardHead
+from worldmodels.nets.decoders import Decoder, PixelDecoder, StateDecoder
+from worldmodels.nets.distributions import symexp, symlog
+from worldmodels.nets.encoders import Encoder
+from worldmodels.nets.layers import MLP, BlockLinear, init_, init_std
 from worldmodels.testing.sequences import randomise
 
 

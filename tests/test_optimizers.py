@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from worldmodels.build import construct
-from worldmodels.cli import load_config
+from worldmodels.config import load_config
+from worldmodels.factory import construct
 
 OPTIMIZERS = sorted(path.stem for path in (Path(__file__).parents[1] / "configs" / "optimizer").glob("*.yaml"))
 

@@ -7,10 +7,10 @@ import torch
 from planner_cases import build, seeded
 from toy_runs import script
 
-from worldmodels.cli import load_config
+from worldmodels.config import load_config
 from worldmodels.envs.vector import VectorEnv
 from worldmodels.errors import UserError
-from worldmodels.oracle import SNAPSHOT, Oracle, OracleActor, Simulators, pack, unpack
+from worldmodels.evaluation.oracle import SNAPSHOT, Oracle, OracleActor, Simulators, pack, unpack
 
 ENVS = {
     "linear_gaussian": ["env=linear_gaussian"],

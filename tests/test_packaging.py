@@ -139,7 +139,9 @@ def test_the_wheel_holds_the_packages_and_the_configs(pyproject: dict) -> None:
     assert sorted(wheel["packages"]) == sorted(PACKAGES)
     assert wheel["force-include"] == {"configs": "worldmodels/configs"}
     assert all((ROOT / package / "__init__.py").is_file() for package in PACKAGES)
-    assert not (ROOT / "worldmodels" / "configs").exists()  # the wheel's place for them, see worldmodels.cli.config_dir
+    assert not (
+        ROOT / "worldmodels" / "configs"
+    ).exists()  # the wheel's place for them, see worldmodels.config.config_dir
 
 
 def test_everything_imported_is_declared(pyproject: dict) -> None:

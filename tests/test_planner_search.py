@@ -9,15 +9,15 @@ from planner_cases import PLANNERS, both_spaces, build, flags, none, searching, 
 from planner_cases import replanning as each_replanner
 from true_models import Chain, LinearGaussian
 
-from planners import replanning
-from planners.proposals import Proposal
-from planners.returns import discounted_return
+from planners.learning.returns import discounted_return
+from planners.search import receding_horizon
+from planners.search.proposals import Proposal
 
 
 @pytest.fixture(autouse=True)
 def whole(monkeypatch):
     """All rows in one search, for those who look at what the model is asked."""
-    monkeypatch.setattr(replanning, "AT_ONCE", 10**6)
+    monkeypatch.setattr(receding_horizon, "AT_ONCE", 10**6)
 
 
 @searching
@@ -27,7 +27,7 @@ def test_rows_searched_in_groups_plan_as_all_together(name, discrete, rows, monk
     model, state = world(discrete)
     planner = build(name, model)
     together, expected = planner.act(model, state, planner.initial(5), none(5), True, seeded())
-    monkeypatch.setattr(replanning, "AT_ONCE", 256 * rows)
+    monkeypatch.setattr(receding_horizon, "AT_ONCE", 256 * rows)
     model.asked.clear()
     in_groups, memory = planner.act(model, state, planner.initial(5), none(5), True, seeded())
     assert max(len(actions) for actions in model.asked) <= 256 * rows + 100  # and what CEM keeps

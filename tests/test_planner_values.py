@@ -6,7 +6,7 @@ from planner_cases import GUIDED, SEARCHING, both_spaces, build, guided, none, p
 from true_models import Chain, LinearGaussian
 
 from dynamics.base import State
-from planners.returns import discounted_return
+from planners.learning.returns import discounted_return
 from worldmodels.trajectory import Trajectory
 
 

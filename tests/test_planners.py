@@ -23,10 +23,10 @@ from test_contract import python_in
 from true_models import LinearGaussian
 
 from dynamics.base import State
-from planners.noise import colour
-from planners.returns import discounted_return
-from worldmodels.build import build_planner
+from planners.learning.returns import discounted_return
+from worldmodels.common.randomness import colour
 from worldmodels.errors import UserError
+from worldmodels.factory import build_planner
 from worldmodels.testing.sequences import randomise
 
 

@@ -11,9 +11,9 @@ from test_visualize import assert_animated
 from toy_runs import WORDS
 
 from planners.base import Considered
-from worldmodels.launch import train
-from worldmodels.plans import candidates_of, values_along
+from worldmodels.training.run import train
 from worldmodels.trajectory import Trajectory
+from worldmodels.visualization.plan_figures import candidates_of, values_along
 
 PLAIN = [word for word in WORDS if not word.startswith("planner.")]
 SMALL_SEARCH = ("num_samples=8", "num_elites=2", "iterations=1", "replan_every=2")

@@ -18,9 +18,9 @@ from model_cases import ACTION, batch, model, with_reset
 from planner_cases import PLANNERS
 
 from dynamics.gru import GRU
-from planners.returns import discounted_return
+from planners.learning.returns import discounted_return
+from worldmodels.common.precision import context, lightning_precision
 from worldmodels.errors import UserError
-from worldmodels.precision import context, lightning_precision
 from worldmodels.trajectory import Trajectory
 
 COMPILED = ("learns", "denoises", "clones", "goals")  # what is guided learns what its learner does

@@ -11,14 +11,15 @@ from true_models import TrueModel
 
 from dynamics.base import Rollout, State
 from planners.random import Random
-from worldmodels.cli import load_config
+from worldmodels.common.seeds import HELD_OUT, derive_seed
+from worldmodels.config import load_config
 from worldmodels.data.collect import Actor
-from worldmodels.envs.base import derive_seed
 from worldmodels.envs.toy import LinearGaussian
 from worldmodels.envs.vector import VectorEnv
-from worldmodels.evaluation import HELD_OUT, Constant, play, record_blind
-from worldmodels.quality import common_episodes, mixed_tape, prediction_errors, ranking
-from worldmodels.runs import Run
+from worldmodels.evaluation.baselines import Constant
+from worldmodels.evaluation.model_metrics import common_episodes, mixed_tape, prediction_errors, ranking
+from worldmodels.evaluation.rollout import play, record_blind
+from worldmodels.runs.loading import Run
 
 
 class Simulator(TrueModel):
@@ -95,7 +96,7 @@ def test_all_models_are_judged_on_the_same_episodes(monkeypatch):
     one, other = run(), run()
     other.planner = Constant(1, False, 0.5)
     monkeypatch.setattr(
-        "worldmodels.quality.play_held_out",
+        "worldmodels.evaluation.model_metrics.play_held_out",
         lambda run, n, seed, explore: record_blind(run.cfg.env, lambda a, d: run.planner, n, seed),
     )
     played = common_episodes([one, other], seed=0)

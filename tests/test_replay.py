@@ -20,7 +20,8 @@ from replay_stream import (
     valid_starts,
 )
 
-from worldmodels.data.replay import Replay, context_rows, split_context
+from worldmodels.common.batch import context_rows, split_context
+from worldmodels.data.replay import Replay
 from worldmodels.data.storage import Layout
 from worldmodels.errors import UserError
 

@@ -15,8 +15,8 @@ from dynamics_cases import subjects
 from toy_runs import ROOT, UPDATES, At, built, same, stop, trained
 
 from worldmodels.cli import CtrlC
-from worldmodels.launch import fit
-from worldmodels.runs import read_checkpoint
+from worldmodels.runs.folders import read_checkpoint
+from worldmodels.training.run import fit
 
 CONTEXTS = {
     "none": (),

@@ -17,10 +17,11 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from toy_runs import ENV, REST, UPDATES, WORDS, script, spawn
 
+from worldmodels.common.files import read_rows
 from worldmodels.data.replay import Replay
-from worldmodels.launch import train
-from worldmodels.logs import MetricsCsv, read_rows
-from worldmodels.runs import read_checkpoint
+from worldmodels.runs.folders import read_checkpoint
+from worldmodels.training.logs import MetricsCsv
+from worldmodels.training.run import train
 
 # What a training leaves behind ---------------------------------------------------------------------------------------
 
@@ -151,7 +152,7 @@ def test_a_new_learning_rate_is_used_when_resuming(run_folder, unscored):
 
 
 def test_evaluating_with_another_planner_needs_no_retraining(run_folder, monkeypatch):
-    monkeypatch.setattr("worldmodels.scoring.baselines", lambda *_: {"random": 0.0})
+    monkeypatch.setattr("worldmodels.evaluation.report.baselines", lambda *_: {"random": 0.0})
     before = (run_folder / "config.yaml").read_bytes()
     planner = ("planner.num_elites=3", "planner=cem", "planner.num_samples=6")
     script("evaluate")([f"run={run_folder}", *planner, "episodes=3", "seed=7"])

@@ -13,8 +13,8 @@ from toy_runs import REST
 from worldmodels.envs import make
 from worldmodels.envs.check import check
 from worldmodels.errors import UserError
-from worldmodels.launch import train
-from worldmodels.runs import load_run
+from worldmodels.runs.loading import load_run
+from worldmodels.training.run import train
 
 COUNTER = Path(__file__).parents[1] / "configs" / "env" / "counter.yaml"
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from worldmodels.encoders import Encoder, RandomShift
+from worldmodels.common.frames import newest
 from worldmodels.envs import make
 from worldmodels.envs.check import check
 from worldmodels.errors import UserError
-from worldmodels.visualize import newest
+from worldmodels.nets.encoders import Encoder, RandomShift
 
 COUNTER = Path(__file__).parents[1] / "configs" / "env" / "counter.yaml"
 

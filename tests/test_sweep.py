@@ -8,9 +8,9 @@ import pytest
 from toy_runs import script
 
 from worldmodels.errors import UserError
-from worldmodels.runs import load_run
-from worldmodels.scoring import play_held_out
-from worldmodels.sweep import draw, numbers, rank_correlation, table
+from worldmodels.evaluation.report import play_held_out
+from worldmodels.evaluation.sweep import draw, numbers, rank_correlation, table
+from worldmodels.runs.loading import load_run
 
 
 def row(value, *returns, success=None):
@@ -60,6 +60,6 @@ def test_words_are_drawn_where_there_are_no_numbers():
     ],
 )
 def test_mistakes_are_refused_before_anything_is_played(words, message, finished_run, monkeypatch):
-    monkeypatch.setattr("worldmodels.sweep.play_held_out", lambda *_, **__: pytest.fail("played"))
+    monkeypatch.setattr("worldmodels.evaluation.sweep.play_held_out", lambda *_, **__: pytest.fail("played"))
     with pytest.raises(UserError, match=message):
         script("sweep")([f"run={finished_run}", *words])

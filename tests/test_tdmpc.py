@@ -12,9 +12,9 @@ from true_models import Chain, LinearGaussian
 
 from dynamics.base import Rollout, State
 from planners.tdmpc import QEnsemble, TDLearner
-from worldmodels.build import build_planner
 from worldmodels.errors import UserError
-from worldmodels.nets import MLP
+from worldmodels.factory import build_planner
+from worldmodels.nets.layers import MLP
 from worldmodels.testing.sequences import randomise
 
 

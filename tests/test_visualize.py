@@ -12,8 +12,8 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
 
-from worldmodels import visualize
-from worldmodels.visualize import IMAGINES, SEES, OpenLoop
+from worldmodels.common.frames import add_gif
+from worldmodels.visualization.imagination import IMAGINES, SEES, OpenLoop, draw_clips, draw_strip, open_loop
 
 CONTEXT, HORIZON = 3, 4
 
@@ -22,7 +22,7 @@ def clip_of(rows: dict[str, torch.Tensor], sample: bool = False, seed: int = 0) 
     world = model()
     world.dynamics.sample = sample
     generator = torch.Generator().manual_seed(seed)
-    return visualize.open_loop(world, with_reset(rows), world.initial(2), CONTEXT, HORIZON, generator)
+    return open_loop(world, with_reset(rows), world.initial(2), CONTEXT, HORIZON, generator)
 
 
 @pytest.mark.parametrize("sample", [False, True])
@@ -67,7 +67,7 @@ def test_errors_are_those_of_the_imagined_steps():
 
 
 def test_clips_show_truth_model_and_error_with_the_border_where_seeing_ends():
-    frames = visualize.draw_clips(made_up(), windows=2)
+    frames = draw_clips(made_up(), windows=2)
     assert frames.dtype == np.uint8
     time, height, width, _ = frames.shape
     assert time == 5
@@ -77,14 +77,14 @@ def test_clips_show_truth_model_and_error_with_the_border_where_seeing_ends():
         truth, drawn, error = frames[t].reshape(3, height // 3, width, 3)[:, height // 6, width // 4]
         assert truth.tolist() == [0] * 3
         assert drawn.tolist() == error.tolist() == [round(25.5 * t)] * 3
-    strip = visualize.draw_strip(made_up(), windows=2, every=2)
+    strip = draw_strip(made_up(), windows=2, every=2)
     assert strip.shape[0] / strip.shape[1] == 6 / 3
 
 
 def test_animations_are_really_in_the_event_file(tmp_path):
-    frames = visualize.draw_clips(made_up())
+    frames = draw_clips(made_up())
     with SummaryWriter(str(tmp_path)) as writer:
-        visualize.add_gif(writer, "imagination/open_loop", frames, 7)
+        add_gif(writer, "imagination/open_loop", frames, 7)
     events = EventAccumulator(str(tmp_path), size_guidance={"images": 0})
     events.Reload()
     [event] = events.Images("imagination/open_loop")

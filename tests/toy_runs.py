@@ -16,8 +16,9 @@ import pytest
 import torch
 
 from worldmodels import cli
-from worldmodels.launch import fit
-from worldmodels.training import Training, assemble
+from worldmodels.config import load_config
+from worldmodels.training.run import fit
+from worldmodels.training.setup import Training, assemble
 
 ROOT = Path(__file__).resolve().parents[1]
 ENV = ("env=counter", "env.num_envs=2", "env.obs=both")
@@ -71,7 +72,7 @@ def built(folder: Path, *words: str, ctrl_c: cli.CtrlC | None = None) -> Iterato
     env = () if any(word.startswith("env=") for word in words) else ENV
     other = any(word.startswith("planner=") for word in words)  # which mppi's options do not fit
     rest = [word for word in REST if not (other and word.startswith("planner."))]
-    cfg = cli.load_config([*env, *rest, *words])
+    cfg = load_config([*env, *rest, *words])
     torch.set_num_threads(1)
     lightning.seed_everything(cfg.seed, verbose=False)
     with assemble(cfg, folder, ctrl_c or cli.CtrlC()) as training:

@@ -10,8 +10,8 @@ from jaxtyping import Bool, Float
 from torch import Generator, Tensor, nn
 
 from dynamics.base import Dynamics, Rollout, State
-from worldmodels.encoders import Encoder, GoalEncoder
-from worldmodels.nets import frozen
+from worldmodels.nets.encoders import Encoder, GoalEncoder
+from worldmodels.nets.layers import frozen
 from worldmodels.objectives.base import Objective
 from worldmodels.trajectory import Trajectory
 

@@ -13,18 +13,19 @@ from tqdm import tqdm
 
 from planners.base import Planner
 from planners.random import Random
-from worldmodels import precision
-from worldmodels.build import build_planner
-from worldmodels.cli import CtrlC, Interrupted, load_config
+from worldmodels.cli import CtrlC, Interrupted
+from worldmodels.common import precision
+from worldmodels.common.timing import Stopwatch
+from worldmodels.config import load_config
 from worldmodels.data.card import write_card
-from worldmodels.data.collect import Actor, Collector, row_spec
+from worldmodels.data.collect import Actor, Blind, Collector, Sighted, require_same_spaces, row_spec
 from worldmodels.data.replay import Replay
 from worldmodels.envs import describe
 from worldmodels.envs.vector import VectorEnv
 from worldmodels.errors import UserError
-from worldmodels.evaluation import Blind, Sighted, require_same_spaces
-from worldmodels.runs import CONFIG, Run, open_run
-from worldmodels.timing import Stopwatch
+from worldmodels.factory import build_planner
+from worldmodels.runs.folders import CONFIG
+from worldmodels.runs.loading import Run, open_run
 
 log = logging.getLogger(__name__)
 

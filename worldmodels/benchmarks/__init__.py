@@ -1,1 +1,1 @@
-"""What `scripts/benchmark.py` measures, a file a suite: medians, never a test."""
+"""What `scripts/benchmark.py` measures, a file a suite: medians and ratios. Never a test."""

@@ -18,17 +18,18 @@ import torch
 from tqdm import tqdm
 
 from dynamics.base import Dynamics, Rollout
-from worldmodels import precision
-from worldmodels.allocator import keep_freed_memory
+from planners.search.memory import free_bytes
 from worldmodels.benchmarks.backbones_report import IMAGINED, draw, exponent, table
 from worldmodels.benchmarks.peak import PeakMemory
 from worldmodels.benchmarks.subjects import ACTION, EMBED, Subject, subjects
 from worldmodels.benchmarks.training import WARM_UP, finish, machine, timed
-from worldmodels.cli import config_dir, load_config, show_log
+from worldmodels.cli import show_log
+from worldmodels.common import precision
+from worldmodels.common.files import write_json
+from worldmodels.config import config_dir, load_config
 from worldmodels.envs.stream import depend_on_parent
 from worldmodels.errors import UserError, near_match
-from worldmodels.evaluation import write_json
-from worldmodels.footprint import free_bytes
+from worldmodels.training.memory import keep_freed_memory
 
 log = logging.getLogger(__name__)
 

@@ -11,12 +11,12 @@ import torch
 from tqdm import tqdm
 
 from dynamics.base import Memory
-from worldmodels import precision
-from worldmodels.allocator import keep_freed_memory
 from worldmodels.benchmarks.training import machine, milliseconds
-from worldmodels.build import build_model, build_planner
-from worldmodels.cli import load_config
-from worldmodels.evaluation import write_json
+from worldmodels.common import precision
+from worldmodels.common.files import write_json
+from worldmodels.config import load_config
+from worldmodels.factory import build_model, build_planner
+from worldmodels.training.memory import keep_freed_memory
 
 log = logging.getLogger(__name__)
 

@@ -10,9 +10,9 @@ import torch
 from dynamics.base import Dynamics
 from dynamics.latent import POSTERIORS
 from worldmodels.benchmarks.backbones_report import IMAGINED
-from worldmodels.build import construct
-from worldmodels.cli import load_config
+from worldmodels.config import load_config
 from worldmodels.errors import UserError
+from worldmodels.factory import construct
 
 EMBED, ACTION = 768, 6
 """Numbers in an embedding (32x32 pixels, size xs) and in an action."""

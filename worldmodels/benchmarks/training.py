@@ -15,15 +15,16 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
-from worldmodels import precision
-from worldmodels.allocator import keep_freed_memory
-from worldmodels.build import build_model
-from worldmodels.cli import load_config
-from worldmodels.data.collect import MEMORY, row_spec
+from worldmodels.common import precision
+from worldmodels.common.columns import MEMORY
+from worldmodels.common.files import write_json
+from worldmodels.config import load_config
+from worldmodels.data.collect import row_spec
 from worldmodels.data.replay import Replay
 from worldmodels.envs.vector import VectorEnv
-from worldmodels.evaluation import write_json
-from worldmodels.training import build_module
+from worldmodels.factory import build_model
+from worldmodels.training.memory import keep_freed_memory
+from worldmodels.training.setup import build_module
 
 log = logging.getLogger(__name__)
 

@@ -1,1 +1,1 @@
-"""Recording, replay and the alternation of collecting and learning."""
+"""Collecting, replay, windows and, in readers/, recorded formats. Nothing here is scored or drawn."""

@@ -13,9 +13,9 @@ from jaxtyping import UInt8
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from worldmodels.common.files import write_json
+from worldmodels.common.frames import enlarge, gif_bytes, newest
 from worldmodels.data.replay import Replay
-from worldmodels.evaluation import write_json
-from worldmodels.visualize import enlarge, gif_bytes, newest
 
 CLIPS, CLIP_ROWS = 4, 100
 """Episodes that are shown, and how much of each at most."""

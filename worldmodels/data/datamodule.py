@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from planners.base import Planner
+from worldmodels.common.timing import Stopwatch
 from worldmodels.data.collect import Actor, Collector, Episode
 from worldmodels.data.replay import Replay
-from worldmodels.timing import Stopwatch
 
 
 class Schedule:

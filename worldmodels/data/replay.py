@@ -39,9 +39,10 @@ from tensordict import TensorDict
 from torch import Tensor
 from torchrl.data import ReplayBuffer
 
-from worldmodels.data.storage import GIB, Layout, MappedStorage, Spec, create, map_files
+from worldmodels.common.files import GIB
+from worldmodels.data.storage import Layout, MappedStorage, Spec, create, map_files
 from worldmodels.data.windows import WindowSampler, segments
-from worldmodels.errors import UserError, near_match
+from worldmodels.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -247,28 +248,3 @@ def plan(spec: Spec, num_envs: int, capacity: int) -> Layout:
     return Layout(
         {key: (tuple(shape), dtype) for key, (shape, dtype) in spec.items()}, num_envs, -(-capacity // num_envs)
     )
-
-
-def context_rows(context: str, burn_in: int) -> int:
-    """How many extra rows a context draws in front of a window; ``UserError`` for one that does not exist."""
-    prefix = {"none": 0, "burn_in": burn_in, "latent": 1}
-    if context not in prefix:
-        raise UserError(f"`context={context}` is not one of {', '.join(prefix)}.{near_match(context, prefix)}")
-    if context == "burn_in" and burn_in < 1:
-        raise UserError(f"`context=burn_in` with {burn_in} rows burns nothing in: give at least 1, or `context=none`.")
-    return prefix[context]
-
-
-def split_context(
-    batch: Mapping[str, Shaped[Tensor, "B P_plus_T ..."]], prefix: int
-) -> tuple[dict[str, Shaped[Tensor, "B P ..."]] | None, dict[str, Shaped[Tensor, "B T ..."]]]:
-    """A sampled batch as (``prefix`` rows in front or None, the window), each with ``reset``, without changing it.
-
-    ``reset`` is ``is_first``, and True at the very first row, before which nothing is known; with a prefix that row is
-    in the prefix, and the window's own first step is a reset only where an episode really begins. ``is_first`` stays.
-    """
-    reset = batch["is_first"].clone()
-    reset[:, 0] = True
-    whole = {**batch, "reset": reset}
-    window = {key: value[:, prefix:] for key, value in whole.items()}
-    return {key: value[:, :prefix] for key, value in whole.items()} if prefix else None, window

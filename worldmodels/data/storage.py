@@ -21,10 +21,10 @@ from tensordict import MemoryMappedTensor, TensorDict
 from torch import Tensor
 from torchrl.data import LazyMemmapStorage
 
+from worldmodels.common.files import GIB
 from worldmodels.errors import UserError
 
 Spec = dict[str, tuple[tuple[int, ...], torch.dtype]]
-GIB = 2**30
 LESS = "lower `frames` or `data.capacity` (rows kept) or `env.size` (image size)"
 log = logging.getLogger(__name__)
 

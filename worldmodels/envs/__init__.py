@@ -1,4 +1,4 @@
-"""Environments: dm_control, Gymnasium and toys behind one set of spaces; light to import, for the workers' sake."""
+"""Environments behind one set of spaces, one file a family, and their workers. Light to import; nothing learns."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import gymnasium
 from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 
-from worldmodels.envs.base import derive_seed
+from worldmodels.common.seeds import derive_seed
 from worldmodels.envs.shown_goal import with_goal
 from worldmodels.envs.stack import stacked
 from worldmodels.errors import UserError, near_match

@@ -8,17 +8,11 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
+from worldmodels.common.columns import GOAL
 from worldmodels.errors import UserError, near_match
 
 OBSERVATIONS = ("pixels", "state", "both")
 """What ``env.obs`` may be."""
-GOAL = "goal_"
-"""Prefix of observations that show where to go, in the form of those that show where one is."""
-
-
-def derive_seed(*parts: int) -> int:
-    """One 32-bit seed from several numbers, so that neighbouring (seed, index) pairs share no stream."""
-    return int(np.random.SeedSequence(list(parts)).generate_state(1)[0])
 
 
 def check_obs(obs: str) -> str:

@@ -10,6 +10,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from worldmodels.common.seeds import derive_seed
 from worldmodels.envs import base, rendering
 from worldmodels.errors import UserError, near_match
 
@@ -117,7 +118,7 @@ class GymEnv(gymnasium.Env):
 
     def _begin(self, episode: int) -> None:
         self._episode, self._tape, self._over = episode, [], False
-        raw, _ = self._env.reset(seed=base.derive_seed(self._seed, episode))
+        raw, _ = self._env.reset(seed=derive_seed(self._seed, episode))
         self._last = self._observe(raw)
         base.require_finite(self.name, self._last, 0.0)
 

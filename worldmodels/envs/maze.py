@@ -12,6 +12,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from worldmodels.common.columns import GOAL
 from worldmodels.envs import base, rendering
 from worldmodels.envs.grid import Grid
 from worldmodels.errors import UserError, near_match
@@ -82,7 +83,7 @@ class Maze(gymnasium.Env):
         self._renderer: Any = None
         self._goal, self._goal_pixels, self._step, self._over = np.zeros(2), None, 0, True
         present = base.observation_space(obs, size, 4)
-        goals = {base.GOAL + key: space for key, space in present.items()}
+        goals = {GOAL + key: space for key, space in present.items()}
         self.observation_space = spaces.Dict({**present.spaces, **goals})
         self.action_space = spaces.Box(-1, 1, (2,), np.float32)
 
@@ -173,11 +174,11 @@ class Maze(gymnasium.Env):
         observation: dict[str, np.ndarray] = {}
         if self._obs != "state":
             observation["pixels"] = self._drawn()
-            observation[base.GOAL + "pixels"] = self._drawn_at_goal()
+            observation[GOAL + "pixels"] = self._drawn_at_goal()
         if self._obs != "pixels":
             data = self._point.data
             observation["state"] = np.concatenate([data.qpos, data.qvel]).astype(np.float32)
-            observation[base.GOAL + "state"] = np.concatenate([self._goal, np.zeros(2)]).astype(np.float32)
+            observation[GOAL + "state"] = np.concatenate([self._goal, np.zeros(2)]).astype(np.float32)
         return observation
 
     def _drawn(self) -> np.ndarray:

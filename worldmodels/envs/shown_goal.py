@@ -10,7 +10,7 @@ import cv2
 import gymnasium
 import numpy as np
 
-from worldmodels.envs import base
+from worldmodels.common.columns import GOAL
 from worldmodels.errors import UserError
 
 Goal = str | Sequence[Any] | Mapping[str, Any]
@@ -27,7 +27,7 @@ class ShownGoal(gymnasium.Wrapper):
     def __init__(self, env: gymnasium.Env, goal: Goal) -> None:
         super().__init__(env)
         spaces = env.observation_space.spaces
-        if any(key.startswith(base.GOAL) for key in spaces):
+        if any(key.startswith(GOAL) for key in spaces):
             raise UserError(f"env.goal={goal}: this environment shows goals of its own.")
         given = _by_key(goal)
         wrong = sorted(given.keys() ^ spaces.keys())
@@ -37,8 +37,8 @@ class ShownGoal(gymnasium.Wrapper):
                 f"{' and '.join(sorted(given)) or 'nothing'}: the two differ in {wrong[0]}."
             )
         shown = {key: _of_space(key, value, spaces[key]) for key, value in given.items()}
-        self._shown = {base.GOAL + key: value for key, value in shown.items()}
-        twins = {base.GOAL + key: spaces[key] for key in shown}
+        self._shown = {GOAL + key: value for key, value in shown.items()}
+        twins = {GOAL + key: spaces[key] for key in shown}
         self.observation_space = gymnasium.spaces.Dict({**spaces, **twins})
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[dict[str, np.ndarray], dict]:

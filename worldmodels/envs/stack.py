@@ -8,10 +8,11 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from worldmodels.common.columns import GOAL
 from worldmodels.envs import base
 from worldmodels.errors import UserError
 
-GOAL_PIXELS = base.GOAL + "pixels"
+GOAL_PIXELS = GOAL + "pixels"
 SEEN = "stacked frames"
 
 

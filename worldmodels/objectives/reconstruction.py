@@ -6,8 +6,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dynamics.base import Rollout
-from worldmodels.decoders import Decoder
-from worldmodels.encoders import ObservationSpec
+from worldmodels.nets.decoders import Decoder
+from worldmodels.nets.encoders import ObservationSpec
 from worldmodels.objectives.base import Objective
 
 

@@ -1,1 +1,1 @@
-"""`experiment=memory`: what each backbone remembers of a room it has seen."""
+"""`experiment=memory`: what each backbone remembers of a room it has seen. General training is in training/."""

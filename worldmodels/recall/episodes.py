@@ -11,13 +11,14 @@ import torch
 from omegaconf import DictConfig
 from tqdm import trange
 
-from worldmodels.cli import CtrlC, load_config
-from worldmodels.data.collect import ROW_FLAGS
+from worldmodels.cli import CtrlC
+from worldmodels.common.batch import ROW_FLAGS
+from worldmodels.common.seeds import derive_seed
+from worldmodels.config import load_config
 from worldmodels.data.replay import Replay
 from worldmodels.envs import make
-from worldmodels.envs.base import derive_seed
 from worldmodels.envs.recall import Recall
-from worldmodels.recall.cells import Cell
+from worldmodels.recall.grid import Cell
 
 SIDE_BY_SIDE = 64
 """Episodes recorded at a time; a larger number of them is rounded up to a multiple."""

@@ -15,14 +15,14 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from worldmodels.cli import CtrlC, Interrupted
+from worldmodels.common.files import write_json
 from worldmodels.envs.stream import depend_on_parent
 from worldmodels.errors import UserError
-from worldmodels.evaluation import write_json
-from worldmodels.recall.cells import Cell, cells, require_sense, result_file
 from worldmodels.recall.episodes import provide_data
+from worldmodels.recall.grid import Cell, cells, require_sense, result_file
 from worldmodels.recall.report import TASKS, draw, footnote, table
 from worldmodels.recall.training import train_cell
-from worldmodels.runs import CONFIG, new_folder
+from worldmodels.runs.folders import CONFIG, new_folder
 
 log = logging.getLogger(__name__)
 

@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from worldmodels import visualize
-from worldmodels.data.replay import split_context
-from worldmodels.encoders import pixels_to_float
+from worldmodels.common.batch import split_context
+from worldmodels.common.frames import pixels_to_float
 from worldmodels.envs.recall import DARK, SHOWN, WALL
 from worldmodels.model import WorldModel
 from worldmodels.recall.report import TASKS
+from worldmodels.visualization.imagination import OpenLoop, draw_strip
 
 AT_ONCE = 16_000
 """Frames scored at a time, about."""
@@ -30,7 +30,7 @@ def score(model: WorldModel, batch: dict[str, Tensor], delay: int) -> tuple[dict
         for n in range(0, episodes, step)
     ]
     hits = {task: torch.cat([_shares(part[0][task]) for part in parts]) for task in TASKS}
-    return {task: hit.mean().item() for task, hit in hits.items()}, visualize.draw_strip(parts[0][1], 4, 1)
+    return {task: hit.mean().item() for task, hit in hits.items()}, draw_strip(parts[0][1], 4, 1)
 
 
 def _shares(hit: Tensor) -> Tensor:
@@ -41,7 +41,7 @@ def _shares(hit: Tensor) -> Tensor:
 @torch.no_grad()
 def recalled(
     model: WorldModel, batch: dict[str, Tensor], delay: int, generator: torch.Generator
-) -> tuple[dict[str, Tensor], visualize.OpenLoop]:
+) -> tuple[dict[str, Tensor], OpenLoop]:
     """Where a model is right, by task, episodes first; and a clip of the last frames it sees and those it imagines."""
     doors, n, truth = SHOWN + delay, len(batch["action"]), pixels_to_float(batch["pixels"])
 
@@ -65,7 +65,7 @@ def recalled(
         "room": greener(frames[:, -1]) == greener(truth[:, -1]),
         "hall": (hall[:, 4:] > lit) == (truth[:, half : half + delay // 2] > lit),
     }
-    return hits, visualize.OpenLoop(truth[:4, doors - 3 : doors + 3], frames[:4], context=4)
+    return hits, OpenLoop(truth[:4, doors - 3 : doors + 3], frames[:4], context=4)
 
 
 def greener(room: Tensor) -> Tensor:

@@ -13,19 +13,21 @@ import torch
 from omegaconf import DictConfig
 from torch.utils.data import DataLoader
 
-from worldmodels import precision, visualize
-from worldmodels.build import build_model
-from worldmodels.cli import load_config, show_log
+from worldmodels.cli import show_log
+from worldmodels.common import precision
+from worldmodels.common.files import write_json
+from worldmodels.common.frames import write_png
+from worldmodels.common.seeds import derive_seed
+from worldmodels.config import load_config
 from worldmodels.data.datamodule import OfflineDataset
 from worldmodels.data.replay import Replay
-from worldmodels.envs.base import derive_seed
-from worldmodels.evaluation import write_json
-from worldmodels.launch import quietly
-from worldmodels.logs import FrameCurves
-from worldmodels.module import WorldModelModule
-from worldmodels.recall.cells import Cell, result_file
+from worldmodels.factory import build_model
+from worldmodels.recall.grid import Cell, result_file
 from worldmodels.recall.scores import score
-from worldmodels.training import Spaces, build_module
+from worldmodels.training.logs import FrameCurves
+from worldmodels.training.module import WorldModelModule
+from worldmodels.training.run import quietly
+from worldmodels.training.setup import Spaces, build_module
 
 
 def train_cell(cfg: DictConfig, folder: str, cell: Cell) -> str:
@@ -49,7 +51,7 @@ def train_cell(cfg: DictConfig, folder: str, cell: Cell) -> str:
     model = module.acting[0].eval()
     held_out = test.every(own.data.length)
     scores, picture = score(model, held_out, cell.delay)
-    visualize.write_png(path / "recall.png", picture)
+    write_png(path / "recall.png", picture)
     torch.save(model.state_dict(), path / "weights.pt")
     result = {
         **asdict(cell),

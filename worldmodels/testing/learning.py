@@ -7,16 +7,7 @@ from torch import Tensor
 
 from dynamics.base import layout_of
 from dynamics.latent import Latent
-from worldmodels.testing.sequences import (
-    ACTION,
-    BATCH,
-    assert_close,
-    filtered,
-    observe,
-    randomise,
-    sequences,
-    warm,
-)
+from worldmodels.testing.sequences import ACTION, BATCH, assert_close, filtered, observe, randomise, sequences, warm
 
 
 class Learning:

@@ -1,0 +1,186 @@
+"""What recorded trajectories are labelled with and plans asked for: a return, optimality, a skill, a goal."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from worldmodels.errors import require
+
+
+@dataclass(frozen=True)
+class Window:
+    """Recorded trajectories of L steps, one a row: what labels are read from."""
+
+    feat: Float[Tensor, "N L F"]
+    """Latents, without the goal."""
+    action: Float[Tensor, "N L A"]
+    """Each led on from its latent."""
+    reward: Float[Tensor, "N L"]
+    """What it earned."""
+    advantage: Float[Tensor, " N"] | None
+    """How much more the first step's return was than its value, where a critic is learned."""
+    skill: Tensor | None
+    """The number of the skill that was recorded, [N], where one was."""
+    goal: Float[Tensor, "N G"] | None
+    """The latent, seen as goals are, of a state that was reached later."""
+    whole: Bool[Tensor, " N"]
+    """False where an episode ends on the way: such a window teaches nothing."""
+
+
+class Label(nn.Module, ABC):
+    """One label: ``width`` numbers, how strongly a plan is asked for it, and what is asked for.
+
+    Args:
+        goal_dim: numbers of a goal's latent, 0 where there are no goals.
+        weight: of classifier-free guidance; 1 samples what was recorded under the label, more exaggerates.
+    """
+
+    width: int = 1
+    reads_goal: bool = False
+    """True: goals may lie anywhere later in the window, not only within the trajectory."""
+    reads_advantage: bool = False
+    """True: it compares with a critic."""
+    reads_reward: bool = False
+    """True: it depends on what was earned, and so on the goal that was shown then."""
+
+    def __init__(self, goal_dim: int = 0, weight: float = 1.0) -> None:
+        super().__init__()
+        self.weight = weight
+
+    @abstractmethod
+    def of(self, window: Window) -> Float[Tensor, "N _"]:
+        """The label of recorded trajectories."""
+
+    @abstractmethod
+    def asked(self, rows: int, goal: Float[Tensor, "N G"] | None) -> Float[Tensor, "N _"] | None:
+        """What plans are asked for; None for nothing."""
+
+
+class Return(Label):
+    """Sum of a trajectory's rewards (Decision Diffuser), in deviations from the data's mean.
+
+    Args:
+        value: asked for, in units of reward over the whole plan; None: the data's 95th percentile.
+    """
+
+    reads_reward = True
+    QUANTILE = 0.95
+    points: Tensor
+    count: Tensor
+
+    def __init__(self, goal_dim: int = 0, weight: float = 1.2, value: float | None = None, rate: float = 1e-3) -> None:
+        super().__init__(goal_dim, weight)
+        self.value, self.rate = value, rate
+        self.register_buffer("points", torch.tensor([0.0, 1.0, 0.0]))  # mean, mean square, high percentile
+        self.register_buffer("count", torch.zeros((), dtype=torch.int64))
+
+    def of(self, window: Window) -> Float[Tensor, "N 1"]:
+        """Normalised; the data's numbers are followed on the way."""
+        total = window.reward.sum(1)
+        if self.training:
+            self._follow(total, window.whole)
+        return self._normal(total)[:, None]
+
+    def asked(self, rows: int, goal: Tensor | None) -> Float[Tensor, "N 1"]:
+        """The same for every row."""
+        value = self.points[2] if self.value is None else torch.full_like(self.points[2], self.value)
+        return self._normal(value).expand(rows, 1)
+
+    @torch.no_grad()
+    def _follow(self, total: Tensor, counts: Tensor) -> None:
+        """From the rows that count; where none does, nothing moves."""
+        self.count += counts.any()
+        total = torch.where(counts, total, torch.nan)
+        seen = torch.stack([total.nanmean(), total.square().nanmean(), total.nanquantile(self.QUANTILE)])
+        rate = (1 / self.count.clamp(min=1)).clamp(min=self.rate)
+        self.points.copy_(torch.where(counts.any(), self.points.lerp(seen, rate), self.points))
+
+    def _normal(self, total: Tensor) -> Tensor:
+        mean, square, _ = self.points.unbind()
+        return (total - mean) / (square - mean.square()).clamp(min=1e-4).sqrt()
+
+
+class Optimal(Label):
+    """Whether the first step did better than the data usually does from its state (CFGRL, Frans et al. 2025)."""
+
+    reads_advantage = reads_reward = True
+    one: Tensor
+
+    def __init__(self, goal_dim: int = 0, weight: float = 1.0) -> None:
+        super().__init__(goal_dim, weight)
+        self.register_buffer("one", torch.ones(1, 1), persistent=False)
+
+    def of(self, window: Window) -> Float[Tensor, "N 1"]:
+        """1 where the advantage is not negative, else 0."""
+        require(
+            window.advantage is not None,
+            "planner.learner.labels.optimal needs a value to compare with: give planner.learner.critic its units.",
+        )
+        return (window.advantage >= 0).float()[:, None]
+
+    def asked(self, rows: int, goal: Tensor | None) -> Float[Tensor, "N 1"]:
+        """Better."""
+        return self.one.expand(rows, 1)
+
+
+class Skill(Label):
+    """Which of several skills a trajectory shows, from the recording's column ``skill``.
+
+    Args:
+        skills: how many there are.
+        value: asked for, 0, 1, …; None for none of them in particular.
+    """
+
+    def __init__(self, skills: int, goal_dim: int = 0, weight: float = 1.0, value: int | None = None) -> None:
+        super().__init__(goal_dim, weight)
+        require(skills >= 1, f"planner.learner.labels.skill.skills={skills} must be at least 1.")
+        require(
+            value is None or 0 <= value < skills,
+            f"planner.learner.labels.skill.value={value} must lie between 0 and {skills - 1}.",
+        )
+        self.width, self.value = skills, value
+        self.register_buffer("unit", torch.eye(skills), persistent=False)
+
+    def of(self, window: Window) -> Float[Tensor, "N S"]:
+        """One-hot."""
+        require(
+            window.skill is not None,
+            "planner.learner.labels.skill needs a recording with a column 'skill', which this has not: name several "
+            "recordings, data=[one,other], or files that have it.",
+        )
+        if not torch.compiler.is_compiling():  # compiled, an index too high is an error of the graph's
+            lowest, highest = torch.stack(window.skill.aminmax()).tolist()
+            require(lowest >= 0, f"the recording shows skill {lowest}: planner.learner.labels.skill counts from 0.")
+            require(
+                highest < self.width,
+                f"planner.learner.labels.skill.skills={self.width} is too few: the recording shows skill {highest}.",
+            )
+        return self.unit[window.skill.long()]
+
+    def asked(self, rows: int, goal: Tensor | None) -> Float[Tensor, "N S"] | None:
+        """The same for every row."""
+        return None if self.value is None else self.unit[self.value].expand(rows, -1)
+
+
+class Goal(Label):
+    """A state to be reached some time later, as a condition instead of a given end (hindsight; CFGRL's goals)."""
+
+    reads_goal = True
+
+    def __init__(self, goal_dim: int = 0, weight: float = 1.0) -> None:
+        super().__init__(goal_dim, weight)
+        require(goal_dim > 0, "planner.learner.labels.goal needs an environment that shows goals, such as env=maze.")
+        self.width = goal_dim
+
+    def of(self, window: Window) -> Float[Tensor, "N G"]:
+        """The goal reached later."""
+        return window.goal
+
+    def asked(self, rows: int, goal: Float[Tensor, "N G"] | None) -> Float[Tensor, "N G"]:
+        """The goal as it is seen now."""
+        return goal

@@ -1,0 +1,185 @@
+"""Networks that see a noisy trajectory whole: a temporal U-Net (Diffuser) and a transformer with adaptive LayerNorm."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from worldmodels.errors import require
+from worldmodels.nets.layers import init_, rotate, turns
+
+
+class Denoiser(Protocol):
+    """Built with ``in_dim`` and ``out_dim`` numbers a step and ``cond_dim`` of what everything depends on."""
+
+    def __call__(self, x: Float[Tensor, "N L I"], cond: Float[Tensor, "N C"]) -> Float[Tensor, "N L O"]:
+        """One output a step, from all steps."""
+
+
+class StepEmbedding(nn.Module):
+    """Diffusion step 0, 1, … to [N, dim]: sines of octaves, then two layers (Diffuser, appendix C)."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        require(
+            dim >= 2 and dim % 2 == 0,
+            f"planner.learner.trajectories.cond_dim={dim} must be an even number: half of it are sines, half cosines.",
+        )
+        self.dim = dim
+        self.net = nn.Sequential(init_(nn.Linear(dim, 2 * dim)), nn.SiLU(), init_(nn.Linear(2 * dim, dim)))
+
+    def forward(self, step: Int64[Tensor, " N"]) -> Float[Tensor, "N C"]:
+        """Embed."""
+        half = self.dim // 2
+        rate = torch.exp(torch.arange(half, device=step.device) * (-math.log(10_000) / max(1, half - 1)))
+        angle = step[:, None].float() * rate
+        return self.net(torch.cat([angle.sin(), angle.cos()], dim=-1))
+
+
+class ConvBlock(nn.Module):
+    """Two convolutions over time with the condition added between them, and a residual path (Diffuser, appendix C)."""
+
+    def __init__(self, in_dim: int, out_dim: int, cond_dim: int, kernel: int) -> None:
+        super().__init__()
+        self.first = _conv(in_dim, out_dim, kernel)
+        self.second = _conv(out_dim, out_dim, kernel)
+        self.cond = init_(nn.Linear(cond_dim, out_dim))
+        self.skip = init_(nn.Conv1d(in_dim, out_dim, 1)) if in_dim != out_dim else nn.Identity()
+
+    def forward(self, x: Float[Tensor, "N D L"], cond: Float[Tensor, "N C"]) -> Float[Tensor, "N E L"]:
+        """Same length."""
+        return self.skip(x) + self.second(self.first(x) + self.cond(F.silu(cond))[:, :, None])
+
+
+class TemporalUNet(nn.Module):
+    """Convolutions over time at several scales (Janner et al. 2022): any length, and nothing tells where a step is.
+
+    What a step's output depends on is bounded by the kernels, which is why pieces of several recorded trajectories can
+    come together in one plan; more ``scales`` see farther and stitch less.
+
+    Args:
+        in_dim, out_dim: numbers a step.
+        cond_dim: numbers of the condition.
+        width: channels at the first scale.
+        scales: multiples of ``width``; each after the first halves the length.
+        kernel: steps that a convolution sees, odd.
+    """
+
+    def __init__(
+        self, in_dim: int, out_dim: int, cond_dim: int, width: int = 64, scales: Sequence[int] = (1,), kernel: int = 5
+    ) -> None:
+        super().__init__()
+        require(kernel % 2 == 1, f"denoiser.kernel={kernel} must be odd, or the length would change.")
+        require(len(scales) >= 1, "denoiser.scales must name at least one multiple of the width.")
+        dims = [width * scale for scale in scales]
+        ends = itertools.pairwise([in_dim, *dims])
+        self.down = nn.ModuleList(
+            nn.ModuleList([ConvBlock(a, b, cond_dim, kernel), ConvBlock(b, b, cond_dim, kernel)]) for a, b in ends
+        )
+        self.shrink = nn.ModuleList(init_(nn.Conv1d(dim, dim, 3, stride=2, padding=1)) for dim in dims[:-1])
+        self.middle = nn.ModuleList(ConvBlock(dims[-1], dims[-1], cond_dim, kernel) for _ in range(2))
+        self.up = nn.ModuleList(
+            nn.ModuleList([ConvBlock(2 * b, a, cond_dim, kernel), ConvBlock(a, a, cond_dim, kernel)])
+            for a, b in reversed(list(itertools.pairwise([dims[0], *dims])))
+        )
+        self.out = nn.Sequential(_conv(dims[0], dims[0], kernel), init_(nn.Conv1d(dims[0], out_dim, 1)))
+
+    def forward(self, x: Float[Tensor, "N L I"], cond: Float[Tensor, "N C"]) -> Float[Tensor, "N L O"]:
+        """Down to the coarsest scale and up again, past what was seen on the way."""
+        x, passed = rearrange(x, "n l d -> n d l"), []
+        for level, blocks in enumerate(self.down):
+            if level > 0:
+                x = self.shrink[level - 1](x)
+            for block in blocks:
+                x = block(x, cond)
+            passed.append(x)
+        for block in self.middle:
+            x = block(x, cond)
+        for blocks, seen in zip(self.up, reversed(passed), strict=True):
+            if x.shape[-1] != seen.shape[-1]:
+                x = F.interpolate(x, size=seen.shape[-1])
+            x = torch.cat([x, seen], dim=1)
+            for block in blocks:
+                x = block(x, cond)
+        return rearrange(self.out(x), "n d l -> n l d")
+
+
+class TrajectoryTransformer(nn.Module):
+    """Attention over all steps, the condition in every LayerNorm's scale and shift (Peebles & Xie 2023, adaLN-Zero).
+
+    Args:
+        in_dim, out_dim: numbers a step.
+        cond_dim: numbers of the condition.
+        width: channels; ``heads`` divide them into even parts.
+        layers: blocks.
+        heads: of attention.
+    """
+
+    def __init__(
+        self, in_dim: int, out_dim: int, cond_dim: int, width: int = 128, layers: int = 4, heads: int = 4
+    ) -> None:
+        super().__init__()
+        require(width % (2 * heads) == 0, f"denoiser.width={width} must divide into {heads} heads of an even number.")
+        self.start = init_(nn.Linear(in_dim, width))
+        self.blocks = nn.ModuleList(AttentionBlock(width, heads, cond_dim) for _ in range(layers))
+        self.norm = nn.LayerNorm(width)
+        self.out = init_(nn.Linear(width, out_dim))
+
+    def forward(self, x: Float[Tensor, "N L I"], cond: Float[Tensor, "N C"]) -> Float[Tensor, "N L O"]:
+        """Each step attends to all."""
+        place = torch.arange(x.shape[1], device=x.device).expand(len(x), -1)
+        x = self.start(x)
+        for block in self.blocks:
+            x = block(x, cond, place)
+        return self.out(self.norm(x))
+
+
+class AttentionBlock(nn.Module):
+    """Attention and a hidden layer, both scaled, shifted and gated by the condition; begins as the identity."""
+
+    def __init__(self, width: int, heads: int, cond_dim: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norms = nn.ModuleList(nn.LayerNorm(width, elementwise_affine=False) for _ in range(2))
+        self.adapt = init_(nn.Linear(cond_dim, 6 * width), 0.0)
+        self.qkv = init_(nn.Linear(width, 3 * width))
+        self.proj = init_(nn.Linear(width, width))
+        self.hidden = nn.Sequential(
+            init_(nn.Linear(width, 4 * width)), nn.GELU(approximate="tanh"), init_(nn.Linear(4 * width, width))
+        )
+
+    def forward(
+        self, x: Float[Tensor, "N L W"], cond: Float[Tensor, "N C"], place: Int64[Tensor, "N L"]
+    ) -> Float[Tensor, "N L W"]:
+        """Residual around each half."""
+        scale_a, shift_a, gate_a, scale_h, shift_h, gate_h = self.adapt(F.silu(cond))[:, None].chunk(6, dim=-1)
+        x = x + gate_a * self._attend(self.norms[0](x) * (1 + scale_a) + shift_a, place)
+        return x + gate_h * self.hidden(self.norms[1](x) * (1 + scale_h) + shift_h)
+
+    def _attend(self, x: Tensor, place: Tensor) -> Tensor:
+        q, k, v = rearrange(self.qkv(x), "n l (three h d) -> three n h l d", three=3, h=self.heads).unbind(0)
+        cos, sin = turns(place, q.shape[-1])
+        attended = F.scaled_dot_product_attention(rotate(q, cos, sin), rotate(k, cos, sin), v)
+        return self.proj(rearrange(attended, "n h l d -> n l (h d)"))
+
+
+class ChannelNorm(nn.LayerNorm):
+    """LayerNorm over the channels [N, D, L] of each step by itself: a norm over time would let every step see all."""
+
+    def forward(self, x: Float[Tensor, "N D L"]) -> Float[Tensor, "N D L"]:
+        """Normalise."""
+        return super().forward(x.mT).mT
+
+
+def _conv(in_dim: int, out_dim: int, kernel: int) -> nn.Sequential:
+    """Over time, without changing its length."""
+    conv = init_(nn.Conv1d(in_dim, out_dim, kernel, padding=kernel // 2))
+    return nn.Sequential(conv, ChannelNorm(out_dim), nn.SiLU())

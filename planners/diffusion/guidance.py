@@ -1,0 +1,111 @@
+"""What gradients can ask of a plan while it is denoised: rewards on the way, a value at its end, bounds to keep."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from worldmodels.errors import UserError, require
+
+if TYPE_CHECKING:
+    from planners.diffusion.trajectory_learner import TrajectoryLearner
+    from worldmodels.model import WorldModel
+
+
+@dataclass(frozen=True)
+class Estimated:
+    """M plans as a step of denoising takes them to be, and who can say more of them."""
+
+    model: WorldModel
+    learner: TrajectoryLearner
+    feat: Float[Tensor, "M L F"]
+    """Whole features, the goal's too."""
+    action: Float[Tensor, "M L A"]
+    """What leads on from each."""
+
+
+class Term(ABC):
+    """One term of a sum whose gradient moves plans (Diffuser, algorithm 1); nothing of it is learned.
+
+    Args:
+        weight: of the term; 0 leaves it out.
+    """
+
+    def __init__(self, weight: float = 0.0) -> None:
+        self.weight = weight
+
+    def check(self, learner: TrajectoryLearner) -> None:
+        """Refuse a learner that lacks what the term reads; asked where the weight is not 0."""
+        return
+
+    @abstractmethod
+    def score(self, plans: Estimated) -> Float[Tensor, " M"]:
+        """How well plans do; higher is better."""
+
+
+class Reward(Term):
+    """The reward head's discounted sum over the plan."""
+
+    def score(self, plans: Estimated) -> Float[Tensor, " M"]:
+        """Over all of its steps but the first, which is present."""
+        reward = plans.model.heads["reward"](plans.feat, plans.action[:, :-1])
+        return (plans.learner.gamma ** torch.arange(reward.shape[1], device=reward.device) * reward).sum(1)
+
+
+class Value(Term):
+    """The critic's value of the last latent, discounted to the plan's first step."""
+
+    def check(self, learner: TrajectoryLearner) -> None:
+        """There must be a critic."""
+        require(
+            learner.critic is not None,
+            "planner.guidance.value needs a value: give planner.learner.critic its units, and train it.",
+        )
+
+    def score(self, plans: Estimated) -> Float[Tensor, " M"]:
+        """Of where the plan ends."""
+        return plans.learner.gamma ** (plans.feat.shape[1] - 1) * plans.learner.critic(plans.feat[:, -1])
+
+
+class Within(Term):
+    """A constraint: one number of the decoded ``state`` is to stay between two bounds all along the plan.
+
+    Args:
+        number: which, 0, 1, …
+        low, high: in the environment's units; None for no bound on that side.
+    """
+
+    def __init__(
+        self, weight: float = 0.0, number: int = 0, low: float | None = None, high: float | None = None
+    ) -> None:
+        super().__init__(weight)
+        require(number >= 0, f"planner.guidance.within.number={number} must not be negative.")
+        require(
+            low is None or high is None or low <= high,
+            f"planner.guidance.within.low={low} must be at most high={high}.",
+        )
+        self.number, self.low, self.high = number, low, high
+
+    def check(self, learner: TrajectoryLearner) -> None:
+        """There must be a bound."""
+        require(
+            self.low is not None or self.high is not None,
+            "planner.guidance.within has a weight but no bound: give it low, high or both.",
+        )
+
+    def score(self, plans: Estimated) -> Float[Tensor, " M"]:
+        """Minus the squared distances to what is allowed."""
+        decoded = plans.model.decode(plans.feat)
+        if "state" not in decoded or self.number >= decoded["state"].shape[-1]:
+            has = decoded["state"].shape[-1] if "state" in decoded else "no"
+            raise UserError(
+                f"planner.guidance.within.number={self.number} is of the decoded state, and this model decodes {has} "
+                "numbers of one: train with env.obs=state or both."
+            )
+        x = decoded["state"][..., self.number]
+        return -(x - x.clamp(self.low, self.high)).square().sum(1)

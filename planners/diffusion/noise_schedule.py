@@ -1,0 +1,165 @@
+"""Noise schedules and samplers, all of them diffusers', behind one convention: networks tell what is clean."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from torch import Generator, Tensor
+
+from worldmodels.errors import near_match, require
+
+PREDICTIONS = ("epsilon", "sample", "v_prediction")
+"""What a network's output stands for: the noise, the clean trajectory, or the velocity between them."""
+MAX_BETA = 0.95
+"""Cap of the share of the signal that a step may destroy. The usual 0.999 leaves so little of it in the last step that
+the error of a predicted noise, divided by what is left, drowns the plan; 0.95 leaves as good as nothing too."""
+COMMON = {
+    "prediction_type": "sample",
+    "timestep_spacing": "trailing",  # from pure noise on, however few steps there are
+}
+SAMPLERS = {
+    "ddpm": ("DDPMScheduler", {"clip_sample": False, "variance_type": "fixed_large"}),
+    "ddim": ("DDIMScheduler", {"clip_sample": False, "set_alpha_to_one": True}),
+    "dpm": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++", "final_sigmas_type": "zero"}),
+}
+"""diffusers' classes by name. Their defaults give no Gaussian back: they clip what they predict to [-1, 1], and DDPM's
+smaller variance, meant for data without any, leaves 5 to 10 % of it out in 100 steps (the larger: 3 % at most)."""
+
+Clean = Callable[[Float[Tensor, "N L D"], Int64[Tensor, ""]], Float[Tensor, "N L D"]]
+"""From noisy trajectories and the diffusion step to what they are without noise."""
+
+
+def diffusers() -> Any:
+    """The library, imported where it is used: it takes seconds, and most planners do without."""
+    import diffusers
+
+    return diffusers
+
+
+def cosine_betas(steps: int) -> np.ndarray:
+    """diffusers' cosine schedule, capped at :data:`MAX_BETA`."""
+    from diffusers.schedulers.scheduling_ddpm import betas_for_alpha_bar
+
+    return betas_for_alpha_bar(steps, max_beta=MAX_BETA).numpy()
+
+
+class Schedule:
+    """The cosine schedule (Nichol & Dhariwal 2021): how much noise each of ``steps`` diffusion steps holds.
+
+    Args:
+        steps: of training.
+        prediction: one of :data:`PREDICTIONS`.
+    """
+
+    def __init__(self, steps: int = 100, prediction: str = "sample") -> None:
+        require(steps >= 2, f"planner.learner.trajectories.schedule.steps={steps} must be at least 2.")
+        require(
+            prediction in PREDICTIONS,
+            f"planner.learner.trajectories.schedule.prediction={prediction} is not one of {', '.join(PREDICTIONS)}."
+            f"{near_match(prediction, PREDICTIONS)}",
+        )
+        self.steps, self.prediction = steps, prediction
+        self.betas = cosine_betas(steps)
+        self._scheduler = diffusers().DDPMScheduler(steps, trained_betas=self.betas, prediction_type=prediction)
+
+    def noisy(
+        self, clean: Float[Tensor, "N L D"], noise: Float[Tensor, "N L D"], step: Int64[Tensor, " N"]
+    ) -> Float[Tensor, "N L D"]:
+        """``sqrt(abar) x + sqrt(1 - abar) eps``."""
+        return self._scheduler.add_noise(clean, noise, step)
+
+    def target(
+        self, clean: Float[Tensor, "N L D"], noise: Float[Tensor, "N L D"], step: Int64[Tensor, " N"]
+    ) -> Float[Tensor, "N L D"]:
+        """What the network is to predict."""
+        if self.prediction == "v_prediction":
+            return self._scheduler.get_velocity(clean, noise, step)
+        return noise if self.prediction == "epsilon" else clean
+
+    def clean(
+        self, output: Float[Tensor, "N L D"], noisy: Float[Tensor, "N L D"], step: Int64[Tensor, " N"]
+    ) -> Float[Tensor, "N L D"]:
+        """The clean trajectory that a network's output stands for."""
+        if self.prediction == "sample":
+            return output
+        abar = self._abar(step)[:, None, None]
+        if self.prediction == "epsilon":
+            return (noisy - (1 - abar).sqrt() * output) / abar.sqrt()
+        return abar.sqrt() * noisy - (1 - abar).sqrt() * output
+
+    def noise_share(self, step: Int64[Tensor, " N"]) -> Float[Tensor, " N"]:
+        """``1 - abar``: the variance that is noise."""
+        return 1 - self._abar(step)
+
+    def _abar(self, step: Int64[Tensor, " N"]) -> Float[Tensor, " N"]:
+        return self._scheduler.alphas_cumprod.to(step.device)[step]
+
+
+class Sampler:
+    """Turns noise into trajectories in ``steps`` steps, fewer than were trained where the sampler allows it.
+
+    Args:
+        schedule: that the network was trained on.
+        name: one of :data:`SAMPLERS`: ``ddpm`` draws noise on the way, ``ddim`` and ``dpm`` (DPM-Solver++) draw none.
+        steps: of sampling.
+    """
+
+    def __init__(self, schedule: Schedule, name: str, steps: int) -> None:
+        require(
+            name in SAMPLERS,
+            f"planner.acting.sampler={name} is not one of {', '.join(SAMPLERS)}.{near_match(name, SAMPLERS)}",
+        )
+        require(
+            1 <= steps <= schedule.steps,
+            f"planner.acting.steps={steps} must lie between 1 and {schedule.steps}, the steps that the network was "
+            "trained with (planner.learner.trajectories.schedule.steps).",
+        )
+        require(
+            name != "ddim" or schedule.steps % steps == 0,
+            f"planner.acting.steps={steps} must divide {schedule.steps} with ddim, whose steps are equally long: "
+            "choose such a number, or sampler=dpm.",
+        )
+        self.schedule, self.name, self.steps = schedule, name, steps
+
+    def __call__(
+        self,
+        clean: Clean,
+        shape: tuple[int, int, int],
+        generators: list[Generator],
+        device: torch.device,
+        begin: Float[Tensor, "N L D"] | None = None,
+        share: float = 1.0,
+        watch: Callable[[Tensor], None] | None = None,
+    ) -> Float[Tensor, "N L D"]:
+        """Denoise from pure noise, or from ``begin`` with the last ``share`` of the steps' noise put onto it.
+
+        Each row draws from its own generator, so that rows do not depend on one another. ``watch`` is shown what every
+        step takes to be clean.
+        """
+        kind, options = SAMPLERS[self.name]
+        scheduler = getattr(diffusers(), kind)(
+            self.schedule.steps, trained_betas=self.schedule.betas, **COMMON, **options
+        )
+        scheduler.set_timesteps(self.steps, device=device)
+        known = scheduler.timesteps[: self.steps]  # rounding gives some numbers of steps one more, before the first
+        steps = known[self.steps - max(1, round(share * self.steps)) :]
+        x = torch.stack([torch.randn(shape[1:], generator=generator, device=device) for generator in generators])
+        if begin is not None:
+            x = self.schedule.noisy(begin, x, steps[:1].expand(shape[0]))
+        for step in steps:
+            estimate = clean(x, step)
+            if watch is not None:
+                watch(estimate)
+            if step == steps[-1]:
+                break  # what is clean gets no more noise, which some schedulers would add or leave in
+            x = self._move(scheduler, estimate, step, x, generators)
+        return estimate
+
+    def _move(self, scheduler, estimate: Tensor, step: Tensor, x: Tensor, generators: list[Generator]) -> Tensor:
+        """One step of the scheduler; only DDPM draws."""
+        draws = {"generator": generators} if self.name == "ddpm" else {}
+        return scheduler.step(estimate, step, x, **draws).prev_sample

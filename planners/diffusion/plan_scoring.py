@@ -1,0 +1,123 @@
+"""What a denoised plan is worth: imagined as a whole, or believed as far as each of its steps can be believed."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Generator, Tensor
+
+from dynamics.base import State
+from dynamics.goal import split_goal
+from planners.learning.returns import discounted_return
+from worldmodels.errors import require
+from worldmodels.trajectory import Trajectory
+
+if TYPE_CHECKING:
+    from planners.diffusion.trajectory_learner import TrajectoryLearner
+
+
+@dataclass(frozen=True)
+class Plans:
+    """K plans for each of N rows."""
+
+    state: State
+    """Where they begin, N rows."""
+    latents: Float[Tensor, "N K L F"]
+    actions: Float[Tensor, "N K L A"]
+    """As they are executed."""
+    ends: Int64[Tensor, "N K"]
+    """The step at which the goal is to be reached, where there is one."""
+
+    def before_end(self, goals: bool) -> Bool[Tensor, "N K L1"]:
+        """Steps 1, 2, … that lie before the goal; all of them where there is none."""
+        steps = torch.arange(1, self.latents.shape[2], device=self.ends.device)
+        return (steps < self.ends[..., None]) | (not goals)
+
+
+class Judge(ABC):
+    """Says what plans are worth.
+
+    Args:
+        consistency: what a plan loses for latents that do not follow from its actions, in units of return.
+    """
+
+    def __init__(self, consistency: float = 1.0) -> None:
+        require(consistency >= 0, f"planner.judge.consistency={consistency} must not be negative.")
+        self.consistency = consistency
+
+    def check(self, learner: TrajectoryLearner) -> None:
+        """Refuse a learner that lacks what it reads."""
+        return
+
+    @abstractmethod
+    def values(
+        self, model: Any, learner: TrajectoryLearner, plans: Plans, generator: Generator | None
+    ) -> Float[Tensor, "N K"]:
+        """Higher is better."""
+
+
+class Imagined(Judge):
+    """The world model imagines each plan's actions from first to last; for plans that it can still foresee.
+
+    The return, less ``consistency`` times the mean squared deviation of the imagined latents from the plan's.
+    """
+
+    def values(
+        self, model: Any, learner: TrajectoryLearner, plans: Plans, generator: Generator | None
+    ) -> Float[Tensor, "N K"]:
+        """Imagined return, less what the plan got wrong on the way."""
+        count, length = plans.latents.shape[1:3]
+        forked = model.dynamics.fork(plans.state, count)
+        imagined = model.imagine(forked, plans.actions.flatten(0, 1), length, generator)
+        worth = discounted_return(imagined, learner.gamma).unflatten(0, (-1, count))
+        led = split_goal(imagined.feat, learner.goal_dim)[0][:, 1:-1].unflatten(0, (-1, count))
+        away = ((led - plans.latents[:, :, 1:]) / learner.trajectories.latent_std()).square().mean(-1)
+        on_the_way = plans.before_end(learner.goal_dim > 0)
+        return worth - self.consistency * (away * on_the_way).sum(-1) / on_the_way.sum(-1).clamp(min=1)
+
+
+class Stepwise(Judge):
+    """Judges each step from the plan's own latent, by the learner's ``forward_model``; for plans too long to foresee.
+
+    Errors do not add up over the plan, as it will be made anew long before its end. A step's jump is its squared error
+    over that on recorded steps; a plan loses ``consistency`` times the mean of its jumps: through a wall, every step in
+    the wall is a little off. Rewards are read where a step is foreseen to lead.
+
+    Plans to a goal are worth the logarithm of their discount until they arrive: the sooner, the better. Arriving is a
+    step too, its error over that of recorded arrivals, where what is foreseen is a state and what is given a goal; it
+    counts alone where it is more than the mean, since a plan that stays where it is arrives by leaping. No reward is
+    read: recordings need not show goals as far off as this one.
+    """
+
+    def check(self, learner: TrajectoryLearner) -> None:
+        """It reads ``forward_model``."""
+        require(
+            learner.forward_model is not None,
+            "planner.judge=Stepwise foresees single steps: give planner.learner.forward_model its units, and train it.",
+        )
+        require(
+            learner.gamma > 0, f"planner.learner.gamma={learner.gamma} must be positive where its logarithm is a price."
+        )
+
+    def values(
+        self, model: Any, learner: TrajectoryLearner, plans: Plans, generator: Generator | None
+    ) -> Float[Tensor, "N K"]:
+        """Discounted return as foreseen, or with goals the discount's logarithm, less jumps."""
+        led = learner.foreseen(plans.latents, plans.actions)  # [N, K, L, F], after each step
+        jumps = learner.jumps(led[:, :, :-1], plans.latents[:, :, 1:])
+        if learner.goal_dim:
+            before = (plans.ends - 1)[:, :, None, None].expand(-1, -1, 1, led.shape[-1])
+            goal = split_goal(plans.state.feat, learner.goal_dim)[1][:, None]
+            arriving = learner.arrival_jumps(led.gather(2, before)[:, :, 0], goal)
+            mean = ((jumps * plans.before_end(True)).sum(-1) + arriving) / plans.ends
+            return plans.ends * math.log(learner.gamma) - self.consistency * torch.maximum(mean, arriving)
+        latents = torch.cat([plans.latents[:, :, :1], led], dim=2).flatten(0, 1)
+        action = plans.actions.flatten(0, 1)
+        reward, cont = (model.heads[name](latents, action) for name in ("reward", "cont"))
+        worth = discounted_return(Trajectory(latents, action, reward, cont), learner.gamma)
+        return worth.unflatten(0, plans.ends.shape) - self.consistency * jumps.mean(-1)

@@ -1,0 +1,296 @@
+"""Planning by denoising trajectories: Diffuser (Janner 2022), Decision Diffuser (Ajay 2023), CFGRL (Frans 2025)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Generator, Tensor
+
+from dynamics.base import Dynamics, Memory, Rollout, State
+from dynamics.goal import join_goal, split_goal
+from planners.base import Considered, from_options
+from planners.diffusion.guidance import Estimated, Term
+from planners.diffusion.noise_schedule import Sampler
+from planners.diffusion.plan_scoring import Judge, Plans
+from planners.diffusion.trajectory_learner import TrajectoryLearner, places
+from planners.diffusion.trajectory_model import Request, Score
+from planners.search.proposals import Categorical, Gaussian
+from planners.search.receding_horizon import Replanner, finite
+from worldmodels.common.randomness import row_generators
+from worldmodels.errors import require
+
+if TYPE_CHECKING:
+    from worldmodels.model import WorldModel
+
+Watch = Callable[[Tensor], None]
+"""Is shown every step's estimate of the plans from pure noise, [N * candidates, L, D]."""
+
+
+@dataclass(frozen=True)
+class Acting:
+    """How plans are sampled and chosen; nothing of it is learned, so any of it can change on a trained run."""
+
+    sampler: str = "dpm"
+    """``ddpm``, ``ddim`` or ``dpm`` (DPM-Solver++)."""
+    steps: int = 10
+    """Denoising steps of a plan."""
+    candidates: int = 4
+    """Plans sampled from pure noise, of which the best is followed."""
+    kept: int = 4
+    """Further ones, from the rest of the plan before, noised again as far as ``share`` says; 0: none."""
+    share: float = 0.5
+    """Of the diffusion steps that the rest of a plan goes through again."""
+    replan_every: int = 4
+    """Actions executed of a plan."""
+    soonest: int = 4
+    """Goals: steps of the shortest plan; candidates are spread evenly from there to the whole plan."""
+    noise_std: float = 0.1
+    """Exploring. Box: deviation of the noise added to actions. Discrete: share of uniform actions."""
+
+    def __post_init__(self) -> None:
+        require(self.candidates >= 1, f"planner.acting.candidates={self.candidates} must be at least 1.")
+        require(self.kept >= 0, f"planner.acting.kept={self.kept} must not be negative.")
+        require(0 < self.share <= 1, f"planner.acting.share={self.share} must lie in (0, 1].")
+        require(self.soonest >= 1, f"planner.acting.soonest={self.soonest} must be at least 1.")
+        require(self.noise_std > 0, f"planner.acting.noise_std={self.noise_std} must be positive.")
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """K plans for each of N rows, and what the world model says of them."""
+
+    latents: Float[Tensor, "N K L F"]
+    actions: Float[Tensor, "N K L A"]
+    ends: Int64[Tensor, "N K"]
+    """The step at which the goal is to be reached, where there is one."""
+    values: Float[Tensor, "N K"]
+
+    def best(self) -> tuple[Float[Tensor, "N L F"], Float[Tensor, "N L A"], Int64[Tensor, " N"]]:
+        """Latents, actions and end of each row's plan of the highest value."""
+        rows, best = torch.arange(len(self.values), device=self.values.device), self.values.argmax(1)
+        return self.latents[rows, best], self.actions[rows, best], self.ends[rows, best]
+
+
+class Diffusion(Replanner):
+    """Samples trajectories that begin in the present latent, lets the world model judge them, follows the best.
+
+    Memory beside :class:`~planners.search.receding_horizon.Replanner`'s: ``latents`` [N, L, F] of the plan that is
+    followed, ``end`` the step of it at which the goal is reached, ``planned`` whether there is one.
+
+    Args:
+        learner: builds what learns trajectories.
+        plan_horizon: steps of a trajectory, L.
+        acting: options of :class:`Acting`.
+        judge: says which plan is the best.
+        guidance: gradients that move plans, by name; of weight 0: not in use.
+    """
+
+    trained_with = ("plan_horizon", "learner.goal_share", "learner.gamma", "learner.trajectories.schedule")
+    cold = "planner.acting.kept=0"
+
+    def __init__(
+        self,
+        action_dim: int,
+        discrete: bool,
+        learner: Callable[..., TrajectoryLearner],
+        plan_horizon: int,
+        acting: Mapping[str, Any],
+        judge: Judge,
+        guidance: Mapping[str, Term] | None = None,
+    ) -> None:
+        how = from_options(Acting, acting, "planner.acting")
+        family = Categorical(action_dim, 0.0) if discrete else Gaussian(how.noise_std, how.noise_std)
+        learner = learner(action_dim=action_dim, discrete=discrete)
+        super().__init__(action_dim, discrete, family, plan_horizon, learner.gamma, how.replan_every, how.kept > 0)
+        self.learner, self.acting, self.judge, self.guidance = learner, how, judge, dict(guidance or {})
+        judge.check(learner)
+        for name, reads_steps in (("inverse", learner.inverse_model), ("forward_model", learner.forward_model)):
+            require(
+                reads_steps is None or plan_horizon > 1,
+                f"planner.learner.{name} reads what leads from one latent to the next: planner.plan_horizon must be at "
+                "least 2.",
+            )
+        both = self.guidance.keys() & learner.labels.keys()
+        require(
+            not both, f"planner.guidance and planner.learner.labels both have {', '.join(sorted(both))}: rename one."
+        )
+        for name in self.terms({}):
+            self.guidance[name].check(learner)
+        self.sampler = Sampler(learner.trajectories.schedule, how.sampler, how.steps)
+
+    @property
+    def learned(self) -> TrajectoryLearner:
+        """What a checkpoint must hold."""
+        return self.learner
+
+    @property
+    def imagined(self) -> tuple[int, int]:
+        """All candidates."""
+        return self.acting.candidates + self.acting.kept, self.plan_horizon
+
+    def terms(self, weights: Mapping[str, float]) -> dict[str, float]:
+        """Gradients in use and their weights; ``weights`` go before their own."""
+        all_of_them = {name: weights.get(name, term.weight) for name, term in self.guidance.items()}
+        return {name: weight for name, weight in all_of_them.items() if weight != 0}
+
+    @property
+    def required_rows(self) -> int:
+        """A trajectory, and where its last action led."""
+        return self.plan_horizon + 1
+
+    def starts_blind(self, length: int) -> float:
+        """One of as many trajectories as a window holds, at one of as many offsets."""
+        count, offsets = places(length, self.plan_horizon)
+        return 1 / (count * offsets)
+
+    def check(self, dynamics: Dynamics, length: int) -> None:
+        """A window must hold a whole trajectory, and where its last action led."""
+        require(
+            length >= self.required_rows,
+            f"planner.plan_horizon={self.plan_horizon} is longer than the windows it learns from: data.length={length} "
+            f"must be at least {self.required_rows}.",
+        )
+
+    def loss(self, model: WorldModel, rollout: Rollout, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The learner's."""
+        return self.learner.loss(model, rollout, batch, self.plan_horizon)
+
+    def after_step(self) -> None:
+        """The learner's."""
+        self.learner.after_step()
+
+    def initial(self, n: int) -> Memory:
+        """No plan yet."""
+        latents = torch.zeros(n, self.plan_horizon, self.learner.trajectories.feat_dim)
+        return super().initial(n) | {
+            "latents": latents,
+            "end": torch.zeros(n, dtype=torch.int64),
+            "planned": torch.zeros(n, dtype=torch.bool),
+        }
+
+    def moved_up(self, memory: Memory) -> Memory:
+        """Move the plan up a step, repeating its last latent; ``end`` counts down, and begins anew once reached."""
+        latents = torch.cat([memory["latents"][:, 1:], memory["latents"][:, -1:]], dim=1)
+        end = torch.where(memory["end"] > 1, memory["end"] - 1, max(1, self.plan_horizon - 1))
+        return super().moved_up(memory) | {"latents": latents, "end": end}
+
+    def search(
+        self, model: Any, state: State, memory: Memory, explore: bool, generator: Generator | None, guide: Any
+    ) -> Memory:
+        """Sample, judge, and take the best; exploring, with noise on its actions."""
+        sampled, noise = self.sampled(model, state, memory, generator)
+        latents, mean, end = sampled.best()
+        actions = self.family.mode(mean)
+        if explore:
+            actions = self.family.draw(actions, torch.full_like(mean, self.acting.noise_std), noise)
+        planned = torch.ones_like(memory["planned"])
+        return memory | {"mean": mean, "actions": actions, "latents": latents, "end": end, "planned": planned}
+
+    def consider(self, model: Any, state: State, memory: Memory, generator: Generator | None = None) -> Considered:
+        """The plan that is followed, beside all that it samples from the same state."""
+        sampled, _ = self.sampled(model, state, memory, generator)
+        plan = self.followed(memory, self.family.mode(sampled.best()[1]))
+        return Considered(plan, sampled.actions, sampled.values)
+
+    @torch.no_grad()
+    def sampled(
+        self,
+        model: Any,
+        state: State,
+        memory: Memory,
+        generator: Generator | None,
+        watch: Watch | None = None,
+        weights: Mapping[str, float] | None = None,
+    ) -> tuple[Sampled, Float[Tensor, "N L A"]]:
+        """Plans from pure noise and from the rest of the plan before, judged; and noise to explore with.
+
+        ``weights`` of labels and gradients go before their own, by name.
+        """
+        fresh, kept, weights = self.acting.candidates, self.acting.kept, weights or {}
+        n, device = len(state.feat), state.feat.device
+        each = fresh + kept + 1
+        drawn = row_generators(n * each, generator, device)
+        by_row = [drawn[row * each : (row + 1) * each] for row in range(n)]
+        ends = self._spread_ends(fresh, device).expand(n, -1)
+        if not kept:  # else those go on to where the plan before was to end
+            going_on = torch.where(memory["planned"], memory["end"], ends[:, 0])
+            ends = torch.cat([going_on[:, None], ends[:, 1:]], dim=1)
+        x = self._sample(model, state, ends, [g for row in by_row for g in row[:fresh]], weights, watch=watch)
+        if kept and memory["planned"].any():
+            begin = self.learner.joined(memory["latents"], memory["mean"]).repeat_interleave(kept, dim=0)
+            again, rest = memory["end"][:, None].expand(-1, kept), [g for row in by_row for g in row[fresh:-1]]
+            x = torch.cat([x, self._sample(model, state, again, rest, weights, begin)], dim=1)
+            ends = torch.cat([ends, again], dim=1)
+        latents, actions = x[..., : self.learner.trajectories.feat_dim], self.learner.actions(x)
+        plans = Plans(state, latents, self.family.mode(actions), ends)
+        values = finite(self.judge.values(model, self.learner, plans, generator).flatten()).unflatten(0, ends.shape)
+        values[:, fresh:] = torch.where(memory["planned"][:, None], values[:, fresh:], -torch.inf)
+        plan = (self.plan_horizon, self.action_dim)
+        noise = torch.stack([torch.randn(plan, generator=row[-1], device=device) for row in by_row])
+        return Sampled(latents, actions, ends, values), noise
+
+    def _sample(
+        self,
+        model: Any,
+        state: State,
+        ends: Int64[Tensor, "N K"],
+        generators: list[Generator],
+        weights: Mapping[str, float],
+        begin: Float[Tensor, "M L D"] | None = None,
+        watch: Watch | None = None,
+    ) -> Float[Tensor, "N K L D"]:
+        """K trajectories a row from its latent, ending in its goal where it has one; from noise, or from ``begin``."""
+        learner, count = self.learner, ends.shape[1]
+        latent, goal = split_goal(state.feat.repeat_interleave(count, dim=0), learner.goal_dim)
+        steps = torch.arange(self.plan_horizon, device=latent.device)
+        given = (steps == 0).expand(len(latent), -1)
+        known = latent[:, None].expand(-1, self.plan_horizon, -1)
+        if goal is not None and learner.goal_share > 0:  # else it was never given while learning
+            at_end = steps == ends.flatten()[:, None]
+            known = torch.where(at_end[..., None], goal[:, None], known)
+            given = given | at_end
+        x = learner.trajectories.sample(
+            known,
+            given,
+            self._requests(len(latent), goal, weights),
+            self.sampler,
+            generators,
+            self._score(model, goal, weights),
+            begin,
+            1.0 if begin is None else self.acting.share,
+            watch,
+        )
+        return x.unflatten(0, (-1, count))
+
+    def _requests(self, rows: int, goal: Tensor | None, weights: Mapping[str, float]) -> dict[str, Request]:
+        """What plans are asked for, label by label."""
+        labels = self.learner.labels
+        asked = {name: label.asked(rows, goal) for name, label in labels.items()}
+        return {
+            name: Request(value, weights.get(name, labels[name].weight))
+            for name, value in asked.items()
+            if value is not None
+        }
+
+    def _score(self, model: Any, goal: Float[Tensor, "M G"] | None, weights: Mapping[str, float]) -> Score | None:
+        """The weighted sum of all gradients in use, of trajectories."""
+        terms, learner = self.terms(weights), self.learner
+        if not terms:
+            return None
+
+        def score(x: Float[Tensor, "M L D"]) -> Float[Tensor, " M"]:
+            feat, action = join_goal(x[..., : learner.trajectories.feat_dim], goal), learner.actions(x)
+            plans = Estimated(model, learner, feat, action)
+            return sum(weight * self.guidance[name].score(plans) for name, weight in terms.items())
+
+        return score
+
+    def _spread_ends(self, count: int, device: torch.device) -> Int64[Tensor, " K"]:
+        """Steps at which candidates are to reach the goal: evenly from the soonest to the last."""
+        last = self.plan_horizon - 1
+        first = min(self.acting.soonest, last)
+        return torch.linspace(last, first, count, device=device).round().long().clamp(min=1)

@@ -1,0 +1,234 @@
+"""What diffusion planners learn: a model of trajectories, and a value and inverse dynamics where asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from dynamics.base import Rollout
+from dynamics.goal import arrivals, split_goal
+from planners.diffusion.conditioning import Label, Window
+from planners.diffusion.trajectory_model import Normaliser, TrajectoryModel
+from planners.learning.critics import Critic
+from planners.learning.hindsight import glimpses, later
+from planners.learning.returns import recorded_returns
+from worldmodels.errors import require
+from worldmodels.nets.layers import MLP
+
+if TYPE_CHECKING:
+    from worldmodels.model import WorldModel
+
+
+def places(rows: int, length: int) -> tuple[int, int]:
+    """How many trajectories of ``length`` steps lie end to end in a window, and in how many rows they may begin."""
+    count = (rows - 1) // length
+    return count, rows - count * length
+
+
+class TrajectoryLearner(nn.Module):
+    """Learns to denoise L steps of each training window, on posteriors that no gradient leads back from.
+
+    Args:
+        feat_dim: numbers of a feature, the goal's included.
+        goal_dim: how many of them, the last, are the goal's latent; 0 where environments have none.
+        trajectories: builds the diffusion model.
+        labels: builds what trajectories are labelled with, by name.
+        goal_share: of training trajectories in which a later latent is given, as a goal is.
+        gamma: discount a decision, of the critic and of what plans are worth.
+        critic: options of :class:`~planners.learning.critics.Critic`, where a label or a gradient needs a value.
+        inverse: units and layers of the inverse dynamics that give actions where trajectories hold none.
+        forward_model: likewise, of what foresees the latent after an action, to tell plans that jump.
+    """
+
+    def __init__(
+        self,
+        feat_dim: int,
+        action_dim: int,
+        discrete: bool,
+        trajectories: Callable[..., TrajectoryModel],
+        goal_dim: int = 0,
+        labels: Mapping[str, Callable[..., Label]] | None = None,
+        goal_share: float = 0.9,
+        gamma: float = 0.99,
+        critic: Mapping[str, Any] | None = None,
+        inverse: Mapping[str, int] | None = None,
+        forward_model: Mapping[str, int] | None = None,
+    ) -> None:
+        super().__init__()
+        require(0 <= goal_share <= 1, f"planner.learner.goal_share={goal_share} must lie in [0, 1].")
+        self.discrete, self.goal_dim, self.goal_share, self.gamma = discrete, goal_dim, goal_share, gamma
+        self.labels = nn.ModuleDict({name: build(goal_dim=goal_dim) for name, build in (labels or {}).items()})
+        earned = [name for name, label in self.labels.items() if label.reads_reward]
+        require(
+            not (goal_dim and earned),
+            f"planner.learner.labels.{', '.join(earned)}: what was earned depends on the goal that was shown, and "
+            "trajectories do not say which that was: where goals are shown use planner=diffusion_goals or "
+            "planner=cfgrl_goals, or leave env.goal out.",
+        )
+        latent = feat_dim - goal_dim
+        widths = {name: label.width for name, label in self.labels.items()}
+        self.trajectories = trajectories(feat_dim=latent, action_dim=action_dim, labels=widths)
+        self.critic = Critic(feat_dim, **critic) if critic else None
+        self._compares = bool(critic) and any(label.reads_advantage for label in self.labels.values())
+        require(
+            self.trajectories.actions or inverse is not None,
+            "planner.learner.trajectories.actions=false leaves nothing to act by: give planner.learner.inverse its "
+            "units.",
+        )
+        self.inverse_model = None if inverse is None else MLP(2 * latent, out_dim=action_dim, **inverse)
+        self.forward_model = None
+        if forward_model is not None:
+            self.forward_model = MLP(latent + action_dim, out_dim=latent, out_scale=0.0, **forward_model)
+            self.step_errors = Normaliser(latent)
+            self.arrival_errors = Normaliser(latent) if goal_dim else None
+
+    def loss(self, model: WorldModel, rollout: Rollout, batch: dict[str, Tensor], length: int) -> dict[str, Tensor]:
+        """``denoise`` [B K, L] on the K windows of L steps in each row, and what else is learned.
+
+        ``inverse`` and ``forward`` are [B K, L - 1] on the same windows, ``critic`` is [B, T - 1].
+        """
+        window, ends = self._windows(model, rollout, batch, length)
+        x = self.joined(window.feat, window.action)
+        given = torch.zeros(x.shape[:2], dtype=torch.bool, device=x.device)
+        given[:, 0] = True
+        if window.goal is not None:
+            x, given = self._with_goal(x, given, window.goal, ends)
+        if self.training:
+            self.trajectories.normaliser.follow(x, window.whole)
+        labels = {name: label.of(window) for name, label in self.labels.items()}
+        rescale = window.whole.numel() / window.whole.sum().clamp(min=1)
+        counts = (window.whole * rescale)[:, None]
+        losses = {"denoise": counts * self.trajectories.loss(x, given, labels)}
+        if self.critic is not None:
+            losses["critic"] = self._critic_loss(rollout, batch)
+        if self.inverse_model is not None:
+            losses["inverse"] = counts * self._inverse_loss(window)
+        if self.forward_model is not None:
+            losses["forward"] = counts * self._forward_loss(window, ends)
+        return losses
+
+    def _windows(
+        self, model: WorldModel, rollout: Rollout, batch: dict[str, Tensor], length: int
+    ) -> tuple[Window, Int64[Tensor, " N"]]:
+        """All that a batch holds, N = B K: windows of L steps end to end, from a random row on.
+
+        And at which later step of each a goal is seen.
+        """
+        rows, post = rollout.post.shape[1], rollout.post.detach()
+        count, offsets = places(rows, length)
+        begins = torch.randint(offsets, (1,), device=post.device)
+        begins = begins + length * torch.arange(count, device=post.device)
+        steps = begins[:, None] + torch.arange(length, device=post.device)
+        goal, ends = None, torch.ones(len(post) * count, dtype=torch.int64, device=post.device)
+        if self.goal_dim:
+            now = begins.expand(len(post), -1)
+            anywhere = any(label.reads_goal for label in self.labels.values())
+            chosen = later(batch["is_first"], now, rows if anywhere else max(1, length - 1))
+            ends, goal = (chosen - now).flatten(), glimpses(model, batch, chosen).flatten(0, 1)
+        window = Window(
+            split_goal(post[:, steps].flatten(0, 1), self.goal_dim)[0],
+            batch["action"][:, steps + 1].flatten(0, 1),
+            batch["reward"][:, steps + 1].flatten(0, 1),
+            self._advantage(post, batch)[:, begins].flatten() if self._compares else None,
+            batch["skill"][:, begins].flatten() if "skill" in batch else None,
+            goal,
+            ~batch["is_first"][:, steps + 1].any(2).flatten(),
+        )
+        return window, ends
+
+    def _with_goal(
+        self, x: Tensor, given: Tensor, goal: Float[Tensor, "B G"], ends: Int64[Tensor, " B"]
+    ) -> tuple[Tensor, Tensor]:
+        """Trajectories whose latent at ``ends`` is given, as it is seen as a goal, in ``goal_share`` of the rows."""
+        place = torch.arange(x.shape[1], device=x.device) == ends[:, None]
+        place &= torch.rand(len(x), 1, device=x.device) < self.goal_share
+        seen = torch.cat([goal, goal.new_zeros(len(goal), x.shape[-1] - self.goal_dim)], dim=-1)[:, None]
+        latent = torch.arange(x.shape[-1], device=x.device) < self.goal_dim
+        return torch.where(place[..., None] & latent, seen, x), given | place
+
+    def _advantage(self, feat: Tensor, batch: dict[str, Tensor]) -> Float[Tensor, "B T1"]:
+        """Return of what follows each step, bootstrapped at the window's end, over the value of its state."""
+        with torch.no_grad():
+            after = self.critic(arrivals(feat, self.goal_dim))
+            return recorded_returns(batch, after, self.gamma, 1.0) - self.critic(feat[:, :-1])
+
+    def _critic_loss(self, rollout: Rollout, batch: dict[str, Tensor]) -> Float[Tensor, "B T1"]:
+        """The critic on lambda-returns of what was recorded: the value of the data's own policy."""
+        feat = rollout.post.detach()
+        with torch.no_grad():
+            after = self.critic.two_hot.decode(self.critic.slow(arrivals(feat, self.goal_dim)))
+            target = recorded_returns(batch, after, self.gamma, 0.95)
+        return self.critic.loss(feat[:, :-1], target) * ~batch["is_first"][:, 1:]
+
+    def _inverse_loss(self, window: Window) -> Float[Tensor, "B L1"]:
+        """Squared error, or cross-entropy, of the action between each two latents."""
+        output = self.between(window.feat)
+        if self.discrete:
+            return -(window.action[:, :-1] * output.log_softmax(-1)).sum(-1)
+        return (output.tanh() - window.action[:, :-1]).square().sum(-1)
+
+    def _forward_loss(self, window: Window, ends: Int64[Tensor, " B"]) -> Float[Tensor, "B L1"]:
+        """Squared error of each next latent, in deviations.
+
+        What recorded steps err by is followed on the way, and what they err by where a goal is seen at their end.
+        """
+        led = self.foreseen(window.feat[:, :-1], window.action[:, :-1])
+        errors = led - window.feat[:, 1:]
+        if self.training:
+            self.step_errors.follow(errors, window.whole)
+            if window.goal is not None:
+                arriving = led[torch.arange(len(ends), device=ends.device), ends.clamp(max=led.shape[1]) - 1]
+                self.arrival_errors.follow((arriving - window.goal)[:, None], window.whole & (ends <= led.shape[1]))
+        return (errors / self.trajectories.latent_std()).square().mean(-1)
+
+    def foreseen(
+        self, latents: Float[Tensor, "... L F"], actions: Float[Tensor, "... L A"]
+    ) -> Float[Tensor, "... L F"]:
+        """The latent that each action leads to."""
+        std = self.trajectories.latent_std()
+        known = (latents - self.trajectories.latent_mean()) / std
+        moved = self.forward_model(torch.cat([known, actions], dim=-1)).float()
+        return latents + std * moved
+
+    def jumps(self, led: Float[Tensor, "... F"], shown: Float[Tensor, "... F"]) -> Float[Tensor, "..."]:
+        """Squared distance of two latents, in that of recorded steps, on which it averages 1 or less.
+
+        No number counts for more than if it were foreseen to 5 % of its deviation: plans are not denoised more exactly.
+        """
+        return self._in_usual(led - shown, self.step_errors)
+
+    def arrival_jumps(self, led: Float[Tensor, "... F"], goal: Float[Tensor, "... F"]) -> Float[Tensor, "..."]:
+        """The same of a latent and a goal, in what recorded arrivals err by: a goal shows less than a state does."""
+        return self._in_usual(led - goal, self.arrival_errors)
+
+    def _in_usual(self, error: Tensor, usual: Normaliser) -> Tensor:
+        least = (0.05 * self.trajectories.latent_std()).square()
+        return (error.square() / torch.maximum(usual.square, least)).mean(-1)
+
+    def after_step(self) -> None:
+        """Move the critic's slow copy."""
+        if self.critic is not None:
+            self.critic.after_step()
+
+    def actions(self, x: Float[Tensor, "... L D"]) -> Float[Tensor, "... L A"]:
+        """Those of a trajectory, or what leads from each latent to the next; the last of these is repeated."""
+        if self.trajectories.actions:
+            actions = x[..., self.trajectories.feat_dim :]
+            return actions if self.discrete else actions.clamp(-1, 1)
+        between = self.between(x)
+        between = between.softmax(-1) if self.discrete else between.tanh()
+        return torch.cat([between, between[..., -1:, :]], dim=-2)
+
+    def between(self, latents: Float[Tensor, "... L F"]) -> Float[Tensor, "... L1 A"]:
+        """Raw inverse dynamics, of the latent and of how far it moves, both in deviations."""
+        now, then = latents[..., :-1, :], latents[..., 1:, :]
+        std, mean = self.trajectories.latent_std(), self.trajectories.latent_mean()
+        return self.inverse_model(torch.cat([(now - mean) / std, (then - now) / std], dim=-1)).float()
+
+    def joined(self, latents: Float[Tensor, "N L F"], actions: Float[Tensor, "N L A"]) -> Float[Tensor, "N L D"]:
+        """Trajectories from their parts."""
+        return torch.cat([latents, actions], dim=-1) if self.trajectories.actions else latents

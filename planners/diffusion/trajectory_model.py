@@ -1,0 +1,270 @@
+"""A diffusion model of trajectories: what is normalised, given, hidden and guided; the networks are in denoisers.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Generator, Tensor, nn
+
+from planners.diffusion.denoisers import Denoiser, StepEmbedding
+from planners.diffusion.noise_schedule import Sampler, Schedule
+from worldmodels.errors import require
+from worldmodels.nets.layers import MLP
+
+Score = Callable[[Float[Tensor, "N L D"]], Float[Tensor, " N"]]
+"""What a guide prefers, of trajectories in the units of the data; higher is better."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """A label that a plan is to have, and how strongly: 0 ignores it, 1 samples what was recorded under it."""
+
+    value: Float[Tensor, "N V"]
+    weight: float
+
+
+class Normaliser(nn.Module):
+    """Mean and deviation of every number, followed while learning and saved with the weights.
+
+    Args:
+        size: numbers.
+        rate: at which they go on moving, once so many batches are in that each would count less.
+        floor: under the deviation, so that what never varies is not blown up.
+    """
+
+    mean: Tensor
+    square: Tensor
+    count: Tensor
+
+    def __init__(self, size: int, rate: float = 1e-3, floor: float = 1e-2) -> None:
+        super().__init__()
+        self.rate, self.floor = rate, floor
+        self.register_buffer("mean", torch.zeros(size))
+        self.register_buffer("square", torch.ones(size))
+        self.register_buffer("count", torch.zeros((), dtype=torch.int64))
+
+    @torch.no_grad()
+    def follow(self, x: Float[Tensor, "N L D"], counts: Bool[Tensor, " N"]) -> None:
+        """Take in a batch, of which some rows count."""
+        self.count += counts.any()
+        rate = counts.any() * (1 / self.count.clamp(min=1)).clamp(min=self.rate)
+        share = (counts / counts.sum().clamp(min=1))[:, None]
+        x = x.detach().float()
+        self.mean.lerp_((share * x.mean(1)).sum(0), rate)
+        self.square.lerp_((share * x.square().mean(1)).sum(0), rate)
+
+    def std(self) -> Float[Tensor, " D"]:
+        """The deviation, at least the floor."""
+        return (self.square - self.mean.square()).clamp(min=self.floor**2).sqrt()
+
+    def forward(self, x: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:
+        """To mean 0 and deviation 1."""
+        return (x - self.mean) / self.std()
+
+    def inverse(self, x: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:
+        """Back to the units of the data."""
+        return x * self.std() + self.mean
+
+
+class Labels(nn.Module):
+    """Names to what a trajectory may be asked to be, each a vector; where one is not given, it has a vector of its own.
+
+    Args:
+        widths: numbers of each label.
+        dim: of what they become together, a sum.
+        drop: share of training trajectories from which each is hidden, so that guidance has something to differ from.
+    """
+
+    def __init__(self, widths: Mapping[str, int], dim: int, drop: float) -> None:
+        super().__init__()
+        require(0 < drop < 1 or not widths, f"planner.learner.trajectories.drop={drop} must lie in (0, 1).")
+        self.drop = drop
+        self.nets = nn.ModuleDict({name: MLP(width, dim, 1, dim) for name, width in widths.items()})
+        self.absent = nn.ParameterDict({name: nn.Parameter(torch.zeros(dim)) for name in widths})
+
+    def forward(
+        self,
+        values: Mapping[str, Float[Tensor, "N _"]],
+        rows: int,
+        hide: Mapping[str, Bool[Tensor, " N"]] | None = None,
+    ) -> Float[Tensor, "N C"] | float:
+        """Sum over all labels; those without a value, and rows under ``hide``, count as not given."""
+        total: Tensor | float = 0.0
+        for name, net in self.nets.items():
+            absent = self.absent[name].expand(rows, -1)
+            if name not in values:
+                total = total + absent
+                continue
+            given = net(values[name])
+            total = total + (given if hide is None else torch.where(hide[name][:, None], absent, given))
+        return total
+
+
+class TrajectoryModel(nn.Module):
+    """Sequences of (latent, action) or of latents alone, denoised as a whole (Diffuser; Decision Diffuser).
+
+    Some latents of a trajectory are *given*: they are never noisy, neither in training nor in any step of sampling, and
+    come out as they went in.
+
+    Args:
+        feat_dim: numbers of a latent.
+        action_dim: of an action.
+        labels: numbers of each label that trajectories may have.
+        schedule: of noise.
+        net: builds the denoiser.
+        actions: False leaves actions out of trajectories.
+        action_weight: how much more than a latent's number one of an action counts.
+        cond_dim: numbers of the condition: diffusion step and labels.
+        drop: see :class:`Labels`.
+    """
+
+    def __init__(
+        self,
+        feat_dim: int,
+        action_dim: int,
+        labels: Mapping[str, int],
+        schedule: Schedule,
+        net: Callable[..., Denoiser],
+        actions: bool = True,
+        action_weight: float = 1.0,
+        cond_dim: int = 64,
+        drop: float = 0.25,
+    ) -> None:
+        super().__init__()
+        require(action_weight > 0, f"planner.learner.trajectories.action_weight={action_weight} must be positive.")
+        self.feat_dim, self.size = feat_dim, feat_dim + action_dim * actions
+        self.action_weight = action_weight
+        self.schedule, self.actions = schedule, actions
+        self.normaliser = Normaliser(self.size)
+        self.step = StepEmbedding(cond_dim)
+        self.labels = Labels(labels, cond_dim, drop)
+        self.net = net(in_dim=self.size + 1, out_dim=self.size, cond_dim=cond_dim)
+
+    def latent_mean(self) -> Float[Tensor, " F"]:
+        """Means of the latents alone."""
+        return self.normaliser.mean[: self.feat_dim]
+
+    def latent_std(self) -> Float[Tensor, " F"]:
+        """Deviations of the latents alone."""
+        return self.normaliser.std()[: self.feat_dim]
+
+    def loss(
+        self,
+        x: Float[Tensor, "N L D"],
+        given: Bool[Tensor, "N L"],
+        labels: Mapping[str, Float[Tensor, "N _"]],
+    ) -> Float[Tensor, "N L"]:
+        """Squared error of what the network predicts at a random diffusion step, mean over what was not given."""
+        clean = self.normaliser(x)
+        noise = torch.randn_like(clean)
+        step = torch.randint(self.schedule.steps, (len(x),), device=x.device)
+        noisy = self._with_given(self.schedule.noisy(clean, noise, step), clean, given)
+        hide = {name: torch.rand(len(x), device=x.device) < self.labels.drop for name in labels}
+        output = self._output(noisy, step, given, labels, hide)
+        error = (output - self.schedule.target(clean, noise, step)).square()
+        action = torch.arange(self.size, device=x.device) >= self.feat_dim
+        counts = ~self._mask(given) * torch.where(action, self.action_weight, 1.0)
+        return (error * counts).sum(-1) * given.numel() / counts.sum()
+
+    def clean(
+        self,
+        noisy: Float[Tensor, "N L D"],
+        step: Int64[Tensor, " N"],
+        given: Bool[Tensor, "N L"],
+        labels: Mapping[str, Float[Tensor, "N _"]],
+    ) -> Float[Tensor, "N L D"]:
+        """What normalised trajectories are without noise, as far as the network knows, under these labels."""
+        return self.schedule.clean(self._output(noisy, step, given, labels), noisy, step)
+
+    def guided(
+        self,
+        noisy: Float[Tensor, "N L D"],
+        step: Int64[Tensor, " N"],
+        given: Bool[Tensor, "N L"],
+        requests: Mapping[str, Request],
+    ) -> Float[Tensor, "N L D"]:
+        """Classifier-free guidance (Ho & Salimans 2022): ``u + sum_i w_i (c_i - u)``, labels composed one by one.
+
+        Each label is asked for alone, against none; one of weight 1 gives the conditional estimate, to the bit.
+        """
+        free = self.clean(noisy, step, given, {})
+        total = free
+        weighed = {name: request for name, request in requests.items() if request.weight != 0}
+        for number, (name, request) in enumerate(weighed.items()):
+            asked = self.clean(noisy, step, given, {name: request.value})
+            total = free.lerp(asked, request.weight) if number == 0 else total + request.weight * (asked - free)
+        return total
+
+    def preferred(
+        self, clean: Float[Tensor, "N L D"], step: Int64[Tensor, " N"], score: Score
+    ) -> Float[Tensor, "N L D"]:
+        """Moved along the gradient of ``score``, more the more noise there still is (Diffuser, algorithm 1).
+
+        The gradient is with respect to normalised numbers. By ``1 - abar``: exactly so a unit Gaussian is tilted by a
+        linear score.
+        """
+        with torch.enable_grad():
+            at = clean.detach().requires_grad_()
+            (gradient,) = torch.autograd.grad(score(self.normaliser.inverse(at)).sum(), [at])
+        return clean + self.schedule.noise_share(step)[:, None, None] * gradient
+
+    def sample(
+        self,
+        known: Float[Tensor, "N L F"],
+        given: Bool[Tensor, "N L"],
+        requests: Mapping[str, Request],
+        sampler: Sampler,
+        generators: Sequence[Generator],
+        score: Score | None = None,
+        begin: Float[Tensor, "N L D"] | None = None,
+        share: float = 1.0,
+        watch: Callable[[Tensor], None] | None = None,
+    ) -> Float[Tensor, "N L D"]:
+        """Trajectories in the units of the data, with ``known`` latents where they are ``given``, bit for bit.
+
+        ``begin``, in the units of the data too, gets the last ``share`` of the noise and is denoised again. ``watch``
+        is shown every step's estimate, likewise in the units of the data.
+        """
+        rows, length = given.shape
+        blank = known.new_zeros(rows, length, self.size - self.feat_dim)
+        fixed = self.normaliser(torch.cat([known, blank], dim=-1))
+
+        def estimate(noisy: Tensor, step: Tensor) -> Tensor:
+            steps = step.expand(rows)
+            clean = self.guided(self._with_given(noisy, fixed, given), steps, given, requests)
+            if score is not None:
+                clean = self.preferred(self._with_given(clean, fixed, given), steps, score)
+            return self._with_given(clean, fixed, given)
+
+        x = sampler(
+            estimate,
+            (rows, length, self.size),
+            list(generators),
+            known.device,
+            None if begin is None else self.normaliser(begin),
+            share,
+            None if watch is None else lambda x: watch(self.normaliser.inverse(x)),
+        )
+        return self._with_given(self.normaliser.inverse(x), torch.cat([known, blank], dim=-1), given)
+
+    def _output(
+        self,
+        noisy: Tensor,
+        step: Tensor,
+        given: Tensor,
+        labels: Mapping[str, Tensor],
+        hide: Mapping[str, Tensor] | None = None,
+    ) -> Tensor:
+        cond = self.step(step) + self.labels(labels, len(noisy), hide)
+        return self.net(torch.cat([noisy, given[..., None].to(noisy.dtype)], dim=-1), cond).float()
+
+    def _mask(self, given: Bool[Tensor, "N L"]) -> Bool[Tensor, "N L D"]:
+        """True where a number is given: latents are, actions never."""
+        latent = torch.arange(self.size, device=given.device) < self.feat_dim
+        return given[..., None] & latent
+
+    def _with_given(self, x: Tensor, fixed: Tensor, given: Tensor) -> Tensor:
+        return torch.where(self._mask(given), fixed, x)

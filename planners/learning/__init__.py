@@ -1,0 +1,1 @@
+"""What learning planners share: policies, critics, returns, hindsight. Each planner is a file above."""

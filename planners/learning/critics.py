@@ -1,0 +1,94 @@
+"""A critic of features, its slow twin, and the scale of returns: what learned planners share."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from worldmodels.errors import UserError
+from worldmodels.nets.distributions import TwoHot
+from worldmodels.nets.layers import MLP
+
+
+class Critic(nn.Module):
+    """State values as symexp two-hot, zero before training, beside a slow copy of itself (DreamerV3).
+
+    Args:
+        slow_rate: how far the slow copy moves towards the critic after each update.
+        slow_weight: how strongly the critic is held to the slow copy's values.
+    """
+
+    def __init__(
+        self,
+        feat_dim: int,
+        units: int,
+        layers: int,
+        num_bins: int = 255,
+        slow_rate: float = 0.02,
+        slow_weight: float = 1.0,
+    ) -> None:
+        super().__init__()
+        if not 0 < slow_rate <= 1:
+            raise UserError(f"slow_rate={slow_rate} must lie in (0, 1].")
+        self.slow_rate, self.slow_weight = slow_rate, slow_weight
+        self.two_hot = TwoHot(num_bins)
+        self.net = MLP(feat_dim, units, layers, num_bins, out_scale=0.0)
+        self.slow = slow_copy(self.net)
+
+    def forward(self, feat: Float[Tensor, "... F"]) -> Float[Tensor, "..."]:
+        """Decoded value, fp32."""
+        return self.two_hot.decode(self.net(feat))
+
+    def loss(self, feat: Float[Tensor, "... F"], target: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """Cross-entropy with the target's two-hot, and with the slow copy's value as a regulariser."""
+        logits = self.net(feat)
+        with torch.no_grad():
+            slow = self.two_hot.decode(self.slow(feat))
+        return self.two_hot.loss(logits, target.detach()) + self.slow_weight * self.two_hot.loss(logits, slow)
+
+    def after_step(self) -> None:
+        """Move the slow copy."""
+        follow(self.slow, self.net, self.slow_rate)
+
+
+class ReturnScale(nn.Module):
+    """How far returns spread: a moving average of their 5th to 95th percentile, at least 1 (DreamerV3, eq. 7).
+
+    A buffer, so that it is saved; it moves whenever it is shown returns, in every mode.
+    """
+
+    range: Tensor
+    low: Tensor
+
+    def __init__(self, rate: float = 0.01, quantiles: tuple[float, float] = (0.05, 0.95), least: float = 1.0) -> None:
+        super().__init__()
+        self.rate, self.quantiles, self.least = rate, quantiles, least
+        self.register_buffer("low", torch.zeros(()))
+        self.register_buffer("high", torch.zeros(()))
+
+    @torch.no_grad()
+    def forward(self, returns: Float[Tensor, "..."]) -> Float[Tensor, ""]:
+        """Take in these returns; give back the scale to divide by."""
+        points = torch.tensor(self.quantiles, device=returns.device)
+        low, high = torch.quantile(returns.float().flatten(), points).unbind()
+        self.low.lerp_(low, self.rate)
+        self.high.lerp_(high, self.rate)
+        return self.scale()
+
+    def scale(self) -> Float[Tensor, ""]:
+        """The scale as it stands."""
+        return (self.high - self.low).clamp(min=self.least)
+
+
+def slow_copy(module: nn.Module) -> nn.Module:
+    """A copy that gradients never reach."""
+    return copy.deepcopy(module).requires_grad_(False)
+
+
+@torch.no_grad()
+def follow(slow: nn.Module, fast: nn.Module, rate: float) -> None:
+    """Move every parameter of ``slow`` the share ``rate`` of the way towards ``fast``."""
+    torch._foreach_lerp_(list(slow.parameters()), list(fast.parameters()), rate)

@@ -1,0 +1,177 @@
+"""Distributions over one action, given a feature: what actors put out, and what a trained policy is asked."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from worldmodels.common.randomness import exponential
+from worldmodels.nets.distributions import mix_uniform, straight_through
+from worldmodels.nets.layers import MLP
+
+
+class ActionDistribution(ABC):
+    """Draws by transforming standard normal noise, so that whoever asks decides where randomness comes from.
+
+    A *raw* action is what was drawn, an action what the environment is given of it.
+    """
+
+    @abstractmethod
+    def draw(self, noise: Float[Tensor, "... A"]) -> Float[Tensor, "... A"]:
+        """A raw action, through which gradients flow."""
+
+    @abstractmethod
+    def action(self, raw: Float[Tensor, "... A"]) -> Float[Tensor, "... A"]:
+        """The action that a raw one stands for: in [-1, 1], or one-hot."""
+
+    @abstractmethod
+    def mode(self) -> Float[Tensor, "... A"]:
+        """The action taken where nothing is to be explored."""
+
+    def choose(self, noise: Float[Tensor, "... A"] | None) -> Float[Tensor, "... A"]:
+        """An action drawn with ``noise``, or the mode where there is none."""
+        return self.mode() if noise is None else self.action(self.draw(noise))
+
+    @abstractmethod
+    def log_prob(self, raw: Float[Tensor, "... A"]) -> Float[Tensor, "..."]:
+        """Log-density (or log-probability) of a raw action."""
+
+    @abstractmethod
+    def entropy(self, raw: Float[Tensor, "... A"]) -> Float[Tensor, "..."]:
+        """In nats; where it has no closed form, the estimate from the draw ``raw``."""
+
+
+@dataclass(frozen=True)
+class BoundedNormal(ActionDistribution):
+    """Normal with its mean in [-1, 1] and bounds on its deviation (DreamerV3's continuous actor); draws are clamped.
+
+    The density is that of the draw before clamping, which is what REINFORCE needs: clamping belongs to the world.
+    """
+
+    mean: Float[Tensor, "... A"]
+    std: Float[Tensor, "... A"]
+
+    def draw(self, noise: Tensor) -> Tensor:
+        """Mean plus scaled noise."""
+        return self.mean + self.std * noise
+
+    def action(self, raw: Tensor) -> Tensor:
+        """Clamped to the box."""
+        return raw.clamp(-1, 1)
+
+    def mode(self) -> Tensor:
+        """The mean."""
+        return self.mean
+
+    def log_prob(self, raw: Tensor) -> Tensor:
+        """Summed over the action's numbers."""
+        return _normal_log_prob((raw - self.mean) / self.std, self.std.log())
+
+    def entropy(self, raw: Tensor) -> Tensor:
+        """Closed form."""
+        return (self.std.log() + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)
+
+
+@dataclass(frozen=True)
+class SquashedNormal(ActionDistribution):
+    """Normal under tanh (SAC; TD-MPC2's policy): nothing needs clamping, and the density counts the squashing."""
+
+    mean: Float[Tensor, "... A"]
+    log_std: Float[Tensor, "... A"]
+
+    def draw(self, noise: Tensor) -> Tensor:
+        """Before tanh."""
+        return self.mean + self.log_std.exp() * noise
+
+    def action(self, raw: Tensor) -> Tensor:
+        """tanh."""
+        return raw.tanh()
+
+    def mode(self) -> Tensor:
+        """tanh of the mean."""
+        return self.mean.tanh()
+
+    def log_prob(self, raw: Tensor) -> Tensor:
+        """Density of the squashed action, as a function of the raw one."""
+        normal = _normal_log_prob((raw - self.mean) / self.log_std.exp(), self.log_std)
+        log_slope = 2 * (math.log(2) - raw - F.softplus(-2 * raw))  # of tanh, finite where the slope itself is 0
+        return normal - log_slope.sum(-1)
+
+    def entropy(self, raw: Tensor) -> Tensor:
+        """The negative log-density of the draw."""
+        return -self.log_prob(raw)
+
+
+@dataclass(frozen=True)
+class OneHot(ActionDistribution):
+    """Discrete actions with a uniform share, straight-through."""
+
+    log_probs: Float[Tensor, "... A"]
+
+    def draw(self, noise: Tensor) -> Tensor:
+        """The class that wins an exponential race, which is a draw from the probabilities."""
+        return straight_through((self.log_probs - exponential(noise).log()).argmax(-1), self.log_probs.exp())
+
+    def action(self, raw: Tensor) -> Tensor:
+        """As drawn."""
+        return raw
+
+    def mode(self) -> Tensor:
+        """The likeliest."""
+        return straight_through(self.log_probs.argmax(-1), self.log_probs.exp())
+
+    def log_prob(self, raw: Tensor) -> Tensor:
+        """Log-probability of the one that is hot."""
+        return (self.log_probs * raw.detach()).sum(-1)
+
+    def entropy(self, raw: Tensor) -> Tensor:
+        """Closed form."""
+        return -(self.log_probs.exp() * self.log_probs).sum(-1)
+
+
+class Policy(nn.Module):
+    """A network from features to :class:`ActionDistribution`; Box actions bounded (``squash=False``) or under tanh.
+
+    Args:
+        unimix: Discrete: share of the probability that is uniform.
+        min_std, max_std: Box: bounds of the deviation (before tanh, where it squashes).
+    """
+
+    def __init__(
+        self,
+        feat_dim: int,
+        action_dim: int,
+        discrete: bool,
+        units: int,
+        layers: int,
+        squash: bool = False,
+        unimix: float = 0.01,
+        min_std: float = 0.1,
+        max_std: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.discrete, self.squash, self.unimix = discrete, squash, unimix
+        self.min_std, self.max_std = min_std, max_std
+        self.net = MLP(feat_dim, units, layers, action_dim if discrete else 2 * action_dim, out_scale=0.01)
+
+    def forward(self, feat: Float[Tensor, "... F"]) -> ActionDistribution:
+        """The distribution over the next action; fp32 whatever the network computes in."""
+        raw = self.net(feat).float()
+        if self.discrete:
+            return OneHot(mix_uniform(raw, self.unimix))
+        mean, spread = raw.chunk(2, dim=-1)
+        if self.squash:  # TD-MPC2: the deviation's logarithm moves between its bounds
+            low, high = math.log(self.min_std), math.log(self.max_std)
+            return SquashedNormal(mean, low + 0.5 * (high - low) * (spread.tanh() + 1))
+        std = (self.max_std - self.min_std) * torch.sigmoid(spread + 2) + self.min_std
+        return BoundedNormal(mean.tanh(), std)
+
+
+def _normal_log_prob(unit: Tensor, log_std: Tensor) -> Tensor:
+    return (-0.5 * unit.square() - log_std - 0.5 * math.log(2 * math.pi)).sum(-1)

@@ -1,0 +1,71 @@
+"""What an imagined trajectory is worth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from worldmodels.common.batch import new_goal
+from worldmodels.trajectory import Trajectory
+
+Value = Callable[[Tensor], Tensor]
+"""Maps feat [N, F] to the expected discounted return [N] from there on."""
+
+
+def discounted_return(trajectory: Trajectory, gamma: float, terminal_value: Value | None = None) -> Float[Tensor, " N"]:
+    """Sum the rewards of each row as far as it is expected to go on, then the value of where it ends, if given.
+
+    ``sum_t gamma^t c_0..c_{t-1} r_t + gamma^H c_0..c_{H-1} V(feat_H)``: arriving in a terminal state is still
+    rewarded, nothing after it is. float32 whatever the model computes in.
+    """
+    cont = trajectory.cont.float()
+    alive = torch.cat([torch.ones_like(cont[:, :1]), cont.cumprod(dim=1)], dim=1)
+    weight = alive * gamma ** torch.arange(alive.shape[1], device=cont.device)
+    total = (weight[:, :-1] * trajectory.reward.float()).sum(dim=1)
+    if terminal_value is not None:
+        total = total + weight[:, -1] * terminal_value(trajectory.feat[:, -1]).float()
+    return total
+
+
+def lambda_returns(
+    reward: Float[Tensor, "N H"],
+    cont: Float[Tensor, "N H"],
+    value: Float[Tensor, "N H"],
+    gamma: float,
+    lam: float | Float[Tensor, "N H"],
+) -> Float[Tensor, "N H"]:
+    """Lambda-returns of the H states before each step, fp32 (DreamerV3, eq. 4).
+
+    ``reward``, ``cont`` and ``value`` are of the state each step arrives in:
+    ``R_t = r_t + gamma c_t ((1 - lam) v_t + lam R_{t+1})``, where the last step has ``R_{t+1} = v_t``. ``lam`` may
+    differ by step: 0 bootstraps there, as where an episode was cut off, and nothing after it counts.
+    """
+    reward, value, discount = reward.float(), value.float(), gamma * cont.float()
+    lam = torch.as_tensor(lam, dtype=torch.float32, device=reward.device).expand_as(reward)
+    following, returns = value[:, -1], []
+    for r, d, v, share in zip(*(x.unbind(1)[::-1] for x in (reward, discount, value, lam)), strict=True):
+        following = r + d * ((1 - share) * v + share * following)
+        returns.append(following)
+    return torch.stack(returns[::-1], dim=1)
+
+
+def recorded_returns(
+    batch: dict[str, Tensor], value: Float[Tensor, "B T1"], gamma: float, lam: float
+) -> Float[Tensor, "B T1"]:
+    """Lambda-returns of all recorded rows but the last, from the value of where each led, under its own goal.
+
+    They bootstrap where a time limit cut an episode off and where another goal is shown from then on, and not where it
+    ended for good. A row that ends its episode leads nowhere: what is told of it is without meaning.
+    """
+    going = (~batch["is_terminal"]).float()
+    lam = lam * (~(batch["is_last"] | new_goal(batch))).float()
+    return lambda_returns(batch["reward"][:, 1:], going[:, 1:], value, gamma, lam[:, 1:])
+
+
+def reach_weights(alive: Bool[Tensor, " N"], cont: Float[Tensor, "N H"], gamma: float) -> Float[Tensor, "N H"]:
+    """How much the H states before each step count: discounted probability of getting there, none from a dead start."""
+    weights = torch.cat([alive.float()[:, None], gamma * cont[:, :-1].float()], dim=1)
+    return weights.cumprod(dim=1).detach()

@@ -1,0 +1,112 @@
+"""What sampling planners draw action sequences from: one distribution for Box actions, one for Discrete ones.
+
+Both are described by ``mean`` and ``spread`` [N, H, A] and draw by transforming standard normal noise, so that
+planners need not know which one they use.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from worldmodels.common.randomness import exponential
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """N independent distributions over sequences of H actions."""
+
+    mean: Float[Tensor, "N H A"]
+    spread: Float[Tensor, "N H A"]
+
+    def toward(self, new: Proposal, momentum: float) -> Proposal:
+        """Keep the share ``momentum`` of this proposal and take the rest from ``new``."""
+        if momentum == 0:
+            return new
+        return Proposal(self.mean.lerp(new.mean, 1 - momentum), self.spread.lerp(new.spread, 1 - momentum))
+
+
+@runtime_checkable
+class Family(Protocol):
+    """A kind of distribution over action sequences."""
+
+    fill: float
+    """The mean where nothing is known."""
+
+    def broad(self, mean: Tensor) -> Proposal:
+        """Search widely around the mean [N, H, A] of an earlier plan, or around ``fill``."""
+
+    def draw(self, mean: Tensor, spread: Tensor, noise: Tensor) -> Tensor:
+        """Turn standard normal noise into actions that an environment accepts; shapes broadcast."""
+
+    def fit(self, elites: Tensor, weights: Tensor) -> Proposal:
+        """Describe elites [N, E, H, A] with weights [N, E] that sum to 1."""
+
+    def mode(self, mean: Tensor) -> Tensor:
+        """Return the single most typical action sequence."""
+
+
+class Gaussian:
+    """Box actions: normal, clamped to [-1, 1], with a floor under the deviation so that search never dies out."""
+
+    fill = 0.0
+
+    def __init__(self, min_std: float, max_std: float) -> None:
+        self.min_std = min_std
+        self.max_std = max_std
+
+    def broad(self, mean: Tensor) -> Proposal:
+        """Take ``max_std`` everywhere: the next plan may differ much from the last one."""
+        return Proposal(mean, torch.full_like(mean, self.max_std))
+
+    def draw(self, mean: Tensor, spread: Tensor, noise: Tensor) -> Tensor:
+        """Mean plus scaled noise, clamped to the box."""
+        return torch.addcmul(mean, spread, noise).clamp_(-1, 1)
+
+    def fit(self, elites: Tensor, weights: Tensor) -> Proposal:
+        """Weighted mean and deviation, the latter within [min_std, max_std]."""
+        weights = weights[:, :, None, None]
+        mean = (weights * elites).sum(dim=1)
+        variance = (weights * (elites - mean[:, None]).square()).sum(dim=1)
+        return Proposal(mean, variance.sqrt().clamp(self.min_std, self.max_std))
+
+    def mode(self, mean: Tensor) -> Tensor:
+        """Return the mean."""
+        return mean
+
+
+class Categorical:
+    """Discrete actions, one-hot: ``mean`` holds probabilities, ``spread`` the share of draws made uniformly instead."""
+
+    warm_spread = 0.5
+    """Share of uniform draws around an earlier plan, as ``max_std`` is for Box actions."""
+
+    def __init__(self, actions: int, min_prob: float) -> None:
+        self.fill = 1 / actions
+        self.min_share = min_prob * actions
+
+    def broad(self, mean: Tensor) -> Proposal:
+        """Draw half of the actions uniformly: the next plan may differ much from the last one."""
+        return Proposal(mean, torch.full_like(mean, self.warm_spread))
+
+    def draw(self, mean: Tensor, spread: Tensor, noise: Tensor) -> Tensor:
+        """Sample one-hot actions; noise correlated in time gives actions correlated in time."""
+        probs = mean.lerp(torch.full_like(mean, self.fill), spread)
+        return self._one_hot(probs / exponential(noise))
+
+    def fit(self, elites: Tensor, weights: Tensor) -> Proposal:
+        """Weighted frequencies; no probability drawn from falls below ``min_prob``."""
+        mean = (weights[:, :, None, None] * elites).sum(dim=1)
+        return Proposal(mean, torch.full_like(mean, self.min_share))
+
+    def mode(self, mean: Tensor) -> Tensor:
+        """Take the most probable action of each step."""
+        return self._one_hot(mean)
+
+    def _one_hot(self, score: Tensor) -> Tensor:
+        return one_hot(score.argmax(dim=-1), score.shape[-1]).to(score.dtype)

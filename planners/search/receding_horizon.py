@@ -1,0 +1,164 @@
+"""What planners share that search for a sequence of actions, execute some of it, and search again."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Generator, Tensor
+
+from dynamics.base import Memory, State, clear_rows
+from planners.base import Planner
+from planners.learning.returns import Value, discounted_return
+from planners.search.memory import AT_ONCE
+from planners.search.proposals import Family
+from worldmodels.errors import require
+
+
+class Replanner(Planner):
+    """Follows a plan for ``replan_every`` steps; subclasses say how one is made.
+
+    Memory, N rows: ``plan`` [N, H, A], the plan whose first action belongs to the latest state, for looking at;
+    ``mean`` the same as the parameters of ``family`` (probabilities if discrete); ``actions`` what is being executed;
+    ``age`` steps taken from the current plan, 0 before any. All of them move up by one step at each decision.
+    """
+
+    cold = "warm_start=false"
+    """The option without which there is a warm start."""
+
+    def __init__(
+        self,
+        action_dim: int,
+        discrete: bool,
+        family: Family,
+        plan_horizon: int,
+        gamma: float,
+        replan_every: int,
+        warm_start: bool,
+    ) -> None:
+        super().__init__(action_dim, discrete)
+        require(plan_horizon >= 1, f"plan_horizon={plan_horizon} must be at least 1.")
+        require(0 <= gamma <= 1, f"gamma={gamma} must lie in [0, 1].")
+        require(
+            1 <= replan_every <= plan_horizon,
+            f"replan_every={replan_every} must lie between 1 and plan_horizon={plan_horizon}.",
+        )
+        require(
+            not warm_start or replan_every < plan_horizon,
+            f"a warm start has nothing to start from when replan_every={replan_every} executes the whole plan "
+            f"(plan_horizon={plan_horizon}): shorten replan_every or set {self.cold}.",
+        )
+        self.family, self.plan_horizon, self.gamma = family, plan_horizon, gamma
+        self.replan_every, self.warm_start = replan_every, warm_start
+
+    @abstractmethod
+    def search(
+        self, model: Any, state: State, memory: Memory, explore: bool, generator: Generator | None, guide: Any
+    ) -> Memory:
+        """The memory of N rows with ``mean`` and ``actions`` of a new plan in it, both [N, H, A].
+
+        ``memory["mean"]`` holds the rest of the plan before, or what is known where there was none.
+        """
+
+    def initial(self, n: int) -> Memory:
+        """No plan yet."""
+        mean = torch.full((n, self.plan_horizon, self.action_dim), self.family.fill)
+        return {
+            "plan": self.family.mode(mean),
+            "mean": mean,
+            "actions": torch.zeros_like(mean),
+            "age": torch.zeros(n, dtype=torch.int64),
+        }
+
+    @torch.no_grad()
+    def act(
+        self,
+        model: Any,
+        state: State,
+        memory: Memory,
+        reset: Bool[Tensor, " N"],
+        explore: bool,
+        generator: Generator | None = None,
+        guide: Any = None,
+    ) -> tuple[Float[Tensor, "N A"], Memory]:
+        """Go on with the plan, or make a new one in the rows where ``replan_every`` steps of it are used up.
+
+        ``model`` needs ``dynamics.fork``, ``dynamics.select`` and ``imagine``. ``guide`` is handed to :meth:`search`.
+        Raises ``FloatingPointError`` when the model predicts a value that is not finite.
+        """
+        device = state.feat.device
+        fresh = {key: value.to(device) for key, value in self.initial(len(reset)).items()}
+        memory = clear_rows({key: value.to(device) for key, value in memory.items()}, reset, fresh)
+        memory = self.moved_up(memory)
+        due = (memory["age"] == 0) | (memory["age"] >= self.replan_every)
+        if self.replan_every == 1:  # without asking a GPU which rows are due
+            memory = self._planned(model, state, memory, explore, generator, guide)
+        elif due.any():
+            rows = due.nonzero().squeeze(1)
+            part = {key: value[rows] for key, value in memory.items()}
+            chosen = model.dynamics.select(state, rows)
+            part = self._planned(model, chosen, part, explore, generator, guide)
+            memory = {key: value.index_copy(0, rows, part[key]) for key, value in memory.items()}
+        memory["plan"] = self.family.mode(memory["mean"])
+        memory["age"] = memory["age"] + 1
+        return memory["actions"][:, 0], memory
+
+    def _planned(
+        self, model: Any, state: State, memory: Memory, explore: bool, generator: Generator | None, guide: Any
+    ) -> Memory:
+        """A new plan in every row, a group of rows at a time where that is faster."""
+        memory = self.begun(memory)
+        n, found = len(memory["age"]), []
+        size = n if memory["age"].is_cuda else max(1, AT_ONCE // max(1, self.imagined[0]))
+        for begin in range(0, n, size):
+            rows = slice(begin, begin + size)
+            part, chosen = {key: value[rows] for key, value in memory.items()}, model.dynamics.select(state, rows)
+            found.append(self.search(model, chosen, part, explore, generator, guide))
+        whole = {key: torch.cat([part[key] for part in found]) for key in found[0]}
+        return whole | {"age": torch.zeros_like(memory["age"])}
+
+    def begun(self, memory: Memory) -> Memory:
+        """The memory that a search begins with: without the plan before, unless there is a warm start."""
+        if self.warm_start:
+            return memory
+        return memory | {"mean": torch.full_like(memory["mean"], self.family.fill)}
+
+    def followed(self, memory: Memory, anew: Float[Tensor, "N H A"]) -> Float[Tensor, "N H A"]:
+        """The plan that is being followed, for looking at; ``anew`` in rows that have none yet."""
+        return torch.where((memory["age"] > 0)[:, None, None], memory["plan"], anew)
+
+    def moved_up(self, memory: Memory) -> Memory:
+        """Drop the first step of what is [N, ..., H, A] and know nothing about a new last one."""
+
+        def moved(value: Tensor) -> Tensor:
+            if value.ndim < 3:
+                return value
+            return torch.cat([value[..., 1:, :], torch.full_like(value[..., :1, :], self.family.fill)], dim=-2)
+
+        return {key: moved(value) for key, value in memory.items()}
+
+    def imagined_values(
+        self,
+        model: Any,
+        state: State,
+        actions: Float[Tensor, "M H A"],
+        terminal_value: Value | None,
+        generator: Generator | None,
+        frozen: bool = False,
+    ) -> Float[Tensor, " M"]:
+        """What sequences of actions are worth from M states, with gradients to the actions if ``frozen``."""
+        imagine = model.imagine_frozen if frozen else model.imagine
+        trajectory = imagine(state, actions, self.plan_horizon, generator)
+        return finite(discounted_return(trajectory, self.gamma, terminal_value))
+
+
+def finite(values: Float[Tensor, " M"]) -> Float[Tensor, " M"]:
+    """``values`` themselves; ``FloatingPointError`` where one is not finite."""
+    if not values.isfinite().all():
+        raise FloatingPointError(
+            f"The world model predicts a return that is not finite for {int((~values.isfinite()).sum())} of "
+            f"{len(values)} imagined action sequences, so no plan can be made."
+        )
+    return values

@@ -1,0 +1,78 @@
+"""The layout is the architecture: imports run down the floors of this house, never up and never in a circle."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("dynamics", "planners", "worldmodels")
+
+FLOORS = (
+    "worldmodels.errors",
+    "worldmodels.common",
+    "worldmodels.nets",
+    "worldmodels.envs",
+    "dynamics",
+    "worldmodels.testing",
+    "worldmodels.trajectory",
+    "worldmodels.heads",
+    "worldmodels.objectives",
+    "worldmodels.model",
+    "planners.learning",
+    "planners.base",
+    "planners.search",
+    "planners",
+    "planners.diffusion",
+    "worldmodels.data",
+    "worldmodels.config",
+    "worldmodels.factory",
+    "worldmodels.runs",
+    "worldmodels",
+    "worldmodels.cli",
+    "worldmodels.doctor",
+    "worldmodels.recording",
+    "worldmodels.visualization",
+    "worldmodels.evaluation",
+    "worldmodels.training",
+    "worldmodels.recall",
+    "worldmodels.benchmarks",
+    "scripts",
+)
+"""Rooms from the ground up: a file belongs to the longest of these names that its own begins with."""
+
+
+def room_of(module: str) -> str:
+    """The room that a module lives in."""
+    parents = [".".join(module.split(".")[:n]) for n in range(len(module.split(".")), 0, -1)]
+    return next(name for name in parents if name in FLOORS)
+
+
+def imports_of(path: Path) -> Iterator[str]:
+    """Modules of ours that a file imports anywhere, for types too."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        yield from (name for name in names if name.split(".")[0] in PACKAGES)
+
+
+def climbs(root: Path) -> list[str]:
+    """Imports that lead up, each as a sentence that names both files."""
+    files = [path for package in (*PACKAGES, "scripts") for path in sorted((root / package).rglob("*.py"))]
+    found = []
+    for path in files:
+        module = ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
+        here = FLOORS.index(room_of(module))
+        for name in imports_of(path):
+            target = name if (root / Path(*name.split("."))).with_suffix(".py").exists() else name.rpartition(".")[0]
+            if (root / Path(*name.split("."))).is_dir():
+                target = name
+            if FLOORS.index(room_of(target)) > here:
+                found.append(f"{path.relative_to(root)} imports {target}, which is {room_of(target)}'s, a floor above")
+    return found
+
+
+def test_no_import_climbs():
+    assert climbs(ROOT) == []

@@ -1,0 +1,48 @@
+"""What a batch holds beside observations: names of columns, and what is read off them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Bool, Shaped
+from torch import Tensor
+
+from worldmodels.common.columns import GOAL
+from worldmodels.errors import UserError, near_match
+
+ROW_FLAGS = {"is_first": torch.bool, "is_last": torch.bool, "is_terminal": torch.bool}
+"""Columns of flags in every row, and their types."""
+
+
+def new_goal(batch: dict[str, Tensor]) -> Bool[Tensor, "B T"]:
+    """Rows that show another goal than the row before; what led there was rewarded on the way to that one."""
+    new = torch.zeros_like(batch["is_first"])
+    for shown in (value.flatten(2) for key, value in batch.items() if key.startswith(GOAL)):
+        new[:, 1:] |= (shown[:, 1:] != shown[:, :-1]).any(-1)
+    return new
+
+
+def split_context(
+    batch: Mapping[str, Shaped[Tensor, "B P_plus_T ..."]], prefix: int
+) -> tuple[dict[str, Shaped[Tensor, "B P ..."]] | None, dict[str, Shaped[Tensor, "B T ..."]]]:
+    """A sampled batch as (``prefix`` rows in front or None, the window), each with ``reset``, without changing it.
+
+    ``reset`` is ``is_first``, and True at the very first row, before which nothing is known; with a prefix that row is
+    in the prefix, and the window's own first step is a reset only where an episode really begins. ``is_first`` stays.
+    """
+    reset = batch["is_first"].clone()
+    reset[:, 0] = True
+    whole = {**batch, "reset": reset}
+    window = {key: value[:, prefix:] for key, value in whole.items()}
+    return {key: value[:, :prefix] for key, value in whole.items()} if prefix else None, window
+
+
+def context_rows(context: str, burn_in: int) -> int:
+    """How many extra rows a context draws in front of a window; ``UserError`` for one that does not exist."""
+    prefix = {"none": 0, "burn_in": burn_in, "latent": 1}
+    if context not in prefix:
+        raise UserError(f"`context={context}` is not one of {', '.join(prefix)}.{near_match(context, prefix)}")
+    if context == "burn_in" and burn_in < 1:
+        raise UserError(f"`context=burn_in` with {burn_in} rows burns nothing in: give at least 1, or `context=none`.")
+    return prefix[context]

@@ -1,0 +1,8 @@
+"""Names of columns that several rooms agree on, without torch: environment workers import this."""
+
+from __future__ import annotations
+
+GOAL = "goal_"
+"""Prefix of observations that show where to go, in the form of those that show where one is."""
+MEMORY = "memory."
+"""Prefix of the replay columns that keep the latent a row was filtered to (``data.context=latent``)."""

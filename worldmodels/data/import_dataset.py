@@ -1,0 +1,142 @@
+"""A recorded dataset, of whatever layout, as a replay to learn from; checked against what was asked to be observed."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from worldmodels.common.batch import ROW_FLAGS
+from worldmodels.common.columns import GOAL
+from worldmodels.data.card import write_card
+from worldmodels.data.readers import read
+from worldmodels.data.readers.base import SKILL, Recording, resized
+from worldmodels.data.readers.own import own_folder
+from worldmodels.data.replay import Replay
+from worldmodels.data.storage import Spec
+from worldmodels.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+def open_dataset(
+    name: str | Sequence[str],
+    spec: Spec,
+    folder: Path,
+    limit_gib: int | float,
+    cross_resets: bool,
+    seed: int,
+    action_repeat: int = 1,
+    shown: Mapping[str, np.ndarray] | None = None,
+) -> Replay:
+    """The dataset ``name``, or several as one, with the columns of ``spec`` in it.
+
+    A folder that ``scripts/collect.py`` or a training wrote is read where it is; anything else is copied into a replay
+    in ``folder``, where it is found again when a training is resumed, with a card of what it holds. Of several, the
+    column ``skill`` tells which one a row is from, unless they have such a column themselves. ``shown`` is what every
+    row of a copy shows where files lack it: the goal that ``env.goal`` names.
+
+    Raises:
+        UserError: it does not exist, is of no known layout, or lacks a column or has it in another shape.
+    """
+    own = replay_folder(name, folder)
+    if not (own / "replay.json").exists():
+        copy_into(own, name, spec, limit_gib, action_repeat, shown or {})
+    replay = Replay.open(own, cross_resets, seed)
+    if not replay.layout.spec.keys() >= (shown or {}).keys():
+        raise UserError(
+            f"data={name} was recorded without a goal beside what is seen: in a list, data=[{name}], it is copied with "
+            "that of env.goal in every row."
+        )
+    require_columns(str(own), {k: (tuple(s), str(d)) for k, (s, d) in replay.layout.spec.items()}, spec)
+    replay.restrict([*spec, SKILL])
+    return replay
+
+
+def replay_folder(name: str | Sequence[str] | None, folder: Path) -> Path:
+    """Where the rows of a dataset are: in its own folder if that holds a replay, else in ``folder``."""
+    return (own_folder(Path(name)) if isinstance(name, str) else None) or folder
+
+
+def copy_into(
+    folder: Path,
+    name: str | Sequence[str],
+    spec: Spec,
+    limit_gib: int | float,
+    action_repeat: int,
+    shown: Mapping[str, np.ndarray],
+) -> None:
+    """Write every episode of datasets into a replay of one environment, one episode in memory at a time."""
+    counted = [(len(episode.action), episode.skill is not None) for episode in episodes(name)]
+    if not counted:
+        raise UserError(f"data={name} holds no episode.")
+    if all(skilled for _, skilled in counted):
+        spec = {**spec, SKILL: ((), torch.int64)}
+    replay = Replay(folder, spec, 1, sum(length for length, _ in counted), limit_gib)
+    for episode in tqdm(episodes(name), f"copying data={name}", len(counted), unit="episode", file=sys.stdout):
+        for row in rows_of(episode, spec, shown):
+            replay.extend(row)
+    frames = action_repeat * sum(length - 1 for length, _ in counted)
+    card = write_card(folder, {"dataset": name if isinstance(name, str) else list(name), "frames": frames})
+    log.info("data=%s: %d episodes, %d rows, as %s says", name, card["episodes"], card["rows"], folder / "card.md")
+
+
+def episodes(name: str | Sequence[str]) -> Iterator[Recording]:
+    """Of one dataset, or of several, whose number is then the skill of episodes that tell none."""
+    if isinstance(name, str):
+        yield from read(name)
+        return
+    for number, one in enumerate(name):
+        for episode in read(one):
+            skill = np.full(len(episode.action), number) if episode.skill is None else episode.skill
+            yield replace(episode, skill=skill)
+
+
+def rows_of(
+    episode: Recording, spec: Spec, shown: Mapping[str, np.ndarray] | None = None
+) -> Iterable[dict[str, torch.Tensor]]:
+    """Rows [1, ...] of one episode, in the columns of ``spec``; all show ``shown`` where it says nothing of that."""
+    columns = {key: np.stack([value] * len(episode.action)) for key, value in (shown or {}).items()}
+    columns |= episode.observations
+    for key in spec.keys() & columns.keys():
+        if key.endswith("pixels"):
+            columns[key] = resized(columns[key], spec[key][0][-1])
+    length = len(episode.action)
+    if np.abs(episode.action).max() > 1 + 1e-4:
+        raise UserError(
+            f"{episode.source}: field 'action' reaches {np.abs(episode.action).max():.3g}, and actions here lie in "
+            "[-1, 1]: divide by the environment's range first."
+        )
+    columns |= {
+        "action": episode.action,
+        "reward": episode.reward,
+        "is_first": np.arange(length) == 0,
+        "is_last": (np.arange(length) == length - 1) & episode.finished,
+        "is_terminal": (np.arange(length) == length - 1) & episode.terminal,
+    }
+    if episode.skill is not None:
+        columns[SKILL] = episode.skill.astype(np.int64)
+    require_columns(episode.source, {k: (v.shape[1:], f"torch.{v.dtype}") for k, v in columns.items()}, spec)
+    tensors = {key: torch.from_numpy(np.ascontiguousarray(columns[key])) for key in spec}
+    for t in range(length):
+        yield {key: value[t : t + 1] for key, value in tensors.items()}
+
+
+def require_columns(source: str, found: dict[str, tuple[tuple[int, ...], str]], spec: Spec) -> None:
+    """Refuse what lacks a column, or has it in another shape or type."""
+    for key in sorted(spec, key=lambda key: key.startswith(GOAL)):  # what is seen before what is aimed at
+        shape, dtype = spec[key]
+        if key not in found:
+            seen = sorted(found.keys() - ROW_FLAGS.keys() - {"action", "reward"})
+            raise UserError(f"{source} has no {key!r}, only {', '.join(seen)}: choose env.obs accordingly.")
+        if found[key] != (tuple(shape), str(dtype)):
+            raise UserError(
+                f"{source}: {key!r} is {found[key][1].removeprefix('torch.')} {found[key][0]}, where this environment "
+                f"has {str(dtype).removeprefix('torch.')} {tuple(shape)}: use the env settings it was recorded with."
+            )

@@ -1,0 +1,137 @@
+"""The contract of readers, and one recorded episode, whoever recorded it: its rows, checked."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from worldmodels.errors import UserError
+
+SKILL = "skill"
+"""Column of a recording that tells which of several skills was shown; there need not be one."""
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One episode as rows: ``action[t]`` and ``reward[t]`` led into ``t``; both are zero in row 0."""
+
+    source: str
+    """File, and where in it, for messages."""
+    observations: dict[str, np.ndarray]
+    """``pixels`` uint8 [T, C, H, W] and/or ``state`` [T, n]."""
+    action: np.ndarray
+    reward: np.ndarray
+    terminal: bool
+    """Whether it ended for good in its last row, not by a time limit."""
+    skill: np.ndarray | None = None
+    """Which of several skills each row shows, int64 [T], where that was recorded."""
+    finished: bool = True
+    """Whether it ended in its last row at all, or the recording did."""
+
+
+class Reader(ABC):
+    """Reads the recordings of one format, an episode at a time."""
+
+    suffixes: tuple[str, ...] = ()
+    """Endings of the files that it reads; a folder of such files is read file by file."""
+
+    def accepts(self, name: str) -> bool:
+        """Whether ``name``, which is not a file or a folder of files, is a dataset of this format."""
+        return False
+
+    @abstractmethod
+    def read(self, name: str) -> Iterator[Recording]:
+        """Yield the episodes of a dataset, or of one file.
+
+        Raises:
+            UserError: naming file and field, where something cannot be read.
+        """
+
+
+def resized(pixels: np.ndarray, size: int) -> np.ndarray:
+    """Frames [T, C, H, W] at ``size``, by area."""
+    if pixels.shape[-2:] == (size, size):
+        return pixels
+    frames = [cv2.resize(frame.transpose(1, 2, 0), (size, size), interpolation=cv2.INTER_AREA) for frame in pixels]
+    return np.stack([frame.reshape(size, size, -1).transpose(2, 0, 1) for frame in frames])
+
+
+def recording(
+    source: str,
+    observations: dict[str, np.ndarray],
+    action: np.ndarray,
+    reward: np.ndarray,
+    terminal: bool,
+    skill: np.ndarray | None = None,
+    finished: bool = True,
+) -> Recording:
+    """Checked: as many rows of everything, of the right shapes, and nothing but numbers."""
+    reward = np.asarray(reward, np.float32).reshape(-1)
+    for key, value in observations.items():
+        require_layout(source, key, value)
+    rows = {"action": action, "reward": reward, **observations} | ({} if skill is None else {SKILL: np.ravel(skill)})
+    lengths = {key: len(value) for key, value in rows.items()}
+    if len(set(lengths.values())) > 1:
+        raise UserError(f"{source}: fields have different numbers of rows: {lengths}.")
+    for key, value in rows.items():
+        if value.dtype != np.uint8 and not np.isfinite(value).all():
+            raise UserError(f"{source}: field {key!r} holds numbers that are not finite.")
+    action, reward = np.array(action, np.float32), reward.copy()
+    action[0], reward[0] = 0, 0
+    observations = {k: v if v.dtype == np.uint8 else v.astype(np.float32) for k, v in observations.items()}
+    return Recording(source, observations, action, reward, terminal, rows.get(SKILL), finished)
+
+
+def require_layout(source: str, key: str, value: np.ndarray) -> None:
+    """Refuse what is not uint8 frames [T, C, H, W], or numbers [T, n]."""
+    kind = f"{value.dtype} {value.shape}"
+    if not key.endswith("pixels"):
+        if value.ndim != 2:
+            raise UserError(f"{source}: {key!r} is {kind}, where numbers [T, n] are expected.")
+        return
+    if value.dtype != np.uint8 or value.ndim != 4 or value.shape[1] % 3 or value.shape[1] > min(value.shape[2:]):
+        raise UserError(
+            f"{source}: {key!r} is {kind}, where uint8 frames of 3 channels are expected, or a multiple of 3: "
+            "[T, C, H, W] in HDF5 files, [T, H, W, C] in npz files."
+        )
+
+
+def require_fields(
+    path: Path, file: Mapping[str, Any], wanted: tuple[str, ...], names: list[str] | None = None
+) -> dict[str, Any]:
+    """Return the wanted fields; refuse a file that lacks one or has no rows of it."""
+    for name in wanted:
+        if not hasattr(file.get(name), "shape"):
+            raise UserError(
+                f"{path} has no field {name!r}, only {names or sorted(file)}: its layout is not known here."
+            )
+        if 0 in file[name].shape[:1]:
+            raise UserError(f"{path}: field {name!r} has no rows.")
+    return {name: file[name] for name in wanted}
+
+
+def optional_column(path: Path, file: Mapping[str, Any], name: str, count: int, flat: bool = True) -> np.ndarray | None:
+    """A field that may be there or not, then with as many rows as there are; ``flat``: a number each."""
+    if name not in file:
+        return None
+    value = file[name]
+    shape = getattr(value, "shape", None)
+    if not shape or shape[0] != count or (flat and math.prod(shape) != count):
+        what = "a group" if shape is None else f"of shape {tuple(shape)}"
+        raise UserError(f"{path}: field {name!r} is {what}, where {count} rows are expected.")
+    return np.asarray(value).reshape(-1) if flat else np.asarray(value)
+
+
+def require_package(name: str, what: str) -> Any:
+    """Import an optional package, or say in one sentence how to install it."""
+    try:
+        return __import__(name)
+    except ImportError as error:
+        raise UserError(f'{what} take another package: pip install "worldmodels[datasets]".') from error

@@ -1,0 +1,1 @@
+"""Scores: held-out episodes, baselines, model errors, comparisons, sweeps, the oracle. Nothing here learns."""

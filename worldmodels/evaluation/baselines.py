@@ -1,0 +1,62 @@
+"""What needs no learning: policies that scores are set beside."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Generator, Tensor
+
+from dynamics.base import Memory, State
+from planners.base import Planner
+from planners.random import Random
+from worldmodels.evaluation.rollout import play_blind
+from worldmodels.factory import build_planner
+from worldmodels.runs.loading import Run
+
+
+class Constant(Planner):
+    """Always the same action: what doing nothing, or full throttle, scores."""
+
+    def __init__(self, action_dim: int, discrete: bool, value: float) -> None:
+        super().__init__(action_dim, discrete)
+        self.value = value
+
+    def initial(self, n: int) -> Memory:
+        """Nothing to remember."""
+        return {}
+
+    def act(
+        self,
+        model: Any,
+        state: State,
+        memory: Memory,
+        reset: Bool[Tensor, " N"],
+        explore: bool,
+        generator: Generator | None = None,
+    ) -> tuple[Float[Tensor, "N A"], Memory]:
+        """The constant, whatever the state."""
+        return torch.full((len(reset), self.action_dim), self.value), memory
+
+
+def blind_policies(run: Run) -> dict[str, Callable[[int, bool], Planner]]:
+    """What looks at nothing, by name; constant actions only where actions form a box."""
+    policies: dict[str, Callable[[int, bool], Planner]] = {
+        "random": Random,
+        "prefill": lambda a, d: build_planner(run.cfg.prefill_planner, a, d),
+    }
+    if not run.discrete:
+        for name, value in (("zero", 0.0), ("plus_one", 1.0), ("minus_one", -1.0)):
+            policies[name] = lambda a, d, value=value: Constant(a, d, value)
+    if run.cfg.env.get("reference"):
+        policies["reference"] = lambda a, d: build_planner(run.cfg.env.reference, a, d)
+    return policies
+
+
+def baselines(run: Run, episodes: int, seed: int) -> dict[str, float]:
+    """Mean returns of what looks at nothing, on the same seeds."""
+    policies = blind_policies(run)
+    return {name: statistics.fmean(play_blind(run.cfg.env, p, episodes, seed)) for name, p in policies.items()}

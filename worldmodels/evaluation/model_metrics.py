@@ -1,0 +1,154 @@
+"""The quality of a model apart from that of whoever plans with it: does it predict, and does it rank?"""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from scipy.stats import spearmanr
+from torch import Tensor
+
+from dynamics.base import State
+from planners.learning.returns import discounted_return
+from planners.random import Random
+from worldmodels.common.batch import split_context
+from worldmodels.common.frames import newest, pixels_to_float
+from worldmodels.common.randomness import colour, own_randomness, row_noise
+from worldmodels.common.seeds import HELD_OUT, derive_seed
+from worldmodels.data.collect import Actor
+from worldmodels.envs.vector import VectorEnv
+from worldmodels.evaluation.oracle import Oracle, OracleActor, Simulators
+from worldmodels.evaluation.report import play_held_out, windows
+from worldmodels.evaluation.rollout import Episodes, record_blind
+from worldmodels.factory import build_planner
+from worldmodels.model import Model
+from worldmodels.runs.loading import Run
+
+ROWS, STOPS, APART = 4, 4, 20
+"""States from which sequences are ranked: episodes, states of each, and the decisions between these."""
+SEQUENCES = 64
+"""Sequences that are ranked in each state."""
+
+
+@torch.no_grad()
+def prediction_errors(run: Run, held_out: Episodes) -> dict[str, list[float]]:
+    """Errors of imagining recorded actions, by what and by imagined step (1, 2, …), each over that of a mean.
+
+    ``pixels`` and ``state``: squared error of what is decoded; ``latent``: squared distance to the latent that
+    filtering gives; ``reward``: squared error; all over the variance of what is predicted, so that 1 is no better than
+    its mean. ``cont``: how often the likelier of going on and ending is wrong, ends and all else counting half each
+    where there are ends in an imagined step, so that always going on errs by a half. One sampled future.
+    """
+    cfg, device = run.cfg.evaluation, run.model.device
+    context, steps = cfg.context, cfg.imag_horizon
+    _, batch = split_context(
+        {k: v.to(device) for k, v in windows(held_out, context + steps, to_the_end=True).items()}, 0
+    )
+    generator = torch.Generator(device).manual_seed(0)
+    with own_randomness(generator):
+        filtered, _, _ = run.model.observe(batch, run.model.initial(len(batch["action"])))
+        seen = {key: value[:, :context] for key, value in batch.items()}
+        _, state, _ = run.model.observe(seen, run.model.initial(len(batch["action"])))
+    imagined = run.model.imagine(state, batch["action"][:, context:], steps, generator)
+    feat = imagined.feat[:, 1:]
+    found = {
+        "latent": (feat, filtered.post[:, context:]),
+        "reward": (imagined.reward[..., None], batch["reward"][:, context:, None]),
+    }
+    for key, value in run.model.decode(feat).items():
+        truth = batch[key][:, context:]
+        found[key] = (newest(value), pixels_to_float(newest(truth))) if key == "pixels" else (value, truth)
+    errors = {key: relative_error(*pair).tolist() for key, pair in found.items()}
+    return errors | {"cont": balanced_error(imagined.cont < 0.5, batch["is_terminal"][:, context:]).tolist()}
+
+
+def balanced_error(guess: Bool[Tensor, "B H"], truth: Bool[Tensor, "B H"]) -> Float[Tensor, " H"]:
+    """Share of wrong guesses at each step, the mean of both kinds' where there are both."""
+    wrong = guess != truth
+    shares = [(wrong & kind).sum(0) / kind.sum(0) for kind in (truth, ~truth)]  # 0 / 0 where a kind is missing
+    return torch.stack(shares).nanmean(0)
+
+
+def relative_error(guess: Float[Tensor, "B H ..."], truth: Float[Tensor, "B H ..."]) -> Float[Tensor, " H"]:
+    """Squared error of each step over the variance of the truth, all windows and steps together."""
+    error = (guess - truth).square().flatten(2).mean((0, 2))
+    spread = (truth - truth.mean((0, 1))).square().mean()
+    return error / spread.clamp(min=1e-8)
+
+
+def common_episodes(runs: list[Run], seed: int) -> list[Episodes]:
+    """What all models are judged on, on one set of seeds: episodes of the prefill, and of each run's own planner."""
+    first = runs[0].cfg
+    prefill = record_blind(
+        first.env, lambda a, d: build_planner(first.prefill_planner, a, d), first.evaluation.episodes, seed
+    )
+    return [prefill, *(play_held_out(run, first.evaluation.episodes, seed, explore=True) for run in runs)]
+
+
+def mixed_tape(played: list[Episodes]) -> Float[Tensor, "N T A"]:
+    """Actions of a few held-out episodes, taken in turn from each set of them."""
+    rows = min(ROWS, min(len(episodes.returns) for episodes in played))
+    tapes = [played[n % len(played)].rows["action"][n, 1:] for n in range(rows)]
+    return torch.stack([tape[: min(map(len, tapes))] for tape in tapes])
+
+
+@torch.no_grad()
+def ranking(run: Run, seed: int, tape: Float[Tensor, "N T A"]) -> dict[str, Any]:
+    """Spearman's correlation of imagined with true returns of action sequences, from the same physics states.
+
+    Sequences of drifting noise, as long as what was judged in imagination, from states along the held-out episodes that
+    these actions make; one correlation a state. True returns are the simulator's.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    steps, correlations = run.cfg.evaluation.imag_horizon, []
+    with (
+        VectorEnv(run.cfg.env, len(tape), derive_seed(seed, HELD_OUT), run.cfg.env.step_timeout) as envs,
+        Simulators(run.cfg.env, envs.discrete) as simulators,
+    ):
+        oracle = Oracle(simulators, envs.action_dim)
+        actor = Actor(len(tape), run.model, True, torch.Generator(run.model.device).manual_seed(seed))
+        truth = OracleActor(envs, oracle, True, generator)
+        rows = envs.reset()
+        for step in range(min(1 + (STOPS - 1) * APART, tape.shape[1])):
+            actor.filter(rows)
+            if step % APART == 0:
+                truth.filter(rows)
+                tried = sequences(envs, steps, generator)
+                actual = returns(oracle, truth.state, tried, generator)
+                guess = returns(run.model, actor.state, tried.to(run.model.device), actor.generator)
+                correlations += correlate(guess.cpu(), actual)
+            rows = envs.step(tape[:, step])
+    return {
+        "states": len(tape) * len(range(0, step + 1, APART)),
+        "sequences": SEQUENCES,
+        "steps": steps,
+        "correlations": correlations,
+        "mean": statistics.fmean(correlations) if correlations else None,
+    }
+
+
+def sequences(envs: VectorEnv, steps: int, generator: torch.Generator) -> Float[Tensor, "N S H A"]:
+    """Drifting noise, as the prefill acts, for every environment."""
+    normal = row_noise(envs.num_envs, (SEQUENCES, steps, envs.action_dim), torch.device("cpu"), generator)
+    return Random(envs.action_dim, envs.discrete).actions(colour(normal, 1.0))
+
+
+def returns(
+    model: Model, state: State, tried: Float[Tensor, "N S H A"], generator: torch.Generator
+) -> Float[Tensor, "N S"]:
+    """Undiscounted returns of sequences from N states."""
+    forked = model.dynamics.fork(state, SEQUENCES)
+    return discounted_return(model.imagine(forked, tried.flatten(0, 1), tried.shape[2], generator), 1.0).unflatten(
+        0, tried.shape[:2]
+    )
+
+
+def correlate(guess: Float[Tensor, "N S"], actual: Float[Tensor, "N S"]) -> list[float]:
+    """Rank correlation of each row, 0 for a guess that tells nothing apart; rows of one true return are left out."""
+    return [
+        float(spearmanr(g.numpy(), a.numpy()).statistic) if g.max() > g.min() else 0.0
+        for g, a in zip(guess, actual, strict=True)
+        if a.max() > a.min()
+    ]

@@ -1,0 +1,233 @@
+"""What `evaluate.py` and `imagine.py` do, and a training at its end: score a run, and judge what it imagines."""
+
+from __future__ import annotations
+
+import json
+import logging
+import statistics
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from omegaconf import DictConfig
+from torch import Tensor
+
+from planners.search.memory import require_memory
+from worldmodels.common import precision
+from worldmodels.common.batch import split_context
+from worldmodels.common.files import FRAMES, read_rows, write_json
+from worldmodels.common.frames import enlarge, gif_bytes, newest, pixels_to_float, write_mp4, write_png
+from worldmodels.data.import_dataset import replay_folder
+from worldmodels.data.replay import Replay
+from worldmodels.errors import UserError
+from worldmodels.evaluation.baselines import baselines
+from worldmodels.evaluation.rollout import AT_ONCE, Episodes, evaluate, evaluate_oracle, table
+from worldmodels.factory import build_model, build_planner
+from worldmodels.runs.folders import observation_spec
+from worldmodels.runs.loading import Run
+from worldmodels.visualization import diffusion_figures, plan_figures
+from worldmodels.visualization.imagination import OpenLoop, draw_clips, draw_errors, draw_returns, draw_strip, open_loop
+
+log = logging.getLogger(__name__)
+
+
+def apart(run: Run, words: list[str]) -> Run:
+    """The run with a folder of its own for the scores of a variant, so that none replaces another's; itself for none.
+
+    Words that change nothing but where or how fast it runs count too: what was said is what the folder is called.
+    """
+    if not words:
+        return run
+    folder = run.path / "evaluations" / ",".join(sorted(words)).replace("/", "-")[:200]
+    log.info("with %s: scores go into %s", " ".join(words), folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    return replace(run, path=folder)
+
+
+def score(run: Run, episodes: int, seed: int) -> Episodes:
+    """Write ``evaluation.json``, a video of the first episode and a plan; return the stochastic episodes."""
+    played = {explore: play_held_out(run, episodes, seed, explore) for explore in (False, True)}
+    untrained = untaught(run)
+    beside = {"untrained": statistics.fmean(play_held_out(untrained, episodes, seed, explore=False).returns)}
+    write_scores(run, run.path / "evaluation.json", played, seed, beside)
+    if "pixels" in played[False].rows:
+        write_video(run, played[False])
+    plan_figures.watch(run, seed)
+    diffusion_figures.watch(run, seed)
+    return played[True]
+
+
+def score_oracle(run: Run, episodes: int, seed: int) -> None:
+    """Write ``evaluation_oracle.json``: the run's planner with the simulator for a model, on the same episodes."""
+    played = {explore: evaluate_oracle(run.cfg.env, run.planner, episodes, seed, explore) for explore in (False, True)}
+    write_scores(run, run.path / "evaluation_oracle.json", played, seed, {}, model="oracle")
+
+
+def write_scores(
+    run: Run, path: Path, played: dict[bool, Episodes], seed: int, beside: dict[str, float], model: str = "learned"
+) -> None:
+    """Returns without and with exploration, beside what needs no learning and ``beside``: a file and a table."""
+    returns, episodes = played[False].returns, len(played[False].returns)
+    result = {
+        "model": model,
+        "return_mean": statistics.fmean(returns),
+        "return_std": statistics.pstdev(returns),
+        "return_stochastic_mean": statistics.fmean(played[True].returns),
+        "episodes": episodes,
+        "planner": run.cfg.choices.planner,
+        "frames": run.frames,
+        "seed": run.cfg.seed,
+        "evaluation_seed": seed,
+        "returns": returns,
+        "returns_stochastic": played[True].returns,
+        "baselines": baselines(run, episodes, seed) | beside,
+    }
+    successes, floor = played[False].successes(), result["baselines"]["random"]
+    if successes is not None:
+        result["success_rate"], result["successes"] = statistics.fmean(successes), successes
+    ceiling = result["baselines"].get("reference", floor)
+    if ceiling > floor:  # D4RL's way: 0 is random, 100 the reference
+        result["normalised_score"] = 100 * (result["return_mean"] - floor) / (ceiling - floor)
+    write_json(path, result)
+    log.info("\n%s\n", table(result))
+
+
+def play_held_out(run: Run, episodes: int, seed: int, explore: bool = True) -> Episodes:
+    """Episodes that no training has seen, played by the run's planner."""
+    amp = precision.context(run.cfg.trainer.precision, run.model.device)
+    require_memory(run.model, run.planner, min(episodes, AT_ONCE), run.model.device)
+    return evaluate(run.cfg.env, run.model, run.planner, episodes, seed, explore, amp)
+
+
+def untaught(run: Run) -> Run:
+    """The run before any training, of its world model and of what its planner learns."""
+    model = build_model(run.cfg, observation_spec(run.checkpoint), run.action_dim)
+    std, widths = run.cfg.size.get("init_std"), model.dynamics.widths
+    planner = build_planner(run.cfg.planner, run.action_dim, run.discrete, seed=run.cfg.seed, std=std, **widths)
+    device = run.model.device
+    return replace(run, model=model.to(device).eval(), planner=planner.to(device).eval())
+
+
+def write_video(run: Run, episodes: Episodes) -> None:
+    """The first evaluation episode as mp4, in real time for 100 control steps a second."""
+    frames = newest(episodes.rows["pixels"][0, : episodes.lengths[0]]).permute(0, 2, 3, 1).numpy()
+    fps = max(1, 100 // run.cfg.env.get("action_repeat", 1))
+    write_mp4(run.path / "evaluation.mp4", np.stack([enlarge(f, 256) for f in frames]), fps)
+
+
+def windows(episodes: Episodes, length: int, to_the_end: bool = False) -> dict[str, Tensor]:
+    """Consecutive, non-overlapping windows of ``length`` rows within each episode, [W, length, ...].
+
+    ``to_the_end``: also one that ends with each episode, whatever it overlaps, so that ends are among them.
+    """
+    spans = [(n, start) for n, end in enumerate(episodes.lengths) for start in range(0, end - length + 1, length)]
+    if to_the_end:
+        spans += [(n, end - length) for n, end in enumerate(episodes.lengths) if end > length and end % length]
+    if not spans:
+        raise UserError(
+            f"no held-out episode has the {length} steps that an open-loop clip takes: lower context or imag_horizon."
+        )
+    return {key: torch.stack([rows[n, s : s + length] for n, s in spans]) for key, rows in episodes.rows.items()}
+
+
+def mean_frame(replay: Replay, rows: int = 2000) -> Float[Tensor, "C H W"]:
+    """Mean of frames drawn from what the model was trained on."""
+    return pixels_to_float(newest(replay.sample(rows, 1)["pixels"])).mean((0, 1))
+
+
+def image_errors(
+    run: Run, batch: dict[str, Tensor], mean: Tensor, context: int, imag_horizon: int, futures: int
+) -> dict[str, Any]:
+    """Mean squared image error against imagined steps, beside what needs no model; also the clip of one future.
+
+    A model's forecast is the mean image of ``futures`` sampled ones: one sample of an uncertain future errs twice as
+    much as its mean, and what it is compared with, a blend with the mean frame, is a mean too.
+    """
+    device = run.model.device
+    _, batch = split_context({key: value.to(device) for key, value in batch.items()}, 0)
+    shuffled = dict(batch)
+    order = torch.randperm(len(batch["action"]), generator=torch.Generator().manual_seed(0))
+    shuffled["action"] = torch.cat([batch["action"][:, :context], batch["action"][order][:, context:]], dim=1)
+
+    def imagine(data: dict[str, Tensor]) -> tuple[OpenLoop, Tensor]:
+        state = run.model.initial(len(data["action"]))
+        first, total = None, 0.0
+        for future in range(futures):  # each with a seed of its own, which the filtering draws from too
+            generator = torch.Generator(device).manual_seed(future)
+            clip = open_loop(run.model, data, state, context, imag_horizon, generator)
+            first, total = first or clip, total + clip.model
+        return first, OpenLoop(first.truth, total / futures, context).error()
+
+    clip, error = imagine(batch)
+    single_error, (_, shuffled_error) = clip.error(), imagine(shuffled)
+    truth = clip.truth[:, context:]
+    last = clip.truth[:, context - 1 : context]
+    # The best share of the mean frame at each step, in hindsight: the strongest predictor that looks at no action.
+    toward = mean.to(device) - last
+    share = ((truth - last) * toward).sum((0, 2, 3, 4)) / toward.square().sum()
+    blend = last + share[None, :, None, None, None] * toward
+    errors = {
+        "steps": list(range(1, imag_horizon + 1)),
+        "model_error": error.tolist(),
+        "last_frame_error": (truth - last).square().mean((0, 2, 3, 4)).tolist(),
+        "blend_error": (truth - blend).square().mean((0, 2, 3, 4)).tolist(),
+        "shuffled_action_error": shuffled_error.tolist(),
+        "single_future_error": single_error.tolist(),
+        "windows": len(batch["action"]),
+        "context": context,
+        "futures": futures,
+    }
+    return {"errors": errors, "clip": clip}
+
+
+def judge(run: Run, held_out: Episodes, context: int, imag_horizon: int, futures: int) -> None:
+    """Write ``imagine.json``, clips as GIF and PNG, and the error curves, all into the run folder."""
+    if "pixels" not in held_out.rows:
+        log.info("no pixels are observed in this run: there is no image to imagine")
+        return
+    replay = Replay.open(replay_folder(run.cfg.data.dataset, run.path / "replay"))
+    made = image_errors(
+        run, windows(held_out, context + imag_horizon), mean_frame(replay), context, imag_horizon, futures
+    )
+    errors, clip = made["errors"], made["clip"]
+    write_json(run.path / "imagine.json", errors)
+    (run.path / "imagine.gif").write_bytes(gif_bytes(draw_clips(clip)))
+    write_png(run.path / "imagine.png", draw_strip(clip))
+    curves = {key.removesuffix("_error"): torch.tensor(errors[key]) for key in errors if key.endswith("_error")}
+    draw_errors(curves).savefig(run.path / "imagine_errors.png", dpi=120)
+    log.info("\n%s\n", error_table(errors))
+
+
+def error_table(errors: dict[str, Any]) -> str:
+    """Image error against step, as people read it."""
+    names = [key for key in errors if key.endswith("_error")]
+    lines = [f"{'step':>5}" + "".join(f"{name.removesuffix('_error'):>16}" for name in names)]
+    last = len(errors["steps"])
+    shown = [step for step in sorted({1, 2, 5, 10, 15, 20, 30, 50, last}) if step <= last]
+    lines += [f"{step:>5}" + "".join(f"{errors[name][step - 1]:>16.5f}" for name in names) for step in shown]
+    return "\n".join(lines)
+
+
+def draw_curve(run: Run) -> None:
+    """Write ``returns.png``: the training's episodes, with the evaluation and its best baseline as lines."""
+    rows = [row for row in read_rows(run.path / "metrics.csv") if row.get("episode/return")]
+    if not rows:
+        return
+    result = json.loads((run.path / "evaluation.json").read_text())
+    best = max(result["baselines"], key=result["baselines"].get)
+    levels = {"evaluation": result["return_mean"], f"{best} (best baseline)": result["baselines"][best]}
+    frames, returns = [int(row[FRAMES]) for row in rows], [float(row["episode/return"]) for row in rows]
+    draw_returns(frames, returns, levels).savefig(run.path / "returns.png", dpi=120)
+
+
+def finish(run: Run, cfg: DictConfig) -> None:
+    """What a training does at its end."""
+    held_out = score(run, cfg.evaluation.episodes, cfg.evaluation.seed)
+    draw_curve(run)
+    try:
+        judge(run, held_out, cfg.evaluation.context, cfg.evaluation.imag_horizon, cfg.evaluation.futures)
+    except UserError as error:  # what was learned and scored stays as it is
+        log.warning("imagination was not judged, imagine.* are missing or older: %s", error)

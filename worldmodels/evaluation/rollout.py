@@ -1,0 +1,173 @@
+"""Scores in environments of their own, with generators of their own, beside what needs no learning."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from planners.base import Planner
+from worldmodels.common.seeds import HELD_OUT, derive_seed
+from worldmodels.data.collect import Actor, Blind, Sighted, require_same_spaces
+from worldmodels.envs.vector import VectorEnv
+from worldmodels.errors import UserError
+from worldmodels.evaluation.oracle import Oracle, OracleActor, Simulators
+from worldmodels.model import WorldModel
+
+log = logging.getLogger(__name__)
+
+AT_ONCE = 16
+"""Episodes that are played at the same time, each in a process of its own."""
+BAR_AFTER = 10.0
+"""Seconds after which a progress bar is shown."""
+LONGEST = 30_000
+"""Decisions after which an episode is taken to have no end; Atari's longest have 27,000."""
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """One episode of each of N environments: returns, and every row [N, T, ...] up to the longest."""
+
+    returns: list[float]
+    rows: dict[str, Tensor]
+    lengths: list[int]
+
+    def successes(self) -> list[bool] | None:
+        """Whether each was solved at any time; None where the environments do not tell."""
+        told = [self.rows["success"][n, :end] for n, end in enumerate(self.lengths)]
+        if any((success < 0).any() for success in told):
+            return None
+        return [bool(success.any()) for success in told]
+
+
+def play(envs: VectorEnv, actor: Actor, planner: Planner) -> Episodes:
+    """Play each environment until its first episode ends; ``UserError`` if one never does."""
+    rows = envs.reset()
+    tape: list[dict[str, Tensor]] = []
+    done = torch.zeros(envs.num_envs, dtype=torch.bool)
+    returns = torch.zeros(envs.num_envs, dtype=torch.float64)
+    lengths = torch.zeros(envs.num_envs, dtype=torch.int64)
+    while len(tape) < LONGEST:
+        tape.append(rows)
+        returns += torch.where(done, 0.0, rows["reward"].double())
+        lengths += ~done
+        done = done | rows["is_last"]
+        if done.all():
+            return Episodes(returns.tolist(), {k: torch.stack([r[k] for r in tape], 1) for k in rows}, lengths.tolist())
+        actor.filter(rows)
+        rows = envs.step(actor.act(planner, rows["is_first"]))
+    raise UserError(
+        f"an episode of {envs.name} has not ended within {LONGEST} decisions: give it a time limit, such as "
+        "env.kwargs.max_episode_steps=1000 with env=gym."
+    )
+
+
+def evaluate(
+    env: Mapping[str, Any],
+    model: WorldModel,
+    planner: Planner,
+    episodes: int,
+    seed: int,
+    explore: bool,
+    precision: Callable[[], AbstractContextManager] = nullcontext,
+) -> Episodes:
+    """Play ``episodes``, one an environment and up to 16 at once, with a planner and what it consults.
+
+    Episodes of evaluation seed s are none of those that training with seed s plays.
+    """
+    generator = torch.Generator(model.device).manual_seed(seed)
+
+    def lot(envs: VectorEnv) -> Episodes:
+        require_same_spaces(envs, model, planner)
+        return play(envs, Actor(envs.num_envs, model, explore, generator, precision), planner)
+
+    return in_lots(env, episodes, seed, lot)
+
+
+def evaluate_oracle(env: Mapping[str, Any], planner: Planner, episodes: int, seed: int, explore: bool) -> Episodes:
+    """:func:`evaluate` with the simulator in the model's place, on the same episodes.
+
+    ``UserError`` for a planner with learned parts, which read a model's features.
+    """
+    if list(planner.parameters()):
+        raise UserError(
+            "what a planner learned reads a model's features, which model=oracle has not: use one without learned "
+            "parts, such as planner=mppi."
+        )
+    generator = torch.Generator().manual_seed(seed)
+
+    def lot(envs: VectorEnv) -> Episodes:
+        with Simulators(env, envs.discrete) as simulators:
+            oracle = Oracle(simulators, envs.action_dim)
+            return play(envs, OracleActor(envs, oracle, explore, generator), planner)
+
+    return in_lots(env, episodes, seed, lot)
+
+
+def in_lots(env: Mapping[str, Any], episodes: int, seed: int, lot: Callable[[VectorEnv], Episodes]) -> Episodes:
+    """Play so many episodes on held-out seeds, a few environments at once; a bar says how far, where it takes long."""
+    played = []
+    with tqdm(desc="playing", total=episodes, unit="episode", delay=BAR_AFTER, leave=False, file=sys.stdout) as bar:
+        for number, begun in enumerate(range(0, episodes, AT_ONCE)):
+            size = min(AT_ONCE, episodes - begun)
+            with VectorEnv(env, size, derive_seed(seed, HELD_OUT + number), env["step_timeout"]) as envs:
+                played.append(lot(envs))
+            bar.update(size)
+    return joined(played)
+
+
+def joined(played: list[Episodes]) -> Episodes:
+    """Several lots of episodes as one; rows after the end of the longest of a lot are zero."""
+    if len(played) == 1:
+        return played[0]
+    longest = max(max(lot.lengths) for lot in played)
+
+    def padded(value: Tensor) -> Tensor:
+        missing = value.new_zeros(value.shape[0], longest - value.shape[1], *value.shape[2:])
+        return torch.cat([value, missing], dim=1)
+
+    rows = {key: torch.cat([padded(lot.rows[key]) for lot in played]) for key in played[0].rows}
+    returns, lengths = ([x for lot in played for x in getattr(lot, name)] for name in ("returns", "lengths"))
+    return Episodes(returns, rows, lengths)
+
+
+def play_blind(
+    env: Mapping[str, Any], planner_of: Callable[[int, bool], Planner], episodes: int, seed: int
+) -> list[float]:
+    """Returns of a policy that looks at nothing, on the same seeds; frames are not drawn where that can be."""
+    return record_blind({**env, **env.get("blind", {})}, planner_of, episodes, seed).returns
+
+
+def record_blind(
+    env: Mapping[str, Any], planner_of: Callable[[int, bool], Planner], episodes: int, seed: int
+) -> Episodes:
+    """Episodes of a policy that looks at nothing, every frame drawn."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def lot(envs: VectorEnv) -> Episodes:
+        planner = planner_of(envs.action_dim, envs.discrete)
+        return play(envs, (Sighted if planner.reads_state else Blind)(envs.num_envs, generator), planner)
+
+    return in_lots(env, episodes, seed, lot)
+
+
+def table(result: Mapping[str, Any]) -> str:
+    """The result as people read it."""
+    lines = [f"{'return':<22}{'mean':>9}{'std':>8}"]
+    lines.append(
+        f"{result['planner'] + ' (deterministic)':<22}{result['return_mean']:>9.1f}{result['return_std']:>8.1f}"
+    )
+    lines.append(f"{result['planner'] + ' (stochastic)':<22}{result['return_stochastic_mean']:>9.1f}")
+    if "success_rate" in result:
+        lines.append(f"{'solved, of ' + str(result['episodes']):<22}{100 * result['success_rate']:>8.0f} %")
+    if "normalised_score" in result:
+        lines.append(f"{'normalised score':<22}{result['normalised_score']:>9.1f}")
+    lines += [f"{name:<22}{score:>9.1f}" for name, score in result["baselines"].items()]
+    return "\n".join(lines)

@@ -1,0 +1,125 @@
+"""From configuration to objects: the one place that knows both."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from dynamics.goal import GoalConditioned
+from planners.base import Planner
+from worldmodels.common.batch import context_rows
+from worldmodels.errors import UserError
+from worldmodels.model import WorldModel
+from worldmodels.nets.encoders import GoalEncoder, ObservationSpec, without_goal
+from worldmodels.nets.layers import init_std
+
+OBSERVATIONS = ("pixels", "state")
+TRAINED_WITH = ("loss_scales", "parts")
+"""What a learner's configuration says about its training: the scales of its losses, the optimiser's options by part."""
+
+
+def construct(cfg: DictConfig, **options: Any) -> Any:
+    """Hydra's instantiate without its hand on ``options``, which it would turn into configuration objects.
+
+    Nor its traceback: raises :class:`UserError`, the constructor's own where it raised one.
+    """
+    try:
+        return instantiate(cfg, _partial_=True, _convert_="all")(**options)
+    except (InstantiationException, TypeError, ValueError) as error:
+        cause = error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
+        if isinstance(cause, UserError):
+            raise cause from None
+        reason = " ".join(str(cause).split())
+        raise UserError(f"{cfg.get('_target_')} cannot be built as configured: {reason}") from error
+
+
+def build_model(cfg: DictConfig, observations: ObservationSpec, action_dim: int) -> WorldModel:
+    """The world model, initialised from ``cfg.seed`` without disturbing the global random stream."""
+    with torch.random.fork_rng(devices=[]), init_std(cfg.size.get("init_std")):
+        torch.manual_seed(cfg.seed)
+        present = without_goal(observations)
+        encoder = construct(cfg.encoder, observations=present)
+        dynamics = construct(cfg.dynamics, embed_dim=encoder.out_dim, action_dim=action_dim)
+        if len(present) < len(observations):
+            encoder = GoalEncoder(encoder, observations, cfg.env.get("still", []))
+            dynamics = GoalConditioned(dynamics)
+        heads = {
+            name: construct(head, feat_dim=dynamics.feat_dim, action_dim=action_dim) for name, head in cfg.heads.items()
+        }
+        objectives = [
+            construct(objective, feat_dim=dynamics.feat_dim - dynamics.goal_dim, observations=present)
+            for objective in cfg.objective.values()
+        ]
+        if all(objective.decoder is None for objective in objectives):
+            raise UserError(
+                "none of the objectives has a decoder, to show what the latent holds: put a probe beside them, as "
+                "configs/objective/probe.yaml does."
+            )
+        return WorldModel(encoder, dynamics, heads, objectives)
+
+
+def build_planner(
+    cfg: DictConfig,
+    action_dim: int,
+    discrete: bool,
+    feat_dim: int | None = None,
+    seed: int = 0,
+    goal_dim: int = 0,
+    std: float | None = None,
+) -> Planner:
+    """A planner from its group of the configuration, initialised likewise; what learns reads ``feat_dim`` features.
+
+    The last ``goal_dim`` of them are a goal's. ``std``: the model's ``size.init_std``.
+    """
+    options = OmegaConf.create(OmegaConf.to_container(cfg))
+    for key in TRAINED_WITH:
+        learner_of(options).pop(key, None)
+    known = {"feat_dim": feat_dim, "goal_dim": goal_dim}
+    learner_of(options).update({key: value for key, value in known.items() if key in learner_of(options)})
+    with torch.random.fork_rng(devices=[]), init_std(std):
+        torch.manual_seed(seed)
+        return construct(options, action_dim=action_dim, discrete=discrete)
+
+
+def learner_of(cfg: DictConfig) -> DictConfig:
+    """The part of a planner's configuration that says what is learned."""
+    return cfg.get("learner", cfg)
+
+
+def loss_scales(cfg: DictConfig, observations: ObservationSpec) -> dict[str, float]:
+    """Scales of model and planner, without those of observations that this environment lacks.
+
+    On a frozen world model, the planner's alone.
+    """
+    absent = set(OBSERVATIONS) - observations.keys()
+    own = learner_of(cfg.planner).get("loss_scales", {})
+    scales = {**({} if cfg.world_model else cfg.loss_scales), **own}
+    return {name: scale for name, scale in scales.items() if name not in absent}
+
+
+def prefix_rows(cfg: DictConfig) -> int:
+    """Rows drawn in front of every training window."""
+    return context_rows(cfg.data.context, cfg.data.burn_in)
+
+
+def require_length(cfg: DictConfig, longest: int | None, prefix: int) -> None:
+    """Refuse what is longer than a backbone can observe or imagine before anything is done, not when it comes to it."""
+    asked = {
+        "data.length": cfg.data.length,
+        "data.burn_in": prefix,
+        "evaluation.context": cfg.evaluation.context,
+        "evaluation.imag_horizon": cfg.evaluation.imag_horizon,
+        "planner.plan_horizon": cfg.planner.get("plan_horizon", 0),
+        "planner.search.plan_horizon": cfg.planner.get("search", {}).get("plan_horizon", 0),
+        "planner.imag_horizon": learner_of(cfg.planner).get("imag_horizon", 0),
+    }
+    for key, steps in asked.items():
+        if longest is not None and steps > longest:
+            raise UserError(
+                f"{key}={steps} is longer than the {longest} steps that dynamics={cfg.choices.dynamics} can see or "
+                f"imagine: lower it, or train with a larger dynamics.core.window."
+            )

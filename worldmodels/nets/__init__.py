@@ -1,0 +1,1 @@
+"""Networks that know no world model: layers, encoders, decoders, distributions. No losses of a training."""

@@ -1,0 +1,78 @@
+"""Features back to observations, and the reconstruction losses: summed over an observation, as DreamerV3 does."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from worldmodels.common.frames import pixels_to_float
+from worldmodels.nets.distributions import symexp, symlog
+from worldmodels.nets.encoders import CHANNEL_MULTIPLES, ObservationSpec, check_image_size, stages
+from worldmodels.nets.layers import MLP, Hidden, init_
+
+
+class PixelDecoder(nn.Module):
+    """Mirror of the pixel encoder: [..., F] to images in [0, 1]."""
+
+    def __init__(self, feat_dim: int, shape: tuple[int, ...], depth: int) -> None:
+        super().__init__()
+        size = check_image_size(shape)
+        side = size // 2 ** stages(size)
+        channels = [depth * m for m in reversed(CHANNEL_MULTIPLES[: stages(size)])] + [shape[0]]
+        self.start = Hidden(feat_dim, channels[0] * side**2)
+        self.unflatten = nn.Unflatten(1, (channels[0], side, side))
+        layers: list[nn.Module] = []
+        for a, b in itertools.pairwise(channels):
+            layers += [init_(nn.ConvTranspose2d(a, b, 4, stride=2, padding=1)), nn.GroupNorm(1, b), nn.SiLU()]
+        self.layers = nn.Sequential(*layers[:-2]).to(memory_format=torch.channels_last)
+
+    def forward(self, feat: Float[Tensor, "... F"]) -> Float[Tensor, "... C S S"]:
+        """Images as fp32 in [0, 1]; the sigmoid keeps a clip from ever showing what a camera could not."""
+        lead = feat.shape[:-1]
+        start = self.unflatten(self.start(feat.reshape(-1, feat.shape[-1])))
+        images = self.layers(start.contiguous(memory_format=torch.channels_last))
+        return images.float().sigmoid().unflatten(0, lead)
+
+    def loss(self, feat: Float[Tensor, "... F"], pixels: Tensor) -> Float[Tensor, "..."]:
+        """Squared error summed over the image."""
+        return (self(feat) - pixels_to_float(pixels)).square().sum((-1, -2, -3))
+
+
+class StateDecoder(nn.Module):
+    """[..., F] to a state vector, predicted in symlog space (DreamerV3, eq. 9)."""
+
+    def __init__(self, feat_dim: int, shape: tuple[int, ...], units: int, layers: int) -> None:
+        super().__init__()
+        self.net = MLP(feat_dim, units, layers, math.prod(shape))
+
+    def forward(self, feat: Float[Tensor, "... F"]) -> Float[Tensor, "... n"]:
+        """State in the environment's units."""
+        return symexp(self.net(feat).float())
+
+    def loss(self, feat: Float[Tensor, "... F"], state: Float[Tensor, "... n"]) -> Float[Tensor, "..."]:
+        """Squared symlog error summed over the vector."""
+        return (self.net(feat).float() - symlog(state.float())).square().sum(-1)
+
+
+class Decoder(nn.ModuleDict):
+    """One decoder for each key of the observations; a goal behind ``feat_dim`` numbers of a feature is not read."""
+
+    def __init__(self, feat_dim: int, observations: ObservationSpec, depth: int, units: int, layers: int = 3) -> None:
+        super().__init__()
+        self.feat_dim = feat_dim
+        if "pixels" in observations:
+            self["pixels"] = PixelDecoder(feat_dim, observations["pixels"][0], depth)
+        if "state" in observations:
+            self["state"] = StateDecoder(feat_dim, observations["state"][0], units, layers)
+
+    def forward(self, feat: Float[Tensor, "... F"]) -> dict[str, Tensor]:
+        """Decode every key."""
+        return {key: decoder(feat[..., : self.feat_dim]) for key, decoder in self.items()}
+
+    def loss(self, feat: Float[Tensor, "B T F"], obs: dict[str, Tensor]) -> dict[str, Float[Tensor, "B T"]]:
+        """Reconstruction loss of every key."""
+        return {key: decoder.loss(feat[..., : self.feat_dim], obs[key]) for key, decoder in self.items()}

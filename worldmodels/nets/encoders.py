@@ -1,0 +1,164 @@
+"""Observations to embeddings: a CNN for pixels, a symlog MLP for state, side by side where both are there."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from worldmodels.common.columns import GOAL
+from worldmodels.common.frames import pixels_to_float
+from worldmodels.errors import UserError
+from worldmodels.nets.distributions import symlog
+from worldmodels.nets.layers import MLP, init_
+
+ObservationSpec = dict[str, tuple[tuple[int, ...], torch.dtype]]
+"""Observation key to (shape, dtype): ``pixels`` is uint8 (C, S, S), ``state`` is float32 (n,)."""
+
+CHANNEL_MULTIPLES = (1, 2, 3, 4)
+"""Channels of the stages, in units of ``depth``; each stage halves the image."""
+
+SMALLEST = 4
+"""Side at which halving ends, as in DreamerV3: poses are read from positions, which fewer cells would blur."""
+
+
+def check_image_size(shape: tuple[int, ...]) -> int:
+    """The side of a square image of a multiple of 16 pixels, which four halvings need."""
+    _, height, width = shape
+    if height != width or height % 16 or height == 0:
+        raise UserError(
+            f"images are square and a multiple of 16 pixels, not {height}x{width}; set env.size to 32, 64, …"
+        )
+    return height
+
+
+def stages(size: int) -> int:
+    """How often an image is halved: to a side of 4 to 7, at most four times."""
+    return min(len(CHANNEL_MULTIPLES), int(math.log2(size / SMALLEST)))
+
+
+class RandomShift(nn.Module):
+    """While training, moves every image by up to ``most`` pixels each way, repeating its edges (DrQ, Yarats 2021)."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        if most < 0:
+            raise UserError(f"encoder.shift={most} must not be negative.")
+        self.most = most
+
+    def forward(self, images: Float[Tensor, "N C S S"]) -> Float[Tensor, "N C S S"]:
+        """Shifted by whole pixels, each image by its own."""
+        if not self.training or self.most == 0:
+            return images
+        n, _, size, _ = images.shape
+        padded = F.pad(images, [self.most] * 4, mode="replicate")
+        place = torch.arange(size, device=images.device)
+        corner = torch.randint(2 * self.most + 1, (2, n, 1), device=images.device)
+        row, column = corner + place
+        each = torch.arange(n, device=images.device)[:, None, None]
+        return padded.movedim(1, -1)[each, row[:, :, None], column[:, None, :]].movedim(-1, 1)
+
+
+class PixelEncoder(nn.Sequential):
+    """Strided convolutions, as many as there are :func:`stages`: [N, C, S, S] to [N, out_dim].
+
+    Each is normalised over the whole image by ``GroupNorm(1)``, in channels-last layout: with DreamerV3's RMSNorm over
+    channels, for which there is no fused CPU kernel, normalising took as long as the convolutions.
+    """
+
+    def __init__(self, shape: tuple[int, ...], depth: int) -> None:
+        size = check_image_size(shape)
+        channels = [shape[0]] + [depth * m for m in CHANNEL_MULTIPLES[: stages(size)]]
+        layers: list[nn.Module] = []
+        for a, b in itertools.pairwise(channels):
+            layers += [init_(nn.Conv2d(a, b, 4, stride=2, padding=1)), nn.GroupNorm(1, b), nn.SiLU()]
+        super().__init__(*layers, nn.Flatten())
+        self.out_dim = channels[-1] * (size // 2 ** stages(size)) ** 2
+        self.to(memory_format=torch.channels_last)
+
+
+class Encoder(nn.Module):
+    """Embeds whatever the observations hold; the embedding is the concatenation in a fixed order.
+
+    Args:
+        observations: what there is.
+        depth: channels of the first convolution.
+        units: of each hidden layer for ``state``.
+        layers: how many of them.
+        shift: pixels by which images are moved at random while training.
+    """
+
+    def __init__(self, observations: ObservationSpec, depth: int, units: int, layers: int = 3, shift: int = 0) -> None:
+        super().__init__()
+        self.shift = RandomShift(shift)
+        self.observations = dict(observations)
+        self.pixels = PixelEncoder(observations["pixels"][0], depth) if "pixels" in observations else None
+        self.state = MLP(math.prod(observations["state"][0]), units, layers) if "state" in observations else None
+        parts = [part for part in (self.pixels, self.state) if part is not None]
+        if not parts:
+            raise UserError(f"observations hold neither 'pixels' nor 'state' but {sorted(observations)}; set env.obs")
+        self.out_dim = sum(part.out_dim for part in parts)
+
+    def forward(self, obs: dict[str, Tensor]) -> Float[Tensor, "... E"]:
+        """Embed observations with any leading axes: ``pixels`` [..., C, S, S] and ``state`` [..., n]."""
+        parts = []
+        if self.pixels is not None:
+            lead = obs["pixels"].shape[:-3]
+            pixels = pixels_to_float(obs["pixels"]).flatten(0, -4) - 0.5
+            pixels = self.shift(pixels).contiguous(memory_format=torch.channels_last)
+            parts.append(self.pixels(pixels).unflatten(0, lead))
+        if self.state is not None:
+            parts.append(self.state(symlog(obs["state"].float())))
+        return torch.cat([part.float() for part in parts], dim=-1)
+
+
+class GoalEncoder(nn.Module):
+    """An encoder of observations for those that hold a goal too: the goal's embedding comes after the present's.
+
+    Args:
+        encoder: of either.
+        observations: what there is, the goal's too.
+        still: numbers of the state that are 0 in every goal, such as velocities.
+    """
+
+    def __init__(self, encoder: Encoder, observations: ObservationSpec, still: Sequence[int] = ()) -> None:
+        super().__init__()
+        self.encoder, self.observations, self.still = encoder, dict(observations), list(still)
+        self.out_dim = 2 * encoder.out_dim
+        numbers = math.prod(observations["state"][0]) if "state" in observations else 0
+        if "state" in observations and not all(0 <= number < numbers for number in self.still):
+            raise UserError(f"env.still={self.still} names numbers of a state that has only {numbers}.")
+
+    def forward(self, obs: dict[str, Tensor]) -> Float[Tensor, "... E2"]:
+        """Embed both."""
+        return torch.cat([self.encoder(obs), self._embed_goals(obs)], dim=-1)
+
+    def _embed_goals(self, obs: dict[str, Tensor]) -> Float[Tensor, "... E"]:
+        """Each goal once, however many rows in succession show it."""
+        shapes = {key: self.observations[key][0] for key in obs if key.startswith(GOAL)}
+        goals = {key: obs[key].reshape(-1, *shape) for key, shape in shapes.items()}
+        changes = [(shown[1:] != shown[:-1]).flatten(1).any(1) for shown in goals.values()]
+        new = F.pad(torch.stack(changes).any(0), (1, 0), value=True)
+        embed = self.encoder({key.removeprefix(GOAL): shown[new] for key, shown in goals.items()})
+        key, shape = next(iter(shapes.items()))
+        return embed[new.cumsum(0) - 1].unflatten(0, obs[key].shape[: -len(shape)])
+
+    def as_goal(self, obs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Present frames as goals are shown: at rest, and a stack as its newest frame repeated."""
+        shown = dict(obs)
+        if "pixels" in obs:
+            newest, frames = obs["pixels"][..., -3:, :, :], obs["pixels"].shape[-3] // 3
+            shown["pixels"] = torch.cat([newest] * frames, dim=-3)
+        if "state" in obs and self.still:
+            shown["state"] = obs["state"].index_fill(-1, torch.tensor(self.still, device=obs["state"].device), 0.0)
+        return shown
+
+
+def without_goal(observations: ObservationSpec) -> ObservationSpec:
+    """What of the observations shows the present."""
+    return {key: value for key, value in observations.items() if not key.startswith(GOAL)}

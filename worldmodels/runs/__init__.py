@@ -1,0 +1,1 @@
+"""Run folders: what a training leaves behind, loading it, its configuration with words on top. Nothing is trained."""

@@ -1,0 +1,109 @@
+"""Run folders: what a training leaves behind, read with one-sentence errors."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from worldmodels.config import load_config
+from worldmodels.envs import describe
+from worldmodels.errors import UserError
+from worldmodels.nets.encoders import ObservationSpec
+
+log = logging.getLogger(__name__)
+
+CONFIG = "config.yaml"
+CHECKPOINTS = ("last.ckpt", "previous.ckpt")
+"""The newest and the one before, each whole."""
+AVERAGE = "average.module."
+"""Prefix of the averaged weights in a checkpoint."""
+
+
+class NotLearned(UserError):
+    """A planner is asked for whose learned parts a run lacks."""
+
+
+def new_folder(cfg: DictConfig, now: datetime) -> Path:
+    """Make the run folder; one that holds a run already is refused, because two runs in one would mix."""
+    name = f"{now:%Y-%m-%d_%H-%M-%S}_{describe(cfg.env)}_{cfg.choices.dynamics}_{cfg.choices.planner}"
+    path = Path(cfg.run_dir or Path("runs") / name.replace("/", "-"))
+    if (path / CONFIG).exists():
+        raise UserError(f"{path} holds a run already: continue it with resume={path}, or choose another run_dir.")
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise UserError(f"{path} is not empty: choose another run_dir.")
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+@contextmanager
+def removed_unless_begun(path: Path) -> Iterator[None]:
+    """Take back what :func:`new_folder` made if a run fails before it begins, so that the next try finds it free."""
+    try:
+        yield
+    except BaseException:
+        if not (path / CONFIG).exists():
+            shutil.rmtree(path)
+        raise
+
+
+def read_config(path: Path) -> DictConfig:
+    """The configuration a run was trained with."""
+    if not path.is_dir():
+        raise UserError(f"{path} is not a folder; a run folder is what `scripts/train.py` printed at its start.")
+    if not (path / CONFIG).is_file():
+        raise UserError(f"{path} is not a run folder: it has no {CONFIG}.")
+    try:
+        cfg = OmegaConf.load(path / CONFIG)
+    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError) as error:
+        raise UserError(f"{path / CONFIG} cannot be read: {' '.join(str(error).split())}.") from error
+    missing = sorted(load_config([]).keys() - (cfg.keys() if isinstance(cfg, DictConfig) else set()))
+    if missing:
+        raise UserError(
+            f"{path} is not a run of this version: its {CONFIG} lacks {', '.join(map(str, missing[:3]))}; "
+            "use the version that made it."
+        )
+    return cfg
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """The newest whole checkpoint of a run."""
+    folder = path / "checkpoints"
+    for name in CHECKPOINTS:
+        if not (folder / name).is_file():
+            continue
+        try:
+            return torch.load(folder / name, map_location="cpu", weights_only=True, mmap=False) | {
+                "file": str(folder / name)
+            }
+        except Exception as error:  # torch raises half a dozen kinds for a torn file
+            log.warning("%s cannot be read (%s): trying the one before", folder / name, str(error).split("\n")[0])
+    raise UserError(f"{path} has no checkpoint that can be read whole in {folder}: the run must be started again.")
+
+
+def observation_spec(checkpoint: dict[str, Any]) -> ObservationSpec:
+    """What the environments of a checkpoint's training observed."""
+    observations = checkpoint["spaces"]["observations"]
+    return {key: (tuple(shape), getattr(torch, dtype)) for key, (shape, dtype) in observations.items()}
+
+
+def load_weights(module: torch.nn.Module, checkpoint: dict[str, Any], prefix: str, file: str) -> None:
+    """Load the part of a checkpoint under ``prefix``; a checkpoint of another architecture is refused."""
+    weights = {key.removeprefix(prefix): v for key, v in checkpoint["state_dict"].items() if key.startswith(prefix)}
+    own = module.state_dict()
+    wrong = sorted(own.keys() ^ weights.keys()) or sorted(k for k in own if own[k].shape != weights[k].shape)
+    if wrong:
+        raise UserError(
+            f"{file} was made by another architecture: {len(wrong)} weights differ, {wrong[0]!r} first; "
+            f"use the dynamics, size and objective it was trained with, and the version of the code."
+        )
+    module.load_state_dict(weights)

@@ -1,0 +1,88 @@
+"""Run folders: what a training leaves behind, and how to take it up again."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+
+from planners.base import Planner
+from worldmodels.common import precision
+from worldmodels.errors import UserError
+from worldmodels.factory import build_model, build_planner, prefix_rows, require_length
+from worldmodels.model import WorldModel
+from worldmodels.runs.edit import WEIGHTS, learned_prefix, override, require_learned
+from worldmodels.runs.folders import AVERAGE, load_weights, observation_spec, read_checkpoint, read_config
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained run, ready to plan and imagine."""
+
+    path: Path
+    cfg: DictConfig
+    model: WorldModel
+    planner: Planner
+    checkpoint: dict[str, Any]
+
+    @property
+    def frames(self) -> int:
+        """Environment frames the model was trained on."""
+        return self.checkpoint["counters"]["frames"]
+
+    @property
+    def discrete(self) -> bool:
+        """Whether actions are one-hot."""
+        return self.checkpoint["spaces"]["discrete"]
+
+    @property
+    def action_dim(self) -> int:
+        """Numbers in an action."""
+        return self.checkpoint["spaces"]["action_dim"]
+
+
+def load_run(path: str | Path, overrides: list[str] | None = None, device: str = "cpu") -> Run:
+    """Load a trained run: its configuration, its world model and its planner, with averaged weights.
+
+    Args:
+        path: the run folder.
+        overrides: ``key=value`` words on top of the run's configuration, ``planner=cem`` for example; a planner with
+            learned parts can only be one that was trained.
+        device: where the model goes.
+
+    Raises:
+        UserError: not a run folder; no whole checkpoint; a checkpoint of another architecture.
+    """
+    path = Path(path)
+    before = read_config(path)
+    cfg = override(before, overrides or [])
+    for group in WEIGHTS:
+        if cfg[group] != before[group]:
+            raise UserError(f"{group} cannot change: the weights in {path} were trained with another.")
+    checkpoint = read_checkpoint(path)
+    spaces = checkpoint["spaces"]
+    model = build_model(cfg, observation_spec(checkpoint), spaces["action_dim"])
+    require_length(cfg, model.dynamics.max_length, prefix_rows(cfg))
+    planner = build_planner(cfg.planner, spaces["action_dim"], spaces["discrete"], **model.dynamics.widths)
+    load_weights(model, checkpoint, AVERAGE + "model.", checkpoint["file"])
+    if list(planner.parameters()):
+        require_learned(cfg, before, path)
+        load_weights(planner.learned, checkpoint, learned_prefix(before), checkpoint["file"])
+    return Run(path, cfg, model.to(device).eval(), planner.to(device).eval(), checkpoint)
+
+
+def open_run(path: str, overrides: list[str]) -> Run:
+    """Load a run for a script: where its configuration says, with as many threads as it says."""
+    run = load_run(path, overrides)
+    if run.cfg.trainer.threads:
+        torch.set_num_threads(run.cfg.trainer.threads)
+    device = precision.device_of(run.cfg.trainer.accelerator)
+    run.model.to(device)
+    run.planner.to(device)
+    return run

@@ -1,0 +1,225 @@
+"""What happens around the updates: progress, what is told, pictures, a clean stop."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+from dynamics.base import State
+from worldmodels.cli import CtrlC
+from worldmodels.common.batch import split_context
+from worldmodels.common.frames import add_gif
+from worldmodels.common.randomness import own_randomness
+from worldmodels.common.timing import Stopwatch
+from worldmodels.data.collect import Episode
+from worldmodels.data.datamodule import OfflineDataset, OnlineDataset
+from worldmodels.training.module import WorldModelModule
+from worldmodels.visualization.imagination import draw_clips, draw_errors, open_loop
+from worldmodels.visualization.plan_figures import Looked, beside_what_happened, draw_plan, frames_of, look
+
+log = logging.getLogger(__name__)
+
+PREFILL_SECONDS = 2.0
+"""Between two lines about the prefill, which has no progress bar."""
+
+
+class Progress(TQDMProgressBar):
+    """Updates a second and time left, with the newest return and the frames so far."""
+
+    def __init__(self, dataset: OnlineDataset | OfflineDataset) -> None:
+        super().__init__(refresh_rate=10)
+        self.dataset = dataset
+        self.score: float | None = None
+
+    def init_train_tqdm(self) -> Tqdm:
+        """A bar as long as the whole run, which begins where a resumed run does."""
+        return Tqdm(
+            desc=self.train_description,
+            total=len(self.dataset),
+            initial=self.dataset.updates,
+            disable=self.is_disabled,
+            dynamic_ncols=True,
+            file=sys.stdout,
+            smoothing=0,
+            bar_format=self.BAR_FORMAT,
+        )
+
+    def on_train_epoch_start(self, *_: Any) -> None:
+        """The one epoch is the whole run; Lightning would begin the bar anew here, and not at all when resuming."""
+
+    def get_metrics(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> dict[str, Any]:
+        """Only what a person watches."""
+        shown = {"frames": f"{self.dataset.frames:,}"}
+        return shown if self.score is None else {"return": f"{self.score:.0f}"} | shown
+
+
+class Episodes(lightning.Callback):
+    """Logs every finished episode against frames, and lets Ctrl-C end the collecting too."""
+
+    def __init__(self, dataset: OnlineDataset | OfflineDataset, progress: Progress, ctrl_c: CtrlC) -> None:
+        self.dataset, self.progress, self.ctrl_c = dataset, progress, ctrl_c
+        self.said = 0
+
+    def on_fit_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        """Listen to the collector."""
+
+        def log_episode(episode: Episode) -> None:
+            self.progress.score = episode.score
+            for logger in trainer.loggers:
+                logger.log_metrics({"episode/return": episode.score, "episode/length": float(episode.length)})
+            if not self.dataset.updates and time.monotonic() - self.said > PREFILL_SECONDS:
+                self.said = time.monotonic()
+                log.info("prefill: %d frames, return %.1f", episode.frames, episode.score)
+
+        self.dataset.on_episode = log_episode
+        self.dataset.should_stop = lambda: self.ctrl_c.pressed
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
+        """Stop after this update if asked to."""
+        trainer.should_stop = trainer.should_stop or self.ctrl_c.pressed
+
+
+class ShortEpisodes(lightning.Callback):
+    """Says so where no episode before the first update is long enough to teach a planner anything.
+
+    A recording like that is refused; online, later episodes may be longer.
+    """
+
+    def __init__(self, dataset: OnlineDataset | OfflineDataset, needed: int) -> None:
+        self.dataset, self.needed, self.looked = dataset, needed, False
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        """Look once."""
+        if self.looked:
+            return
+        self.looked = True
+        longest = max(self.dataset.replay.episode_lengths(), default=0)
+        if longest < self.needed:
+            log.warning(
+                "no episode so far has the %d rows that a plan takes to be learned from, the longest has %d: until one "
+                "has, plans are not learned; lower planner.plan_horizon",
+                *(self.needed, longest),
+            )
+
+
+class UpdateTimer(lightning.Callback):
+    """Adds the seconds of every update to the stopwatch: forward, backward, clipping and the optimiser."""
+
+    def __init__(self, watch: Stopwatch) -> None:
+        self.watch = watch
+        self.started = 0.0
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        """Note when."""
+        self.started = time.perf_counter()
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        """Add what it took."""
+        self.watch.add("update", time.perf_counter() - self.started)
+
+
+class Watch(lightning.Callback):
+    """Draws what the model imagines: open-loop clips, error against horizon, and what the planner has in mind."""
+
+    def __init__(
+        self,
+        dataset: OnlineDataset | OfflineDataset,
+        updates: int,
+        precision: Callable[[], AbstractContextManager] = nullcontext,
+    ) -> None:
+        self.dataset, self.updates, self.precision = dataset, updates, precision
+        self.pending: tuple[Looked, int] | None = None  # the plan before this, and the row it was made in
+
+    @torch.no_grad()
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, module: WorldModelModule, outputs: Any, batch: dict[str, Tensor], index: int
+    ) -> None:
+        """Every so many updates, with a random stream of its own: looking changes nothing that is learned or done."""
+        if self.dataset.updates % self.updates:
+            return
+        writer, frames = trainer.loggers[0].experiment, self.dataset.clock
+        generator = torch.Generator(module.device).manual_seed(self.dataset.updates)
+        self._draw_clip(module, batch, generator, writer, frames)
+        self._draw_what_happened(module, writer, frames)
+        self._draw_plan(module, batch, generator, writer, frames)
+
+    def _draw_clip(
+        self,
+        module: WorldModelModule,
+        batch: dict[str, Tensor],
+        generator: torch.Generator,
+        writer: SummaryWriter,
+        frames: int,
+    ) -> None:
+        """Windows of the newest batch with the fewest resets in their imagined part: no model could foresee one."""
+        length = batch["action"].shape[1] - module.prefix
+        if "pixels" not in batch or length < 2:
+            return  # nothing to see, or nothing follows the first frame
+        context = max(1, length // 4)
+        resets = batch["is_first"][:, module.prefix + context :].sum(1)
+        best = resets.argsort(stable=True)[:6]
+        prefix, window = split_context({key: value[best] for key, value in batch.items()}, module.prefix)
+        model = module.acting[0]
+        with self.precision():
+            with own_randomness(generator):
+                start = module.start(model, prefix, window)
+            clip = open_loop(model, window, start, context, length - context, generator)
+        add_gif(writer, "imagination/open_loop", draw_clips(clip), frames)
+        writer.add_figure("imagination/error_against_step", draw_errors({"model": clip.error()}), frames)
+
+    def _draw_plan(
+        self,
+        module: WorldModelModule,
+        batch: dict[str, Tensor],
+        generator: torch.Generator,
+        writer: SummaryWriter,
+        frames: int,
+    ) -> None:
+        """What the planner has in mind in the first environment, or at the end of a recorded window if nobody acts."""
+        actor, (model, planner) = self.dataset.actor, module.acting
+        acts = actor is not None and actor.memory is not None
+        with self.precision():
+            if acts:
+                state = model.dynamics.select(actor.state, slice(0, 1))
+                memory = {key: value[:1] for key, value in actor.memory.items()}
+            else:
+                state, memory = self._recorded_state(module, batch, generator), planner.initial(1)
+                memory = {key: value.to(module.device) for key, value in memory.items()}
+            looked = look(model, planner, state, memory, generator)
+        if looked is None:
+            return
+        self.pending = (looked, self.dataset.replay.newest) if acts else None
+        writer.add_figure("planner/considered", draw_plan(looked), frames)
+        if "pixels" in model.encoder.observations:
+            add_gif(writer, "planner/chosen_plan", frames_of(model, looked), frames)
+
+    def _recorded_state(self, module: WorldModelModule, batch: dict[str, Tensor], generator: torch.Generator) -> State:
+        """The model's state at the end of the batch's first window."""
+        prefix, window = split_context({key: value[:1] for key, value in batch.items()}, module.prefix)
+        with own_randomness(generator):
+            return module.acting[0].observe(window, module.start(module.acting[0], prefix, window))[1]
+
+    def _draw_what_happened(self, module: WorldModelModule, writer: SummaryWriter, frames: int) -> None:
+        """The plan that was drawn before, beside what then happened, as far as its episode went."""
+        if self.pending is None:
+            return
+        (looked, row), self.pending = self.pending, None
+        rows = self.dataset.replay.episode_from(row, looked.considered.plan.shape[1] + 1, 0)
+        if len(rows["reward"]) < 2:
+            return
+        figure = draw_plan(looked, rows["reward"][1:].tolist())
+        writer.add_figure("planner/considered_and_what_came", figure, frames)
+        if "pixels" in rows:
+            clip = beside_what_happened(module.acting[0], looked, rows["pixels"])
+            add_gif(writer, "planner/planned_and_what_came", clip, frames)

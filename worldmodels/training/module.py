@@ -1,0 +1,188 @@
+"""The LightningModule: one optimiser, named and scaled losses, a guard against anything that is not finite."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from dynamics.base import Rollout, State
+from planners.base import Planner
+from worldmodels.common.batch import split_context
+from worldmodels.common.columns import MEMORY
+from worldmodels.errors import UserError
+from worldmodels.model import WorldModel
+from worldmodels.training.optim import moving_average
+
+Clip = Callable[[Iterable[nn.Parameter]], None]
+
+
+class WorldModelModule(lightning.LightningModule):
+    """Trains a world model and whatever a planner learns from one batch with one optimiser.
+
+    What acts, draws and is scored is a moving average of the weights (:attr:`acting`), which generalises better than
+    the newest ones.
+
+    Args:
+        optimizer: builds the optimiser from parameter groups.
+        parts: options of the optimiser by part (``model.encoder``, ``planner``, …), where they differ.
+        clip: clips gradients in place, after the backward pass.
+        loss_scales: one factor for every loss, no more and no fewer.
+        prefix: rows in front of every window (:func:`~worldmodels.common.batch.context_rows`).
+        average: share of the moving average that each update keeps; 0 acts with the newest weights.
+        bad_batch: where a batch is saved whose loss or gradient is not finite.
+    """
+
+    def __init__(
+        self,
+        model: WorldModel,
+        planner: Planner,
+        optimizer: Callable[..., torch.optim.Optimizer],
+        clip: Clip,
+        loss_scales: Mapping[str, float],
+        parts: Mapping[str, Mapping[str, float]],
+        prefix: int,
+        average: int | float,
+        bad_batch: Path,
+    ) -> None:
+        super().__init__()
+        self.model, self.planner = model, planner
+        self._optimizer, self._clip = optimizer, clip
+        self.loss_scales, self.parts = dict(loss_scales), dict(parts)
+        self.prefix, self.bad_batch = prefix, bad_batch
+        self.average = AveragedModel(
+            nn.ModuleDict({"model": model, "planner": planner}), multi_avg_fn=moving_average(average)
+        ).requires_grad_(False)
+        self._step: Callable[..., tuple[dict[str, Tensor], Rollout]] = self.losses
+        self._batch: dict[str, Tensor] = {}
+
+    def losses(self, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], Rollout]:
+        """Every loss by name, unreduced, and the rollout behind them."""
+        prefix, window = split_context(batch, self.prefix)
+        start = self.start(self.model, prefix, window)
+        if self.learns_model:
+            losses, rollout = self.model.losses(window, start)
+        else:
+            with torch.no_grad():
+                losses, rollout = {}, self.model.observe(window, start)[0]
+        return losses | self.planner.loss(self.model, rollout, window), rollout
+
+    @property
+    def learns_model(self) -> bool:
+        """Whether the world model learns, or was frozen (``requires_grad_(False)``) for a planner to learn on."""
+        return any(p.requires_grad for p in self.model.parameters())
+
+    @property
+    def acting(self) -> tuple[WorldModel, Planner]:
+        """What collects, is drawn and is scored: model and planner with averaged weights."""
+        return self.average.module["model"], self.average.module["planner"]
+
+    @torch.no_grad()
+    def start(self, model: WorldModel, prefix: dict[str, Tensor] | None, window: dict[str, Tensor]) -> State:
+        """The state of ``model`` before the window: nothing, one stored in replay, or the end of a burn-in."""
+        initial = model.initial(len(window["action"]))
+        if prefix is None:
+            return initial
+        stored = {key: prefix[MEMORY + key][:, -1] for key in initial.memory if MEMORY + key in prefix}
+        if stored:
+            return State(initial.feat, stored)
+        return model.observe(prefix, initial)[1]
+
+    def compile_losses(self) -> None:
+        """Compile the whole computation of the losses, resets included."""
+        self._step = torch.compile(self.losses)
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """One batch's :meth:`total`; everything that is not finite is refused."""
+        self._batch = batch
+        losses, rollout = self._step(batch)
+        if losses.keys() != self.loss_scales.keys():
+            raise ValueError(f"losses {sorted(losses)} and loss_scales {sorted(self.loss_scales)} must name the same")
+        means = {name: loss.float().mean() for name, loss in losses.items()}
+        self._refuse_non_finite(means)
+        self.log_dict({f"loss/{name}": mean for name, mean in means.items()})
+        watched = {"latent": self.model.dynamics.metrics(rollout), "planner": self.planner.metrics(rollout)}
+        for part, values in watched.items():
+            self.log_dict({f"{part}/{name}": value.mean() for name, value in values.items()})
+        total = self.total(means)
+        self.log("loss/total", total)
+        return total
+
+    def total(self, means: dict[str, Tensor]) -> Tensor:
+        """What is minimised: the weighted sum of mean losses."""
+        return torch.stack([self.loss_scales[name] * mean for name, mean in means.items()]).sum()
+
+    def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, *_: Any, **__: Any) -> None:
+        """Clip after the backward pass; log the norm before and after."""
+        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        before = torch.nn.utils.get_total_norm([p.grad for p in parameters])
+        if not torch.isfinite(before):
+            names = [name for name, p in self.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
+            self._stop_at_bad_batch(f"the gradient of {', '.join(names[:3])}")
+        for together in self._clipped_together(parameters):
+            self._clip(together)
+        self.log("gradient/norm", before)
+        self.log("gradient/clipped", torch.nn.utils.get_total_norm([p.grad for p in parameters]))
+
+    def _clipped_together(self, parameters: list[nn.Parameter]) -> list[list[nn.Parameter]]:
+        """All but what objectives learn that shape nothing, and that: else a probe would scale others' steps down."""
+        watching = [objective for objective in self.model.objectives if not objective.shapes]
+        apart = {id(p) for objective in watching for p in objective.parameters()}
+        groups = ([p for p in parameters if (id(p) in apart) == probes] for probes in (False, True))
+        return [group for group in groups if group]
+
+    def on_train_start(self) -> None:
+        """Learning rates are the configuration's, not those a resumed run's checkpoint brings along."""
+        self.average.eval()
+        for group, configured in zip(
+            self.optimizers().param_groups, self.configure_optimizers().param_groups, strict=True
+        ):
+            group["lr"] = configured["lr"]
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Step; what follows a step is here because callbacks' ``on_train_batch_end`` save before the module's."""
+        super().optimizer_step(*args, **kwargs)
+        self.after_step()
+
+    def after_step(self) -> None:
+        """Let the planner update its moving averages, and update that of all weights."""
+        self.planner.after_step()
+        self.average.update_parameters(nn.ModuleDict({"model": self.model, "planner": self.planner}))
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """One optimiser; a part with options of its own is a group of its own."""
+        groups: dict[str, list[nn.Parameter]] = {}
+        for name, parameter in self._learned_parameters():
+            bare = name.replace("model.dynamics.backbone.", "model.dynamics.")  # beside a goal it is called the same
+            part = next((part for part in self.parts if bare.startswith(part + ".")), "")
+            groups.setdefault(part, []).append(parameter)
+        unknown = sorted(self.parts.keys() - groups.keys())
+        if unknown:
+            parts = sorted({".".join(name.split(".")[:2]) for name, _ in self._learned_parameters()})
+            raise UserError(f"optimizer.parts names {unknown[0]!r}, which has no parameters; parts are {parts}.")
+        return self._optimizer([{"params": group, **self.parts.get(part, {})} for part, group in groups.items()])
+
+    def _learned_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """All but the averages."""
+        return ((name, parameter) for name, parameter in self.named_parameters() if parameter.requires_grad)
+
+    def _refuse_non_finite(self, means: dict[str, Tensor]) -> None:
+        if not torch.isfinite(torch.stack(list(means.values()))).all():
+            bad = [name for name, mean in means.items() if not torch.isfinite(mean)]
+            self._stop_at_bad_batch(f"loss {', '.join(bad)}")
+
+    def _stop_at_bad_batch(self, what: str) -> None:
+        try:
+            torch.save(self._batch, self.bad_batch)
+            where = f"is in {self.bad_batch}"
+        except (OSError, RuntimeError) as error:  # torch's zip writer raises the second
+            where = f"could not be saved ({str(error).splitlines()[0]})"
+        raise UserError(
+            f"{what} is not finite; the batch {where}: look at it, lower optimizer.lr, or use "
+            "trainer.precision=fp32, and continue with resume=<this run>."
+        )

@@ -1,0 +1,217 @@
+"""What `scripts/train.py` does, from words on a command line to a run folder."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from hydra.utils import get_method
+from omegaconf import DictConfig, OmegaConf
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from worldmodels.cli import CtrlC, Interrupted, take
+from worldmodels.common.files import write_json
+from worldmodels.config import load_config
+from worldmodels.doctor import require_rendering
+from worldmodels.errors import UserError
+from worldmodels.evaluation.report import finish
+from worldmodels.factory import learner_of
+from worldmodels.runs.edit import WEIGHTS, override, replayed, require_learned, world_of
+from worldmodels.runs.folders import (
+    CHECKPOINTS,
+    CONFIG,
+    load_weights,
+    new_folder,
+    read_checkpoint,
+    read_config,
+    removed_unless_begun,
+)
+from worldmodels.runs.loading import load_run
+from worldmodels.training.memory import keep_freed_memory
+from worldmodels.training.setup import Training, assemble, parts
+
+log = logging.getLogger(__name__)
+
+NEEDLESS_WARNINGS = (
+    ".*does not have many workers",  # batches are made in this process, on purpose
+    "Your `IterableDataset` has `__len__`",  # again on purpose
+    "You're resuming from a checkpoint that ended before the epoch ended",  # the data module is what resumes
+    ".*treespec, LeafSpec",  # between Lightning and torch
+)
+"""What Lightning says of every run; regular expressions."""
+
+
+def train(words: list[str]) -> Path:
+    """Start what the configuration's ``procedure`` is, or continue it with ``resume=<run>``; return its folder."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    keep_freed_memory()
+    own, overrides = take(words, {"resume": str, "world_model": str, "data": str}, required=())
+    if "data" in own:
+        overrides.append(f"data.dataset={own['data']}")
+    resume = Path(own["resume"]) if "resume" in own else None
+    if "world_model" in own:
+        if resume:
+            raise UserError("a run that is resumed knows its world_model: leave world_model= out.")
+        cfg = planner_config(Path(own["world_model"]), overrides)
+    else:
+        cfg = resumed_config(resume, overrides) if resume else load_config(overrides)
+    try:
+        procedure = get_method(cfg.procedure)
+    except (ImportError, ValueError) as error:
+        raise UserError(f"procedure={cfg.procedure} cannot be found: {' '.join(str(error).split())}.") from error
+    return procedure(cfg, overrides, resume)
+
+
+def learn_online(cfg: DictConfig, words: list[str], resume: Path | None) -> Path:
+    """Collect and learn in turns, or learn from a recording, then score; the procedure of all but a few experiments."""
+    start = time.perf_counter()
+    require_rendering(cfg.env)
+    checkpoint = read_checkpoint(resume) if resume else None
+    if checkpoint is not None and not cfg.data.dataset:
+        require_prefill_over(cfg, checkpoint["counters"])
+    folder = resume or new_folder(cfg, datetime.now())
+    log.info("run folder: %s", folder)
+    if cfg.trainer.threads:
+        torch.set_num_threads(cfg.trainer.threads)
+    lightning.seed_everything(cfg.seed, verbose=False)
+    with CtrlC() as ctrl_c, ExitStack() as stack:
+        if not resume:
+            stack.enter_context(removed_unless_begun(folder))
+        training = stack.enter_context(assemble(cfg, folder, ctrl_c, resumed_at(checkpoint)))
+        if checkpoint is not None:
+            take_up(checkpoint, training)
+        OmegaConf.save(cfg, folder / CONFIG)
+        try:
+            fit(training, checkpoint and checkpoint["file"])
+        except UserError:
+            log.info("what was recorded until here is in %s; %s", folder, how_to_go_on(folder))
+            raise
+    try:
+        if ctrl_c.pressed:
+            raise KeyboardInterrupt
+        with training.watch("evaluate and imagine"):
+            finish(load_run(folder, device=str(training.trainer.strategy.root_device)), cfg)
+    except KeyboardInterrupt:
+        data = training.data.dataset
+        log.info("\nsaved after %d updates, %d frames; %s", data.updates, data.frames, how_to_go_on(folder))
+        raise Interrupted from None
+    write_json(folder / "timing.json", training.watch.seconds | {"total": time.perf_counter() - start})
+    log.info("%s", time_table(training.watch.seconds, time.perf_counter() - start))
+    log.info("look at it: tensorboard --logdir %s", folder)
+    return folder
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Leave out :data:`NEEDLESS_WARNINGS`."""
+    with warnings.catch_warnings():
+        for message in NEEDLESS_WARNINGS:
+            warnings.filterwarnings("ignore", message=message)
+        yield
+
+
+def how_to_go_on(folder: Path) -> str:
+    """The commands that an interrupted run leaves to its user."""
+    return (
+        f"continue with\n  python scripts/train.py resume={folder}\nor score it as it is:\n"
+        f"  python scripts/evaluate.py run={folder}   writes evaluation.json\n"
+        f"  python scripts/imagine.py run={folder}    writes imagine.json"
+    )
+
+
+def time_table(seconds: dict[str, float], total: float) -> str:
+    """Where the time went."""
+    rows = sorted(seconds.items(), key=lambda item: -item[1])
+    rows += [("other", total - sum(seconds.values())), ("total", total)]
+    return "\n".join(f"{name:<24}{value:>8.1f} s{100 * value / total:>6.1f} %" for name, value in rows)
+
+
+def take_up(checkpoint: dict[str, Any], training: Training) -> None:
+    """Refuse a checkpoint of another architecture; put a torn one out of the way of those that will be saved."""
+    file = Path(checkpoint["file"])
+    load_weights(training.module, checkpoint, "", str(file))
+    last = file.with_name(CHECKPOINTS[0])
+    if file != last and last.exists():
+        os.replace(last, last.with_name("torn.ckpt"))
+    counters = checkpoint["counters"]
+    log.info("continuing from %s: %d updates, %d frames", file, counters["updates"], counters["frames"])
+
+
+def resumed_at(checkpoint: dict[str, Any] | None) -> int:
+    """Where the curves of a resumed run go on."""
+    counters = checkpoint["counters"] if checkpoint else {"clock": 0}
+    return counters.get("clock", counters.get("frames"))
+
+
+def require_prefill_over(cfg: DictConfig, counters: dict[str, int]) -> None:
+    """A prefill comes before the first update: a run that has made some cannot begin another."""
+    if counters["updates"] and cfg.prefill // cfg.env.get("action_repeat", 1) > counters["decisions"]:
+        raise UserError(
+            f"prefill={cfg.prefill} cannot begin again after {counters['updates']} updates and {counters['frames']} "
+            "frames: lower it, or start a new run."
+        )
+
+
+def fit(training: Training, checkpoint: str | None) -> None:
+    """Fit; what was recorded while prefilling is saved too."""
+    with quietly(), logging_redirect_tqdm():
+        training.trainer.fit(training.module, training.data, ckpt_path=checkpoint, weights_only=True)
+    if not training.data.dataset.updates:
+        training.checkpoints.save(training.trainer)
+
+
+def planner_config(folder: Path, words: list[str]) -> DictConfig:
+    """The configuration for training a planner on a run's world model, which stays as it is."""
+    before = read_config(folder)
+    before.optimizer.parts = None  # its model's are without meaning now; a planner brings its own
+    before.data.dataset = None  # episodes of its own, unless words name a recording
+    cfg = override(before, words, learned=False)
+    require_same(cfg, before, f": the world model in {folder} was trained with another", world_of)
+    if not learner_of(cfg.planner).get("loss_scales"):
+        raise UserError(
+            f"planner={cfg.choices.planner} has nothing to learn on a frozen world model: use it as it is, with "
+            f"`python scripts/evaluate.py run={folder} planner={cfg.choices.planner}`, or name one that learns, such "
+            "as planner=actor_critic."
+        )
+    cfg.world_model = str(folder)
+    if "run_dir" not in {word.partition("=")[0] for word in words}:
+        cfg.run_dir = None
+    return cfg
+
+
+def require_same(cfg: DictConfig, before: DictConfig, because: str, of: Callable[[DictConfig], dict[str, Any]]) -> None:
+    """Refuse a configuration that differs in what weights depend on, or in that part of its environment."""
+    changed = [group for group in WEIGHTS if cfg[group] != before[group]]
+    if of(cfg.env) != of(before.env):
+        changed.append("env")
+    if changed:
+        raise UserError(f"{changed[0]} cannot change{because}.")
+
+
+def resumed_config(folder: Path, words: list[str]) -> DictConfig:
+    """A run's configuration with words on top; what its weights or its replay depend on may not change."""
+    before = read_config(folder)
+    cfg = override(before, words)
+    require_same(cfg, before, f" when resuming: {folder} was trained with another; start a new run", replayed)
+    if learner_of(cfg.planner).get("loss_scales"):
+        require_learned(cfg, before, folder)
+    if optimizer_layout(cfg) != optimizer_layout(before):
+        raise UserError(
+            f"only the values of learning rates can change when resuming, not the optimizer: {folder} was trained "
+            "with another; start a new run."
+        )
+    return cfg
+
+
+def optimizer_layout(cfg: DictConfig) -> tuple[str, list[str]]:
+    """What an optimiser's saved state depends on."""
+    return cfg.optimizer.build["_target_"], sorted(parts(cfg))

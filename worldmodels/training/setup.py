@@ -1,0 +1,289 @@
+"""Putting a training together: environments, replay, model, planner, Lightning."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from planners.search.memory import require_memory
+from worldmodels.cli import CtrlC
+from worldmodels.common import precision
+from worldmodels.common.columns import GOAL
+from worldmodels.common.timing import Stopwatch
+from worldmodels.data.collect import Actor, Collector, row_spec
+from worldmodels.data.datamodule import OfflineDataset, OnlineData, OnlineDataset, Schedule
+from worldmodels.data.import_dataset import open_dataset
+from worldmodels.data.replay import Replay
+from worldmodels.envs.vector import VectorEnv
+from worldmodels.errors import UserError
+from worldmodels.factory import (
+    build_model,
+    build_planner,
+    construct,
+    learner_of,
+    loss_scales,
+    prefix_rows,
+    require_length,
+)
+from worldmodels.model import WorldModel
+from worldmodels.nets.encoders import ObservationSpec
+from worldmodels.runs.folders import AVERAGE, load_weights, read_checkpoint
+from worldmodels.runs.recordings import require_same_world
+from worldmodels.training.callbacks import Episodes, Progress, ShortEpisodes, UpdateTimer, Watch
+from worldmodels.training.checkpoints import Checkpoints, PlainFiles
+from worldmodels.training.logs import FrameCurves, MetricsCsv
+from worldmodels.training.module import WorldModelModule
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Spaces:
+    """What of its environments a module is built from, where there are none."""
+
+    observation_spec: ObservationSpec
+    action_dim: int
+    discrete: bool
+
+
+@dataclass(frozen=True)
+class Training:
+    """Everything that a run is made of, ready to start."""
+
+    module: WorldModelModule
+    data: OnlineData
+    trainer: lightning.Trainer
+    checkpoints: Checkpoints
+    watch: Stopwatch
+
+
+@contextmanager
+def assemble(cfg: DictConfig, folder: Path, ctrl_c: CtrlC, resumed_at: int = 0) -> Iterator[Training]:
+    """Build a training in ``folder``; the environments' workers end with the block.
+
+    ``resumed_at``: frames (offline: updates) of the checkpoint that it will continue.
+    """
+    with ExitStack() as stack:
+        envs = stack.enter_context(VectorEnv(cfg.env, cfg.env.num_envs, cfg.seed, cfg.env.step_timeout))
+        model = build_model(cfg, envs.observation_spec, envs.action_dim)
+        if cfg.world_model:
+            freeze(model, cfg, resumed_at)
+        module = build_module(cfg, folder, model, envs)
+        require_memory(model, module.planner, envs.num_envs, precision.device_of(cfg.trainer.accelerator))
+        trainer_cfg = cfg.trainer
+        watch = Stopwatch()
+        build = build_offline if cfg.data.dataset else build_dataset
+        dataset = build(cfg, folder, module, envs, watch)
+        spaces = {
+            "observations": {
+                k: [list(s), str(d).removeprefix("torch.")] for k, (s, d) in envs.observation_spec.items()
+            },
+            "action_dim": envs.action_dim,
+            "discrete": envs.discrete,
+        }
+        progress = Progress(dataset)
+        checkpoints = Checkpoints(folder / "checkpoints", trainer_cfg.checkpoint_minutes, spaces, dataset)
+        callbacks = [
+            progress,
+            UpdateTimer(watch),
+            Episodes(dataset, progress, ctrl_c),
+            ShortEpisodes(dataset, module.planner.required_rows),
+            checkpoints,
+            Watch(
+                dataset,
+                trainer_cfg.watch_updates,
+                precision.context(trainer_cfg.precision, precision.device_of(trainer_cfg.accelerator)),
+            ),
+        ]
+        require_length(cfg, model.dynamics.max_length, module.prefix)
+        module.planner.check(model.dynamics, cfg.data.length)
+        tell_of_blind_starts(module, cfg.data.length)
+        module.configure_optimizers()  # mistakes in its configuration belong before the first frame
+        trainer = build_trainer(trainer_cfg, folder, dataset, callbacks, resumed_at)
+        device = trainer.strategy.root_device
+        module.to(device)
+        if not cfg.data.dataset:
+            dataset.collector.actor = Actor(
+                envs.num_envs,
+                module.acting[0],
+                explore=True,
+                generator=torch.Generator(device).manual_seed(cfg.seed),
+                precision=precision.context(trainer_cfg.precision, device),
+            )
+        if trainer_cfg.compile:
+            module.compile_losses()
+        yield Training(module, OnlineData(dataset), trainer, checkpoints, watch)
+
+
+def freeze(model: WorldModel, cfg: DictConfig, resumed_at: int) -> None:
+    """Give a model the weights of ``cfg.world_model`` for good; one that is resumed finds them in its checkpoint."""
+    if not resumed_at:
+        checkpoint = read_checkpoint(Path(cfg.world_model))
+        load_weights(model, checkpoint, AVERAGE + "model.", checkpoint["file"])
+    model.requires_grad_(False)
+
+
+def build_trainer(
+    cfg: DictConfig,
+    folder: Path,
+    dataset: OnlineDataset | OfflineDataset,
+    callbacks: list[lightning.Callback],
+    resumed_at: int,
+) -> lightning.Trainer:
+    """Lightning's trainer; one epoch is the whole run."""
+
+    def clock() -> int:
+        return dataset.clock
+
+    return lightning.Trainer(
+        accelerator="gpu" if precision.device_of(cfg.accelerator).type == "cuda" else "cpu",
+        devices=1,
+        precision=precision.lightning_precision(cfg.precision),
+        max_epochs=1,
+        logger=[
+            FrameCurves(folder, clock, resumed_at),
+            MetricsCsv(folder / "metrics.csv", clock, resumed_at),
+        ],
+        log_every_n_steps=min(cfg.log_updates, len(dataset)),
+        callbacks=callbacks,
+        plugins=[PlainFiles()],
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+
+
+def build_module(cfg: DictConfig, folder: Path, model: Any, envs: VectorEnv | Spaces) -> WorldModelModule:
+    """The LightningModule of a configuration."""
+    return WorldModelModule(
+        model,
+        build_planner(
+            cfg.planner,
+            envs.action_dim,
+            envs.discrete,
+            seed=cfg.seed,
+            std=cfg.size.get("init_std"),
+            **model.dynamics.widths,
+        ),
+        lambda groups: construct(cfg.optimizer.build, params=groups, lr=cfg.optimizer.lr),
+        construct(cfg.optimizer.clip),
+        loss_scales(cfg, envs.observation_spec),
+        parts(cfg),
+        prefix_rows(cfg),
+        cfg.optimizer.average,
+        folder / "bad_batch.pt",
+    )
+
+
+def parts(cfg: DictConfig) -> dict[str, dict[str, float]]:
+    """The optimiser's options by part, those that the planner brings for its own parts among them."""
+    named = OmegaConf.to_container(cfg.optimizer, resolve=True)["parts"] or {}
+    if not isinstance(named, dict) or not all(isinstance(own, dict) for own in named.values()):
+        raise UserError(
+            f"optimizer.parts={named} must name parts and their options, such as {{model.encoder: {{lr: 1e-4}}}}; "
+            "the rate of all others is optimizer.lr."
+        )
+    place = "planner.learner." if "learner" in cfg.planner else "planner."
+    own = OmegaConf.to_container(learner_of(cfg.planner).get("parts", OmegaConf.create({})))
+    every = {place + part: options for part, options in own.items()} | named
+    return {part: {key: v for key, v in options.items() if v is not None} for part, options in every.items()}
+
+
+def build_dataset(
+    cfg: DictConfig, folder: Path, module: WorldModelModule, envs: VectorEnv, watch: Stopwatch
+) -> OnlineDataset:
+    """Replay, collector and schedule."""
+    data = cfg.data
+    model, planner = module.acting
+    replay = Replay(
+        folder / "replay",
+        row_spec(envs, model if data.context == "latent" else None),
+        envs.num_envs,
+        data.capacity,
+        data.limit_gib,
+        data.cross_resets,
+        cfg.seed,
+    )
+    log.info(replay.describe())
+    rows = data.length + module.prefix
+    if replay.layout.steps < rows:
+        raise UserError(
+            f"data.capacity={data.capacity} keeps {replay.layout.steps} rows of each environment, too few for windows "
+            f"of {rows}: raise data.capacity or lower data.length."
+        )
+    actor = Actor(envs.num_envs, model, True, torch.Generator())
+    repeat = cfg.env.get("action_repeat", 1)
+    schedule = Schedule(cfg.prefill // repeat, cfg.frames // repeat, cfg.train_ratio, data.batch_size * data.length)
+    if schedule.total < 1:
+        raise UserError(
+            f"frames={cfg.frames} with prefill={cfg.prefill} and train_ratio={cfg.train_ratio} pays for no update: "
+            "raise frames or lower prefill."
+        )
+    return OnlineDataset(
+        Collector(envs, replay, actor, watch),
+        replay,
+        schedule,
+        planner,
+        build_planner(cfg.prefill_planner, envs.action_dim, envs.discrete),
+        data.batch_size,
+        rows,
+    )
+
+
+def tell_of_blind_starts(module: WorldModelModule, length: int) -> None:
+    """Say so where many trajectories begin in a window's first latent, which was filtered from one frame alone.
+
+    Plans begin in latents that know all that came before; windows of a random offset seldom show the first one.
+    """
+    share = module.planner.starts_blind(length)
+    if share > 0.1 and not module.prefix and module.model.dynamics.remembers:
+        log.warning(
+            "%.0f %% of what plans are learned from begins in a latent that was filtered from a single frame, as none "
+            "does in acting: set data.context=burn_in, or a longer data.length",
+            100 * share,
+        )
+
+
+def shown_goal(envs: VectorEnv) -> dict[str, np.ndarray]:
+    """What ``env.goal`` shows beside every observation."""
+    return {key: value[0].numpy() for key, value in envs.reset().items() if key.startswith(GOAL)}
+
+
+def build_offline(
+    cfg: DictConfig, folder: Path, module: WorldModelModule, envs: VectorEnv, watch: Stopwatch
+) -> OfflineDataset:
+    """A recording in the place of replay and collector; nobody acts before the training is over."""
+    data = cfg.data
+    if data.context == "latent":
+        raise UserError(
+            "data.context=latent reads latents that a training wrote itself: with data=, use none or burn_in."
+        )
+    require_same_world(data.dataset, cfg.env)
+    repeat = cfg.env.get("action_repeat", 1)
+    where = (folder / "replay", data.limit_gib, data.cross_resets, cfg.seed, repeat)
+    replay = open_dataset(data.dataset, row_spec(envs), *where, shown_goal(envs) if cfg.env.get("goal") else None)
+    log.info("data=%s: %s", data.dataset, replay.describe())
+    longest, rows = max(replay.episode_lengths(), default=0), data.length + module.prefix
+    needed = module.planner.required_rows if data.cross_resets else max(rows, module.planner.required_rows)
+    if longest < needed:
+        raise UserError(
+            f"data={data.dataset}: the longest of its episodes has {longest} rows, and windows "
+            f"(data.length={data.length}) and plans of planner={cfg.choices.planner} take {needed} of one episode: "
+            "shorten them."
+        )
+    lost = sum(length for length in replay.episode_lengths() if length < needed) / len(replay)
+    if lost > 0.01:
+        log.warning(
+            "data=%s: %.0f %% of the rows are in episodes of less than %d, too short for a whole window or plan",
+            *(data.dataset, 100 * lost, needed),
+        )
+    return OfflineDataset(replay, data.batch_size, rows, cfg.updates, watch, repeat)

@@ -1,0 +1,211 @@
+"""Pictures of diffusion planning: how a plan comes out of the noise, what guidance does to it, and what came of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from einops import rearrange
+from jaxtyping import Float, UInt8
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from dynamics.base import Memory, State
+from dynamics.goal import join_goal, split_goal
+from planners.diffusion.planner import Diffusion, Sampled
+from worldmodels.common import precision
+from worldmodels.common.columns import GOAL
+from worldmodels.common.frames import enlarge, gif_bytes, newest, to_uint8
+from worldmodels.common.seeds import HELD_OUT, derive_seed
+from worldmodels.data.collect import Actor
+from worldmodels.envs.grid import Grid
+from worldmodels.envs.maze import grid_of
+from worldmodels.envs.vector import VectorEnv
+from worldmodels.model import WorldModel
+from worldmodels.runs.loading import Run
+
+WEIGHTS = (0.0, 0.5, 1.0, 2.0, 4.0)
+"""Of guidance, in multiples of its own weights, side by side."""
+SHOWN = 8
+"""Steps of a plan whose decoded frames are shown."""
+
+
+@dataclass(frozen=True)
+class Situation:
+    """One state to plan in, and what can be seen of it."""
+
+    model: WorldModel
+    planner: Diffusion
+    state: State
+    memory: Memory
+    grid: Grid | None
+    """The maze, where it is one and positions can be decoded."""
+    goal: Float[np.ndarray, " 2"] | None
+
+
+@torch.no_grad()
+def watch(run: Run, seed: int) -> None:
+    """Write ``denoising.gif``, ``guidance.png`` and in mazes ``path.png``, of the first held-out episode."""
+    if not isinstance(run.planner, Diffusion):
+        return
+    generator = torch.Generator(run.model.device).manual_seed(seed)
+    amp = precision.context(run.cfg.trainer.precision, run.model.device)
+    with VectorEnv(run.cfg.env, 1, derive_seed(seed, HELD_OUT), run.cfg.env.step_timeout) as envs, amp():
+        actor, rows = Actor(1, run.model, False, generator, amp), envs.reset()
+        actor.filter(rows)
+        memory = {key: value.to(run.model.device) for key, value in run.planner.initial(1).items()}
+        situation = Situation(run.model, run.planner, actor.state, memory, maze_of(run), goal_of(rows))
+        if situation.grid is None and "pixels" not in run.model.decode(actor.state.feat):
+            return  # nothing of a plan can be drawn
+        (run.path / "denoising.gif").write_bytes(gif_bytes(denoising(situation, generator), fps=3))
+        guidance(situation, generator).savefig(run.path / "guidance.png", dpi=120)
+        if situation.grid is not None:
+            followed(situation, envs, actor, rows).savefig(run.path / "path.png", dpi=120)
+
+
+def maze_of(run: Run) -> Grid | None:
+    """The maze that a run is in, if its model decodes positions."""
+    decodes = any("state" in (objective.decoder or ()) for objective in run.model.objectives)
+    return grid_of(run.cfg.env.maze) if "maze" in run.cfg.env and decodes else None
+
+
+def goal_of(rows: dict[str, Tensor]) -> Float[np.ndarray, " 2"] | None:
+    """Where the goal lies, if that is observed."""
+    return rows[GOAL + "state"][0, :2].numpy() if GOAL + "state" in rows else None
+
+
+def denoising(situation: Situation, generator: torch.Generator) -> UInt8[np.ndarray, "T H W 3"]:
+    """Animated: what every step of sampling takes to be the plan; the last frame is the plan."""
+    estimates: list[Tensor] = []
+    sampled, _ = situation.planner.sampled(
+        situation.model, situation.state, situation.memory, generator, estimates.append
+    )
+    width = situation.planner.learner.trajectories.feat_dim
+    steps, best = (
+        [estimate[..., :width] for estimate in estimates] + [sampled.latents[0]],
+        int(sampled.values[0].argmax()),
+    )
+    titles = [f"step {i + 1} of {len(estimates)}" for i in range(len(estimates))] + ["the plan"]
+    if situation.grid is None:
+        frames = [decoded_strip(situation, latents[best]) for latents in steps]
+    else:
+        frames = [
+            pixels_of(draw_paths(situation.grid, situation.goal, [positions(situation, x)], [title], best))
+            for x, title in zip(steps, titles, strict=True)
+        ]
+    return np.stack(frames + [frames[-1]] * 4)
+
+
+def guidance(situation: Situation, generator: torch.Generator) -> Figure:
+    """Plans at several weights of everything that guides, from the same noise: paths, or decoded frames."""
+    seed, shown, titles = generator.initial_seed(), [], []
+    own = guiding(situation.planner)
+    for times in WEIGHTS:
+        weights = {name: times * weight for name, weight in own.items()}
+        again = torch.Generator(generator.device).manual_seed(seed)
+        sampled, _ = situation.planner.sampled(
+            situation.model, situation.state, situation.memory, again, weights=weights
+        )
+        shown.append(sampled)
+        asked = ", ".join(f"{name} {weight:g}" for name, weight in weights.items())
+        titles.append(f"weight of {asked}\nimagined return {mean_return(situation, sampled):.2f}")
+    if situation.grid is not None:
+        return draw_paths(
+            situation.grid,
+            situation.goal,
+            [positions(situation, sampled.latents[0]) for sampled in shown],
+            titles,
+            None,
+        )
+    figure = Figure(figsize=(8, 1.3 * len(shown)), layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, sampled, title in zip(figure.subplots(len(shown), 1), shown, titles, strict=True):
+        axes.imshow(decoded_strip(situation, sampled.best()[0][0]))
+        axes.set_title(title.replace("\n", ", "), fontsize=8)
+        axes.set_axis_off()
+    return figure
+
+
+def guiding(planner: Diffusion) -> dict[str, float]:
+    """What guides its plans and how much, labels and gradients; where nothing does, the reward's gradient would."""
+    labels = {name: label.weight for name, label in planner.learner.labels.items() if label.weight != 0}
+    return labels | planner.terms({}) or {"reward": 1.0}
+
+
+def mean_return(situation: Situation, sampled: Sampled) -> float:
+    """What the world model imagines the plans to earn, undiscounted."""
+    actions = situation.planner.family.mode(sampled.actions[0])
+    forked = situation.model.dynamics.fork(situation.state, len(actions))
+    generator = torch.Generator(actions.device).manual_seed(0)
+    return float(situation.model.imagine(forked, actions, actions.shape[1], generator).reward.sum(1).mean())
+
+
+def followed(situation: Situation, envs: VectorEnv, actor: Actor, rows: dict[str, Tensor]) -> Figure:
+    """The first plan, and the way that was then taken, planning anew as ever."""
+    planned, way = None, [rows["state"][0, :2].numpy()]
+    while not rows["is_last"].all():
+        action = actor.act(situation.planner, rows["is_first"])
+        if planned is None:
+            planned = positions(situation, actor.memory["latents"])
+        rows = envs.step(action)
+        actor.filter(rows)
+        way.append(rows["state"][0, :2].numpy())
+    return draw_paths(
+        situation.grid, situation.goal, [planned], ["red: the first plan, blue: the way taken"], 0, np.stack(way)
+    )
+
+
+def positions(situation: Situation, latents: Float[Tensor, "K L F"]) -> Float[np.ndarray, "K L 2"]:
+    """Where the ball is in each latent, decoded."""
+    goal = split_goal(situation.state.feat, situation.model.dynamics.goal_dim)[1]
+    feat = join_goal(latents, None if goal is None else goal.expand(len(latents), -1))
+    return situation.model.decode(feat)["state"][..., :2].cpu().numpy()
+
+
+def decoded_strip(situation: Situation, latents: Float[Tensor, "L F"]) -> UInt8[np.ndarray, "H W 3"]:
+    """Frames of a plan, evenly spaced."""
+    goal = split_goal(situation.state.feat, situation.model.dynamics.goal_dim)[1]
+    rows = torch.linspace(0, len(latents) - 1, min(SHOWN, len(latents))).round().long()
+    feat = join_goal(latents[rows.to(latents.device)][None], goal)
+    frames = to_uint8(newest(situation.model.decode(feat)["pixels"][0]))
+    return enlarge(rearrange(frames, "t c h w -> h (t w) c"), 96)
+
+
+def draw_paths(
+    grid: Grid,
+    goal: Float[np.ndarray, " 2"] | None,
+    paths: list[Float[np.ndarray, "K L 2"]],
+    titles: list[str],
+    best: int | None,
+    way: Float[np.ndarray, "T 2"] | None = None,
+) -> Figure:
+    """Paths over the maze, a panel for each set of them; the best in red, the way that was taken in blue."""
+    height, width = grid.free.shape
+    figure = Figure(figsize=(2.6 * len(paths), 2.6 * height / width + 0.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, group, title in zip(np.ravel(figure.subplots(1, len(paths))), paths, titles, strict=True):
+        extent = (-width / 2, width / 2, -height / 2, height / 2)
+        axes.imshow(grid.free, cmap="gray", vmin=-3, vmax=1, extent=extent)
+        for number, path in enumerate(group):
+            chosen = number == best
+            axes.plot(
+                *path.T, ".-", color="tab:red" if chosen else "dimgray", linewidth=1, markersize=2, zorder=2 + chosen
+            )
+        if way is not None:
+            axes.plot(*way.T, color="tab:blue", linewidth=2, zorder=4)
+        axes.plot(*group[0, 0], "o", color="tab:green", zorder=5)
+        if goal is not None:
+            axes.plot(*goal, "*", color="gold", markersize=12, zorder=5)
+        axes.set_title(title, fontsize=8)
+        axes.set_axis_off()
+    return figure
+
+
+def pixels_of(figure: Figure) -> UInt8[np.ndarray, "H W 3"]:
+    """A figure as an image."""
+    canvas: Any = figure.canvas
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
