@@ -21,7 +21,7 @@ from worldmodels.errors import UserError
 
 Memory = dict[str, Tensor]
 """Tensors of N rows (or, inside a :class:`Rollout`, whatever its owner chose); private to whoever made it."""
-Layout = dict[str, tuple[int | None, ...]]
+MemoryLayout = dict[str, tuple[int | None, ...]]
 """Keys of a memory and the shapes of its rows; None for an axis of any length."""
 
 
@@ -70,17 +70,17 @@ class Dynamics(nn.Module, ABC):
     """How many numbers of a feature, the last, are a goal's (:class:`dynamics.goal.GoalConditioned`)."""
     sample: bool = True
     """False: latents take their mode, so that two ways of computing the same thing can be compared."""
-    remembers: bool = True
+    recurrent: bool = True
     """False: a filtered state follows from its own frame alone."""
     max_length: int | None = None
     """Longest sequence that can be observed, and most steps that can be imagined; None: any."""
     gradient: str = "exact"
     """What leads from an imagined state back to actions: ``exact``, ``straight_through`` (biased), or ``none``."""
-    layouts: list[Layout]
+    layouts: list[MemoryLayout]
     """Of every form that the memory of a state takes, the initial one first."""
 
     @property
-    def widths(self) -> dict[str, int]:
+    def feature_spec(self) -> dict[str, int]:
         """What a planner that learns has to know of features: ``feat_dim`` and ``goal_dim``."""
         return {"feat_dim": self.feat_dim, "goal_dim": self.goal_dim}
 
@@ -199,7 +199,7 @@ class Core(nn.Module, ABC):
         """Some rows."""
         return {key: value[rows] for key, value in memory.items()}
 
-    def layouts(self) -> list[Layout]:
+    def layouts(self) -> list[MemoryLayout]:
         """Of every form that a memory takes, the initial one first."""
         return [layout_of(self.initial(1))]
 
@@ -211,12 +211,12 @@ def last_steps(last: int | None, length: int) -> int:
     return length if last is None else last
 
 
-def layout_of(memory: Memory) -> Layout:
+def layout_of(memory: Memory) -> MemoryLayout:
     """Its keys and the shapes of its rows."""
     return {key: tuple(value.shape[1:]) for key, value in memory.items()}
 
 
-def fits(memory: Memory, layout: Layout) -> bool:
+def fits(memory: Memory, layout: MemoryLayout) -> bool:
     """Whether a memory is of that form."""
     return memory.keys() == layout.keys() and all(
         value.ndim == 1 + len(layout[key])

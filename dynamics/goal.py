@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 from dynamics.base import Dynamics, Rollout, State
 from worldmodels.errors import UserError
 
-GOAL = "goal"
+GOAL_LATENT = "goal"
 """Key of the goal's latent in the memory of a state."""
 
 
@@ -25,7 +25,7 @@ def join_goal(latents: Float[Tensor, "M L G"], goal: Float[Tensor, "M G"] | None
     return latents if goal is None else torch.cat([latents, goal[:, None].expand(-1, latents.shape[1], -1)], dim=-1)
 
 
-def arrivals(feat: Float[Tensor, "B T F"], goal_dim: int) -> Float[Tensor, "B T1 F"]:
+def next_features(feat: Float[Tensor, "B T F"], goal_dim: int) -> Float[Tensor, "B T1 F"]:
     """Where each row but the last led, under its own goal: that of the next row may be another."""
     (latent, goal), (_, before) = split_goal(feat[:, 1:], goal_dim), split_goal(feat[:, :-1], goal_dim)
     return latent if goal is None else torch.cat([latent, before], dim=-1)
@@ -36,7 +36,7 @@ class GoalConditioned(Dynamics):
 
     So heads, policies and values know the goal without knowing of goals, and planners find in g a latent to arrive in.
     It comes with the observation, stays as it is while imagining, and shapes nothing: no gradient leads through it.
-    It may change in mid-episode: :func:`new_goal`, :func:`arrivals`.
+    It may change in mid-episode: :func:`new_goal`, :func:`next_features`.
 
     Args:
         backbone: of whatever kind; its embeddings are the first half of those given here, the goal's the second.
@@ -47,8 +47,8 @@ class GoalConditioned(Dynamics):
         self.backbone = backbone
         self.goal_dim, self.feat_dim = backbone.feat_dim, 2 * backbone.feat_dim
         self.action_dim, self.max_length = backbone.action_dim, backbone.max_length
-        self.gradient, self.remembers = backbone.gradient, backbone.remembers
-        self.layouts = [{**layout, GOAL: (self.goal_dim,)} for layout in backbone.layouts]
+        self.gradient, self.recurrent = backbone.gradient, backbone.recurrent
+        self.layouts = [{**layout, GOAL_LATENT: (self.goal_dim,)} for layout in backbone.layouts]
 
     @property
     def sample(self) -> bool:
@@ -75,9 +75,9 @@ class GoalConditioned(Dynamics):
         self.check(action, state)
         present, shown = embed.chunk(2, dim=-1)
         rollout, last = self.backbone.observe(present, action, reset, self._without(state))
-        goal = self.glimpse(shown.flatten(0, 1)).unflatten(0, shown.shape[:2])
+        goal = self.encode_goal(shown.flatten(0, 1)).unflatten(0, shown.shape[:2])
         feat, post = (torch.cat([x, goal], dim=-1) for x in (rollout.feat, rollout.post))
-        rollout = replace(rollout, feat=feat, post=post, memory=rollout.memory | {GOAL: goal})
+        rollout = replace(rollout, feat=feat, post=post, memory=rollout.memory | {GOAL_LATENT: goal})
         return rollout, self._with(last, goal[:, -1])
 
     def obs_step(
@@ -91,11 +91,11 @@ class GoalConditioned(Dynamics):
         """Likewise."""
         self.check(action, state)
         present, shown = embed.chunk(2, dim=-1)
-        goal = self.glimpse(shown, generator)
+        goal = self.encode_goal(shown, generator)
         return self._with(self.backbone.obs_step(present, action, reset, self._without(state), generator), goal)
 
     @torch.no_grad()
-    def glimpse(self, embed: Float[Tensor, "N E"], generator: Generator | None = None) -> Float[Tensor, "N F"]:
+    def encode_goal(self, embed: Float[Tensor, "N E"], generator: Generator | None = None) -> Float[Tensor, "N F"]:
         """What the backbone makes of single frames, each seen as an episode's first; latents take their mode."""
         n = len(embed)
         reset, action = embed.new_ones(n, dtype=torch.bool), embed.new_zeros(n, self.action_dim)
@@ -105,7 +105,7 @@ class GoalConditioned(Dynamics):
         finally:
             self.backbone.sample = before
 
-    def aimed(self, state: State, goal: Float[Tensor, "N G"]) -> State:
+    def with_goal(self, state: State, goal: Float[Tensor, "N G"]) -> State:
         """The state with another goal, given as a latent of the backbone's; ``UserError`` where it is none."""
         expected = (len(state.feat), self.goal_dim)
         if tuple(goal.shape) != expected:
@@ -115,21 +115,23 @@ class GoalConditioned(Dynamics):
     def img_step(self, action: Float[Tensor, "N A"], state: State, generator: Generator | None = None) -> State:
         """The goal stays."""
         self.check(action, state)
-        return self._with(self.backbone.img_step(action, self._without(state), generator), state.memory[GOAL])
+        return self._with(self.backbone.img_step(action, self._without(state), generator), state.memory[GOAL_LATENT])
 
     def starts(self, rollout: Rollout, last: int | None = None) -> State:
         """Each with its row's goal."""
         state = self.backbone.starts(self._inner(rollout), last)
         steps = len(state.feat) // len(rollout.post)
-        return self._with(state, rollout.memory[GOAL][:, -steps:].flatten(0, 1))
+        return self._with(state, rollout.memory[GOAL_LATENT][:, -steps:].flatten(0, 1))
 
     def fork(self, state: State, n: int) -> State:
         """Copies have the same goal."""
-        return self._with(self.backbone.fork(self._without(state), n), state.memory[GOAL].repeat_interleave(n, dim=0))
+        return self._with(
+            self.backbone.fork(self._without(state), n), state.memory[GOAL_LATENT].repeat_interleave(n, dim=0)
+        )
 
     def select(self, state: State, rows: Int64[Tensor, " K"] | slice) -> State:
         """Rows keep their goals."""
-        return self._with(self.backbone.select(self._without(state), rows), state.memory[GOAL][rows])
+        return self._with(self.backbone.select(self._without(state), rows), state.memory[GOAL_LATENT][rows])
 
     def loss(self, rollout: Rollout, reset: Bool[Tensor, "B T"]) -> dict[str, Tensor]:
         """The backbone's."""
@@ -140,13 +142,13 @@ class GoalConditioned(Dynamics):
         return self.backbone.metrics(self._inner(rollout))
 
     def _inner(self, rollout: Rollout) -> Rollout:
-        memory = {key: value for key, value in rollout.memory.items() if key != GOAL}
+        memory = {key: value for key, value in rollout.memory.items() if key != GOAL_LATENT}
         feat, post = (x[..., : self.goal_dim] for x in (rollout.feat, rollout.post))
         return replace(rollout, feat=feat, post=post, memory=memory)
 
     def _without(self, state: State) -> State:
-        memory = {key: value for key, value in state.memory.items() if key != GOAL}
+        memory = {key: value for key, value in state.memory.items() if key != GOAL_LATENT}
         return State(state.feat[:, : self.goal_dim], memory)
 
     def _with(self, state: State, goal: Float[Tensor, "N F"]) -> State:
-        return State(torch.cat([state.feat, goal], dim=-1), {**state.memory, GOAL: goal})
+        return State(torch.cat([state.feat, goal], dim=-1), {**state.memory, GOAL_LATENT: goal})

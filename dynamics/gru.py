@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from dynamics.base import Core, Memory, clear_rows
-from worldmodels.nets.layers import BlockLinear, Hidden, init_
+from worldmodels.nets.layers import BlockLinear, DenseNormAct, init_linear_
 
 
 class GRU(Core):
@@ -22,9 +22,9 @@ class GRU(Core):
         super().__init__()
         self.out_dim = deter
         self.blocks = blocks
-        self.mix = Hidden(deter, hidden)
+        self.mix = DenseNormAct(deter, hidden)
         self.own = BlockLinear(deter, deter, blocks)
-        self.shared = init_(nn.Linear(hidden + in_dim, deter, bias=False))
+        self.shared = init_linear_(nn.Linear(hidden + in_dim, deter, bias=False))
         self.norm = nn.LayerNorm(deter)
         self.gates = BlockLinear(deter, 3 * deter, blocks)
 

@@ -7,9 +7,9 @@ from jaxtyping import Bool, Float
 from torch import Generator, Tensor, nn
 
 from dynamics.base import Dynamics, Rollout, State, last_steps, since_reset
-from dynamics.latents import SimNorm
+from dynamics.latents import SimNormLatent
 from worldmodels.errors import UserError
-from worldmodels.nets.layers import MLP, init_
+from worldmodels.nets.layers import MLP, init_linear_
 
 
 class Implicit(Dynamics):
@@ -24,7 +24,7 @@ class Implicit(Dynamics):
         rho: factor by which the losses of each further step count less (eq. 3).
     """
 
-    remembers = False
+    recurrent = False
 
     def __init__(
         self,
@@ -45,8 +45,8 @@ class Implicit(Dynamics):
             )
         self.feat_dim, self.action_dim, self.unroll, self.rho = latent, action_dim, unroll, rho
         self.layouts = [{"latent": (latent,)}]
-        self.simnorm = SimNorm(latent // simplex, simplex)
-        self.encode = nn.Sequential(init_(nn.Linear(embed_dim, latent)), nn.LayerNorm(latent))
+        self.simnorm = SimNormLatent(latent // simplex, simplex)
+        self.encode = nn.Sequential(init_linear_(nn.Linear(embed_dim, latent)), nn.LayerNorm(latent))
         self.transition = nn.Sequential(MLP(latent + action_dim, hidden, 2, latent), nn.LayerNorm(latent))
 
     def initial(self, n: int) -> State:

@@ -13,8 +13,8 @@ from jaxtyping import Bool, Complex, Float
 from torch import Tensor, nn
 
 from dynamics.base import Core, Memory
-from dynamics.scan import forget, linear_scan
-from worldmodels.nets.layers import init_
+from dynamics.scan import linear_scan, reset_decay
+from worldmodels.nets.layers import init_linear_
 
 SLOWEST, FASTEST = 0.999, 0.5
 """Moduli of the eigenvalues at the start, spread log-uniformly in 1 - |lambda|: memories of one to a thousand steps."""
@@ -35,7 +35,7 @@ class Koopman(Core):
         spread = torch.linspace(math.log(1 - SLOWEST), math.log(1 - FASTEST), state)
         self.rate = nn.Parameter(torch.log(-torch.log(1 - spread.exp())))
         self.frequency = nn.Parameter(math.pi * torch.rand(state).square())
-        self.into = init_(nn.Linear(in_dim, 2 * state, bias=False))
+        self.in_proj = init_linear_(nn.Linear(in_dim, 2 * state, bias=False))
 
     def initial(self, n: int) -> Memory:
         """Zeros."""
@@ -46,7 +46,7 @@ class Koopman(Core):
     ) -> tuple[Float[Tensor, "N D"], Memory]:
         """One product."""
         decay, driven = self._linear(x)
-        kept = decay if reset is None else forget(decay, reset[:, None])[:, 0]
+        kept = decay if reset is None else reset_decay(decay, reset[:, None])[:, 0]
         state = kept * memory["observables"] + driven
         return self._output(state), {"observables": state}
 
@@ -55,14 +55,14 @@ class Koopman(Core):
     ) -> tuple[Float[Tensor, "B T D"], Memory, Memory]:
         """Parallel over time."""
         decay, driven = self._linear(x)
-        states = linear_scan(forget(decay, reset), driven, memory["observables"])
+        states = linear_scan(reset_decay(decay, reset), driven, memory["observables"])
         return self._output(states), {"observables": states}, {"observables": states[:, -1]}
 
     def _linear(self, x: Float[Tensor, "... X"]) -> tuple[Complex[Tensor, " P"], Complex[Tensor, "... P"]]:
         """The eigenvalues, and L x."""
         rate = self.rate.exp()
         scale = torch.sqrt(-torch.expm1(-2 * rate))
-        driven = torch.view_as_complex(F.linear(x, self.into.weight).float().unflatten(-1, (-1, 2)))
+        driven = torch.view_as_complex(F.linear(x, self.in_proj.weight).float().unflatten(-1, (-1, 2)))
         return torch.exp(torch.complex(-rate, self.frequency)), scale * driven
 
     def _output(self, state: Complex[Tensor, "... P"]) -> Float[Tensor, "... D"]:

@@ -11,14 +11,14 @@ from torch import Generator, Tensor, nn
 from dynamics.base import Core, Dynamics, Memory, Rollout, State, last_steps, stack_memories
 from dynamics.latents import LatentSpace
 from worldmodels.errors import UserError, near_match
-from worldmodels.nets.layers import MLP, Hidden, init_
+from worldmodels.nets.layers import MLP, DenseNormAct, init_linear_
 
 POSTERIORS = ("filter", "obs")
 STOCH, RESET, ENTRY, BEFORE = "stoch", "reset", "entry.", "before."
 """Keys, and prefixes of keys, in the memories of states and rollouts."""
 
 
-class Latent(Dynamics):
+class StochasticLatent(Dynamics):
     """Everything stochastic about a backbone; the core only ever sees ``x_t = proj(z_{t-1}, a_t)``.
 
     The prior is p(z_t | h_t). The posterior is q(z_t | h_t, e_t) for ``posterior="filter"`` and q(z_t | e_t) for
@@ -39,15 +39,15 @@ class Latent(Dynamics):
         super().__init__()
         require_posterior(posterior)
         self.space, self.gradient = space, space.gradient
-        self.filters = posterior == "filter"
+        self.sequential = posterior == "filter"
         self.free_nats = free_nats
-        self.from_stoch = Hidden(space.dim, hidden)
-        self.from_action = Hidden(action_dim, hidden)
+        self.from_stoch = DenseNormAct(space.dim, hidden)
+        self.from_action = DenseNormAct(action_dim, hidden)
         self.core = core(in_dim=2 * hidden)
         self.prior = MLP(self.core.out_dim, hidden, 2, space.raw_dim)
-        self.post_embed = init_(nn.Linear(embed_dim, hidden))
-        self.post_deter = init_(nn.Linear(self.core.out_dim, hidden, bias=False)) if self.filters else None
-        self.post_out = nn.Sequential(nn.LayerNorm(hidden), nn.SiLU(), init_(nn.Linear(hidden, space.raw_dim)))
+        self.post_embed = init_linear_(nn.Linear(embed_dim, hidden))
+        self.post_deter = init_linear_(nn.Linear(self.core.out_dim, hidden, bias=False)) if self.sequential else None
+        self.post_out = nn.Sequential(nn.LayerNorm(hidden), nn.SiLU(), init_linear_(nn.Linear(hidden, space.raw_dim)))
         self.feat_dim, self.action_dim = space.dim + self.core.out_dim, action_dim
         self.max_length = self.core.max_length
         self.layouts = [{STOCH: (space.dim,), **layout} for layout in self.core.layouts()]
@@ -66,7 +66,7 @@ class Latent(Dynamics):
     ) -> tuple[Rollout, State]:
         """A loop over time where the posterior filters, one ``core.scan`` where it reads the frame alone."""
         self.check(action, state)
-        observe = self._observe_loop if self.filters else self._observe_scan
+        observe = self._observe_loop if self.sequential else self._observe_scan
         before = _core_part(state.memory)
         stoch, deter, post, entries, memory = observe(
             self.post_embed(embed), self.from_action(action), reset, state.memory[STOCH], before

@@ -50,7 +50,7 @@ class LatentSpace(ABC):
         """Entropy in nats, summed over the whole latent."""
 
 
-class Categorical(LatentSpace):
+class CategoricalLatent(LatentSpace):
     """``groups`` one-hot variables of ``classes``, straight-through (DreamerV2), with a uniform share (DreamerV3)."""
 
     gradient = "straight_through"
@@ -76,7 +76,7 @@ class Categorical(LatentSpace):
         return -(params.exp() * params).sum((-1, -2))
 
 
-class SimNorm(Categorical):
+class SimNormLatent(CategoricalLatent):
     """Groups of softmax probabilities without noise (TD-MPC2, eq. 5), compared as if each were a categorical."""
 
     gradient = "exact"
@@ -97,7 +97,7 @@ class SimNorm(Categorical):
         return softmax(raw.unflatten(-1, (self.groups, self.classes)).float()).flatten(-2)
 
 
-class Gaussian(LatentSpace):
+class GaussianLatent(LatentSpace):
     """Independent normals with a floor under the standard deviation (PlaNet: 0.1)."""
 
     def __init__(self, dim: int = 32, min_std: float = 0.1) -> None:

@@ -18,7 +18,7 @@ from dynamics.base import Core, Memory
 from dynamics.mamba_scan import chunked_scan, fused_is_exact, fused_scan
 from dynamics.scan import linear_scan
 from worldmodels.errors import UserError
-from worldmodels.nets.layers import init_
+from worldmodels.nets.layers import init_linear_
 
 
 class Mixer(nn.Module):
@@ -39,7 +39,7 @@ class Mixer(nn.Module):
         self.heads, self.head, self.state, self.kernel, self.inner = inner // head, head, state, kernel, inner
         self.convolved = inner + 2 * state
         self.inputs = self.convolved + self.heads
-        self.into = init_(nn.Linear(width, inner + self.inputs, bias=False))
+        self.in_proj = init_linear_(nn.Linear(width, inner + self.inputs, bias=False))
         self.taps = nn.Parameter(torch.empty(kernel, self.convolved).uniform_(-1, 1) / math.sqrt(kernel))
         self.bias = nn.Parameter(torch.zeros(self.convolved))
         step = torch.exp(torch.empty(self.heads).uniform_(math.log(1e-3), math.log(1e-1)))
@@ -47,11 +47,11 @@ class Mixer(nn.Module):
         self.log_rate = nn.Parameter(torch.empty(self.heads).uniform_(*rates).log())
         self.skip = nn.Parameter(torch.ones(self.heads))
         self.norm = nn.LayerNorm(inner)
-        self.out = init_(nn.Linear(inner, width, bias=False))
+        self.out = init_linear_(nn.Linear(inner, width, bias=False))
 
     def project(self, u: Float[Tensor, "... W"]) -> tuple[Float[Tensor, "... I"], Float[Tensor, "... V"]]:
         """The gate, and the inputs in fp32."""
-        gate, inputs = self.into(u).split((self.inner, self.inputs), dim=-1)
+        gate, inputs = self.in_proj(u).split((self.inner, self.inputs), dim=-1)
         return gate, inputs.float()
 
     def convolve(
@@ -78,7 +78,9 @@ class Mixer(nn.Module):
             F.softplus(inputs[..., self.convolved :] + self.step_bias),
         )
 
-    def leave(self, y: Float[Tensor, "... H P"], x: Float[Tensor, "... H P"], gate: Float[Tensor, "... I"]) -> Tensor:
+    def output_proj(
+        self, y: Float[Tensor, "... H P"], x: Float[Tensor, "... H P"], gate: Float[Tensor, "... I"]
+    ) -> Tensor:
         """Skip, gate, norm, output projection."""
         y = (y + self.skip[:, None] * x).flatten(-2)
         return self.out(self.norm(y * F.silu(gate)))
@@ -104,7 +106,7 @@ class Mamba(Core):
     ) -> None:
         super().__init__()
         self.out_dim = width
-        self.embed = init_(nn.Linear(in_dim, width))
+        self.embed = init_linear_(nn.Linear(in_dim, width))
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(layers))
         self.mixers = nn.ModuleList(Mixer(width, expand, head, state, kernel, rates) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
@@ -141,7 +143,7 @@ class Mamba(Core):
                 driven = (dt[..., None] * v).flatten(1)[..., None]
                 flat = torch.baddbmm((decay * state).flatten(1, 2), driven, b[:, None])
                 state, y = flat.view_as(state), (flat @ c[..., None]).view_as(v)
-            u = u + mixer.leave(y, v, gate)
+            u = u + mixer.output_proj(y, v, gate)
             after |= {f"window{i}": window, f"state{i}": state}
         return self.norm(u).float(), after
 
@@ -159,7 +161,7 @@ class Mamba(Core):
                 y, after[f"state{i}"] = run(
                     v * dt[..., None], -mixer.log_rate.exp() * dt, b, c, episode, memory[f"state{i}"]
                 )
-            u = u + mixer.leave(y, v, gate)
+            u = u + mixer.output_proj(y, v, gate)
             entries[f"inputs{i}"] = inputs
         windows = {key: value[:, -1] for key, value in self._windows(entries, episode, memory, 1).items()}
         return self.norm(u).float(), entries, after | windows

@@ -16,14 +16,14 @@ def linear_scan(a: Shaped[Tensor, "B T *A"], b: Shaped[Tensor, "B T *D"], initia
     """``h_t = a_t h_{t-1} + b_t`` [B, T, *D] with ``h_{-1} = initial``, elementwise, real or complex.
 
     After T, ``a`` may have axes of length 1 where ``b`` has longer ones. A reset before step t is ``a_t = 0``, which
-    :func:`forget` writes in. Doubling steps would do O(T log T) work; this is a scan after Blelloch (1990) with chunks
-    for leaves: within chunks, over the ends of chunks by recursion, then what each end adds to the chunk after it.
+    :func:`reset_decay` writes in. Doubling steps would do O(T log T) work; this is a scan after Blelloch (1990) with
+    chunks for leaves: within chunks, over the ends of chunks by recursion, then what each end adds to the next chunk.
     """
     first = b[:, :1] + a[:, :1] * initial[:, None]
     return _Scan.apply(a, torch.cat([first, b[:, 1:]], dim=1))
 
 
-def forget(a: Shaped[Tensor, "*D"], reset: Bool[Tensor, "B T"]) -> Shaped[Tensor, "B T *D"]:
+def reset_decay(a: Shaped[Tensor, "*D"], reset: Bool[Tensor, "B T"]) -> Shaped[Tensor, "B T *D"]:
     """A decay that is the same at all steps, but zero at resets: nothing of what was before them is remembered."""
     return torch.where(reset.reshape(*reset.shape, *[1] * a.ndim), torch.zeros_like(a), a)
 

@@ -16,8 +16,8 @@ from jaxtyping import Bool, Complex, Float
 from torch import Tensor, nn
 
 from dynamics.base import Core, Memory
-from dynamics.scan import forget, linear_scan
-from worldmodels.nets.layers import init_
+from dynamics.scan import linear_scan, reset_decay
+from worldmodels.nets.layers import init_linear_
 
 FASTEST, SLOWEST = 1e-1, 1e-3
 """Step sizes are spread log-uniformly between these at the start: memories of about ten to a thousand steps."""
@@ -50,18 +50,18 @@ class StateSpace(nn.Module, ABC):
         self.log_step = nn.Parameter(math.log(SLOWEST) + torch.rand(steps) * math.log(FASTEST / SLOWEST))
         self.skip = nn.Parameter(torch.randn(width))
 
-    def discretise(self) -> tuple[Complex[Tensor, "*S"], Complex[Tensor, "*S"]]:
+    def discretize(self) -> tuple[Complex[Tensor, "*S"], Complex[Tensor, "*S"]]:
         """Lambda_bar and the scale of inputs."""
         eigenvalues = torch.complex(-self.rate.exp(), self.frequency)
         decay = torch.exp(eigenvalues * self.log_step.exp())
         return decay, (decay - 1) / eigenvalues
 
     @abstractmethod
-    def enter(self, u: Float[Tensor, "... W"]) -> Complex[Tensor, "... *S"]:
+    def input_proj(self, u: Float[Tensor, "... W"]) -> Complex[Tensor, "... *S"]:
         """B u."""
 
     @abstractmethod
-    def leave(self, state: Complex[Tensor, "... *S"]) -> Float[Tensor, "... W"]:
+    def output_proj(self, state: Complex[Tensor, "... *S"]) -> Float[Tensor, "... W"]:
         """Twice Re(C x), for the conjugate half that is not kept."""
 
 
@@ -71,16 +71,16 @@ class S5(StateSpace):
     def __init__(self, width: int, state: int) -> None:
         eigenvalues, vectors = hippo_eigenvalues(state)
         super().__init__(eigenvalues, (state,), width)
-        into = vectors.mH @ torch.randn(2 * state, width, dtype=torch.double).cdouble() / math.sqrt(width)
+        in_proj = vectors.mH @ torch.randn(2 * state, width, dtype=torch.double).cdouble() / math.sqrt(width)
         out = torch.randn(width, 2 * state, dtype=torch.double).cdouble() @ vectors / math.sqrt(2 * state)
-        self.into = nn.Parameter(torch.view_as_real(into.cfloat()).transpose(1, 2).flatten(0, 1).contiguous())
+        self.in_proj = nn.Parameter(torch.view_as_real(in_proj.cfloat()).transpose(1, 2).flatten(0, 1).contiguous())
         self.out = nn.Parameter(torch.view_as_real(out.conj().cfloat()).flatten(1))
 
-    def enter(self, u: Float[Tensor, "... W"]) -> Complex[Tensor, "... P"]:
+    def input_proj(self, u: Float[Tensor, "... W"]) -> Complex[Tensor, "... P"]:
         """One real matrix product makes real and imaginary parts, neighbours in memory."""
-        return torch.view_as_complex(F.linear(u, self.into).float().unflatten(-1, (-1, 2)))
+        return torch.view_as_complex(F.linear(u, self.in_proj).float().unflatten(-1, (-1, 2)))
 
-    def leave(self, state: Complex[Tensor, "... P"]) -> Float[Tensor, "... W"]:
+    def output_proj(self, state: Complex[Tensor, "... P"]) -> Float[Tensor, "... W"]:
         """Likewise: Re(C x) = Re C Re x - Im C Im x, whose signs are in the matrix."""
         return 2 * F.linear(torch.view_as_real(state).flatten(-2), self.out)
 
@@ -96,12 +96,12 @@ class S4D(StateSpace):
         super().__init__(eigenvalues, (width, 1), width)
         self.out = nn.Parameter(torch.randn(width, state, 2) / math.sqrt(2))
 
-    def enter(self, u: Float[Tensor, "... W"]) -> Complex[Tensor, "... W P"]:
+    def input_proj(self, u: Float[Tensor, "... W"]) -> Complex[Tensor, "... W P"]:
         """B is 1: only its product with C matters."""
         u = u.float()
         return torch.complex(u, torch.zeros_like(u))[..., None].expand(*u.shape, self.shape[-1])
 
-    def leave(self, state: Complex[Tensor, "... W P"]) -> Float[Tensor, "... W"]:
+    def output_proj(self, state: Complex[Tensor, "... W P"]) -> Float[Tensor, "... W"]:
         """A sum over each channel's own state."""
         return 2 * (state * torch.view_as_complex(self.out)).real.sum(-1)
 
@@ -113,29 +113,29 @@ class Block(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(width)
         self.space = space(width=width)
-        self.gate = init_(nn.Linear(width, 2 * width))
+        self.gate = init_linear_(nn.Linear(width, 2 * width))
 
     def scan(
         self, u: Float[Tensor, "B T W"], reset: Bool[Tensor, "B T"], state: Complex[Tensor, "B *S"]
     ) -> tuple[Float[Tensor, "B T W"], Complex[Tensor, "B T *S"]]:
         """All steps at once."""
-        decay, scale = self.space.discretise()
+        decay, scale = self.space.discretize()
         v = self.norm(u)
-        states = linear_scan(forget(decay, reset), scale * self.space.enter(v), state)
-        return self._leave(u, v, states), states
+        states = linear_scan(reset_decay(decay, reset), scale * self.space.input_proj(v), state)
+        return self._output_proj(u, v, states), states
 
     def step(
         self, u: Float[Tensor, "N W"], reset: Bool[Tensor, " N"] | None, state: Complex[Tensor, "N *S"]
     ) -> tuple[Float[Tensor, "N W"], Complex[Tensor, "N *S"]]:
         """The same recurrence once."""
-        decay, scale = self.space.discretise()
+        decay, scale = self.space.discretize()
         v = self.norm(u)
-        kept = decay if reset is None else forget(decay, reset[:, None])[:, 0]
-        state = kept * state + scale * self.space.enter(v)
-        return self._leave(u, v, state), state
+        kept = decay if reset is None else reset_decay(decay, reset[:, None])[:, 0]
+        state = kept * state + scale * self.space.input_proj(v)
+        return self._output_proj(u, v, state), state
 
-    def _leave(self, u: Tensor, v: Tensor, state: Tensor) -> Tensor:
-        return u + F.glu(self.gate(F.gelu(self.space.leave(state) + self.space.skip * v)), dim=-1)
+    def _output_proj(self, u: Tensor, v: Tensor, state: Tensor) -> Tensor:
+        return u + F.glu(self.gate(F.gelu(self.space.output_proj(state) + self.space.skip * v)), dim=-1)
 
 
 class SSM(Core):
@@ -144,7 +144,7 @@ class SSM(Core):
     def __init__(self, in_dim: int, width: int, layers: int, space: Callable[..., StateSpace]) -> None:
         super().__init__()
         self.out_dim = width
-        self.embed = init_(nn.Linear(in_dim, width))
+        self.embed = init_linear_(nn.Linear(in_dim, width))
         self.blocks = nn.ModuleList(Block(width, space) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
 

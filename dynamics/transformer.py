@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from dynamics.base import Core, Layout, Memory, layout_of, since_reset
+from dynamics.base import Core, Memory, MemoryLayout, layout_of, since_reset
 from worldmodels.errors import UserError
-from worldmodels.nets.layers import init_, rotate, turns
+from worldmodels.nets.layers import apply_rotary, init_linear_, rotary_angles
 
 NOWHERE = -2
 """Episode of a slot that holds nothing. -1 is the one that a sequence continues; others have their reset's index."""
@@ -26,9 +26,9 @@ class Block(nn.Module):
         super().__init__()
         self.heads = heads
         self.norm = nn.LayerNorm(width)
-        self.qkv = init_(nn.Linear(width, 3 * width, bias=False))
-        self.out = init_(nn.Linear(width, width, bias=False))
-        up, down = init_(nn.Linear(width, 4 * width)), init_(nn.Linear(4 * width, width))
+        self.qkv = init_linear_(nn.Linear(width, 3 * width, bias=False))
+        self.out = init_linear_(nn.Linear(width, width, bias=False))
+        up, down = init_linear_(nn.Linear(width, 4 * width)), init_linear_(nn.Linear(4 * width, width))
         self.mlp = nn.Sequential(nn.LayerNorm(width), up, nn.GELU(), down)
 
     def project(
@@ -36,7 +36,7 @@ class Block(nn.Module):
     ) -> tuple[Float[Tensor, "B h T d"], Float[Tensor, "B h T d"], Float[Tensor, "B h T d"]]:
         """Queries and keys, turned by their positions, and values, in fp32."""
         q, k, v = self.qkv(self.norm(u)).float().unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        return rotate(q, *turn), rotate(k, *turn), v
+        return apply_rotary(q, *turn), apply_rotary(k, *turn), v
 
     def finish(self, u: Float[Tensor, "B T W"], attended: Float[Tensor, "B h T d"]) -> Float[Tensor, "B T W"]:
         """Add what was attended to, then the MLP."""
@@ -66,7 +66,7 @@ class Transformer(Core):
         if window < 1:
             raise UserError(f"dynamics.core.window={window} must be at least 1.")
         self.out_dim, self.heads, self.window, self.max_length = width, heads, window, window
-        self.embed = init_(nn.Linear(in_dim, width))
+        self.embed = init_linear_(nn.Linear(in_dim, width))
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
 
@@ -77,7 +77,7 @@ class Transformer(Core):
         ring = {f"{part}{i}": zeros(shape) for i in range(len(self.blocks)) for part in "kv"}
         return {**ring, "pos": zeros(n, dtype=torch.int64)}
 
-    def layouts(self) -> list[Layout]:
+    def layouts(self) -> list[MemoryLayout]:
         """A ring, or what :meth:`fork` and :meth:`starts` make of rings, with any number of slots."""
         ring = self.initial(1)
         slots = {2: (self.heads, None, self.out_dim // self.heads), 0: (None,), -1: ()}
@@ -98,7 +98,7 @@ class Transformer(Core):
         index = torch.arange(self.window, device=x.device)
         here = (index == (pos % self.window)[:, None])[:, None, :, None]
         filled = ((index <= pos[:, None]) | (pos[:, None] >= self.window))[:, None, None]
-        u, after, turn = self.embed(x)[:, None], {}, self._turns(pos[:, None])
+        u, after, turn = self.embed(x)[:, None], {}, self._rotary_angles(pos[:, None])
         for i, block in enumerate(self.blocks):
             q, k, v = block.project(u, turn)
             k, v = torch.where(here, k, memory[f"k{i}"]), torch.where(here, v, memory[f"v{i}"])
@@ -121,7 +121,7 @@ class Transformer(Core):
         all_pos, all_episode = torch.cat([old_pos, pos], dim=1), torch.cat([old_episode, episode], dim=1)
         distance = pos[:, :, None] - all_pos[:, None]
         seen = (episode[:, :, None] == all_episode[:, None]) & (distance >= 0) & (distance < self.window)
-        u, entries, after, turn = self.embed(x), {}, {"pos": pos[:, -1] + 1}, self._turns(pos)
+        u, entries, after, turn = self.embed(x), {}, {"pos": pos[:, -1] + 1}, self._rotary_angles(pos)
         for i, block in enumerate(self.blocks):
             q, k, v = block.project(u, turn)
             keys, values = torch.cat([memory[f"k{i}"], k], dim=2), torch.cat([memory[f"v{i}"], v], dim=2)
@@ -168,7 +168,7 @@ class Transformer(Core):
         rooted = (memory[key].unflatten(0, (-1, each))[..., None] for key in ("pos", "root", "episode"))
         (now, root, episode), slot = rooted, memory["shared_pos"][:, None]
         seen = (memory["shared_episode"][:, None] == episode) & (slot <= root) & (now - slot < self.window)
-        u, after, turn = self.embed(x)[:, None], dict(memory), self._turns(pos[:, None])
+        u, after, turn = self.embed(x)[:, None], dict(memory), self._rotary_angles(pos[:, None])
         for i, block in enumerate(self.blocks):
             q, k, v = block.project(u, turn)
             own_k, own_v = (torch.cat([memory[f"own_{part}{i}"], new], dim=2) for part, new in (("k", k), ("v", v)))
@@ -200,8 +200,8 @@ class Transformer(Core):
         """How many rows share one ring."""
         return len(memory["root"]) // len(memory["shared_pos"])
 
-    def _turns(self, position: Int64[Tensor, "B T"]) -> tuple[Tensor, Tensor]:
-        return turns(position, self.out_dim // self.heads)
+    def _rotary_angles(self, position: Int64[Tensor, "B T"]) -> tuple[Tensor, Tensor]:
+        return rotary_angles(position, self.out_dim // self.heads)
 
     def _places(self, reset: Bool[Tensor, "B T"], start: Int64[Tensor, " B"]) -> tuple[Tensor, Tensor]:
         """Position and episode of every step of a sequence that continues at ``start``."""

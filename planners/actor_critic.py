@@ -9,14 +9,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dynamics.base import Dynamics, Rollout, State
-from dynamics.goal import arrivals
+from dynamics.goal import next_features
 from planners.base import Learner, require_gradients
 from planners.learning.critics import Critic, ReturnScale
-from planners.learning.policies import ActionDistribution, Policy
+from planners.learning.policies import ActionDistribution, PolicyNetwork
 from planners.learning.returns import lambda_returns, reach_weights, recorded_returns
-from worldmodels.common.batch import new_goal
+from worldmodels.common.batch import goal_changed
 from worldmodels.errors import near_match, require
-from worldmodels.nets.layers import frozen
+from worldmodels.nets.layers import call_frozen
 from worldmodels.trajectory import Trajectory
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class ActorCritic(Learner):
         self.imag_horizon, self.imag_last, self.goal_dim = imag_horizon, imag_last, goal_dim
         self.gamma, self.lam, self.entropy = gamma, lam, entropy
         self.gradient, self.straight_through, self.replay_gradient = gradient, straight_through, replay_gradient
-        self.actor = Policy(feat_dim, action_dim, discrete, **actor)
+        self.actor = PolicyNetwork(feat_dim, action_dim, discrete, **actor)
         self.critic = Critic(feat_dim, **critic)
         self.return_scale = ReturnScale()
 
@@ -99,7 +99,7 @@ class ActorCritic(Learner):
         start = model.dynamics.starts(rollout, last)
         alive = (~batch["is_terminal"][:, -last:]).flatten()
         imagined, raw = self._imagine(model, start)
-        value = frozen(self.critic, imagined.feat)
+        value = call_frozen(self.critic, imagined.feat)
         returns = lambda_returns(imagined.reward, imagined.cont, value[:, 1:], self.gamma, self.lam)
         weight = reach_weights(alive, imagined.cont, self.gamma)
         return {
@@ -145,8 +145,8 @@ class ActorCritic(Learner):
         value = imagined[:, 1:]
         if self.goal_dim:
             with torch.no_grad():
-                same = self.critic(arrivals(rollout.post[:, -last:], self.goal_dim))
-            value = torch.where(new_goal(rows)[:, 1:], same, value)
+                same = self.critic(next_features(rollout.post[:, -last:], self.goal_dim))
+            value = torch.where(goal_changed(rows)[:, 1:], same, value)
         targets = recorded_returns(rows, value, self.gamma, self.lam)
         feat = rollout.feat[:, -last:][:, :-1]
         followed = rollout.weight[:, -last:][:, :-1] * (~rows["is_first"][:, 1:])

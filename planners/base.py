@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -21,12 +21,21 @@ if TYPE_CHECKING:
 
 
 Options = TypeVar("Options")
-LOOKED_AHEAD = 15
+PREVIEW_STEPS = 15
 """Imagined decisions of a policy that is looked at."""
 
 
+class ImaginationSize(NamedTuple):
+    """What one decision imagines for each environment; zeros where nothing is imagined."""
+
+    rows: int
+    """Candidate sequences."""
+    steps: int
+    """Decisions in each."""
+
+
 @dataclass(frozen=True)
-class Considered:
+class PlanInfo:
     """What a planner has in mind for N environments, for people to look at."""
 
     plan: Float[Tensor, "N H A"]
@@ -57,21 +66,21 @@ class Planner(nn.Module, ABC):
         self.discrete = discrete
 
     @property
-    def imagined(self) -> tuple[int, int]:
-        """Candidates that a decision imagines for each environment, and their steps; (0, 0): nothing is imagined."""
-        return 0, 0
+    def imagination_size(self) -> ImaginationSize:
+        """How much a decision imagines for each environment."""
+        return ImaginationSize(0, 0)
 
     @property
-    def learned(self) -> Planner:
+    def trainable(self) -> Planner:
         """The part that a checkpoint must hold, where anything is learned."""
         return self
 
     @property
-    def required_rows(self) -> int:
+    def min_window(self) -> int:
         """Rows of one episode that a training window must hold to teach it anything."""
         return 1
 
-    def starts_blind(self, length: int) -> float:
+    def cold_start_fraction(self, length: int) -> float:
         """Share of the trajectories it learns from that begin in the first of a training window's ``length`` rows."""
         return 0.0
 
@@ -95,9 +104,9 @@ class Planner(nn.Module, ABC):
     ) -> tuple[Float[Tensor, "N A"], Memory]:
         """Choose one action a row; rows under ``reset`` start an episode and forget their memory first."""
 
-    def consider(
+    def inspect(
         self, model: WorldModel, state: State, memory: Memory, generator: Generator | None = None
-    ) -> Considered | None:
+    ) -> PlanInfo | None:
         """What it would do from ``state``, leaving everything as it is; None where nothing is imagined.
 
         ``memory`` is what :meth:`act` returned in that state, or the initial one.
@@ -139,12 +148,10 @@ class PolicyPlanner(Planner):
         return self.policy(state.feat).choose(noise), memory
 
     @torch.no_grad()
-    def consider(
-        self, model: WorldModel, state: State, memory: Memory, generator: Generator | None = None
-    ) -> Considered:
+    def inspect(self, model: WorldModel, state: State, memory: Memory, generator: Generator | None = None) -> PlanInfo:
         """The policy's modes, imagined."""
-        imagined = model.imagine(state, lambda feat: self.policy(feat).mode(), LOOKED_AHEAD, generator)
-        return Considered(imagined.action)
+        imagined = model.imagine(state, lambda feat: self.policy(feat).mode(), PREVIEW_STEPS, generator)
+        return PlanInfo(imagined.action)
 
     @abstractmethod
     def policy(self, feat: Float[Tensor, "... F"]) -> ActionDistribution:

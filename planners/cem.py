@@ -9,9 +9,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dynamics.base import Memory
-from planners.learning.returns import Value
+from planners.learning.returns import ValueFunction
 from planners.search.proposals import Proposal
-from planners.search.shooting import Found, SamplingPlanner
+from planners.search.shooting import SamplingPlanner, SearchResult
 from worldmodels.errors import require
 
 
@@ -24,7 +24,7 @@ class CEM(SamplingPlanner):
     the first iteration of the next plan (with ``warm_start``). ``decay`` >= 1 divides the number of candidates at
     each iteration, down to twice ``num_elites``. ``add_mean`` lets the mean take part in the last iteration. Kept
     elites and the mean replace drawn candidates, so that their number stays what it says. Exploring, the fitted
-    distribution is sampled. ``options`` are those of :class:`planners.search.shooting.Search`.
+    distribution is sampled. ``options`` are those of :class:`planners.search.shooting.SearchConfig`.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class CEM(SamplingPlanner):
         keep_elites: float = 0.3,
         decay: float = 1.25,
         add_mean: bool = True,
-        terminal_value: Value | None = None,
+        terminal_value: ValueFunction | None = None,
         **options: Any,
     ) -> None:
         super().__init__(action_dim, discrete, options, terminal_value)
@@ -54,11 +54,11 @@ class CEM(SamplingPlanner):
         memory = super().initial(n)
         return memory | {"elites": memory["plan"][:, None].repeat(1, self.kept, 1, 1)}
 
-    def remember(self, found: Found) -> Memory:
+    def remember(self, found: SearchResult) -> Memory:
         """Keep the best elites for the next plan."""
         return {"elites": found.elites[:, : self.kept]}
 
-    def propose(self, i: int, proposal: Proposal, noise: Tensor, found: Found | None, memory: Memory) -> Tensor:
+    def propose(self, i: int, proposal: Proposal, noise: Tensor, found: SearchResult | None, memory: Memory) -> Tensor:
         """Draw fewer candidates at each iteration; kept elites come first, the mean last."""
         settings = self.settings
         least = min(settings.num_samples, 2 * settings.num_elites)
@@ -82,6 +82,6 @@ class CEM(SamplingPlanner):
         """Every elite counts alike."""
         return torch.full_like(values, 1 / values.shape[1])
 
-    def choose(self, found: Found, explore: bool, noise: Float[Tensor, "N E"]) -> Float[Tensor, "N H A"]:
+    def choose(self, found: SearchResult, explore: bool, noise: Float[Tensor, "N E"]) -> Float[Tensor, "N H A"]:
         """Return the best candidate or, exploring, the mean."""
         return found.proposal.mean if explore else found.elites[:, 0]

@@ -11,8 +11,8 @@ from torch import Tensor
 from dynamics.base import Dynamics, Rollout
 from dynamics.goal import split_goal
 from planners.base import PolicyPlanner
-from planners.learning.hindsight import glimpses, later
-from planners.learning.policies import ActionDistribution, Policy
+from planners.learning.hindsight import encode_goals, sample_future_rows
+from planners.learning.policies import ActionDistribution, PolicyNetwork
 from worldmodels.errors import require
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ class Cloning(PolicyPlanner):
     """A policy that is likely to do what was recorded; where there are goals, on the way to states reached later.
 
     Args:
-        policy: options of :class:`~planners.learning.policies.Policy`.
+        policy: options of :class:`~planners.learning.policies.PolicyNetwork`.
         goal_dim: how many numbers of a feature, the last, are the goal's.
         hindsight: share of steps whose goal is replaced by a state that the window reached later.
     """
@@ -40,7 +40,7 @@ class Cloning(PolicyPlanner):
         super().__init__(action_dim, discrete)
         require(0 <= hindsight <= 1, f"planner.hindsight={hindsight} must lie in [0, 1].")
         self.goal_dim, self.hindsight = goal_dim, hindsight
-        self.actor = Policy(feat_dim, action_dim, discrete, **policy)
+        self.actor = PolicyNetwork(feat_dim, action_dim, discrete, **policy)
 
     def check(self, dynamics: Dynamics, length: int) -> None:
         """A state and the action that leads on from it."""
@@ -63,7 +63,7 @@ class Cloning(PolicyPlanner):
         """Goals as frames that came later in the same episode."""
         b, t = feat.shape[:2]
         now = torch.arange(t, device=feat.device).expand(b, -1)
-        goal = glimpses(model, batch, later(batch["is_first"], now, t))
+        goal = encode_goals(model, batch, sample_future_rows(batch["is_first"], now, t))
         chosen = torch.rand(b, t, 1, device=feat.device) < self.hindsight
         latent, own = split_goal(feat, self.goal_dim)
         return torch.cat([latent, torch.where(chosen, goal, own)], dim=-1)

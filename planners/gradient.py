@@ -9,8 +9,8 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 
 from dynamics.base import Dynamics, Memory, State
-from planners.base import Considered, require_gradients
-from planners.search.proposals import Categorical, Gaussian
+from planners.base import ImaginationSize, PlanInfo, require_gradients
+from planners.search.proposals import CategoricalProposal, GaussianProposal
 from planners.search.receding_horizon import Replanner
 from worldmodels.common.randomness import row_noise
 from worldmodels.errors import require
@@ -51,15 +51,15 @@ class Gradient(Replanner):
         require(restarts >= 1, f"restarts={restarts} must be at least 1.")
         require(iterations >= 1, f"iterations={iterations} must be at least 1.")
         require(lr > 0, f"lr={lr} must be positive.")
-        family = Categorical(action_dim, 0.0) if discrete else Gaussian(noise_std, noise_std)
+        family = CategoricalProposal(action_dim, 0.0) if discrete else GaussianProposal(noise_std, noise_std)
         super().__init__(action_dim, discrete, family, plan_horizon, gamma, replan_every, warm_start)
         self.restarts, self.iterations, self.lr = restarts, iterations, lr
         self.spread, self.noise_std, self.straight_through = spread, noise_std, straight_through
 
     @property
-    def imagined(self) -> tuple[int, int]:
+    def imagination_size(self) -> ImaginationSize:
         """All restarts."""
-        return self.restarts, self.plan_horizon
+        return ImaginationSize(self.restarts, self.plan_horizon)
 
     def check(self, dynamics: Dynamics, length: int) -> None:
         """There must be a gradient."""
@@ -85,10 +85,10 @@ class Gradient(Replanner):
         return memory | {"mean": self._actions(free)[rows, best], "actions": actions}
 
     @torch.no_grad()
-    def consider(self, model: Any, state: State, memory: Memory, generator: Generator | None = None) -> Considered:
+    def inspect(self, model: Any, state: State, memory: Memory, generator: Generator | None = None) -> PlanInfo:
         """The plan that is followed; where there is none yet, what an ascent ends in."""
-        anew = self.search(model, state, self.begun(memory), False, generator, None)["actions"]
-        return Considered(self.followed(memory, anew))
+        fallback = self.search(model, state, self.search_start(memory), False, generator, None)["actions"]
+        return PlanInfo(self.current_plan(memory, fallback))
 
     def _start(self, mean: Float[Tensor, "N H A"], noise: Float[Tensor, "N R H A"]) -> Float[Tensor, "N R H A"]:
         """Free numbers to begin from: the plan before, then noise around it."""

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from planners.learning.returns import Value
-from planners.search.shooting import Found, SamplingPlanner
+from planners.learning.returns import ValueFunction
+from planners.search.shooting import SamplingPlanner, SearchResult
 from worldmodels.common.randomness import exponential
 from worldmodels.errors import require
 
@@ -25,7 +25,7 @@ class MPPI(SamplingPlanner):
     the elites, so that ``temperature`` (> 0; towards 0 only the best counts) does not depend on the reward's scale;
     with ``relative=False`` it is in units of the return.
     Exploring, one elite is drawn by weight and noise of the fitted deviation added; otherwise the mean is executed.
-    ``options`` are those of :class:`planners.search.shooting.Search`.
+    ``options`` are those of :class:`planners.search.shooting.SearchConfig`.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class MPPI(SamplingPlanner):
         discrete: bool,
         temperature: float = 1.0,
         relative: bool = True,
-        terminal_value: Value | None = None,
+        terminal_value: ValueFunction | None = None,
         **options: Any,
     ) -> None:
         super().__init__(action_dim, discrete, options, terminal_value)
@@ -49,7 +49,7 @@ class MPPI(SamplingPlanner):
         scale = advantage.std(dim=1, keepdim=True, unbiased=False).clamp_min(SPREAD_FLOOR)
         return torch.softmax(advantage / (scale * self.temperature), dim=1)
 
-    def choose(self, found: Found, explore: bool, noise: Float[Tensor, "N E"]) -> Float[Tensor, "N H A"]:
+    def choose(self, found: SearchResult, explore: bool, noise: Float[Tensor, "N E"]) -> Float[Tensor, "N H A"]:
         """Return the mean plan or, exploring, one elite drawn by weight."""
         if not explore:
             return self.family.mode(found.proposal.mean)

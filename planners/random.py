@@ -10,8 +10,8 @@ from torch import Generator, Tensor
 
 from dynamics.base import Memory, State, clear_rows
 from planners.base import Planner
-from planners.search.proposals import Categorical
-from worldmodels.common.randomness import colour, row_noise
+from planners.search.proposals import CategoricalProposal
+from worldmodels.common.randomness import color_noise, row_noise
 from worldmodels.errors import require
 
 
@@ -30,7 +30,7 @@ class Random(Planner):
         require(length >= 1, f"length={length} must be at least 1.")
         self.beta = beta
         self.length = length
-        self.choices = Categorical(action_dim, 0.0) if discrete else None
+        self.choices = CategoricalProposal(action_dim, 0.0) if discrete else None
 
     def initial(self, n: int) -> Memory:
         """No sequence yet, which is the same as a sequence used up."""
@@ -56,7 +56,7 @@ class Random(Planner):
         age, noise = memory["age"], memory["noise"]
         rows = (age >= self.length).nonzero().squeeze(1)
         if len(rows) > 0:
-            drawn = colour(row_noise(len(rows), (self.length, self.action_dim), device, generator), self.beta)
+            drawn = color_noise(row_noise(len(rows), (self.length, self.action_dim), device, generator), self.beta)
             noise = noise.index_copy(0, rows, drawn)
             age = age.index_fill(0, rows, 0)
         normal = noise[torch.arange(n, device=device), age]
@@ -66,5 +66,5 @@ class Random(Planner):
         """Uniform actions from standard normal numbers."""
         if self.choices is None:
             return torch.erf(normal / 2**0.5)
-        uniform = torch.full_like(normal, self.choices.fill)
+        uniform = torch.full_like(normal, self.choices.default_mean)
         return self.choices.draw(uniform, torch.zeros_like(normal), normal)

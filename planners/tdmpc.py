@@ -9,13 +9,13 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from dynamics.base import Dynamics, Rollout
-from dynamics.goal import arrivals
+from dynamics.goal import next_features
 from planners.base import Learner
 from planners.learning.critics import ReturnScale, follow, slow_copy
-from planners.learning.policies import ActionDistribution, Policy
+from planners.learning.policies import ActionDistribution, PolicyNetwork
 from worldmodels.errors import require
 from worldmodels.nets.distributions import TwoHot
-from worldmodels.nets.layers import EnsembleMLP, frozen
+from worldmodels.nets.layers import EnsembleMLP, call_frozen
 
 if TYPE_CHECKING:
     from worldmodels.model import WorldModel
@@ -66,7 +66,7 @@ class TDLearner(Learner):
     targets read the grounded ones. The policy sees detached features and is the only one to get its loss's gradient.
 
     Args:
-        policy: options of :class:`~planners.learning.policies.Policy`; under tanh.
+        policy: options of :class:`~planners.learning.policies.PolicyNetwork`; under tanh.
         q: options of :class:`QEnsemble`.
         gamma: discount a decision.
         target_rate: how far the targets' copy moves towards Q after each update.
@@ -93,7 +93,7 @@ class TDLearner(Learner):
         require(0 < target_rate <= 1, f"target_rate={target_rate} must lie in (0, 1].")
         self.gamma, self.target_rate, self.pair, self.entropy = gamma, target_rate, pair, entropy
         self.goal_dim = goal_dim
-        self.actor = Policy(feat_dim, action_dim, discrete, squash=True, **policy)
+        self.actor = PolicyNetwork(feat_dim, action_dim, discrete, squash=True, **policy)
         self.q = QEnsemble(feat_dim, action_dim, **q)
         require(1 <= pair <= len(self.q), f"pair={pair} must lie between 1 and num_q={len(self.q)}.")
         self.target = slow_copy(self.q)
@@ -133,7 +133,7 @@ class TDLearner(Learner):
     def _q_loss(self, rollout: Rollout, batch: dict[str, Tensor]) -> Tensor:
         """Cross-entropy of every member with ``r + gamma min Q(z', pi(z'))``; into a reset leads nothing."""
         with torch.no_grad():
-            after = arrivals(rollout.post, self.goal_dim)
+            after = next_features(rollout.post, self.goal_dim)
             members = self.q.some(self.pair)
             action = self.policy(after).choose(torch.randn_like(batch["action"][:, 1:]))
             bootstrap = self.target.two_hot.decode(self.target(after, action, members)).amin(0)
@@ -150,7 +150,7 @@ class TDLearner(Learner):
         feat = rollout.feat.detach()
         actions = self.policy(feat)
         raw = actions.draw(torch.randn_like(batch["action"]))
-        logits = frozen(self.q, feat, actions.action(raw), self.q.some(self.pair))
+        logits = call_frozen(self.q, feat, actions.action(raw), self.q.some(self.pair))
         q = self.q.two_hot.decode(logits).mean(0)
         entropy = self.action_dim * actions.entropy(raw)
         gain = q / self.q_scale(q.detach()) + self.entropy * entropy

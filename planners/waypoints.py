@@ -70,4 +70,4 @@ class Waypoints(Planner):
 
     def _next(self, place: np.ndarray, goal: np.ndarray) -> np.ndarray:
         here, there = self.grid.cell_at(place), self.grid.cell_at(goal)
-        return goal if here == there else self.grid.centre(self.grid.towards(here, there))
+        return goal if here == there else self.grid.center(self.grid.towards(here, there))

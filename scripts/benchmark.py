@@ -16,20 +16,20 @@ def main(words: list[str]) -> None:
     from worldmodels.benchmarks import planning
     from worldmodels.benchmarks.backbones import measure
     from worldmodels.benchmarks.training import benchmark
-    from worldmodels.cli import count, counts, names, take
+    from worldmodels.cli import parse_count, parse_counts, parse_names, split_arguments
     from worldmodels.errors import UserError, near_match
 
     suites = {"training": benchmark, "backbones": measure, "planning": planning.measure}
     options = {
-        "repeats": count,
+        "repeats": parse_count,
         "to": str,
-        "lengths": counts,
-        "only": names,
-        "parameters": count,
-        "batch": count,
-        "envs": counts,
+        "lengths": parse_counts,
+        "only": parse_names,
+        "parameters": parse_count,
+        "batch": parse_count,
+        "envs": parse_counts,
     }
-    own, overrides = take(words, {"suite": str, **options}, required=())
+    own, overrides = split_arguments(words, {"suite": str, **options}, required=())
     suite = own.pop("suite", "training")
     if suite not in suites:
         raise UserError(f"suite={suite} is not one of {', '.join(suites)}.{near_match(suite, suites)}")

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 def main(words: list[str]) -> None:
     """Fill a replay folder, which `worldmodels.data.replay.Replay.open` reads."""
-    from worldmodels.cli import count, take, yes
+    from worldmodels.cli import parse_bool, parse_count, split_arguments
     from worldmodels.recording import record
 
-    own, overrides = take(words, {"to": str, "run": str, "frames": count, "explore": yes}, required=("to",))
+    own, overrides = split_arguments(
+        words, {"to": str, "run": str, "frames": parse_count, "explore": parse_bool}, required=("to",)
+    )
     record(own["to"], own.get("run"), own.get("frames"), overrides, own.get("explore", True))
 
 

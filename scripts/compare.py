@@ -11,19 +11,19 @@ from __future__ import annotations
 
 def main(words: list[str]) -> None:
     """Play the grid, print the table, write the files."""
-    from worldmodels.cli import count, items, take, whole, yes
+    from worldmodels.cli import parse_bool, parse_count, parse_list, parse_whole, split_arguments
     from worldmodels.errors import UserError, near_match
     from worldmodels.evaluation.comparison import compare
 
     known = {
-        "runs": items,
-        "planners": items,
-        "episodes": count,
-        "seed": whole,
-        "oracle": yes,
+        "runs": parse_list,
+        "planners": parse_list,
+        "episodes": parse_count,
+        "seed": parse_whole,
+        "oracle": parse_bool,
         "to": str,
     }
-    own, rest = take(words, known, required=("runs",))
+    own, rest = split_arguments(words, known, required=("runs",))
     for word in rest:
         key = word.partition("=")[0]
         raise UserError(f"compare.py has no option {key!r}.{near_match(key, known)}")

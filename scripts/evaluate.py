@@ -9,17 +9,19 @@ from __future__ import annotations
 
 def main(words: list[str]) -> None:
     """Write `evaluation.json` and `evaluation.mp4` and print the table."""
-    from worldmodels.cli import count, take, whole
+    from worldmodels.cli import parse_count, parse_whole, split_arguments
     from worldmodels.errors import UserError, near_match
-    from worldmodels.evaluation.report import apart, score, score_oracle
+    from worldmodels.evaluation.report import score, score_oracle, variant_folder
     from worldmodels.runs.loading import open_run
 
     scores = {"learned": score, "oracle": score_oracle}
-    own, overrides = take(words, {"run": str, "model": str, "episodes": count, "seed": whole}, required=("run",))
+    own, overrides = split_arguments(
+        words, {"run": str, "model": str, "episodes": parse_count, "seed": parse_whole}, required=("run",)
+    )
     model = own.get("model", "learned")
     if model not in scores:
         raise UserError(f"model={model} is not one of {', '.join(scores)}.{near_match(model, scores)}")
-    run = apart(open_run(own["run"], overrides), overrides)
+    run = variant_folder(open_run(own["run"], overrides), overrides)
     scores[model](run, own.get("episodes", run.cfg.evaluation.episodes), own.get("seed", run.cfg.evaluation.seed))
 
 

@@ -5,12 +5,19 @@ from __future__ import annotations
 
 def main(words: list[str]) -> None:
     """Play held-out episodes, then write `imagine.json`, `.gif`, `.png` and the error curves into the run folder."""
-    from worldmodels.cli import count, take, whole
+    from worldmodels.cli import parse_count, parse_whole, split_arguments
     from worldmodels.evaluation.report import judge, play_held_out
     from worldmodels.runs.loading import open_run
 
-    known = {"run": str, "episodes": count, "seed": whole, "context": count, "imag_horizon": count, "futures": count}
-    own, overrides = take(words, known, required=("run",))
+    known = {
+        "run": str,
+        "episodes": parse_count,
+        "seed": parse_whole,
+        "context": parse_count,
+        "imag_horizon": parse_count,
+        "futures": parse_count,
+    }
+    own, overrides = split_arguments(words, known, required=("run",))
     run = open_run(own.pop("run"), overrides)
     settings = dict(run.cfg.evaluation) | own
     held_out = play_held_out(run, settings["episodes"], settings["seed"])

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 def main(words: list[str]) -> None:
     """Play, print the table, write the files."""
-    from worldmodels.cli import count, items, take, whole
+    from worldmodels.cli import parse_count, parse_list, parse_whole, split_arguments
     from worldmodels.evaluation.sweep import sweep
 
-    known = {"run": str, "over": str, "values": items, "episodes": count, "seed": whole, "to": str}
-    own, rest = take(words, known, required=("run", "over", "values"))
+    known = {"run": str, "over": str, "values": parse_list, "episodes": parse_count, "seed": parse_whole, "to": str}
+    own, rest = split_arguments(words, known, required=("run", "over", "values"))
     sweep(**own, words=rest)
 
 

@@ -24,7 +24,7 @@ from worldmodels.factory import loss_scales
 from worldmodels.heads.base import RewardHead
 from worldmodels.nets.encoders import ObservationSpec
 from worldmodels.testing.learning import Learning
-from worldmodels.testing.sequences import randomise
+from worldmodels.testing.sequences import randomize
 from worldmodels.training.module import WorldModelModule
 from worldmodels.training.optim import NormClip
 
@@ -132,7 +132,7 @@ def many_steps(name: str) -> None:
     """Holds values and gradients of the dynamics to the eager ones, over more than a chunk where they are parallel."""
     for subject in subjects():
         if subject.name == name and subject.space in (None, "categorical"):
-            contract, dynamics = Learning(), randomise(subject.build())
+            contract, dynamics = Learning(), randomize(subject.build())
             dynamics.sample = False
             if subject.posterior == "filter":
                 contract.compiled_steps = LENGTH  # loops are unrolled

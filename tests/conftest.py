@@ -45,4 +45,4 @@ def said(monkeypatch, capsys):
 @pytest.fixture
 def unscored(monkeypatch) -> None:
     """Trainings end without being scored, which takes longer than they do."""
-    monkeypatch.setattr("worldmodels.training.run.finish", lambda run, cfg: None)
+    monkeypatch.setattr("worldmodels.training.run.evaluate_finished_run", lambda run, cfg: None)

@@ -8,7 +8,7 @@ from dynamics_cases import config, subjects
 from hydra.utils import instantiate
 
 from dynamics.base import Core
-from worldmodels.testing.sequences import BATCH, randomise, sequences
+from worldmodels.testing.sequences import BATCH, randomize, sequences
 
 IN = 6
 CORES = sorted({subject.name for subject in subjects() if subject.posterior})
@@ -16,7 +16,7 @@ CORES = sorted({subject.name for subject in subjects() if subject.posterior})
 
 def build_core(name: str, **options) -> Core:
     torch.manual_seed(0)
-    return randomise(instantiate(config(name).dynamics.core, **options)(in_dim=IN))
+    return randomize(instantiate(config(name).dynamics.core, **options)(in_dim=IN))
 
 
 def inputs(length: int, seed: int = 0, share: float = 0.2):

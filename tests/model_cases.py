@@ -14,7 +14,7 @@ from worldmodels.config import load_config
 from worldmodels.factory import build_model
 from worldmodels.model import WorldModel
 from worldmodels.nets.encoders import ObservationSpec
-from worldmodels.testing.sequences import randomise
+from worldmodels.testing.sequences import randomize
 
 BOTH: ObservationSpec = {"pixels": ((3, 16, 16), torch.uint8), "state": ((4,), torch.float32)}
 STATE: ObservationSpec = {"state": BOTH["state"]}
@@ -33,7 +33,7 @@ def config(*overrides: str) -> DictConfig:
 
 def model(*overrides: str, observations: ObservationSpec = BOTH, noise: float = 0.2) -> WorldModel:
     """A tiny world model without zeros in it, whose latents take their mode."""
-    built = randomise(build_model(config(*overrides), observations, ACTION), scale=noise)
+    built = randomize(build_model(config(*overrides), observations, ACTION), scale=noise)
     built.dynamics.sample = False
     return built
 

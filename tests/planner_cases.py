@@ -101,7 +101,7 @@ def world(discrete, name=""):
     if PLANNERS.get(name) != "goals":
         return model, state
     aimed = WithGoal(model)
-    return aimed, aimed.aimed(state, state.feat.flip(0))
+    return aimed, aimed.with_goal(state, state.feat.flip(0))
 
 
 def seeded(seed=0):

@@ -14,7 +14,7 @@ from true_models import Chain, LinearGaussian
 
 from dynamics.base import Rollout, State
 from planners.learning.critics import Critic, ReturnScale
-from planners.learning.policies import BoundedNormal, OneHot, Policy, SquashedNormal
+from planners.learning.policies import BoundedNormal, OneHot, PolicyNetwork, SquashedNormal
 from planners.learning.returns import lambda_returns, reach_weights, recorded_returns
 from worldmodels.errors import UserError
 from worldmodels.factory import build_planner
@@ -106,7 +106,7 @@ def test_a_bounded_normal_is_clamped_by_the_world_and_not_in_its_density():
 
 def test_discrete_draws_have_their_probabilities_and_a_gradient():
     logits = torch.tensor([0.0, 1.0, -8.0]).requires_grad_()
-    policy = Policy(1, 3, True, units=4, layers=1)
+    policy = PolicyNetwork(1, 3, True, units=4, layers=1)
     policy.net = nn.Sequential()
     actions = policy(logits.expand(100_000, 3))
     assert isinstance(actions, OneHot)

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from dynamics.implicit import Implicit
 from dynamics.koopman import Koopman
 from worldmodels.errors import UserError
-from worldmodels.testing.sequences import BATCH, assert_close, imagined, observe, randomise, sequences
+from worldmodels.testing.sequences import BATCH, assert_close, imagined, observe, randomize, sequences
 
 
 @torch.no_grad()
@@ -66,7 +66,7 @@ def test_starts_are_not_rounded_in_bf16(name):
 
 @torch.no_grad()
 def test_koopman_is_linear_in_time_and_in_its_inputs():
-    core = randomise(Koopman(IN, 5))
+    core = randomize(Koopman(IN, 5))
     x, _ = inputs(7)
     none = torch.zeros(BATCH, 7, dtype=torch.bool)
     outputs, _, _ = core.scan(x, none, core.initial(BATCH))
@@ -85,7 +85,7 @@ def test_koopman_is_linear_in_time_and_in_its_inputs():
 
 
 def test_consistency_weighs_predictions_and_stops_at_their_targets():
-    dynamics = randomise(Implicit(7, 2, latent=16, hidden=8, simplex=4, unroll=2, rho=0.5))
+    dynamics = randomize(Implicit(7, 2, latent=16, hidden=8, simplex=4, unroll=2, rho=0.5))
     data = sequences(6, share=0.0)
     data.reset[1, 4] = True
     rollout, _ = observe(dynamics, data, dynamics.initial(BATCH))
@@ -105,7 +105,7 @@ def test_consistency_weighs_predictions_and_stops_at_their_targets():
 
 @torch.no_grad()
 def test_implicit_latents_are_simplices_and_open_loop_between_groundings():
-    dynamics = randomise(Implicit(7, 2, latent=16, hidden=8, simplex=4, unroll=3))
+    dynamics = randomize(Implicit(7, 2, latent=16, hidden=8, simplex=4, unroll=3))
     data = sequences(8, share=0.0)
     rollout, _ = observe(dynamics, data, dynamics.initial(BATCH))
     torch.testing.assert_close(rollout.feat.unflatten(-1, (4, 4)).sum(-1), torch.ones(BATCH, 8, 4))

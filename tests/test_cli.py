@@ -16,7 +16,7 @@ from worldmodels.config import load_config
 from worldmodels.data.replay import Replay
 from worldmodels.envs.vector import VectorEnv
 from worldmodels.errors import UserError
-from worldmodels.evaluation.report import finish
+from worldmodels.evaluation.report import evaluate_finished_run
 from worldmodels.runs.edit import override, require_learned
 from worldmodels.runs.folders import AVERAGE, read_checkpoint, read_config
 from worldmodels.runs.loading import load_run
@@ -249,7 +249,7 @@ def test_a_training_ends_well_where_no_held_out_episode_is_long_enough_to_imagin
         (run_folder / name).unlink()
     run = load_run(run_folder)
     run.cfg.evaluation.imag_horizon = 1000
-    finish(run, run.cfg)
+    evaluate_finished_run(run, run.cfg)
     assert (
         "imagination was not judged, imagine.* are missing or older: no held-out episode has the 1002 steps"
         in caplog.text

@@ -59,7 +59,9 @@ def test_goals_are_states_that_came_later(hindsight):
         return
     for b in range(3):
         for t in range(5):
-            later = [model.glimpse({k: rows[k][b : b + 1, s] for k in ("pixels", "state")})[0] for s in range(t + 1, 6)]
+            later = [
+                model.encode_goal({k: rows[k][b : b + 1, s] for k in ("pixels", "state")})[0] for s in range(t + 1, 6)
+            ]
             assert any(torch.allclose(goal[b, t], latent, atol=1e-5) for latent in later)
 
 

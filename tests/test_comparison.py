@@ -14,13 +14,13 @@ from toy_runs import WORDS, script
 
 from planners.base import require_gradients
 from planners.gradient import Gradient
-from worldmodels.data.collect import Actor
+from worldmodels.data.collect import Agent
 from worldmodels.errors import UserError
 from worldmodels.evaluation.comparison import Entry, bounds, open_run_or_reason, over_oracle, with_intervals
 from worldmodels.evaluation.comparison_report import draw, label, table
 from worldmodels.evaluation.model_metrics import balanced_error, correlate, relative_error
 from worldmodels.evaluation.report import windows
-from worldmodels.evaluation.rollout import Episodes
+from worldmodels.evaluation.rollout import EpisodeBatch
 from worldmodels.runs.loading import load_run
 from worldmodels.training.run import train
 from worldmodels.training.setup import parts
@@ -33,7 +33,7 @@ PLAIN = [word for word in WORDS if not word.startswith("planner.")]
 def learned_run(tmp_path_factory):
     """A run of an actor-critic, to be read only."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("worldmodels.training.run.finish", lambda run, cfg: None)
+        patch.setattr("worldmodels.training.run.evaluate_finished_run", lambda run, cfg: None)
         folder = tmp_path_factory.mktemp("learned") / "run"
         train([*PLAIN, "planner=actor_critic", *SMALL_ACTOR, f"run_dir={folder}"])
     return folder
@@ -119,14 +119,14 @@ def test_tables_say_what_is_missing():
 
 def test_there_is_an_upper_bound_whatever_was_asked_for(finished_run, monkeypatch):
     """No gradient leads through a simulator, and what is learned reads no state of it."""
-    played = Episodes([3.0, 4.0], {"success": -torch.ones(2, 1)}, [1, 1])
+    played = EpisodeBatch([3.0, 4.0], {"success": -torch.ones(2, 1)}, [1, 1])
 
     def oracle(env, planner, *_, **__):
         require_gradients("none" if isinstance(planner, Gradient) else "exact", False, "planner=mppi")
         return played
 
     monkeypatch.setattr("worldmodels.evaluation.comparison.evaluate_oracle", oracle)
-    monkeypatch.setattr("worldmodels.evaluation.comparison.play_blind", lambda *_: [1.0])
+    monkeypatch.setattr("worldmodels.evaluation.comparison.play_baseline", lambda *_: [1.0])
     for planners, expected in {
         ("gradient",): [("gradient", None), ("mppi", [3.0, 4.0])],
         ("gradient", "actor_critic"): [("gradient", None), ("mppi", [3.0, 4.0])],
@@ -160,7 +160,7 @@ def test_ends_count_as_much_as_all_else():
 
 def test_the_last_row_of_every_episode_is_in_a_window():
     rows = {"at": torch.arange(60).expand(3, -1)}
-    episodes = Episodes([0.0] * 3, rows, [45, 50, 60])
+    episodes = EpisodeBatch([0.0] * 3, rows, [45, 50, 60])
     lasts = windows(episodes, 20, to_the_end=True)["at"][:, -1].tolist()
     assert sorted(lasts) == [19, 19, 19, 39, 39, 39, 44, 49, 59]
     assert len(windows(episodes, 20)["at"]) == 7
@@ -247,7 +247,7 @@ def test_what_stops_a_plan_is_one_sentence(finished_run, monkeypatch, error, mes
     run = load_run(finished_run)
     monkeypatch.setattr(type(run.planner), "search", Mock(side_effect=error))
     with pytest.raises(UserError, match=message):
-        Actor(2, run.model, True, seeded()).act(run.planner, torch.ones(2, dtype=torch.bool))
+        Agent(2, run.model, True, seeded()).act(run.planner, torch.ones(2, dtype=torch.bool))
 
 
 def test_the_planner_of_the_training_keeps_its_options(finished_run, tmp_path):

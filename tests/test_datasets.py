@@ -454,7 +454,7 @@ def test_several_datasets_are_one_whose_skill_tells_them_apart(dataset, tmp_path
     whole = open_dataset(str(dataset), spec, tmp_path / "unused", 1.0, False, 0)
     both = open_dataset([str(dataset), str(dataset)], spec, tmp_path / "both", 1.0, False, 0)
     assert not (tmp_path / "unused").exists()
-    one, two = whole.every(3), both.every(3)
+    one, two = whole.all_windows(3), both.all_windows(3)
     assert (two["skill"] == two["skill"][:, :1]).all()
     for skill in (0, 1):
         rows = two["skill"][:, 0] == skill
@@ -495,7 +495,7 @@ def test_a_file_may_tell_skills_itself(tmp_path):
         skill = np.full(len(image), 4 + number, np.int32)
         np.savez(folder / f"{number}.npz", image=image, action=rows["action"], reward=rows["reward"], skill=skill)
     replay = open_dataset(str(folder), SPEC, tmp_path / "replay", 1.0, False, 0)
-    assert replay.every(1)["skill"].flatten().tolist() == [4] * LENGTHS[0] + [5] * LENGTHS[1]
+    assert replay.all_windows(1)["skill"].flatten().tolist() == [4] * LENGTHS[0] + [5] * LENGTHS[1]
     assert (tmp_path / "replay" / "card.md").exists()
     assert (tmp_path / "replay" / "clips.gif").exists()
     path = write_hdf5(tmp_path / "a.hdf5", made)
@@ -505,7 +505,7 @@ def test_a_file_may_tell_skills_itself(tmp_path):
 
 
 def test_skills_are_learned_and_asked_for(dataset, tmp_path):
-    skill = "{_target_: planners.diffusion.conditioning.Skill, _partial_: true, skills: 2, value: 1}"
+    skill = "{_target_: planners.diffusion.conditioning.SkillLabel, _partial_: true, skills: 2, value: 1}"
     label = f"+planner.learner.labels.skill={skill}"
     words = [*ENV, *BARE, *OFFLINE, f"data=[{dataset},{dataset}]", "planner=diffusion", *DENOISES, label]
     train([*words, f"run_dir={tmp_path / 'run'}"])
@@ -547,12 +547,12 @@ def test_a_goal_of_the_users_stands_beside_recordings_that_show_none(tmp_path):
     with pytest.raises(UserError, match=r"has no 'goal_pixels', only pixels: choose env\.obs accordingly"):
         open_dataset(str(path), spec, tmp_path / "bare", 1.0, False, 0)
     replay = open_dataset(str(path), spec, tmp_path / "replay", 1.0, False, 0, 1, {"goal_pixels": goal})
-    assert (replay.every(3)["goal_pixels"] == 7).all()
+    assert (replay.all_windows(3)["goal_pixels"] == 7).all()
     open_dataset(str(path), SPEC, tmp_path / "own", 1.0, False, 0)
     asked = (spec, tmp_path / "copy", 1.0, False, 0, 1, {"goal_pixels": goal})
     with pytest.raises(UserError, match=r"own was recorded without a goal .* data=\[.*own\], it is copied with that"):
         open_dataset(str(tmp_path / "own"), *asked)
-    assert (open_dataset([str(tmp_path / "own")], *asked).every(3)["goal_pixels"] == 7).all()
+    assert (open_dataset([str(tmp_path / "own")], *asked).all_windows(3)["goal_pixels"] == 7).all()
 
 
 @pytest.mark.parametrize(("words", "told"), [([], True), (["data.context=burn_in", "data.burn_in=2"], False)])

@@ -12,7 +12,7 @@ from toy_runs import EVALUATION, script
 from toy_runs import TINY as WHOLE
 
 from worldmodels.errors import UserError
-from worldmodels.evaluation.rollout import Episodes
+from worldmodels.evaluation.rollout import EpisodeBatch
 from worldmodels.runs.edit import override
 from worldmodels.runs.folders import read_config
 from worldmodels.runs.loading import load_run
@@ -130,7 +130,7 @@ def test_another_setting_brings_its_own_way_of_acting(runs):
     [([[0, 1, 0], [0, 0, 1]], [True, False]), ([[0, 0, 0], [0, -1, 0]], None)],
 )
 def test_an_episode_is_solved_if_it_was_at_any_time_before_its_end(success, expected):
-    played = Episodes([0.0, 0.0], {"success": torch.tensor(success)}, [3, 2])
+    played = EpisodeBatch([0.0, 0.0], {"success": torch.tensor(success)}, [3, 2])
     assert played.successes() == expected
 
 

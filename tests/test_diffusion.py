@@ -11,16 +11,16 @@ from planner_cases import seeded
 from test_goal import WITH_GOAL
 
 from dynamics.base import State
-from planners.diffusion.conditioning import Optimal, Return, Window
+from planners.diffusion.conditioning import OptimalityLabel, ReturnLabel, Window
 from planners.diffusion.denoisers import TemporalUNet, TrajectoryTransformer
-from planners.diffusion.guidance import Estimated
-from planners.diffusion.noise_schedule import SAMPLERS, Sampler, Schedule
-from planners.diffusion.trajectory_model import Normaliser, Request, TrajectoryModel
+from planners.diffusion.guidance import GuidedPlans
+from planners.diffusion.noise_schedule import SAMPLERS, NoiseSchedule, Sampler
+from planners.diffusion.trajectory_model import Condition, Normalizer, TrajectoryModel
 from planners.learning.critics import Critic
 from worldmodels.common.randomness import row_generators
 from worldmodels.errors import UserError
 from worldmodels.factory import build_model, build_planner
-from worldmodels.testing.sequences import randomise
+from worldmodels.testing.sequences import randomize
 
 CPU = torch.device("cpu")
 L = 6
@@ -36,9 +36,9 @@ def nets():
 
 def trajectories(net=0, feat=3, action=2, labels=None, prediction="sample", **options):
     torch.manual_seed(0)
-    schedule = Schedule(20, prediction)
+    schedule = NoiseSchedule(20, prediction)
     made = TrajectoryModel(feat, action, labels or {}, schedule, nets()[net], cond_dim=8, **options)
-    return randomise(made)
+    return randomize(made)
 
 
 def all_of(x):
@@ -57,7 +57,7 @@ def planner(*words, discrete=False, observations=STATE):
     )
     world = model("space=gaussian", observations=observations)
     made = build_planner(cfg.planner, ACTION, discrete, world.dynamics.feat_dim, goal_dim=world.dynamics.goal_dim)
-    return world, randomise(made)
+    return world, randomize(made)
 
 
 # Schedules and samplers
@@ -83,7 +83,7 @@ class Bell:
 
 def bell_samples(name, steps, prediction, n=20_000):
     """Of a network that predicts noise, velocity or what is clean without error."""
-    schedule = Schedule(100, prediction)
+    schedule = NoiseSchedule(100, prediction)
     bell = Bell(schedule)
 
     def clean(noisy, step):
@@ -109,14 +109,14 @@ def test_the_schedule_is_the_cosine():
     """Of Nichol & Dhariwal 2021, eq. 17, but for the cap, which binds in the last steps alone."""
     at = torch.arange(101, dtype=torch.float64) / 100
     alpha = torch.cos((at + 0.008) / 1.008 * torch.pi / 2) ** 2
-    share = Schedule(100).noise_share(torch.arange(100)).double()
+    share = NoiseSchedule(100).noise_share(torch.arange(100)).double()
     torch.testing.assert_close(share[:98], 1 - alpha[1:99] / alpha[0], atol=1e-4, rtol=1e-4)
     assert 0.998 < share[99] < 1
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_a_trajectory_to_begin_from_gets_as_much_noise_as_the_steps_that_are_left_take_away(name):
-    schedule, seen = Schedule(100), []
+    schedule, seen = NoiseSchedule(100), []
     clean = lambda noisy, step: (seen.append((noisy, int(step))), torch.zeros_like(noisy))[1]  # noqa: E731
     begin = torch.full((4000, 1, 1), 3.0)
     generators = row_generators(4000, seeded(), CPU)
@@ -131,7 +131,7 @@ def test_a_trajectory_to_begin_from_gets_as_much_noise_as_the_steps_that_are_lef
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_the_last_step_adds_no_noise(name):
-    schedule = Schedule(20)
+    schedule = NoiseSchedule(20)
     estimates = []
 
     def clean(noisy, step):
@@ -150,7 +150,7 @@ def test_as_many_steps_are_made_as_asked_for_and_all_were_trained(name):
         if name != "ddim" or 100 % steps == 0:
             made = []
             clean = lambda noisy, step, made=made: (made.append(int(step)), noisy)[1]  # noqa: E731
-            Sampler(Schedule(100), name, steps)(clean, (1, 2, 1), row_generators(1, seeded(), CPU), CPU)
+            Sampler(NoiseSchedule(100), name, steps)(clean, (1, 2, 1), row_generators(1, seeded(), CPU), CPU)
             assert len(made) == len(set(made)) == steps
             assert 0 <= min(made) <= max(made) == 99
 
@@ -158,7 +158,7 @@ def test_as_many_steps_are_made_as_asked_for_and_all_were_trained(name):
 def test_only_ddpm_draws_on_the_way():
     for name in SAMPLERS:
         generators = row_generators(1, seeded(), CPU)
-        Sampler(Schedule(20), name, 5)(lambda noisy, step: noisy, (1, 3, 4), generators, CPU)
+        Sampler(NoiseSchedule(20), name, 5)(lambda noisy, step: noisy, (1, 3, 4), generators, CPU)
         [untouched] = row_generators(1, seeded(), CPU)
         torch.randn(1, 3, 4, generator=untouched)
         assert torch.equal(untouched.get_state(), generators[0].get_state()) == (name != "ddpm")
@@ -166,10 +166,10 @@ def test_only_ddpm_draws_on_the_way():
 
 @pytest.mark.parametrize("prediction", ["epsilon", "sample", "v_prediction"])
 def test_every_prediction_stands_for_the_same_clean_trajectory(prediction):
-    schedule = Schedule(50, prediction)
+    schedule = NoiseSchedule(50, prediction)
     clean, noise = torch.randn(4, 3, 2), torch.randn(4, 3, 2)
     step = torch.tensor([0, 10, 30, 40])
-    noisy = schedule.noisy(clean, noise, step)
+    noisy = schedule.add_noise(clean, noise, step)
     torch.testing.assert_close(
         schedule.clean(schedule.target(clean, noise, step), noisy, step), clean, atol=1e-3, rtol=1e-3
     )
@@ -177,7 +177,7 @@ def test_every_prediction_stands_for_the_same_clean_trajectory(prediction):
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_rows_sampled_together_equal_rows_sampled_alone(name):
-    schedule, generator = Schedule(20), seeded()
+    schedule, generator = NoiseSchedule(20), seeded()
     sampler = Sampler(schedule, name, 4)
     together = sampler(lambda x, k: 0.5 * x, (3, 2, 2), row_generators(3, seeded(), CPU), CPU)
     alone = [sampler(lambda x, k: 0.5 * x, (1, 2, 2), row_generators(1, generator, CPU), CPU) for _ in range(3)]
@@ -187,11 +187,11 @@ def test_rows_sampled_together_equal_rows_sampled_alone(name):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Sampler(Schedule(20), "ddpn", 5), "Did you mean 'ddpm'?"),
-        (lambda: Sampler(Schedule(20), "dpm", 21), "between 1 and 20"),
-        (lambda: Sampler(Schedule(20), "ddim", 6), "steps=6 must divide 20 with ddim"),
-        (lambda: Schedule(20, "epsilom"), "Did you mean 'epsilon'?"),
-        (lambda: Schedule(1), "steps=1"),
+        (lambda: Sampler(NoiseSchedule(20), "ddpn", 5), "Did you mean 'ddpm'?"),
+        (lambda: Sampler(NoiseSchedule(20), "dpm", 21), "between 1 and 20"),
+        (lambda: Sampler(NoiseSchedule(20), "ddim", 6), "steps=6 must divide 20 with ddim"),
+        (lambda: NoiseSchedule(20, "epsilom"), "Did you mean 'epsilon'?"),
+        (lambda: NoiseSchedule(1), "steps=1"),
     ],
 )
 def test_mistaken_schedules_are_refused(make, message):
@@ -205,7 +205,7 @@ def test_mistaken_schedules_are_refused(make, message):
 @pytest.mark.parametrize("net", range(3))
 @pytest.mark.parametrize("length", [1, 2, 5, 16])
 def test_denoisers_take_any_length(net, length):
-    made = randomise(nets()[net](in_dim=5, out_dim=4, cond_dim=8))
+    made = randomize(nets()[net](in_dim=5, out_dim=4, cond_dim=8))
     x, cond = torch.randn(3, length, 5), torch.randn(3, 8)
     out = made(x, cond)
     assert out.shape == (3, length, 4)
@@ -214,7 +214,7 @@ def test_denoisers_take_any_length(net, length):
 
 
 def test_a_unet_of_one_scale_sees_no_farther_than_its_kernels():
-    made = randomise(nets()[0](in_dim=5, out_dim=4, cond_dim=8))
+    made = randomize(nets()[0](in_dim=5, out_dim=4, cond_dim=8))
     x, cond = torch.randn(1, 64, 5), torch.randn(1, 8)
     changed = x.clone()
     changed[:, 0] += 1
@@ -227,7 +227,7 @@ def test_a_unet_of_one_scale_sees_no_farther_than_its_kernels():
 
 
 def test_numbers_are_normalised_one_by_one_and_the_deviation_has_a_floor():
-    norm = Normaliser(3)
+    norm = Normalizer(3)
     x = torch.randn(4000, 5, 3) * torch.tensor([1.0, 20.0, 0.0]) + torch.tensor([0.0, -7.0, 3.0])
     norm.follow(x, all_of(x))
     seen = norm(x).flatten(0, 1)
@@ -241,7 +241,7 @@ def test_numbers_are_normalised_one_by_one_and_the_deviation_has_a_floor():
 def test_rows_that_an_episodes_end_cuts_count_for_nothing():
     x, none = torch.randn(6, 4, 3), torch.zeros(6, dtype=torch.bool)
     whole = torch.tensor([True, False, True, True, False, False])
-    cut, alone = Normaliser(3), Normaliser(3)
+    cut, alone = Normalizer(3), Normalizer(3)
     for kept in (whole, none):
         cut.follow(torch.where(whole[:, None, None], x, 1e6), kept)
     alone.follow(x[whole], all_of(x[whole]))
@@ -254,7 +254,7 @@ def test_rows_that_an_episodes_end_cuts_count_for_nothing():
 def test_what_is_given_comes_out_bit_for_bit(name, actions):
     made = trajectories(actions=actions)
     x = torch.randn(100, 1, made.size) * 37 + 1000
-    made.normaliser.follow(x, all_of(x))  # where denormalising rounds
+    made.normalizer.follow(x, all_of(x))  # where denormalising rounds
     known = torch.randn(2, L, 3) * 31
     given = torch.zeros(2, L, dtype=torch.bool)
     given[:, 0] = given[1, 4] = True
@@ -273,7 +273,7 @@ def test_networks_never_see_noise_on_what_is_given():
     made.loss(x, given, {})
     sampler = Sampler(made.schedule, "dpm", 4)
     made.sample(x[..., :3], given, {}, sampler, row_generators(5, seeded(), CPU))
-    clean = made.normaliser(x)
+    clean = made.normalizer(x)
     assert len(seen) == 5
     for noisy in seen:
         assert torch.equal(noisy[..., :3][given], clean[..., :3][given])
@@ -295,7 +295,7 @@ def test_what_is_given_costs_nothing():
 @pytest.mark.parametrize("prediction", ["epsilon", "sample", "v_prediction"])
 def test_it_learns_two_kinds_of_trajectories(net, prediction):
     torch.manual_seed(0)
-    made = TrajectoryModel(1, 1, {}, Schedule(50, prediction), nets()[net], cond_dim=16)
+    made = TrajectoryModel(1, 1, {}, NoiseSchedule(50, prediction), nets()[net], cond_dim=16)
     optimizer = torch.optim.Adam(made.parameters(), 3e-3)
     slope = torch.arange(8.0)
     for _ in range(400):
@@ -303,7 +303,7 @@ def test_it_learns_two_kinds_of_trajectories(net, prediction):
         x = torch.stack([sign * slope, sign.expand(-1, 8)], dim=-1)  # goes up or down, by its action
         given = torch.zeros(64, 8, dtype=torch.bool)
         given[:, 0] = True
-        made.normaliser.follow(x, all_of(x))
+        made.normalizer.follow(x, all_of(x))
         optimizer.zero_grad()
         made.loss(x, given, {}).mean().backward()
         optimizer.step()
@@ -339,18 +339,18 @@ def test_guidance_of_weight_one_is_the_conditional_estimate_exactly_and_of_zero_
     conditional = made.clean(x, step, given, {"return": value})
     free = made.clean(x, step, given, {})
     assert not torch.equal(conditional, free)
-    assert torch.equal(made.guided(x, step, given, {"return": Request(value, 1.0)}), conditional)
-    assert torch.equal(made.guided(x, step, given, {"return": Request(value, 0.0)}), free)
-    beside = {"skill": Request(torch.eye(2)[[0, 1, 0, 1]], 0.0), "return": Request(value, 1.0)}
+    assert torch.equal(made.guided(x, step, given, {"return": Condition(value, 1.0)}), conditional)
+    assert torch.equal(made.guided(x, step, given, {"return": Condition(value, 0.0)}), free)
+    beside = {"skill": Condition(torch.eye(2)[[0, 1, 0, 1]], 0.0), "return": Condition(value, 1.0)}
     assert torch.equal(made.guided(x, step, given, beside), conditional)
-    twice = made.guided(x, step, given, {"return": Request(value, 2.0)})
+    twice = made.guided(x, step, given, {"return": Condition(value, 2.0)})
     torch.testing.assert_close(twice, 2 * conditional - free)
 
 
 def test_guidance_terms_add_up():
     made = labelled()
     x, step, given = noisy_case(made)
-    one, other = Request(torch.randn(4, 1), 1.5), Request(torch.eye(2)[[0, 1, 0, 1]], -0.5)
+    one, other = Condition(torch.randn(4, 1), 1.5), Condition(torch.eye(2)[[0, 1, 0, 1]], -0.5)
     free = made.clean(x, step, given, {})
     expected = free
     for name, request in (("return", one), ("skill", other)):
@@ -371,19 +371,19 @@ def test_hidden_labels_are_as_if_they_were_not_given():
 def test_gradient_guidance_carries_the_normalisers_jacobian():
     made = trajectories()
     x = torch.randn(5000, 1, 5) * torch.tensor([1.0, 10.0, 0.1, 3.0, 5.0])
-    made.normaliser.follow(x, all_of(x))
+    made.normalizer.follow(x, all_of(x))
     weights = torch.randn(L, 5)
     clean, step = torch.randn(4, L, 5), torch.tensor([3, 3, 9, 15])
-    moved = made.preferred(clean, step, lambda x: (x * weights).sum((1, 2)))
+    moved = made.apply_guidance(clean, step, lambda x: (x * weights).sum((1, 2)))
     share = made.schedule.noise_share(step)[:, None, None]
-    torch.testing.assert_close(moved - clean, share * (weights * made.normaliser.std()).expand(4, -1, -1))
+    torch.testing.assert_close(moved - clean, share * (weights * made.normalizer.std()).expand(4, -1, -1))
 
 
 @pytest.mark.parametrize("name", ["ddpm", "dpm"])
 def test_a_linear_guide_tilts_a_gaussian(name, monkeypatch):
-    made = TrajectoryModel(1, 1, {}, Schedule(100), nets()[0], cond_dim=8)
-    made.normaliser.mean += 5.0
-    made.normaliser.square += 28.0  # deviation 2
+    made = TrajectoryModel(1, 1, {}, NoiseSchedule(100), nets()[0], cond_dim=8)
+    made.normalizer.mean += 5.0
+    made.normalizer.square += 28.0  # deviation 2
     unit = lambda noisy, step, given, labels: (1 - made.schedule.noise_share(step)).sqrt()[:, None, None] * noisy  # noqa: E731
     monkeypatch.setattr(made, "clean", unit)
     given = torch.zeros(1, 4000, dtype=torch.bool)
@@ -439,7 +439,7 @@ def test_the_rest_of_a_plan_is_partly_renoised_and_takes_part_again():
     begun = []
     inner = made.learner.trajectories.sample
     made.learner.trajectories.sample = lambda *args, **kw: begun.append(args[6:8]) or inner(*args, **kw)
-    memory = made.moved_up(memory)
+    memory = made.shift_plan(memory)
     sampled, _ = made.sampled(world, state, memory, seeded())
     assert [begin is None for begin, _ in begun] == [True, False]
     begin, share = begun[1]
@@ -454,7 +454,7 @@ def test_the_rest_of_a_plan_is_partly_renoised_and_takes_part_again():
 
 
 def test_weights_given_go_before_their_own():
-    asked = "{_target_: planners.diffusion.conditioning.Return, _partial_: true, weight: 1.3}"
+    asked = "{_target_: planners.diffusion.conditioning.ReturnLabel, _partial_: true, weight: 1.3}"
     label = f"+planner.learner.labels.return={asked}"
     world, made = planner(label, "planner.guidance.reward.weight=0.2")
     assert made.terms({}) == {"reward": 0.2}
@@ -492,16 +492,16 @@ def test_numbers_are_normalised_by_what_is_learned_from_and_only_then():
     world, made = planner()
     rows = with_reset(batch(4, 2 * L, observations=STATE))
     rollout, _, _ = world.observe(rows, world.initial(4))
-    normaliser = made.learner.trajectories.normaliser
-    before = {key: value.clone() for key, value in normaliser.state_dict().items()}
+    normalizer = made.learner.trajectories.normalizer
+    before = {key: value.clone() for key, value in normalizer.state_dict().items()}
     made.eval()
     made.loss(world, rollout, rows)
-    assert all(torch.equal(value, before[key]) for key, value in normaliser.state_dict().items())
+    assert all(torch.equal(value, before[key]) for key, value in normalizer.state_dict().items())
     made.train()
     made.loss(world, rollout, rows)
-    assert normaliser.count > before["count"]
-    assert not torch.equal(normaliser.mean, before["mean"])
-    assert not torch.equal(normaliser.square, before["square"])
+    assert normalizer.count > before["count"]
+    assert not torch.equal(normalizer.mean, before["mean"])
+    assert not torch.equal(normalizer.square, before["square"])
 
 
 def test_what_reads_pairs_of_latents_needs_two():
@@ -518,7 +518,7 @@ def test_a_bound_moves_plans_back_within_it_and_leaves_the_others_alone():
     feat = torch.randn(5, L, world.dynamics.feat_dim, requires_grad=True)
     term, x = made.guidance["within"], world.decode(feat)["state"][..., 0]
     action = torch.zeros(5, L, ACTION)
-    score = term.score(Estimated(world, made.learner, feat, action))
+    score = term.score(GuidedPlans(world, made.learner, feat, action))
     torch.testing.assert_close(score, -x.clamp(min=0).square().sum(1))
     (gradient,) = torch.autograd.grad(score.sum(), [feat])
     over = x > 0
@@ -529,7 +529,7 @@ def test_a_bound_moves_plans_back_within_it_and_leaves_the_others_alone():
     assert (moved < x)[over].all()
     term.number = 99
     with pytest.raises(UserError, match=r"number=99 is of the decoded state"):
-        term.score(Estimated(world, made.learner, feat, action))
+        term.score(GuidedPlans(world, made.learner, feat, action))
 
 
 def to_goals(*words):
@@ -537,7 +537,7 @@ def to_goals(*words):
     torch.manual_seed(0)
     world = build_model(config("dynamics=implicit"), WITH_GOAL, ACTION)
     size = (f"planner.plan_horizon={L}", "denoiser.width=16", "planner.acting.steps=2", "planner.acting.soonest=2")
-    return world, build_planner(config(*size, *words).planner, ACTION, False, **world.dynamics.widths)
+    return world, build_planner(config(*size, *words).planner, ACTION, False, **world.dynamics.feature_spec)
 
 
 def goal_batch(n, length):
@@ -576,7 +576,7 @@ def test_numbers_that_are_none_are_an_error():
 def test_environments_with_goals_are_planned_together_as_alone(name):
     length = 1 if name == "cfgrl_goals" else L
     world, made = to_goals(f"planner={name}", f"planner.plan_horizon={length}")
-    randomise(made)
+    randomize(made)
     state = world.observe(goal_batch(3, 4), world.initial(3))[1].map(torch.detach)
     run = lambda state, n, generator: made.act(  # noqa: E731
         world, state, made.initial(n), torch.ones(n, dtype=torch.bool), True, generator
@@ -670,7 +670,7 @@ def test_every_setting_learns_and_acts(name, discrete):
     assert action.abs().max() <= 1
     if discrete:
         assert torch.equal(action.sum(-1), torch.ones(2))
-    considered = made.consider(world, randomise_state(world, 2), memory, seeded())
+    considered = made.inspect(world, randomise_state(world, 2), memory, seeded())
     assert considered.candidates.shape[:2] == considered.values.shape
 
 
@@ -694,7 +694,9 @@ def test_windows_over_a_reset_teach_nothing():
 
 
 def test_a_window_pairs_each_latent_with_the_action_and_reward_that_followed(monkeypatch):
-    label = "+planner.learner.labels.optimal={_target_: planners.diffusion.conditioning.Optimal, _partial_: true}"
+    label = (
+        "+planner.learner.labels.optimal={_target_: planners.diffusion.conditioning.OptimalityLabel, _partial_: true}"
+    )
     world, made = planner("planner.learner.critic={units: 8, layers: 1}", label)
     rows = with_reset(batch(3, 2 * L + 4, observations=STATE))
     rows["is_first"][:] = False
@@ -712,7 +714,7 @@ def test_a_window_pairs_each_latent_with_the_action_and_reward_that_followed(mon
             assert torch.equal(window.skill[place::2], rows["skill"][:, first])
             assert torch.equal(window.advantage[place::2], made.learner._advantage(rollout.post, rows)[:, first])
     monkeypatch.undo()
-    assert window.whole.all()
+    assert window.valid.all()
 
 
 def test_goals_in_hindsight_are_given_where_they_were_reached_and_as_goals_are_seen():
@@ -721,7 +723,7 @@ def test_goals_in_hindsight_are_given_where_they_were_reached_and_as_goals_are_s
     cfg = config(
         "planner=diffusion", "denoiser.width=16", f"planner.plan_horizon={L}", "planner.learner.goal_share=1.0"
     )
-    made = build_planner(cfg.planner, ACTION, False, **world.dynamics.widths).learner
+    made = build_planner(cfg.planner, ACTION, False, **world.dynamics.feature_spec).learner
     rows = with_reset(batch(16, L + 1, observations=WITH_GOAL))
     rows |= {f"goal_{key}": rows[key] for key in ("pixels", "state")}
     rows["is_first"][:] = False
@@ -729,13 +731,13 @@ def test_goals_in_hindsight_are_given_where_they_were_reached_and_as_goals_are_s
     window, ends = made._windows(world, rollout, rows, L)
     assert set(ends.tolist()) == set(range(1, L))
     given = torch.zeros(16, L, dtype=torch.bool)
-    x = made.joined(window.feat, window.action)
+    x = made.concat(window.feat, window.action)
     seen, given = made._with_goal(x, given, window.goal, ends)
     at_rest = rows["state"] * torch.tensor([1.0, 1.0, 0.0, 0.0])
     for row, end in enumerate(ends.tolist()):
         assert given[row].nonzero().flatten().tolist() == [end]
         frame = {"pixels": rows["pixels"][row : row + 1, end], "state": at_rest[row : row + 1, end]}
-        goal = world.dynamics.glimpse(world.encoder.encoder(frame))[0]
+        goal = world.dynamics.encode_goal(world.encoder.encoder(frame))[0]
         torch.testing.assert_close(seen[row, end, : len(goal)], goal)
         assert torch.equal(seen[row, end, len(goal) :], x[row, end, len(goal) :])
         others = torch.arange(L) != end
@@ -748,19 +750,25 @@ def test_labels_say_what_was_earned_and_whether_it_was_better_than_usual():
     window = Window(
         torch.zeros(100, 3, 1), torch.zeros(100, 3, 1), reward, torch.arange(-49.5, 50.5), None, None, flags
     )
-    label = Return()
-    torch.testing.assert_close(label.of(window)[:2, 0], torch.tensor([1.0, -1.0]))  # deviations of 1.5 from 1.5
-    torch.testing.assert_close(label.asked(2, None), torch.ones(2, 1))  # the 95th percentile of the data
-    torch.testing.assert_close(Return(value=0.0).asked(1, None), torch.zeros(1, 1))
+    label = ReturnLabel()
+    torch.testing.assert_close(
+        label.encode_data(window)[:2, 0], torch.tensor([1.0, -1.0])
+    )  # deviations of 1.5 from 1.5
+    torch.testing.assert_close(label.encode_target(2, None), torch.ones(2, 1))  # the 95th percentile of the data
+    torch.testing.assert_close(ReturnLabel(value=0.0).encode_target(1, None), torch.zeros(1, 1))
     seen = label.points.clone()
-    label.of(replace(window, reward=reward + 5, whole=~flags))  # every row cut off by an episode's end
-    label.eval().of(replace(window, reward=reward + 5))
+    label.encode_data(replace(window, reward=reward + 5, valid=~flags))  # every row cut off by an episode's end
+    label.eval().encode_data(replace(window, reward=reward + 5))
     assert torch.equal(label.points, seen)
-    cut = Return()
-    cut.of(replace(window, reward=torch.where(flags.cumsum(0) > 50, 1e6, reward.T).T, whole=flags.cumsum(0) <= 50))
+    cut = ReturnLabel()
+    cut.encode_data(
+        replace(window, reward=torch.where(flags.cumsum(0) > 50, 1e6, reward.T).T, valid=flags.cumsum(0) <= 50)
+    )
     torch.testing.assert_close(cut.points, seen)
-    assert Optimal().of(window).flatten().tolist() == [0.0] * 50 + [1.0] * 50
-    assert Optimal().of(replace(window, advantage=torch.zeros(100))).all()  # no worse than usual, which is all there is
+    assert OptimalityLabel().encode_data(window).flatten().tolist() == [0.0] * 50 + [1.0] * 50
+    assert (
+        OptimalityLabel().encode_data(replace(window, advantage=torch.zeros(100))).all()
+    )  # no worse than usual, which is all there is
 
 
 @pytest.mark.parametrize("kept", [0, 2])
@@ -769,7 +777,7 @@ def test_a_goal_comes_nearer_with_every_step_and_is_far_again_once_it_has_come(k
     world = build_model(config("dynamics=implicit"), WITH_GOAL, ACTION)
     acting = (f"planner.acting.{word}" for word in ("steps=2", "replan_every=1", "candidates=1", f"kept={kept}"))
     cfg = config("planner=diffusion", "denoiser.width=16", f"planner.plan_horizon={L}", *acting)
-    made = build_planner(cfg.planner, ACTION, False, **world.dynamics.widths)
+    made = build_planner(cfg.planner, ACTION, False, **world.dynamics.feature_spec)
     made.judge.values = lambda model, learner, plans, generator: torch.arange(float(plans.ends.shape[1])).expand(2, -1)
     state, memory, ends = world.initial(2), made.initial(2), []
     for step in range(L + 1):
@@ -780,7 +788,7 @@ def test_a_goal_comes_nearer_with_every_step_and_is_far_again_once_it_has_come(k
 
 def test_a_batch_without_a_whole_window_changes_nothing():
     world, made = planner(
-        "+planner.learner.labels.return={_target_: planners.diffusion.conditioning.Return, _partial_: true}"
+        "+planner.learner.labels.return={_target_: planners.diffusion.conditioning.ReturnLabel, _partial_: true}"
     )
     rows = with_reset(batch(observations=STATE, length=L + 1))
     rows["is_first"][:, 3] = True
@@ -809,7 +817,7 @@ def test_actions_can_be_asked_to_reach_a_goal():
     torch.manual_seed(0)
     world = build_model(config("dynamics=implicit"), WITH_GOAL, ACTION)
     cfg = config("planner=cfgrl_goals", "denoiser.width=16", "planner.acting.steps=2")
-    made = randomise(build_planner(cfg.planner, ACTION, False, **world.dynamics.widths))
+    made = randomize(build_planner(cfg.planner, ACTION, False, **world.dynamics.feature_spec))
     state, goal_dim = world.initial(2), world.dynamics.goal_dim
     feat = torch.randn_like(state.feat)
     near, far = (State(feat + move * (torch.arange(feat.shape[1]) >= feat.shape[1] - goal_dim), state.memory)
@@ -841,7 +849,8 @@ def test_actions_can_be_asked_to_reach_a_goal():
         (["planner.guidance.within.low=1.0", "planner.guidance.within.high=0.0"], "must be at most"),
         (
             [
-                "+planner.learner.labels.reward={_target_: planners.diffusion.conditioning.Return, _partial_: true}",
+                "+planner.learner.labels.reward="
+                "{_target_: planners.diffusion.conditioning.ReturnLabel, _partial_: true}",
             ],
             "both have reward",
         ),
@@ -857,7 +866,7 @@ def test_mistaken_options_are_refused(words, message):
 def test_labels_of_what_was_earned_are_refused_where_goals_are_shown(name):
     world = build_model(config("dynamics=implicit"), WITH_GOAL, ACTION)
     with pytest.raises(UserError, match=r"depends on the goal that was shown.*planner=cfgrl_goals"):
-        build_planner(config(f"planner={name}").planner, ACTION, False, **world.dynamics.widths)
+        build_planner(config(f"planner={name}").planner, ACTION, False, **world.dynamics.feature_spec)
 
 
 @pytest.mark.parametrize("discrete", [False, True])
@@ -875,7 +884,7 @@ def test_inverse_dynamics_find_the_action_between_two_latents(discrete):
         begin = 5 * torch.randn(64, 1, len(weights[0]))
         feat = torch.cat([begin, begin + (action[:, :-1] @ weights).cumsum(1)], dim=1)
         everything = torch.ones(64, dtype=torch.bool)
-        made.trajectories.normaliser.follow(feat, everything)
+        made.trajectories.normalizer.follow(feat, everything)
         window = Window(feat, action, feat[..., 0], None, None, None, everything)
         optimizer.zero_grad()
         made._inverse_loss(window).mean().backward()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from dynamics.latents import Categorical, Gaussian, SimNorm
+from dynamics.latents import CategoricalLatent, GaussianLatent, SimNormLatent
 from worldmodels.nets.distributions import (
     TwoHot,
     categorical_kl,
@@ -135,7 +135,7 @@ def test_a_uniform_share_is_mixed_into_probabilities(generator):
 
 def test_categorical_kl_with_unimix(generator):
     p, q = generator.normal(size=(2, 3, 20)) * 4
-    space = Categorical(4, 5, unimix=0.01)
+    space = CategoricalLatent(4, 5, unimix=0.01)
     mixed = [0.99 * np_softmax(x.reshape(3, 4, 5)) + 0.01 / 5 for x in (p, q)]
     expected = (mixed[0] * np.log(mixed[0] / mixed[1])).sum((-1, -2))
     ours = space.kl(space.params(as_float(p)), space.params(as_float(q)))
@@ -146,7 +146,7 @@ def test_categorical_kl_with_unimix(generator):
 
 def test_gaussian_golden_values(generator):
     p, q = generator.normal(size=(2, 3, 12))
-    space = Gaussian(6, min_std=0.1)
+    space = GaussianLatent(6, min_std=0.1)
     (mean_p, std_p), (mean_q, std_q) = ((x[:, :6], np.log1p(np.exp(x[:, 6:])) + 0.1) for x in (p, q))
     params = space.params(as_float(p))
     np.testing.assert_allclose(params[..., 0].numpy(), mean_p, rtol=1e-5)
@@ -159,7 +159,7 @@ def test_gaussian_golden_values(generator):
 
 
 def test_gaussian_draws():
-    space = Gaussian(2, min_std=0.1)
+    space = GaussianLatent(2, min_std=0.1)
     raw = torch.tensor([[0.5, -2.0, 1.0, -1.0]]).expand(20000, 4).clone().requires_grad_()
     params = space.params(raw)
     drawn = space.draw(params, True, torch.Generator().manual_seed(0))
@@ -174,7 +174,7 @@ def test_gaussian_draws():
 
 def test_simnorm_has_no_noise(generator):
     raw = as_float(generator.normal(size=(3, 20)))
-    space = SimNorm(4, 5)
+    space = SimNormLatent(4, 5)
     expected = np_softmax(raw.double().numpy().reshape(3, 4, 5)).reshape(3, 20)
     for sample in (True, False):
         np.testing.assert_allclose(space.draw(space.params(raw), sample).numpy(), expected, rtol=1e-5)
@@ -226,5 +226,5 @@ def test_a_softmax_over_few_classes_is_a_softmax(classes):
 
 
 def test_simplices_are_what_drawing_gives():
-    space, raw = SimNorm(4, 8), torch.randn(5, 32)
+    space, raw = SimNormLatent(4, 8), torch.randn(5, 32)
     torch.testing.assert_close(space.simplices(raw), space.draw(space.params(raw), sample=True))

@@ -12,12 +12,12 @@ from dynamics_cases import POSTERIORS, SPACES, Subject, config, subjects
 
 from dynamics.base import Rollout
 from dynamics.gru import GRU
-from dynamics.latent import Latent
-from dynamics.latents import Categorical, Gaussian, SimNorm
+from dynamics.latent import StochasticLatent
+from dynamics.latents import CategoricalLatent, GaussianLatent, SimNormLatent
 from worldmodels.config import load_config
 from worldmodels.errors import UserError
 from worldmodels.testing import DynamicsContract
-from worldmodels.testing.sequences import BATCH, EMBED, imagined, observe, randomise, sequences, warm
+from worldmodels.testing.sequences import BATCH, EMBED, imagined, observe, randomize, sequences, warm
 
 posteriors = pytest.mark.parametrize("posterior", POSTERIORS)
 spaces = pytest.mark.parametrize("space", SPACES)
@@ -94,7 +94,7 @@ def test_free_nats_floor_the_whole_latent_of_each_step(space):
 @torch.no_grad()
 @posteriors
 def test_prior_and_posterior_keep_a_uniform_share(posterior):
-    dynamics = randomise(Subject("rssm", posterior, "categorical").build(), scale=20.0)
+    dynamics = randomize(Subject("rssm", posterior, "categorical").build(), scale=20.0)
     rollout, _ = observe(dynamics, sequences(6), dynamics.initial(BATCH))
     classes = dynamics.space.classes
     for params in rollout.stats.values():
@@ -106,7 +106,7 @@ def test_prior_and_posterior_keep_a_uniform_share(posterior):
 
 @torch.no_grad()
 def test_draws_of_prior_and_posterior_use_the_uniform_share():
-    dynamics = randomise(Subject("rssm", "filter", "categorical").build(), scale=500.0)
+    dynamics = randomize(Subject("rssm", "filter", "categorical").build(), scale=500.0)
     n, (groups, classes) = 4000, (dynamics.space.groups, dynamics.space.classes)
     state = dynamics.initial(n)
     action = torch.zeros(n, 2)
@@ -131,7 +131,7 @@ def test_losses_reach_the_groups_that_are_declared():
         ("obs", "feat"): everything - {"prior", "post_deter"},
     }
     for (posterior, name), groups in declared.items():
-        dynamics = randomise(Subject("rssm", posterior).build(free_nats=0.0))
+        dynamics = randomize(Subject("rssm", posterior).build(free_nats=0.0))
         data = sequences(4)
         rollout, _ = observe(dynamics, data, dynamics.initial(BATCH))
         losses = dynamics.loss(rollout, data.reset) | {"feat": rollout.feat.square()}
@@ -141,7 +141,7 @@ def test_losses_reach_the_groups_that_are_declared():
 
 
 def test_only_the_posterior_may_see_the_frame():
-    dynamics = randomise(Subject("rssm", "filter").build())
+    dynamics = randomize(Subject("rssm", "filter").build())
     dynamics.sample = False
     data = sequences(3, share=0.0)
     changed = data.clone()
@@ -153,14 +153,14 @@ def test_only_the_posterior_may_see_the_frame():
 
 @torch.no_grad()
 def test_a_posterior_that_reads_the_frame_alone_does_not_see_the_past():
-    dynamics = randomise(Subject("rssm", "obs").build())
+    dynamics = randomize(Subject("rssm", "obs").build())
     data = sequences(3)
     ours, theirs = (observe(dynamics, data, warm(dynamics, seed))[0].stats["post"] for seed in (9, 10))
     assert torch.equal(ours, theirs)
 
 
 def test_a_feature_is_the_latent_and_the_memory():
-    dynamics = randomise(Subject("rssm", "filter").build())
+    dynamics = randomize(Subject("rssm", "filter").build())
     state = warm(dynamics)
     assert torch.equal(state.feat, torch.cat([state.memory["stoch"], state.memory["deter"]], dim=-1))
     assert imagined(dynamics, state).shape == (BATCH, 4, dynamics.feat_dim)
@@ -168,12 +168,16 @@ def test_a_feature_is_the_latent_and_the_memory():
 
 def test_an_unknown_posterior_is_a_users_mistake():
     with pytest.raises(UserError, match=r"not 'filtr'.*Did you mean 'filter'"):
-        Latent(EMBED, 2, partial(GRU, deter=8, hidden=4, blocks=2), Categorical(4, 5), posterior="filtr")
+        StochasticLatent(
+            EMBED, 2, partial(GRU, deter=8, hidden=4, blocks=2), CategoricalLatent(4, 5), posterior="filtr"
+        )
 
 
-@pytest.mark.parametrize("space", [Categorical(4, 5), SimNorm(4, 5), Gaussian(6)], ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize(
+    "space", [CategoricalLatent(4, 5), SimNormLatent(4, 5), GaussianLatent(6)], ids=lambda s: type(s).__name__
+)
 def test_metrics_are_entropies(space):
-    name = {Categorical: "categorical", SimNorm: "simnorm", Gaussian: "gaussian"}[type(space)]
+    name = {CategoricalLatent: "categorical", SimNormLatent: "simnorm", GaussianLatent: "gaussian"}[type(space)]
     dynamics = Subject("rssm", "filter", name).build()
     rollout, _ = observe(dynamics, sequences(4), dynamics.initial(BATCH))
     metrics = dynamics.metrics(rollout)
@@ -190,7 +194,7 @@ def silu(x):
 def test_the_block_gru_is_dreamers():
     """Every block reads its own memory beside all that is shared, in float64 NumPy from the published equations."""
     blocks, deter, hidden, in_dim, n = 4, 12, 5, 7, 3
-    core = randomise(GRU(in_dim, deter, hidden, blocks))
+    core = randomize(GRU(in_dim, deter, hidden, blocks))
     generator = np.random.default_rng(0)
     x, h = generator.normal(size=(n, in_dim)), np.tanh(generator.normal(size=(n, deter)))
     w = {key: value.double().numpy() for key, value in core.state_dict().items()}

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from worldmodels.data.collect import Actor, Blind
+from worldmodels.data.collect import Agent, ModelFreeAgent
 from worldmodels.envs.vector import VectorEnv
 from worldmodels.errors import UserError
 from worldmodels.evaluation import report, rollout
 from worldmodels.evaluation.baselines import Constant
-from worldmodels.evaluation.rollout import Episodes, evaluate, play, play_blind
+from worldmodels.evaluation.rollout import EpisodeBatch, evaluate, play, play_baseline
 from worldmodels.runs.loading import load_run
 
 COUNTER = {
@@ -32,7 +32,7 @@ def run(finished_run):
 
 def test_each_environment_counts_until_its_first_episode_ends():
     with VectorEnv(COUNTER, 3, seed=0) as envs:
-        episodes = play(envs, Blind(3, torch.Generator()), Constant(2, False, 0.5))
+        episodes = play(envs, ModelFreeAgent(3, torch.Generator()), Constant(2, False, 0.5))
     assert episodes.lengths == [6, 4, 6]
     assert episodes.returns == [15 + 5 * 0.25, 6 + 3 * 0.25, 15 + 5 * 0.25]
     assert episodes.rows["state"].shape == (3, 6, 6)
@@ -48,33 +48,33 @@ def test_many_episodes_are_played_in_lots_of_their_own_seeds(monkeypatch, run):
 
     monkeypatch.setattr(rollout, "VectorEnv", Recorded)
     one_lot = evaluate(run.cfg.env, run.model, run.planner, 2, 3, explore=False)
-    monkeypatch.setattr(rollout, "AT_ONCE", 2)
+    monkeypatch.setattr(rollout, "EPISODES_AT_ONCE", 2)
     lots = evaluate(run.cfg.env, run.model, run.planner, 5, 3, explore=False)
     assert lots.returns[:2] == one_lot.returns
     assert seeds[0] == seeds[1]
     assert len(set(seeds)) == 3
     assert len(lots.returns) == len(lots.lengths) == 5
     assert lots.rows["state"].shape[:2] == (5, max(lots.lengths))
-    short = Episodes([1.0], {"x": torch.ones(1, 2)}, [2])
-    assert rollout.joined([short, Episodes([2.0], {"x": torch.ones(1, 3)}, [3])]).rows["x"].tolist() == [
+    short = EpisodeBatch([1.0], {"x": torch.ones(1, 2)}, [2])
+    assert rollout.concat([short, EpisodeBatch([2.0], {"x": torch.ones(1, 3)}, [3])]).rows["x"].tolist() == [
         [1, 1, 0],
         [1, 1, 1],
     ]
-    assert play_blind(COUNTER, lambda a, d: Constant(a, d, 1.0), 3, 0) == [17.5, 7.5, 17.5]
+    assert play_baseline(COUNTER, lambda a, d: Constant(a, d, 1.0), 3, 0) == [17.5, 7.5, 17.5]
 
 
 def test_an_episode_without_an_end_is_said(monkeypatch):
     monkeypatch.setattr(rollout, "LONGEST", 3)
     with pytest.raises(UserError, match="has not ended within 3 decisions: give it a time limit"):
-        play_blind(COUNTER, lambda a, d: Constant(a, d, 1.0), 1, 0)
+        play_baseline(COUNTER, lambda a, d: Constant(a, d, 1.0), 1, 0)
 
 
 def test_policies_that_look_at_nothing_need_no_pictures():
     env = {**COUNTER, "obs": "pixels", "blind": {"obs": "state"}, "size": 33}  # a size that cannot be drawn
     with pytest.raises(UserError, match="33"):
-        play_blind({**env, "blind": {}}, lambda a, d: Constant(a, d, 0.0), 2, 0)
+        play_baseline({**env, "blind": {}}, lambda a, d: Constant(a, d, 0.0), 2, 0)
     env["blind"]["size"] = 16
-    assert play_blind(env, lambda a, d: Constant(a, d, 1.0), 2, 0) == [17.5, 7.5]
+    assert play_baseline(env, lambda a, d: Constant(a, d, 1.0), 2, 0) == [17.5, 7.5]
 
 
 def test_the_deterministic_and_the_stochastic_return_are_different_things(run, finished_run):
@@ -95,11 +95,11 @@ def test_evaluating_in_mid_episode_leaves_the_next_action_unchanged(run):
     def actions(interrupted: bool) -> torch.Tensor:
         made = []
         with VectorEnv(run.cfg.env, 2, seed=5) as envs:
-            actor = Actor(2, run.model, True, torch.Generator().manual_seed(1))
+            agent = Agent(2, run.model, True, torch.Generator().manual_seed(1))
             rows = envs.reset()
             for step in range(4):
-                actor.filter(rows)
-                made.append(actor.act(run.planner, rows["is_first"]))
+                agent.filter(rows)
+                made.append(agent.act(run.planner, rows["is_first"]))
                 if interrupted and step == 2:
                     evaluate(run.cfg.env, run.model, run.planner, 1, 9, explore=True)
                 rows = envs.step(made[-1])
@@ -110,10 +110,10 @@ def test_evaluating_in_mid_episode_leaves_the_next_action_unchanged(run):
 
 def test_held_out_windows_lie_within_one_episode():
     rows = {"state": torch.arange(2 * 9).view(2, 9), "action": torch.zeros(2, 9, 1)}
-    found = report.windows(Episodes([0.0, 0.0], rows, [9, 5]), 4)
+    found = report.windows(EpisodeBatch([0.0, 0.0], rows, [9, 5]), 4)
     assert found["state"].tolist() == [[0, 1, 2, 3], [4, 5, 6, 7], [9, 10, 11, 12]]
     with pytest.raises(UserError, match="lower context or imag_horizon"):
-        report.windows(Episodes([0.0, 0.0], rows, [9, 5]), 10)
+        report.windows(EpisodeBatch([0.0, 0.0], rows, [9, 5]), 10)
 
 
 def test_errors_of_imagination_are_compared_with_what_looks_at_no_action(run):

@@ -9,12 +9,12 @@ import torch
 from dynamics_cases import Subject
 from model_cases import ACTION, config
 
-from dynamics.goal import GOAL, GoalConditioned, arrivals
+from dynamics.goal import GOAL_LATENT, GoalConditioned, next_features
 from worldmodels.errors import UserError
 from worldmodels.factory import build_model, build_planner
 from worldmodels.heads.base import RewardHead, TransitionRewardHead
 from worldmodels.nets.distributions import TwoHot
-from worldmodels.testing.sequences import EMBED, randomise, sequences
+from worldmodels.testing.sequences import EMBED, randomize, sequences
 from worldmodels.training.setup import Spaces, build_module
 
 WITH_GOAL = {
@@ -28,7 +28,7 @@ BACKBONES = ["rssm", "transformer", "ssm", "mamba", "implicit"]
 
 @pytest.fixture(params=BACKBONES)
 def pair(request):
-    backbone = randomise(Subject(request.param).build())
+    backbone = randomize(Subject(request.param).build())
     backbone.sample = False
     return backbone, GoalConditioned(backbone)
 
@@ -81,10 +81,10 @@ def test_rewards_are_learned_for_the_goal_that_they_were_earned_for(kind):
 
 def test_where_a_row_led_is_seen_under_its_own_goal():
     feat = torch.randn(3, 6, 5)
-    led = arrivals(feat, 2)
+    led = next_features(feat, 2)
     assert torch.equal(led[..., :3], feat[:, 1:, :3])
     assert torch.equal(led[..., 3:], feat[:, :-1, 3:])
-    assert torch.equal(arrivals(feat, 0), feat[:, 1:])
+    assert torch.equal(next_features(feat, 0), feat[:, 1:])
 
 
 @pytest.mark.parametrize("name", ["actor_critic", "tdmpc", "diffuser"])
@@ -93,7 +93,7 @@ def test_values_are_learned_across_a_change_of_goals_for_the_former(name, monkey
     world = build_model(config("dynamics=implicit"), {key: WITH_GOAL[key] for key in ("state", "goal_state")}, ACTION)
     size = world.dynamics.goal_dim
     words = [f"planner={name}", "denoiser.width=16"] + (["planner.plan_horizon=2"] if name == "diffuser" else [])
-    planner = build_planner(config(*words).planner, ACTION, False, **world.dynamics.widths)
+    planner = build_planner(config(*words).planner, ACTION, False, **world.dynamics.feature_spec)
     batch = changing_goals() | {"state": torch.randn(3, 6, 4)}
     rollout, _, _ = world.observe(batch, world.initial(3))
     goal = batch["goal_state"][..., :1].expand(-1, -1, size)
@@ -123,20 +123,20 @@ def test_values_are_learned_across_a_change_of_goals_for_the_former(name, monkey
 def test_a_state_can_be_aimed_at_any_latent(pair):
     backbone, wrapped = pair
     state, goal = wrapped.initial(3), torch.randn(3, backbone.feat_dim)
-    aimed = wrapped.aimed(state, goal)
+    aimed = wrapped.with_goal(state, goal)
     assert torch.equal(aimed.feat, torch.cat([state.feat[:, : backbone.feat_dim], goal], dim=1))
     after = wrapped.img_step(torch.zeros(3, ACTION), aimed)
     assert torch.equal(after.feat[:, backbone.feat_dim :], goal)
     with pytest.raises(UserError, match=r"a goal for these states is a latent of shape \(3, "):
-        wrapped.aimed(state, goal[:, :-1])
+        wrapped.with_goal(state, goal[:, :-1])
 
 
 @pytest.mark.parametrize("name", ["rssm", "implicit"])
 def test_a_goal_is_the_same_however_often_it_is_looked_at(name):
-    wrapped = GoalConditioned(randomise(Subject(name).build()))
+    wrapped = GoalConditioned(randomize(Subject(name).build()))
     assert wrapped.sample
     embed = torch.randn(4, EMBED)
-    assert torch.equal(wrapped.glimpse(embed), wrapped.glimpse(embed))
+    assert torch.equal(wrapped.encode_goal(embed), wrapped.encode_goal(embed))
     assert wrapped.sample
 
 
@@ -153,7 +153,7 @@ def test_goals_are_shown_at_rest_and_stacks_as_their_newest_frame():
 
 
 def test_goals_are_embedded_once_for_as_long_as_they_are_shown(monkeypatch):
-    encoder = randomise(build_model(config("dynamics=implicit"), WITH_GOAL, ACTION).encoder)
+    encoder = randomize(build_model(config("dynamics=implicit"), WITH_GOAL, ACTION).encoder)
     generator = torch.Generator().manual_seed(0)
     obs = {
         "pixels": torch.randint(256, (2, 5, 3, 16, 16), dtype=torch.uint8, generator=generator),
@@ -174,7 +174,7 @@ def test_goals_are_embedded_once_for_as_long_as_they_are_shown(monkeypatch):
 
 
 def test_what_is_decoded_does_not_depend_on_the_goal():
-    world = randomise(build_model(config("dynamics=implicit"), WITH_GOAL, ACTION))
+    world = randomize(build_model(config("dynamics=implicit"), WITH_GOAL, ACTION))
     feat = torch.randn(3, world.dynamics.feat_dim)
     other = feat.clone()
     other[:, world.dynamics.goal_dim :] += 1
@@ -201,7 +201,7 @@ def test_a_goal_is_its_frame_seen_as_an_episodes_first(pair):
     for t in range(5):
         state = backbone.obs_step(goal[:, t], torch.zeros(3, ACTION), first, backbone.initial(3))
         torch.testing.assert_close(rollout.post[:, t, backbone.feat_dim :], state.feat)
-        torch.testing.assert_close(wrapped.glimpse(goal[:, t]), state.feat)
+        torch.testing.assert_close(wrapped.encode_goal(goal[:, t]), state.feat)
 
 
 def test_filtering_equals_observing(pair):
@@ -213,7 +213,7 @@ def test_filtering_equals_observing(pair):
     for t in range(7):
         state = wrapped.obs_step(embed[:, t], data.action[:, t], data.reset[:, t], state)
         torch.testing.assert_close(state.feat, rollout.post[:, t], atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(state.memory[GOAL], last.memory[GOAL])
+    torch.testing.assert_close(state.memory[GOAL_LATENT], last.memory[GOAL_LATENT])
 
 
 def test_imagining_leaves_the_goal_where_it_is_in_every_kind_of_state(pair):
@@ -233,7 +233,7 @@ def test_imagining_leaves_the_goal_where_it_is_in_every_kind_of_state(pair):
         action = torch.rand(len(state.feat), ACTION) * 2 - 1
         after = wrapped.img_step(action, state)
         assert torch.equal(after.feat[:, size:], goal)
-        assert torch.equal(after.memory[GOAL], goal)
+        assert torch.equal(after.memory[GOAL_LATENT], goal)
         assert not torch.equal(after.feat[:, :size], state.feat[:, :size])
 
 
@@ -255,13 +255,13 @@ def test_a_state_without_a_goal_is_refused(pair):
 
 
 def test_a_world_model_of_observed_goals_is_built_around_them():
-    model = randomise(build_model(config("dynamics=implicit"), WITH_GOAL, ACTION))
+    model = randomize(build_model(config("dynamics=implicit"), WITH_GOAL, ACTION))
     obs = {
         key: torch.randint(256, (3, *shape), dtype=dtype) if dtype == torch.uint8 else torch.randn(3, *shape)
         for key, (shape, dtype) in WITH_GOAL.items()
     }
     state = model.obs_step(obs, torch.zeros(3, ACTION), torch.ones(3, dtype=torch.bool), model.initial(3))
     goal = {key.removeprefix("goal_"): value for key, value in obs.items() if key.startswith("goal_")}
-    torch.testing.assert_close(state.feat[:, -model.dynamics.goal_dim :], model.glimpse(goal))
+    torch.testing.assert_close(state.feat[:, -model.dynamics.goal_dim :], model.encode_goal(goal))
     assert set(model.decode(state.feat)) == {"pixels", "state"}
     assert model.encoder.observations == WITH_GOAL

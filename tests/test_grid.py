@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 from planner_cases import GENERAL
 from planner_cases import PLANNERS as KIND
 
-from worldmodels.common.columns import GOAL
+from worldmodels.common.columns import GOAL_PREFIX
 from worldmodels.config import load_config
 from worldmodels.factory import build_model
 from worldmodels.training.setup import Spaces, build_module
@@ -114,8 +114,8 @@ def test_it_acts_learns_is_saved_and_taken_up_again(case, tmp_path):
     cfg = configured(backbone, planner, observed)
     rows = batch(size=2, length=5, observations=observations)
     if KIND[planner] == "goals":
-        rows |= {GOAL + observed: rows[observed].flip(1)}
-        observations = observations | {GOAL + observed: observations[observed]}
+        rows |= {GOAL_PREFIX + observed: rows[observed].flip(1)}
+        observations = observations | {GOAL_PREFIX + observed: observations[observed]}
     if discrete:
         rows["action"] = torch.nn.functional.one_hot(rows["action"].argmax(-1), ACTION).float()
     torch.manual_seed(0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from planners.learning.hindsight import last_rows, later
+from planners.learning.hindsight import last_rows, sample_future_rows
 
 
 def first(*rows):
@@ -20,9 +20,9 @@ def test_every_later_row_of_the_episode_is_drawn_and_nothing_else():
     flags = first([0, 0, 1, 0, 0, 0, 0, 1, 0]).expand(4000, -1)
     torch.manual_seed(0)
     for now, expected in ((0, {1}), (2, {3, 4, 5, 6}), (3, {4, 5, 6}), (6, {7}), (7, {8}), (8, {8})):
-        drawn = later(flags, torch.full((4000, 1), now), 99)[:, 0]
+        drawn = sample_future_rows(flags, torch.full((4000, 1), now), 99)[:, 0]
         assert set(drawn.tolist()) == expected
         share = drawn.bincount(minlength=9)[list(expected)] / 4000
         assert (share - 1 / len(expected)).abs().max() < 0.05
-    near = later(flags, torch.full((4000, 1), 2), 2)
+    near = sample_future_rows(flags, torch.full((4000, 1), 2), 2)
     assert set(near[:, 0].tolist()) == {3, 4}

@@ -10,10 +10,10 @@ from test_goal import WITH_GOAL
 
 from dynamics.base import State
 from planners.diffusion.conditioning import Window
-from planners.diffusion.plan_scoring import Imagined, Plans, Stepwise
+from planners.diffusion.plan_scoring import ImaginedReturn, ScoredPlans, StepConsistency
 from worldmodels.errors import UserError
 from worldmodels.factory import build_model, build_planner
-from worldmodels.testing.sequences import randomise
+from worldmodels.testing.sequences import randomize
 
 L, STEP = 12, 0.5
 TARGET = torch.tensor([2.0, 0.0])
@@ -32,13 +32,13 @@ class Plane:
         at = feat[:, 1:, :2] if self.reads_arrival else feat[:, :-1, :2] + action
         return ((at - TARGET).norm(dim=-1) < 0.3).float()
 
-    def foreseen(self, latents, actions):
+    def predict_next(self, latents, actions):
         return latents + actions
 
-    def jumps(self, led, shown):
+    def transition_error(self, led, shown):
         return (led - shown).square().mean(-1) / 0.01
 
-    def arrival_jumps(self, led, goal):
+    def arrival_error(self, led, goal):
         return (led - goal).square().mean(-1) / 0.04
 
 
@@ -62,7 +62,7 @@ def judged(*plans, goals=True, arrival=True):
         latents[0, torch.arange(len(plans)), ends[0]] = TARGET  # given
         feat = torch.cat([feat, TARGET[None]], dim=-1)
     plane = Plane(2 if goals else 0, arrival)
-    return Stepwise().values(plane, plane, Plans(State(feat, {}), latents, actions, ends), None)[0]
+    return StepConsistency().values(plane, plane, ScoredPlans(State(feat, {}), latents, actions, ends), None)[0]
 
 
 def test_the_soonest_plan_to_a_goal_without_a_jump_is_the_best():
@@ -132,40 +132,40 @@ def test_recorded_steps_are_foreseen_and_jump_by_one_on_average():
         moved = (action[:, :-1] @ weights + noise * torch.randn(64, 3, weights.shape[1])).cumsum(1)
         feat = torch.cat([torch.zeros_like(moved[:, :1]), moved], dim=1)
         everything = torch.ones(64, dtype=torch.bool)
-        made.trajectories.normaliser.follow(made.joined(feat, action), everything)
+        made.trajectories.normalizer.follow(made.concat(feat, action), everything)
         ends = torch.randint(1, 6, (64,))  # as far as the fourth latent; two lie beyond
         goal = torch.where(ends[:, None] < 4, feat[torch.arange(64), ends.clamp(max=3)] * shown, 1e3)
         window = Window(feat, action, feat[..., 0], None, None, goal, everything)
         optimizer.zero_grad()
         made._forward_loss(window, ends).mean().backward()
         optimizer.step()
-    led = made.foreseen(feat, action)[:, :-1]
+    led = made.predict_next(feat, action)[:, :-1]
     error = (led - feat[:, 1:]).square().mean().sqrt()
     assert noise < error < 1.3 * noise
-    assert made.jumps(led, feat[:, 1:]).mean().item() == pytest.approx(1, abs=0.3)
-    assert made.jumps(led, feat[:, 1:] + 3).mean() > 20
-    assert made.arrival_jumps(led, feat[:, 1:] * shown).mean().item() == pytest.approx(1, abs=0.4)
-    assert made.arrival_jumps(led, (feat[:, 1:] + 6) * shown).mean() > 20
+    assert made.transition_error(led, feat[:, 1:]).mean().item() == pytest.approx(1, abs=0.3)
+    assert made.transition_error(led, feat[:, 1:] + 3).mean() > 20
+    assert made.arrival_error(led, feat[:, 1:] * shown).mean().item() == pytest.approx(1, abs=0.4)
+    assert made.arrival_error(led, (feat[:, 1:] + 6) * shown).mean() > 20
     made.step_errors.square.zero_()  # foreseen exactly: what is 5 % of a deviation off still counts as a usual error
     off = feat[:, 1:] + 0.05 * made.trajectories.latent_std()
-    torch.testing.assert_close(made.jumps(feat[:, 1:], off), torch.ones(64, 3), atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(made.transition_error(feat[:, 1:], off), torch.ones(64, 3), atol=1e-3, rtol=1e-3)
     assert {"step_errors.square", "step_errors.count", "arrival_errors.square"} <= made.state_dict().keys()
 
 
 def test_imagined_plans_lose_what_their_actions_do_not_lead_to():
     world = model("space=gaussian", observations=STATE)
     cfg = config("planner=diffusion", "planner.plan_horizon=4", "planner.acting.replan_every=2", "denoiser.width=16")
-    learner = randomise(build_planner(cfg.planner, ACTION, False, world.dynamics.feat_dim)).learner
+    learner = randomize(build_planner(cfg.planner, ACTION, False, world.dynamics.feat_dim)).learner
     rows = with_reset(batch(observations=STATE))
     state = world.observe(rows, world.initial(2))[1].map(torch.detach)
     actions = torch.rand(2, 3, 4, ACTION) * 2 - 1
     imagined = world.imagine(world.dynamics.fork(state, 3), actions.flatten(0, 1), 4, seeded())
     latents = imagined.feat[:, :-1].unflatten(0, (2, 3)).detach()
     ends = torch.full((2, 3), 3)
-    true = Imagined(2.0).values(world, learner, Plans(state, latents, actions, ends), seeded())
+    true = ImaginedReturn(2.0).values(world, learner, ScoredPlans(state, latents, actions, ends), seeded())
     off = latents.clone()
     off[:, 1, 2] += 3 * learner.trajectories.latent_std()
-    lost = true - Imagined(2.0).values(world, learner, Plans(state, off, actions, ends), seeded())
+    lost = true - ImaginedReturn(2.0).values(world, learner, ScoredPlans(state, off, actions, ends), seeded())
     torch.testing.assert_close(lost, torch.tensor([[0.0, 2 * 9 / 3, 0.0]] * 2), atol=1e-3, rtol=1e-3)
 
 
@@ -173,6 +173,6 @@ def test_a_judge_says_what_it_lacks():
     words = ["planner=diffusion_goals", "denoiser.width=16", "planner.learner.forward_model=null"]
     world = build_model(config("dynamics=implicit"), WITH_GOAL, ACTION)
     with pytest.raises(UserError, match=r"give planner\.learner\.forward_model its units"):
-        build_planner(config(*words).planner, ACTION, False, **world.dynamics.widths)
+        build_planner(config(*words).planner, ACTION, False, **world.dynamics.feature_spec)
     with pytest.raises(UserError, match="consistency=-1"):
-        Imagined(consistency=-1.0)
+        ImaginedReturn(consistency=-1.0)

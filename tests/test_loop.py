@@ -16,7 +16,7 @@ from toy_runs import ENV, REST, UPDATES, WORDS, At, built, same, stop, trained
 
 from planners.base import Planner
 from worldmodels.config import load_config
-from worldmodels.data.datamodule import Schedule
+from worldmodels.data.datamodule import UpdateSchedule
 from worldmodels.errors import UserError
 from worldmodels.runs.folders import AVERAGE, read_checkpoint
 from worldmodels.runs.loading import load_run
@@ -31,7 +31,7 @@ def collect(training, steps: int, planner: Planner | None = None) -> tuple[dict[
 
     def record(rows: dict[str, torch.Tensor]) -> None:
         tape.append({key: value.clone() for key, value in rows.items()})
-        feats.append(collector.actor.state.feat)
+        feats.append(collector.agent.state.feat)
         extend(rows)
 
     collector.replay.extend = record
@@ -100,7 +100,7 @@ def test_decisions_frames_returns_and_lengths_are_counted(tmp_path):
     # Arriving in step s of episode k gives 100 k + s and half the action.
     for episode, (k, steps) in zip(episodes, [(0, 3), (0, 5), (1, 3), (1, 7)], strict=True):
         middle = steps * 100 * k + steps * (steps + 1) / 2
-        assert abs(episode.score - middle) <= steps / 2
+        assert abs(episode.return_ - middle) <= steps / 2
 
 
 def test_seeds_differ_between_environments_and_repeat_between_runs(tmp_path):
@@ -118,21 +118,21 @@ def test_seeds_differ_between_environments_and_repeat_between_runs(tmp_path):
 
 
 def test_the_schedule_pays_for_decisions_after_the_prefill_only():
-    schedule = Schedule(prefill=100, decisions=400, train_ratio=512, steps_per_update=1024)
+    schedule = UpdateSchedule(prefill=100, decisions=400, train_ratio=512, steps_per_update=1024)
     assert [schedule.updates_due(n) for n in (0, 100, 101, 102, 103, 104)] == [0, 0, 0, 1, 1, 2]
     assert schedule.total == 150
 
 
 @pytest.mark.parametrize("terms", [(100, 512, 1024), (100, 1024, 1024), (300, 512, 1024), (0, 512, 512)])
 def test_a_resumed_schedule_owes_nothing(terms):
-    before = Schedule(100, 400, 512, 1024)
+    before = UpdateSchedule(100, 400, 512, 1024)
     prefill, ratio, steps = terms
-    after = Schedule(prefill, 400, ratio, steps)
+    after = UpdateSchedule(prefill, 400, ratio, steps)
     after.load_state_dict(before.state_dict(), decisions=200, updates=before.updates_due(200))
     assert after.updates_due(200) == 50
     start = max(prefill, 200)
     assert after.updates_due(start + 20) - 50 == math.floor(20 * ratio / steps)
-    again = Schedule(prefill, 400, ratio, steps)
+    again = UpdateSchedule(prefill, 400, ratio, steps)
     again.load_state_dict(after.state_dict(), decisions=240, updates=after.updates_due(240))
     assert again.updates_due(400) == after.updates_due(400)
 
@@ -203,28 +203,28 @@ def test_watching_and_evaluating_in_mid_training_change_nothing(tmp_path, contex
     quiet = trained(tmp_path / "a", *words, "trainer.watch_updates=1000", "trainer.log_updates=1000")
     played, states = [], []
 
-    def look(training) -> None:
-        module, actor = training.module, training.data.dataset.collector.actor
-        before = [actor.generator.get_state(), torch.get_rng_state(), actor.state.feat.clone()]
+    def run_search(training) -> None:
+        module, agent = training.module, training.data.dataset.collector.agent
+        before = [agent.generator.get_state(), torch.get_rng_state(), agent.state.feat.clone()]
         weights = {key: value.clone() for key, value in module.state_dict().items()}
         for explore in (False, True):
             env = config_env(training)
             played.append(evaluate(env, *module.acting, 2, 1000, explore).returns)
-        after = [actor.generator.get_state(), torch.get_rng_state(), actor.state.feat]
+        after = [agent.generator.get_state(), torch.get_rng_state(), agent.state.feat]
         states.append(all(torch.equal(one, other) for one, other in zip(before, after, strict=True)))
         states.append(same(weights, module.state_dict()))
 
-    watched = trained(tmp_path / "b", *words, "trainer.watch_updates=3", at=[At(7, look)])
+    watched = trained(tmp_path / "b", *words, "trainer.watch_updates=3", at=[At(7, run_search)])
     assert all(states)
     assert len(played) == 2
     assert same(quiet, watched)
 
 
 def test_averaged_weights_collect_and_are_what_a_run_is_loaded_with(tmp_path):
-    def look(training) -> None:
-        assert training.data.dataset.collector.actor.model is training.module.acting[0]
+    def run_search(training) -> None:
+        assert training.data.dataset.collector.agent.model is training.module.acting[0]
 
-    weights = trained(tmp_path, at=[At(UPDATES, look)])
+    weights = trained(tmp_path, at=[At(UPDATES, run_search)])
     OmegaConf.save(load_config([*ENV, *REST]), tmp_path / "config.yaml")
     key = "dynamics.from_action.0.weight"
     loaded = load_run(tmp_path).model.state_dict()[key]

@@ -16,14 +16,14 @@ from core_cases import IN, build_core, inputs, layer_norm, numpy_weights, sigmoi
 from dynamics.mamba import Mamba
 from dynamics.mamba_scan import _decide, chunked_scan, fused_is_exact
 from worldmodels.errors import UserError
-from worldmodels.testing.sequences import BATCH, randomise
+from worldmodels.testing.sequences import BATCH, randomize
 
 
 @torch.no_grad()
 def test_mamba_is_its_recurrence(monkeypatch):
     """One layer, several heads, step by step in NumPy."""
     monkeypatch.setattr("dynamics.mamba_scan.CHUNK", 4)
-    core = randomise(Mamba(IN, 8, 1, expand=2, head=4, state=3, kernel=3))
+    core = randomize(Mamba(IN, 8, 1, expand=2, head=4, state=3, kernel=3))
     x, reset = inputs(11, share=0.2)
     outputs, _, _ = core.scan(x, reset, core.initial(BATCH))
     w = numpy_weights(core)

@@ -34,7 +34,7 @@ def test_distances_are_counted_on_foot():
         walked.append(here)
     assert walked == [(1, 2), (1, 3), (2, 3), (3, 3), (3, 2), (3, 1)]
     for cell in grid.cells:
-        assert grid.cell_at(grid.centre(cell) + np.array([0.24, -0.24])) == cell
+        assert grid.cell_at(grid.center(cell) + np.array([0.24, -0.24])) == cell
 
 
 @pytest.mark.parametrize("obs", ["state", "both"])
@@ -53,7 +53,7 @@ def test_starts_and_goals_lie_apart_and_in_free_cells(maze):
         cells = env.grid.cell_at(start), env.grid.cell_at(goal)
         assert env.grid.distance(*cells) >= 4
         for place, cell in zip((start, goal), cells, strict=True):
-            assert np.abs(place - env.grid.centre(cell)).max() <= 0.25 + 1e-6
+            assert np.abs(place - env.grid.center(cell)).max() <= 0.25 + 1e-6
         assert not observation["state"][2:].any()
         assert not observation["goal_state"][2:].any()
         assert not info["success"]
@@ -109,7 +109,7 @@ def test_the_picture_shows_the_ball_and_hides_the_goal():
     env = Maze(obs="both", size=64, seed=0)
     one, _ = env.reset()
     snapshot = env.snapshot()
-    snapshot["goal"] = env.grid.centre((2, 3))
+    snapshot["goal"] = env.grid.center((2, 3))
     other = env.restore(snapshot)
     assert np.array_equal(one["pixels"], other["pixels"])
     assert not np.array_equal(one["goal_pixels"], other["goal_pixels"])
@@ -168,7 +168,7 @@ def test_every_planner_is_built_on_what_a_maze_is_learned_with(planner):
     cfg = load_config(["experiment=maze", f"planner={planner}"])
     spec = dict.fromkeys(("state", "goal_state"), ((4,), torch.float32))
     world = build_model(cfg, spec, 2)
-    built = build_planner(cfg.planner, 2, False, **world.dynamics.widths)
+    built = build_planner(cfg.planner, 2, False, **world.dynamics.feature_spec)
     assert getattr(built, "plan_horizon", None) == cfg.planner.get("plan_horizon")
     assert world.encoder.still == [2, 3]
 

@@ -18,14 +18,14 @@ from worldmodels.common.batch import split_context
 from worldmodels.config import config_dir, load_config
 from worldmodels.data.replay import Replay
 from worldmodels.envs.check import check
-from worldmodels.envs.recall import COLOURS, DARK, SHOWN, WALL, Recall
+from worldmodels.envs.recall import COLORS, DARK, SHOWN, WALL, Recall
 from worldmodels.errors import UserError
 from worldmodels.factory import build_model
 from worldmodels.model import WorldModel
 from worldmodels.recall.episodes import record_episodes
 from worldmodels.recall.report import TASKS, footnote, table
 from worldmodels.recall.scores import recalled, score
-from worldmodels.testing.sequences import randomise
+from worldmodels.testing.sequences import randomize
 from worldmodels.training.run import train
 from worldmodels.trajectory import Trajectory
 
@@ -71,7 +71,7 @@ def test_the_choice_is_rewarded_by_the_room_and_hidden_from_the_frames_between()
         room, again, doors = frames[0], frames[-1], SHOWN + 4
         assert np.array_equal(room, again)
         assert np.array_equal(frames[SHOWN - 1], room)
-        first = int(np.array_equal(room[:, 0, 0], COLOURS[1]))
+        first = int(np.array_equal(room[:, 0, 0], COLORS[1]))
         assert rewards == [float(t == doors + 1 and actions[doors] == first) for t in range(9)]
         for hidden in frames[SHOWN:-1]:
             assert (hidden == hidden[0]).all()  # grey: no colour of a room is left
@@ -135,7 +135,7 @@ class Knows(WorldModel):
 def rooms(tmp_path):
     """Twelve episodes with a delay of 25."""
     record_episodes(load_config([*SHORT, "env.delay=25"]).env, tmp_path / "rooms", 12, 0, 1.0)
-    return Replay.open(tmp_path / "rooms", cross_resets=False).every(Recall.length(25))
+    return Replay.open(tmp_path / "rooms", cross_resets=False).all_windows(Recall.length(25))
 
 
 @pytest.mark.parametrize("right", [True, False])
@@ -153,7 +153,7 @@ def test_what_is_imagined_depends_on_nothing_later(rooms, posterior):
     """With the opposite future every hit is a miss, and the other way round."""
     observations = {"pixels": ((3, 16, 16), torch.uint8)}
     cfg = load_config([*SHORT, "dynamics=ssm", f"dynamics.posterior={posterior}"])
-    world, batch = randomise(build_model(cfg, observations, 2)), split_context(rooms, 0)[1]
+    world, batch = randomize(build_model(cfg, observations, 2)), split_context(rooms, 0)[1]
     half, door = 15, SHOWN + 25 + 1
 
     def recall(rows):

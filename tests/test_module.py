@@ -14,7 +14,7 @@ from torch import nn
 from dynamics.base import State
 from planners.base import Planner
 from worldmodels.common.batch import split_context
-from worldmodels.common.columns import MEMORY
+from worldmodels.common.columns import MEMORY_PREFIX
 from worldmodels.common.precision import lightning_precision
 from worldmodels.errors import UserError
 from worldmodels.factory import loss_scales, prefix_rows
@@ -176,7 +176,8 @@ def stored(trained, size, length, seed=3):
     generator = torch.Generator().manual_seed(seed)
     memory = trained.model.initial(size).memory
     return {
-        MEMORY + key: torch.rand(size, length, *value.shape[1:], generator=generator) for key, value in memory.items()
+        MEMORY_PREFIX + key: torch.rand(size, length, *value.shape[1:], generator=generator)
+        for key, value in memory.items()
     }
 
 
@@ -233,7 +234,7 @@ def test_a_stored_latent_continues_as_if_nothing_was_cut(tmp_path):
     reset[:, 0] = True
     states = filtered(trained, stream, reset)
     for key in states[0].memory:
-        stream[MEMORY + key] = torch.stack([state.memory[key] for state in states], dim=1)
+        stream[MEMORY_PREFIX + key] = torch.stack([state.memory[key] for state in states], dim=1)
     for cut in (0, 2, 3, 6):
         losses, rollout = trained.losses({key: value[:, cut:] for key, value in stream.items()})
         assert_close(rollout.post, feats(states)[:, cut + 1 :])

@@ -17,8 +17,8 @@ from worldmodels.heads.base import ContinueHead, RewardHead, TransitionRewardHea
 from worldmodels.nets.decoders import Decoder, PixelDecoder, StateDecoder
 from worldmodels.nets.distributions import symexp, symlog
 from worldmodels.nets.encoders import Encoder
-from worldmodels.nets.layers import MLP, BlockLinear, init_, init_std
-from worldmodels.testing.sequences import randomise
+from worldmodels.nets.layers import MLP, BlockLinear, init_linear_, init_std
+from worldmodels.testing.sequences import randomize
 
 
 def seeded(seed=0):
@@ -29,7 +29,7 @@ def seeded(seed=0):
 
 
 def test_a_block_linear_map_is_block_diagonal():
-    layer = randomise(BlockLinear(6, 9, 3))
+    layer = randomize(BlockLinear(6, 9, 3))
     x = torch.randn(4, 6, generator=seeded())
     expected = x @ torch.block_diag(*layer.weight) + layer.bias
     torch.testing.assert_close(layer(x), expected)
@@ -38,9 +38,12 @@ def test_a_block_linear_map_is_block_diagonal():
 @pytest.mark.parametrize(
     ("layer", "fan_in"),
     [
-        (lambda: init_(nn.Linear(400, 300)), 400),
-        (lambda: init_(nn.Conv2d(30, 60, 4)), 30 * 16),
-        (lambda: init_(nn.ConvTranspose2d(60, 30, 4, stride=2)), 60 * 16 / 4),  # stride 2 reads a quarter of the kernel
+        (lambda: init_linear_(nn.Linear(400, 300)), 400),
+        (lambda: init_linear_(nn.Conv2d(30, 60, 4)), 30 * 16),
+        (
+            lambda: init_linear_(nn.ConvTranspose2d(60, 30, 4, stride=2)),
+            60 * 16 / 4,
+        ),  # stride 2 reads a quarter of the kernel
         (lambda: BlockLinear(400, 800, 4), 100),
     ],
     ids=["linear", "conv", "transposed", "block"],
@@ -68,7 +71,7 @@ def test_an_mlp_has_the_layers_it_says():
 @pytest.mark.parametrize("lead", [(3,), (2, 5)])
 def test_encoders_take_any_leading_axes_and_sizes(side, cells, channels, lead):
     spec = {"pixels": ((3, side, side), torch.uint8), "state": ((4,), torch.float32)}
-    encoder = randomise(Encoder(spec, depth=2, units=6, layers=1))
+    encoder = randomize(Encoder(spec, depth=2, units=6, layers=1))
     obs = {"pixels": torch.randint(256, (*lead, 3, side, side), dtype=torch.uint8), "state": torch.randn(*lead, 4)}
     embed = encoder(obs)
     assert embed.shape == (*lead, encoder.out_dim)
@@ -78,7 +81,7 @@ def test_encoders_take_any_leading_axes_and_sizes(side, cells, channels, lead):
 
 
 def test_each_kind_of_observation_has_its_part_of_the_embedding():
-    encoder = randomise(Encoder(BOTH, depth=2, units=6, layers=1))
+    encoder = randomize(Encoder(BOTH, depth=2, units=6, layers=1))
     rows = batch()
     for key, changed in (("pixels", slice(0, 64)), ("state", slice(64, 70))):
         other = {**rows, key: rows[key].flip(0)}
@@ -120,7 +123,7 @@ def test_image_sizes_that_do_not_fit_are_refused(shape):
 
 
 def test_decoders_mirror_the_observations():
-    decoder = randomise(Decoder(7, BOTH, depth=2, units=5, layers=1))
+    decoder = randomize(Decoder(7, BOTH, depth=2, units=5, layers=1))
     decoded = decoder(torch.randn(2, 5, 7) * 10)
     assert {key: tuple(value.shape) for key, value in decoded.items()} == {
         "pixels": (2, 5, 3, 16, 16),
@@ -133,7 +136,7 @@ def test_decoders_mirror_the_observations():
 
 def test_reconstruction_losses_sum_over_an_observation():
     rows, feat = batch(), torch.randn(2, 5, 7, generator=seeded())
-    decoder = randomise(Decoder(7, BOTH, depth=2, units=5, layers=1))
+    decoder = randomize(Decoder(7, BOTH, depth=2, units=5, layers=1))
     with torch.no_grad():
         loss, decoded = decoder.loss(feat, rows), decoder(feat)
     pixels = (decoded["pixels"].double().numpy() - rows["pixels"].numpy() / 255) ** 2
@@ -156,7 +159,7 @@ def test_states_are_predicted_in_symlog_and_decoded_in_their_units():
 
 
 def test_a_reward_belongs_to_the_state_it_arrives_in():
-    head, rows = randomise(RewardHead(6, ACTION, 8)), batch()
+    head, rows = randomize(RewardHead(6, ACTION, 8)), batch()
     feat = torch.randn(2, 5, 6, generator=seeded())
     loss = head.loss(feat, torch.ones(2, 5), rows, rows["is_first"])
     for b, t in ((0, 0), (1, 3), (0, 3)):
@@ -169,7 +172,7 @@ def test_a_reward_belongs_to_the_state_it_arrives_in():
 
 def test_heads_read_nothing_but_the_arrival_state():
     feat = torch.randn(2, 5, 6, generator=seeded())
-    for head in (randomise(RewardHead(6, ACTION, 8)), randomise(ContinueHead(6, ACTION, 8))):
+    for head in (randomize(RewardHead(6, ACTION, 8)), randomize(ContinueHead(6, ACTION, 8))):
         plain = head(feat, torch.zeros(2, 4, ACTION))
         start, action = feat.clone(), torch.ones(2, 4, ACTION)
         start[:, 0] += 1
@@ -182,7 +185,7 @@ def test_heads_read_nothing_but_the_arrival_state():
 
 
 def test_a_transition_reward_belongs_to_the_state_and_action_it_follows_from():
-    head, rows = randomise(TransitionRewardHead(6, ACTION, 8)), with_reset(batch())
+    head, rows = randomize(TransitionRewardHead(6, ACTION, 8)), with_reset(batch())
     feat = torch.randn(2, 5, 6, generator=seeded())
     weight = torch.rand(2, 5, generator=seeded(1))
     loss = head.loss(feat, weight, rows, rows["reset"])
@@ -202,7 +205,7 @@ def test_a_transition_reward_belongs_to_the_state_and_action_it_follows_from():
 
 def test_a_deviation_for_all_weights_holds_while_a_network_is_built_and_spares_what_begins_at_zero():
     with init_std(0.02):
-        net, image = MLP(300, 300, 1, 300, out_scale=0.1), init_(torch.nn.Conv2d(64, 64, 3))
+        net, image = MLP(300, 300, 1, 300, out_scale=0.1), init_linear_(torch.nn.Conv2d(64, 64, 3))
         assert torch.equal(MLP(300, 300, 1, 300, 0.0)[-1].weight, torch.zeros(300, 300))
     assert [round(layer.std().item(), 3) for layer in (net[0][0].weight, net[1].weight)] == [0.02, 0.02]
     assert image.weight.std().item() == pytest.approx(576**-0.5, rel=0.02)
@@ -212,7 +215,7 @@ def test_a_deviation_for_all_weights_holds_while_a_network_is_built_and_spares_w
 def test_tdmpc2_begins_with_weights_of_its_published_deviation():
     cfg = load_config(["experiment=tdmpc2_cpu"])
     world = build_model(cfg, STATE, ACTION)
-    planner = build_planner(cfg.planner, ACTION, False, std=cfg.size.init_std, **world.dynamics.widths)
+    planner = build_planner(cfg.planner, ACTION, False, std=cfg.size.init_std, **world.dynamics.feature_spec)
     weights = {
         "dynamics": world.dynamics.transition[0][0][0].weight,
         "encoder": world.encoder.state[0][0].weight,

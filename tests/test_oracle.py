@@ -10,7 +10,7 @@ from toy_runs import script
 from worldmodels.config import load_config
 from worldmodels.envs.vector import VectorEnv
 from worldmodels.errors import UserError
-from worldmodels.evaluation.oracle import SNAPSHOT, Oracle, OracleActor, Simulators, pack, unpack
+from worldmodels.evaluation.oracle import SNAPSHOT, Oracle, OracleAgent, Simulators, pack, unpack
 
 ENVS = {
     "linear_gaussian": ["env=linear_gaussian"],
@@ -29,17 +29,17 @@ def test_what_the_oracle_imagines_is_what_happens(name):
     env = load_config(ENVS[name]).env
     with VectorEnv(env, 2, seed=3) as envs, Simulators(env, envs.discrete, workers=2) as simulators:
         oracle = Oracle(simulators, envs.action_dim)
-        actor = OracleActor(envs, oracle, False, seeded())
+        agent = OracleAgent(envs, oracle, False, seeded())
         generator, rows = seeded(1), envs.reset()
         for _ in range(3):
             rows = envs.step(2 * torch.rand(2, envs.action_dim, generator=generator) - 1)
-        actor.filter(rows)
+        agent.filter(rows)
         actions = 2 * torch.rand(2, 4, envs.action_dim, generator=generator) - 1
-        forked = oracle.dynamics.fork(actor.state, 3)
+        forked = oracle.dynamics.fork(agent.state, 3)
         tried = 2 * torch.rand(6, 4, envs.action_dim, generator=generator) - 1
         tried[1], tried[4] = actions[0], actions[1]
         imagined = oracle.imagine(forked, tried, 4)
-        state, stepped = actor.state, []
+        state, stepped = agent.state, []
         for t in range(4):
             state = oracle.dynamics.img_step(actions[:, t], state)
             stepped.append(state.feat)
@@ -61,10 +61,10 @@ def test_planning_with_the_oracle_heads_for_the_goal():
         oracle = Oracle(simulators, envs.action_dim)
         oracle.discrete, oracle.action_dim, oracle.feat_dim, oracle.goal_dim = envs.discrete, envs.action_dim, 1, 0
         planner = build("mppi", oracle, num_samples=64, num_elites=8, iterations=2)
-        actor, rows, steps = OracleActor(envs, oracle, False, seeded()), envs.reset(), 0
+        agent, rows, steps = OracleAgent(envs, oracle, False, seeded()), envs.reset(), 0
         while not rows["is_last"].any():
-            actor.filter(rows)
-            rows, steps = envs.step(actor.act(planner, rows["is_first"])), steps + 1
+            agent.filter(rows)
+            rows, steps = envs.step(agent.act(planner, rows["is_first"])), steps + 1
         assert rows["is_terminal"].all()
         assert rows["reward"].tolist() == [1.0, 1.0]
 
@@ -83,9 +83,9 @@ def test_the_oracle_refuses_what_reads_features_or_gradients():
 def test_an_environment_that_cannot_save_its_state_is_refused(run_folder, said):
     env = {"_target_": "broken_envs.Mute"}
     with VectorEnv(env, 1, seed=0) as envs, Simulators(env, envs.discrete, workers=1) as simulators:
-        actor = OracleActor(envs, Oracle(simulators, envs.action_dim), False, seeded())
+        agent = OracleAgent(envs, Oracle(simulators, envs.action_dim), False, seeded())
         with pytest.raises(UserError, match="model=oracle needs to save and restore") as error:
-            actor.filter(envs.reset())
+            agent.filter(envs.reset())
         assert "\n" not in str(error.value)
 
 

@@ -17,7 +17,7 @@ from planners.search.proposals import Proposal
 @pytest.fixture(autouse=True)
 def whole(monkeypatch):
     """All rows in one search, for those who look at what the model is asked."""
-    monkeypatch.setattr(receding_horizon, "AT_ONCE", 10**6)
+    monkeypatch.setattr(receding_horizon, "ROWS_AT_ONCE", 10**6)
 
 
 @searching
@@ -27,7 +27,7 @@ def test_rows_searched_in_groups_plan_as_all_together(name, discrete, rows, monk
     model, state = world(discrete)
     planner = build(name, model)
     together, expected = planner.act(model, state, planner.initial(5), none(5), True, seeded())
-    monkeypatch.setattr(receding_horizon, "AT_ONCE", 256 * rows)
+    monkeypatch.setattr(receding_horizon, "ROWS_AT_ONCE", 256 * rows)
     model.asked.clear()
     in_groups, memory = planner.act(model, state, planner.initial(5), none(5), True, seeded())
     assert max(len(actions) for actions in model.asked) <= 256 * rows + 100  # and what CEM keeps
@@ -57,7 +57,7 @@ def test_warm_start_moves_up_by_the_steps_executed(name, discrete, replan_every)
     if PLANNERS[name] == "guided":
         planner.guide = replace(planner.guide, policy_samples=0)
     _, memory = planner.act(model, state, planner.initial(5), none(5), False, seeded())
-    length = planner.imagined[1]
+    length = planner.imagination_size.steps
     ramp = torch.linspace(-0.9, 0.9, length)[None, :, None].expand(5, -1, model.action_dim)
     if discrete:
         ramp = torch.nn.functional.one_hot(torch.arange(length) % 3, 3).float().expand(5, -1, -1)
@@ -150,14 +150,14 @@ def test_the_rest_of_a_plan_is_executed_and_flushed_on_reset(name, discrete):
     same = seeded()
     same.set_state(generator.get_state())
     third, memory = planner.act(model, state, memory, flags(0, 1, 0, 0, 0), False, generator)
-    assert len(model.asked[0]) == planner.imagined[0]
+    assert len(model.asked[0]) == planner.imagination_size.rows
     fresh, _ = planner.act(model, state.map(lambda x: x[1:2]), planner.initial(1), none(1), False, same)
     torch.testing.assert_close(third[1], fresh[0])
     others = flags(1, 0, 1, 1, 1)
     assert torch.equal(third[others], rest[others, 2])
     model.asked.clear()
     _, memory = planner.act(model, state, memory, none(5), False, generator)
-    assert len(model.asked[0]) == planner.imagined[0] * 4
+    assert len(model.asked[0]) == planner.imagination_size.rows * 4
     assert memory["age"].tolist() == [1, 2, 1, 1, 1]
 
 
@@ -166,22 +166,22 @@ def test_the_rest_of_a_plan_is_executed_and_flushed_on_reset(name, discrete):
 def test_the_plan_that_is_looked_at_is_the_one_that_is_followed(name, discrete):
     model, state = world(discrete)
     planner = build(name, model, replan_every=3)
-    considered = planner.consider(model, state, planner.initial(5), seeded())
-    assert considered.plan.shape == (5, planner.imagined[1], model.action_dim)
+    considered = planner.inspect(model, state, planner.initial(5), seeded())
+    assert considered.plan.shape == (5, planner.imagination_size.steps, model.action_dim)
     memory = planner.initial(5)
     for reset in (none(5), none(5)):
         _, memory = planner.act(model, state, memory, reset, True, seeded())
-    again = planner.consider(model, state, memory, seeded(7))
+    again = planner.inspect(model, state, memory, seeded(7))
     assert torch.equal(again.plan, memory["plan"])
     if again.candidates is not None:
         assert again.candidates.shape[:1] + again.candidates.shape[2:] == again.plan.shape
         assert again.values.shape == again.candidates.shape[:2]
     cold = build(name, model, replan_every=3, warm_start=False)  # looks at a search without the plan before, too
     model.asked.clear()
-    cold.consider(model, state, memory, seeded(7))
+    cold.inspect(model, state, memory, seeded(7))
     blank = model.asked[0]
     model.asked.clear()
-    cold.consider(model, state, cold.initial(5), seeded(7))
+    cold.inspect(model, state, cold.initial(5), seeded(7))
     assert torch.equal(model.asked[0], blank)
 
 

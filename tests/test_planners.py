@@ -24,10 +24,10 @@ from true_models import LinearGaussian
 
 from dynamics.base import State
 from planners.learning.returns import discounted_return
-from worldmodels.common.randomness import colour
+from worldmodels.common.randomness import color_noise
 from worldmodels.errors import UserError
 from worldmodels.factory import build_planner
-from worldmodels.testing.sequences import randomise
+from worldmodels.testing.sequences import randomize
 
 
 def test_the_documented_planner_finds_the_optimum():
@@ -123,7 +123,7 @@ def test_planning_together_equals_planning_one_by_one(name, discrete, replan_eve
     model, state = world(discrete, name)
     planner = build(name, model, replan_every=replan_every, noise_beta=1.0, beta=1.0, length=4)
     if not discrete:  # in a chain, ways that end alike would tie, and rounding choose among them
-        randomise(planner)
+        randomize(planner)
     resets = [none(5), flags(0, 0, 1, 0, 0), none(5), flags(1, 0, 0, 0, 1), none(5)]
     together, generator, memory = [], seeded(), planner.initial(5)
     for reset in resets:
@@ -256,8 +256,8 @@ def test_random_actions_are_uniform_and_correlated_as_asked(discrete, beta):
 @pytest.mark.parametrize("length", [1, 2, 7, 12])
 def test_coloured_noise_keeps_unit_variance_and_gains_the_spectrum(length):
     white = torch.randn(20000, length, 2, generator=seeded())
-    assert torch.equal(colour(white, 0.0), white)
-    pink = colour(white, 1.0)
+    assert torch.equal(color_noise(white, 0.0), white)
+    pink = color_noise(white, 1.0)
     torch.testing.assert_close(pink.std(dim=0), torch.ones(length, 2), atol=0.03, rtol=0)
     if length == 12:
         power = torch.fft.rfft(pink, dim=1).abs().square().mean(dim=(0, 2))

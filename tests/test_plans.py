@@ -10,7 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from test_visualize import assert_animated
 from toy_runs import WORDS
 
-from planners.base import Considered
+from planners.base import PlanInfo
 from worldmodels.training.run import train
 from worldmodels.trajectory import Trajectory
 from worldmodels.visualization.plan_figures import candidates_of, values_along
@@ -44,7 +44,7 @@ def test_with_a_value_it_is_the_learned_one():
 def test_the_best_candidates_are_drawn_last():
     values = torch.tensor([[3.0, 1.0, 2.0]])
     candidates = torch.arange(3.0)[None, :, None, None].expand(1, 3, 4, 2)  # each named by its number
-    lines, shown = candidates_of(Considered(candidates[:, 0], candidates, values), 1)
+    lines, shown = candidates_of(PlanInfo(candidates[:, 0], candidates, values), 1)
     assert shown.tolist() == [1.0, 2.0, 3.0]
     assert [line[0].tolist() for line in lines] == [[0, 1], [0, 2], [0, 0]]
 

@@ -13,12 +13,12 @@ from dynamics.base import Rollout, State
 from planners.random import Random
 from worldmodels.common.seeds import HELD_OUT, derive_seed
 from worldmodels.config import load_config
-from worldmodels.data.collect import Actor
+from worldmodels.data.collect import Agent
 from worldmodels.envs.toy import LinearGaussian
 from worldmodels.envs.vector import VectorEnv
 from worldmodels.evaluation.baselines import Constant
-from worldmodels.evaluation.model_metrics import common_episodes, mixed_tape, prediction_errors, ranking
-from worldmodels.evaluation.rollout import play, record_blind
+from worldmodels.evaluation.model_metrics import common_episodes, mixed_actions, prediction_errors, ranking
+from worldmodels.evaluation.rollout import play, record_baseline
 from worldmodels.runs.loading import Run
 
 
@@ -65,7 +65,7 @@ def run(**wrong):
 def held_out():
     judged = run()
     with VectorEnv(judged.cfg.env, 3, 0, 60.0) as envs:
-        return play(envs, Actor(3, judged.model, True, seeded()), judged.planner)
+        return play(envs, Agent(3, judged.model, True, seeded()), judged.planner)
 
 
 def test_the_simulator_itself_errs_nowhere(held_out):
@@ -97,13 +97,13 @@ def test_all_models_are_judged_on_the_same_episodes(monkeypatch):
     other.planner = Constant(1, False, 0.5)
     monkeypatch.setattr(
         "worldmodels.evaluation.model_metrics.play_held_out",
-        lambda run, n, seed, explore: record_blind(run.cfg.env, lambda a, d: run.planner, n, seed),
+        lambda run, n, seed, explore: record_baseline(run.cfg.env, lambda a, d: run.planner, n, seed),
     )
     played = common_episodes([one, other], seed=0)
     assert [len(episodes.returns) for episodes in played] == [5, 5, 5]
     starts = torch.stack([episodes.rows["state"][:, 0] for episodes in played])
     assert torch.equal(starts, starts[:1].expand_as(starts))
-    tape = mixed_tape(played)
+    tape = mixed_actions(played)
     assert torch.equal(tape[2], torch.full_like(tape[2], 0.5))
     with VectorEnv(one.cfg.env, len(tape), derive_seed(0, HELD_OUT), 60.0) as envs:
         rows = [envs.reset()] + [envs.step(tape[:, t]) for t in range(20)]

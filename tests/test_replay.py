@@ -22,7 +22,7 @@ from replay_stream import (
 
 from worldmodels.common.batch import context_rows, split_context
 from worldmodels.data.replay import Replay
-from worldmodels.data.storage import Layout
+from worldmodels.data.storage import ReplayLayout
 from worldmodels.errors import UserError
 
 
@@ -93,9 +93,9 @@ def test_sampling_follows_every_new_row(tmp_path):
 @pytest.mark.parametrize("rows", [STEPS // 2, STEPS + 9])
 def test_an_episode_is_read_from_a_row_on_as_far_as_it_goes(tmp_path, rows):
     replay = make(tmp_path)
-    assert replay.newest == -1
+    assert replay.last_row == -1
     fill(replay, rows)
-    assert replay.newest == rows - 1
+    assert replay.last_row == rows - 1
     for number in range(rows):
         for env, length in enumerate(EPISODE):
             found = replay.episode_from(number, 4, env)
@@ -178,11 +178,11 @@ def test_contexts_that_do_not_exist():
 @pytest.mark.parametrize("rows", [STEPS - 3, STEPS, STEPS + 5])
 def test_a_recording_that_is_over_gives_back_the_space_it_did_not_need(tmp_path, rows):
     replay = fill(make(tmp_path), rows)
-    before, count = replay.every(5), len(replay)
+    before, count = replay.all_windows(5), len(replay)
     replay.trim()
     again = Replay.open(replay.directory)
     assert len(again) == count
-    assert all(torch.equal(value, before[key]) for key, value in again.every(5).items())
+    assert all(torch.equal(value, before[key]) for key, value in again.all_windows(5).items())
     kept = min(rows, STEPS) * ENVS
     for key, (shape, dtype) in SPEC.items():
         assert (replay.directory / f"{key}.memmap").stat().st_size == kept * prod(shape) * dtype.itemsize
@@ -190,8 +190,8 @@ def test_a_recording_that_is_over_gives_back_the_space_it_did_not_need(tmp_path,
 
 def test_a_recording_whose_trimming_was_killed_is_read_all_the_same(tmp_path, monkeypatch):
     replay = fill(make(tmp_path), STEPS - 3)
-    before = replay.every(5)
-    monkeypatch.setattr(Layout, "save", lambda *_: None)
+    before = replay.all_windows(5)
+    monkeypatch.setattr(ReplayLayout, "save", lambda *_: None)
     replay.trim()
-    again = Replay.open(replay.directory).every(5)
+    again = Replay.open(replay.directory).all_windows(5)
     assert all(torch.equal(value, before[key]) for key, value in again.items())

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dynamics.scan import CHUNK, forget, linear_scan
+from dynamics.scan import CHUNK, linear_scan, reset_decay
 
 LENGTHS = (1, 2, CHUNK - 1, CHUNK, CHUNK + 1, 5 * CHUNK, CHUNK**2 + 3)
 
@@ -54,14 +54,14 @@ def test_a_reset_is_a_decay_of_zero():
     decay = torch.rand(5, 2).cfloat()
     reset = torch.zeros(3, 40, dtype=torch.bool)
     reset[0, 17] = reset[1, 0] = True
-    states = linear_scan(forget(decay, reset), b, h)
-    fresh = linear_scan(forget(decay, reset[:, 17:]), b[:, 17:], h)
+    states = linear_scan(reset_decay(decay, reset), b, h)
+    fresh = linear_scan(reset_decay(decay, reset[:, 17:]), b[:, 17:], h)
     torch.testing.assert_close(states[0, 17:], fresh[0])
     torch.testing.assert_close(states[0, 17], b[0, 17])
     torch.testing.assert_close(states[1, 0], b[1, 0])
     changed = b.detach().clone()
     changed[0, :17] += 1
-    assert torch.equal(linear_scan(forget(decay, reset), changed, h)[0, 17:], states[0, 17:])
+    assert torch.equal(linear_scan(reset_decay(decay, reset), changed, h)[0, 17:], states[0, 17:])
 
 
 class Work(TorchDispatchMode):

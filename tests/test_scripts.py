@@ -200,7 +200,7 @@ def test_a_trained_planner_is_recorded_exploring_or_as_it_is_scored(tmp_path, fi
         script("collect")([f"to={folder}", "frames=30", f"run={finished_run}", "env.num_envs=2", *words])
         card = json.loads((folder / "card.json").read_text())
         assert card["explores"] == ("explore=false" not in words)
-        return Replay.open(folder).every(5)["action"]
+        return Replay.open(folder).all_windows(5)["action"]
 
     exploring, scored = actions(), actions("explore=false")
     assert not torch.equal(exploring, scored)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from worldmodels.common.frames import newest
+from worldmodels.common.frames import last_frame
 from worldmodels.envs import make
 from worldmodels.envs.check import check
 from worldmodels.errors import UserError
@@ -38,7 +38,7 @@ def test_a_stack_holds_the_newest_frames_and_begins_with_the_first_repeated():
             frames = [*frames[1:], bare.step(action)[0]["pixels"]]
             observation = env.step(action)[0]
             np.testing.assert_array_equal(observation["pixels"], np.concatenate(frames))
-            np.testing.assert_array_equal(newest(torch.from_numpy(observation["pixels"])), frames[-1])
+            np.testing.assert_array_equal(last_frame(torch.from_numpy(observation["pixels"])), frames[-1])
 
 
 def test_a_stacked_environment_passes_the_checker():

@@ -10,7 +10,7 @@ import torch
 from core_cases import IN, numpy_weights
 
 from dynamics.ssm import S4D, S5, SSM, hippo_eigenvalues
-from worldmodels.testing.sequences import randomise
+from worldmodels.testing.sequences import randomize
 
 
 def test_hippo_is_diagonalised():
@@ -30,18 +30,18 @@ def test_hippo_is_diagonalised():
 def test_a_state_space_is_its_differential_equation_held_between_steps(kind):
     """x' = Lambda x + B u with u constant over a step, integrated finely by Euler in float64."""
     torch.manual_seed(0)
-    space = randomise(kind(width=4, state=3), scale=0.1)
+    space = randomize(kind(width=4, state=3), scale=0.1)
     u = torch.randn(6, 4, generator=torch.Generator().manual_seed(1))
-    decay, scale = space.discretise()
+    decay, scale = space.discretize()
     state, found = torch.zeros(space.shape, dtype=torch.cfloat), []
     for t in range(6):
-        state = decay * state + scale * space.enter(u[t])
-        found.append(space.leave(state))
+        state = decay * state + scale * space.input_proj(u[t])
+        found.append(space.output_proj(state))
     w = numpy_weights(space)
     eigenvalues, delta = -np.exp(w["rate"]) + 1j * w["frequency"], np.exp(w["log_step"])
     x, expected, fine = np.zeros(space.shape, complex), [], 20_000
     for t in range(6):
-        drive = space.enter(u[t]).numpy()
+        drive = space.input_proj(u[t]).numpy()
         for _ in range(fine):
             x = x + delta / fine * (eigenvalues * x + drive)
         if kind is S5:
@@ -59,7 +59,7 @@ def test_s5_mixes_channels_and_s4d_does_not():
         space = kind(width=4, state=3)
         u = torch.zeros(4)
         u[1] = 1.0
-        touched = (space.leave(space.enter(u)) != 0).tolist()
+        touched = (space.output_proj(space.input_proj(u)) != 0).tolist()
         assert touched == ([True] * 4 if mixes else [False, True, False, False])
 
 
@@ -67,6 +67,6 @@ def test_s5_mixes_channels_and_s4d_does_not():
 def test_at_first_a_state_space_remembers_a_thousand_steps():
     torch.manual_seed(0)
     core = SSM(IN, 16, 1, partial(S5, state=32))
-    decay = core.blocks[0].space.discretise()[0].abs()
+    decay = core.blocks[0].space.discretize()[0].abs()
     assert decay.max() ** 1000 > 0.5
     assert decay.min() ** 100 < 0.1

@@ -15,7 +15,7 @@ from planners.tdmpc import QEnsemble, TDLearner
 from worldmodels.errors import UserError
 from worldmodels.factory import build_planner
 from worldmodels.nets.layers import MLP
-from worldmodels.testing.sequences import randomise
+from worldmodels.testing.sequences import randomize
 
 
 def learner(feat=6, discrete=False, dropout=0.0, **options):
@@ -38,7 +38,7 @@ def rollout_of(feat, post=None, weight=None):
 
 def test_doubling_the_batch_leaves_the_mean_losses(monkeypatch):
     torch.manual_seed(0)
-    planner = randomise(learner(dropout=0.0))
+    planner = randomize(learner(dropout=0.0))
     planner.q.some = lambda count: torch.arange(count)
     planner.q_scale.rate = 0.0  # percentiles of twice the numbers are a little different
     monkeypatch.setattr(torch, "randn_like", lambda x: torch.full_like(x, 0.3))
@@ -68,7 +68,7 @@ def test_every_member_begins_at_zero_and_differently():
 
 
 def test_members_compute_what_networks_of_their_own_would():
-    q = randomise(QEnsemble(6, ACTION, 16, 2, 3, 11, 10.0, 0.0))
+    q = randomize(QEnsemble(6, ACTION, 16, 2, 3, 11, 10.0, 0.0))
     feat, action = torch.randn(2, 7, 6), torch.randn(2, 7, ACTION)
     alone = []
     for i in range(3):
@@ -88,7 +88,7 @@ def test_members_compute_what_networks_of_their_own_would():
 
 
 def test_dropout_is_for_learning_only():
-    q = randomise(QEnsemble(6, ACTION, 16, 2, 2, 101, 10.0, 0.5))
+    q = randomize(QEnsemble(6, ACTION, 16, 2, 2, 101, 10.0, 0.5))
     x = torch.randn(7, 6), torch.randn(7, ACTION), slice(1)
     assert not torch.equal(q(*x), q(*x))
     q.eval()
@@ -96,7 +96,7 @@ def test_dropout_is_for_learning_only():
 
 
 def test_targets_are_without_dropout_while_learning():
-    planner = randomise(learner(dropout=0.5))
+    planner = randomize(learner(dropout=0.5))
     x = torch.randn(7, 6), torch.randn(7, ACTION), slice(1)
     assert planner.training
     assert not torch.equal(planner.q(*x), planner.q(*x))
@@ -111,7 +111,7 @@ def test_a_pair_is_drawn_without_replacement_from_all():
 
 
 def test_a_value_is_the_mean_of_the_pair_that_each_rows_noise_names():
-    planner = randomise(learner())
+    planner = randomize(learner())
     planner.actor.min_std = planner.actor.max_std = 1e-6
     feat = torch.randn(3, 4, 6)
     noise = torch.randn(3, planner.value_noise(4), generator=seeded())
@@ -128,7 +128,7 @@ def test_a_value_is_the_mean_of_the_pair_that_each_rows_noise_names():
 
 def test_targets_are_grounded_and_know_ends_and_resets():
     torch.manual_seed(0)
-    planner = randomise(learner(gamma=0.9, pair=5))
+    planner = randomize(learner(gamma=0.9, pair=5))
     planner.actor.min_std = planner.actor.max_std = 1e-6
     rows = batch()
     feat, post, weight = torch.randn(2, 5, 6), torch.randn(2, 5, 6), torch.rand(2, 5)
@@ -146,7 +146,7 @@ def test_targets_are_grounded_and_know_ends_and_resets():
 
 
 def test_a_time_limit_bootstraps():
-    planner = randomise(learner(pair=5))
+    planner = randomize(learner(pair=5))
     planner.actor.min_std = planner.actor.max_std = 1e-6
     rows = {**batch(), "is_first": torch.zeros(2, 5, dtype=torch.bool)}
     cut = {**rows, "is_last": torch.ones(2, 5, dtype=torch.bool)}
@@ -156,7 +156,7 @@ def test_a_time_limit_bootstraps():
 
 
 def test_gradients_reach_what_they_should():
-    planner = randomise(learner())
+    planner = randomize(learner())
     feat = torch.randn(2, 5, 6).requires_grad_()
     post = torch.randn(2, 5, 6).requires_grad_()
     found = planner.loss(None, rollout_of(feat, post), batch())
@@ -211,7 +211,7 @@ def test_targets_follow_slowly_and_learn_nothing():
 
 
 def test_entropy_is_rewarded_once_and_nothing_is_decided_after_an_end():
-    planner = randomise(learner(feat=6)).eval()
+    planner = randomize(learner(feat=6)).eval()
     rows = {"action": torch.zeros(3, 4, ACTION), "is_terminal": torch.zeros(3, 4, dtype=torch.bool)}
     rows["is_terminal"][1, 3] = True
     feat = torch.randn(3, 4, 6)
@@ -231,7 +231,7 @@ def test_entropy_is_rewarded_once_and_nothing_is_decided_after_an_end():
 def test_it_shapes_an_implicit_latent_through_open_loop_steps():
     cfg = config("dynamics=implicit", "planner=tdmpc", "planner.search.num_samples=32", "planner.search.num_elites=4")
     made = model("dynamics=implicit", observations=STATE)
-    planner = randomise(build_planner(cfg.planner, ACTION, False, made.dynamics.feat_dim))
+    planner = randomize(build_planner(cfg.planner, ACTION, False, made.dynamics.feat_dim))
     rows = with_reset(batch(observations=STATE))
     rollout, _, _ = made.observe(rows, made.initial(2))
     torch.testing.assert_close(rollout.weight[1], torch.tensor([1.0, 0.5, 0.25, 0.125, 1.0]))
@@ -294,7 +294,7 @@ def test_the_learners_value_sees_beyond_the_plan(name):
 def test_without_mpc_the_policy_acts_alone(name):
     true, state = world(False)
     planner = build(name, true)
-    alone = planner.learned
+    alone = planner.trainable
     planner.mpc = False
     action, memory = planner.act(true, state, planner.initial(5), none(5), False, seeded())
     assert memory == {}

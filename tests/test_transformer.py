@@ -11,7 +11,7 @@ from dynamics_cases import Subject
 from dynamics.base import fits
 from dynamics.transformer import Transformer
 from worldmodels.errors import UserError
-from worldmodels.testing.sequences import BATCH, assert_close, observe, randomise, sequences, warm
+from worldmodels.testing.sequences import BATCH, assert_close, observe, randomize, sequences, warm
 
 
 def attention_reference(core, x, start_of):
@@ -46,7 +46,7 @@ def attention_reference(core, x, start_of):
 @pytest.mark.parametrize("chunk", [None, 1, 5, 8], ids=lambda c: f"chunks-{c}")
 def test_the_window_slides_as_if_there_were_no_cache(chunk):
     """60 steps through a ring of 8, filtered one by one, or observed in chunks; resets now and then."""
-    core = randomise(Transformer(IN, 12, 2, heads=2, window=8))
+    core = randomize(Transformer(IN, 12, 2, heads=2, window=8))
     x, reset = inputs(60, share=0.04)
     if chunk is None:
         outputs, _ = stepped(core, x, reset, core.initial(BATCH))
@@ -64,7 +64,7 @@ def test_the_window_slides_as_if_there_were_no_cache(chunk):
 @torch.no_grad()
 def test_imagined_rows_lose_what_their_window_has_left_behind():
     """Eight imagined steps from full rings, shared or not: the last no longer sees anything of the past."""
-    core = randomise(Transformer(IN, 12, 2, heads=2, window=8))
+    core = randomize(Transformer(IN, 12, 2, heads=2, window=8))
     memories = [stepped(core, *inputs(20, seed, share=0.0), core.initial(BATCH))[1] for seed in (1, 2)]
     ahead, none = torch.randn(8, BATCH, IN, generator=torch.Generator().manual_seed(0)), None
     outputs = []
@@ -78,7 +78,7 @@ def test_imagined_rows_lose_what_their_window_has_left_behind():
         outputs.append(seen)
     # A second layer still carries what the first saw: the past is gone once every layer's window has passed it.
     assert not torch.allclose(outputs[0][6], outputs[1][6])
-    one = randomise(Transformer(IN, 12, 1, heads=2, window=8))
+    one = randomize(Transformer(IN, 12, 1, heads=2, window=8))
     memories = [stepped(one, *inputs(20, seed, share=0.0), one.initial(BATCH))[1] for seed in (1, 2)]
     ends = []
     for memory in memories:

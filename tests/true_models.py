@@ -134,7 +134,7 @@ class WithGoal(TrueModel):
         self.world, self.goal_dim, self.feat_dim = world, world.feat_dim, 2 * world.feat_dim
         self.action_dim, self.discrete = world.action_dim, world.discrete
 
-    def aimed(self, state: State, goal: Tensor) -> State:
+    def with_goal(self, state: State, goal: Tensor) -> State:
         """Its states with these goals."""
         return State(torch.cat([state.feat, goal], dim=-1), state.memory)
 

@@ -15,7 +15,7 @@ from worldmodels.errors import UserError
 DONE, MISTAKE, INTERRUPTED = 0, 1, 130
 
 
-USERS_TO_MEND = (errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
+USER_ERRNOS = (errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
 """What an OSError says when a path or a disk is wrong, not the program."""
 
 
@@ -23,7 +23,9 @@ class Interrupted(Exception):
     """The user pressed Ctrl-C and everything has been saved."""
 
 
-def take(words: list[str], known: dict[str, Callable[[str], Any]], required: tuple[str, ...]) -> tuple[dict, list[str]]:
+def split_arguments(
+    words: list[str], known: dict[str, Callable[[str], Any]], required: tuple[str, ...]
+) -> tuple[dict, list[str]]:
     """Split ``key=value`` words into a script's own, converted, and the overrides that are left."""
     own, rest = {}, []
     for word in words:
@@ -34,38 +36,38 @@ def take(words: list[str], known: dict[str, Callable[[str], Any]], required: tup
         try:
             own[key] = known[key](value)
         except ValueError:
-            raise UserError(f"{key}={value} must be {WHAT[known[key]]}.") from None
+            raise UserError(f"{key}={value} must be {EXPECTED[known[key]]}.") from None
     for key in required:
         if key not in own:
             raise UserError(f"say which {key}: {key}=<…>; this script takes {', '.join(f'{k}=' for k in known)}.")
     return own, rest
 
 
-def whole(text: str) -> int:
+def parse_whole(text: str) -> int:
     """A whole number of at least 0; 1e5 is one."""
     if float(text) < 0 or not float(text).is_integer():
         raise ValueError(text)
     return int(float(text))
 
 
-def count(text: str) -> int:
+def parse_count(text: str) -> int:
     """A whole number of at least 1."""
-    if whole(text) < 1:
+    if parse_whole(text) < 1:
         raise ValueError(text)
-    return whole(text)
+    return parse_whole(text)
 
 
-def counts(text: str) -> list[int]:
+def parse_counts(text: str) -> list[int]:
     """Whole numbers of at least 1, with commas between."""
-    return [count(part) for part in text.split(",")]
+    return [parse_count(part) for part in text.split(",")]
 
 
-def names(text: str) -> list[str]:
+def parse_names(text: str) -> list[str]:
     """Words with commas between."""
     return text.split(",")
 
 
-def items(text: str) -> list[str]:
+def parse_list(text: str) -> list[str]:
     """What stands between commas, with or without brackets around all of it; items may hold spaces."""
     inner = text.strip().removeprefix("[").removesuffix("]")
     found = [part.strip().strip("'\"") for part in inner.split(",")]
@@ -74,19 +76,19 @@ def items(text: str) -> list[str]:
     return found
 
 
-def yes(text: str) -> bool:
+def parse_bool(text: str) -> bool:
     """True or false."""
     if text.lower() not in ("true", "false"):
         raise ValueError(text)
     return text.lower() == "true"
 
 
-WHAT = {
-    items: "a list such as [one,two]",
-    yes: "true or false",
-    whole: "a whole number of at least 0",
-    count: "a whole number of at least 1",
-    counts: "whole numbers of at least 1 with commas between",
+EXPECTED = {
+    parse_list: "a list such as [one,two]",
+    parse_bool: "true or false",
+    parse_whole: "a whole number of at least 0",
+    parse_count: "a whole number of at least 1",
+    parse_counts: "whole numbers of at least 1 with commas between",
 }
 
 
@@ -101,7 +103,7 @@ def run(main: Callable[[list[str]], None]) -> None:
     except (Interrupted, KeyboardInterrupt):
         sys.exit(INTERRUPTED)
     except OSError as error:
-        if error.errno not in USERS_TO_MEND:
+        if error.errno not in USER_ERRNOS:
             raise
         mend = "free some space and use resume=" if error.errno == errno.ENOSPC else "choose another path"
         sys.stderr.write(f"error: {error.filename or 'a file'} cannot be written ({error.strerror}): {mend}.\n")

@@ -24,7 +24,7 @@ def config_dir() -> Path:
 
 def load_config(overrides: list[str], name: str = "train") -> DictConfig:
     """Compose a configuration from ``key=value`` words; ``choices`` records the word chosen for each group."""
-    with one_sentence(overrides, name), initialize_config_dir(str(config_dir()), version_base=None):
+    with hydra_errors_to_user_errors(overrides, name), initialize_config_dir(str(config_dir()), version_base=None):
         cfg = compose(name, overrides, return_hydra_config=True)
         groups = [word for word in overrides if is_group(word)]
         if len(groups) < len(overrides):
@@ -75,7 +75,7 @@ def require_counts(cfg: DictConfig) -> None:
 
 
 @contextlib.contextmanager
-def one_sentence(overrides: list[str], name: str) -> Iterator[None]:
+def hydra_errors_to_user_errors(overrides: list[str], name: str) -> Iterator[None]:
     """Turn Hydra's errors into :class:`UserError` with a near match."""
     try:
         yield

@@ -17,8 +17,8 @@ from worldmodels.model import WorldModel
 from worldmodels.nets.encoders import GoalEncoder, ObservationSpec, without_goal
 from worldmodels.nets.layers import init_std
 
-OBSERVATIONS = ("pixels", "state")
-TRAINED_WITH = ("loss_scales", "parts")
+OBSERVATION_KEYS = ("pixels", "state")
+TRAINING_KEYS = ("loss_scales", "parts")
 """What a learner's configuration says about its training: the scales of its losses, the optimiser's options by part."""
 
 
@@ -76,7 +76,7 @@ def build_planner(
     The last ``goal_dim`` of them are a goal's. ``std``: the model's ``size.init_std``.
     """
     options = OmegaConf.create(OmegaConf.to_container(cfg))
-    for key in TRAINED_WITH:
+    for key in TRAINING_KEYS:
         learner_of(options).pop(key, None)
     known = {"feat_dim": feat_dim, "goal_dim": goal_dim}
     learner_of(options).update({key: value for key, value in known.items() if key in learner_of(options)})
@@ -95,7 +95,7 @@ def loss_scales(cfg: DictConfig, observations: ObservationSpec) -> dict[str, flo
 
     On a frozen world model, the planner's alone.
     """
-    absent = set(OBSERVATIONS) - observations.keys()
+    absent = set(OBSERVATION_KEYS) - observations.keys()
     own = learner_of(cfg.planner).get("loss_scales", {})
     scales = {**({} if cfg.world_model else cfg.loss_scales), **own}
     return {name: scale for name, scale in scales.items() if name not in absent}

@@ -11,11 +11,11 @@ from torch import Generator, Tensor, nn
 
 from dynamics.base import Dynamics, Rollout, State
 from worldmodels.nets.encoders import Encoder, GoalEncoder
-from worldmodels.nets.layers import frozen
+from worldmodels.nets.layers import call_frozen
 from worldmodels.objectives.base import Objective
 from worldmodels.trajectory import Trajectory
 
-Policy = Tensor | Callable[[Tensor], Tensor]
+ActionSource = Tensor | Callable[[Tensor], Tensor]
 """Actions [N, H, A] fixed in advance, or a function from features [N, F] to actions [N, A]."""
 
 
@@ -30,7 +30,7 @@ class Model(Protocol):
         """The state before an episode's first frame."""
 
     def imagine(
-        self, state: State, policy: Policy, imag_horizon: int, generator: Generator | None = None
+        self, state: State, policy: ActionSource, imag_horizon: int, generator: Generator | None = None
     ) -> Trajectory:
         """What follows from N states."""
 
@@ -80,9 +80,9 @@ class WorldModel(nn.Module):
         """Encode and filter one frame; ``action`` is the one that led into it."""
         return self.dynamics.obs_step(self.encoder(obs), action, reset, state, generator)
 
-    def glimpse(self, obs: dict[str, Tensor]) -> Float[Tensor, "N G"]:
+    def encode_goal(self, obs: dict[str, Tensor]) -> Float[Tensor, "N G"]:
         """The latent of present frames, seen as goals are; only of models whose observations hold a goal."""
-        return self.dynamics.glimpse(self.encoder.encoder(self.encoder.as_goal(obs)))
+        return self.dynamics.encode_goal(self.encoder.encoder(self.encoder.as_goal(obs)))
 
     def losses(self, batch: dict[str, Tensor], state: State) -> tuple[dict[str, Tensor], Rollout]:
         """Every loss of the model by name, unreduced [B, T], and the rollout they were taken on."""
@@ -95,7 +95,7 @@ class WorldModel(nn.Module):
         return losses, rollout
 
     def imagine(
-        self, state: State, policy: Policy, imag_horizon: int, generator: Generator | None = None
+        self, state: State, policy: ActionSource, imag_horizon: int, generator: Generator | None = None
     ) -> Trajectory:
         """Roll the prior ``imag_horizon`` steps from N states and read the heads along the way."""
         feats, actions = [state.feat], []
@@ -108,12 +108,12 @@ class WorldModel(nn.Module):
         return Trajectory(feat, action, self.heads["reward"](feat, action), self.heads["cont"](feat, action))
 
     def imagine_frozen(
-        self, state: State, policy: Policy, imag_horizon: int, generator: Generator | None = None
+        self, state: State, policy: ActionSource, imag_horizon: int, generator: Generator | None = None
     ) -> Trajectory:
         """:meth:`imagine`, with gradients that reach states and actions but none of this model's parameters."""
-        return frozen(self, state, policy, imag_horizon, generator)
+        return call_frozen(self, state, policy, imag_horizon, generator)
 
-    def forward(self, state: State, policy: Policy, imag_horizon: int, generator: Generator | None) -> Trajectory:
+    def forward(self, state: State, policy: ActionSource, imag_horizon: int, generator: Generator | None) -> Trajectory:
         """:meth:`imagine`, under the name that lets it be called with other parameters."""
         return self.imagine(state, policy, imag_horizon, generator)
 

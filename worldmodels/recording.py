@@ -18,7 +18,7 @@ from worldmodels.common import precision
 from worldmodels.common.timing import Stopwatch
 from worldmodels.config import load_config
 from worldmodels.data.card import write_card
-from worldmodels.data.collect import Actor, Blind, Collector, Sighted, require_same_spaces, row_spec
+from worldmodels.data.collect import Agent, Collector, ModelFreeAgent, StateAgent, require_same_spaces, row_spec
 from worldmodels.data.replay import Replay
 from worldmodels.envs import describe
 from worldmodels.envs.vector import VectorEnv
@@ -51,16 +51,16 @@ def record(to: str, run_folder: str | None, frames: int | None, overrides: list[
     ):
         if run:
             require_same_spaces(envs, run.model, run.planner)
-        planner, actor = policy(run, envs, explore) if run else blind_policy(cfg, envs)
+        planner, agent = policy(run, envs, explore) if run else model_free_policy(cfg, envs)
         # Every episode adds the row it begins with, and its last decision may be shorter than action_repeat.
         rows = 2 * frames // cfg.env.get("action_repeat", 1) + envs.num_envs
         replay = Replay(folder, row_spec(envs), envs.num_envs, rows, cfg.data.limit_gib, seed=cfg.seed)
         log.info(replay.describe())
         OmegaConf.save(cfg, folder / CONFIG)
-        collector = Collector(envs, replay, actor, Stopwatch())
+        collector = Collector(envs, replay, agent, Stopwatch())
         while collector.frames < frames and len(replay) < rows and not ctrl_c.pressed:
             for episode in collector.step(planner):
-                bar.set_postfix({"return": f"{episode.score:.1f}"})
+                bar.set_postfix({"return": f"{episode.return_:.1f}"})
             bar.update(collector.frames - bar.n)
         replay.trim()
     settings = [f"{key}={value}" for key, value in cfg.env.items() if key not in ("_target_", "blind", "reference")]
@@ -88,22 +88,22 @@ def record(to: str, run_folder: str | None, frames: int | None, overrides: list[
     return folder
 
 
-def policy(run: Run, envs: VectorEnv, explore: bool) -> tuple[Planner, Actor]:
+def policy(run: Run, envs: VectorEnv, explore: bool) -> tuple[Planner, Agent]:
     """A trained planner and the model it consults."""
     device = run.model.device
     amp = precision.context(run.cfg.trainer.precision, device)
     generator = torch.Generator(device).manual_seed(run.cfg.seed)
-    return run.planner, Actor(envs.num_envs, run.model, explore, generator, amp)
+    return run.planner, Agent(envs.num_envs, run.model, explore, generator, amp)
 
 
-def blind_policy(cfg, envs: VectorEnv) -> tuple[Planner, Blind]:
+def model_free_policy(cfg, envs: VectorEnv) -> tuple[Planner, ModelFreeAgent]:
     """A planner that needs no model."""
     planner = build_planner(cfg.planner, envs.action_dim, envs.discrete)
     if planner.reads_state:
-        return planner, Sighted(envs.num_envs, torch.Generator().manual_seed(cfg.seed))
+        return planner, StateAgent(envs.num_envs, torch.Generator().manual_seed(cfg.seed))
     if not isinstance(planner, Random):
         raise UserError(
             f"planner={cfg.choices.planner} consults a world model: give a trained one with run=<folder>, "
             "or planner=random."
         )
-    return planner, Blind(envs.num_envs, torch.Generator().manual_seed(cfg.seed))
+    return planner, ModelFreeAgent(envs.num_envs, torch.Generator().manual_seed(cfg.seed))

@@ -28,7 +28,7 @@ class Window:
     """The number of the skill that was recorded, [N], where one was."""
     goal: Float[Tensor, "N G"] | None
     """The latent, seen as goals are, of a state that was reached later."""
-    whole: Bool[Tensor, " N"]
+    valid: Bool[Tensor, " N"]
     """False where an episode ends on the way: such a window teaches nothing."""
 
 
@@ -53,15 +53,15 @@ class Label(nn.Module, ABC):
         self.weight = weight
 
     @abstractmethod
-    def of(self, window: Window) -> Float[Tensor, "N _"]:
+    def encode_data(self, window: Window) -> Float[Tensor, "N _"]:
         """The label of recorded trajectories."""
 
     @abstractmethod
-    def asked(self, rows: int, goal: Float[Tensor, "N G"] | None) -> Float[Tensor, "N _"] | None:
+    def encode_target(self, rows: int, goal: Float[Tensor, "N G"] | None) -> Float[Tensor, "N _"] | None:
         """What plans are asked for; None for nothing."""
 
 
-class Return(Label):
+class ReturnLabel(Label):
     """Sum of a trajectory's rewards (Decision Diffuser), in deviations from the data's mean.
 
     Args:
@@ -79,14 +79,14 @@ class Return(Label):
         self.register_buffer("points", torch.tensor([0.0, 1.0, 0.0]))  # mean, mean square, high percentile
         self.register_buffer("count", torch.zeros((), dtype=torch.int64))
 
-    def of(self, window: Window) -> Float[Tensor, "N 1"]:
+    def encode_data(self, window: Window) -> Float[Tensor, "N 1"]:
         """Normalised; the data's numbers are followed on the way."""
         total = window.reward.sum(1)
         if self.training:
-            self._follow(total, window.whole)
+            self._follow(total, window.valid)
         return self._normal(total)[:, None]
 
-    def asked(self, rows: int, goal: Tensor | None) -> Float[Tensor, "N 1"]:
+    def encode_target(self, rows: int, goal: Tensor | None) -> Float[Tensor, "N 1"]:
         """The same for every row."""
         value = self.points[2] if self.value is None else torch.full_like(self.points[2], self.value)
         return self._normal(value).expand(rows, 1)
@@ -105,7 +105,7 @@ class Return(Label):
         return (total - mean) / (square - mean.square()).clamp(min=1e-4).sqrt()
 
 
-class Optimal(Label):
+class OptimalityLabel(Label):
     """Whether the first step did better than the data usually does from its state (CFGRL, Frans et al. 2025)."""
 
     reads_advantage = reads_reward = True
@@ -115,7 +115,7 @@ class Optimal(Label):
         super().__init__(goal_dim, weight)
         self.register_buffer("one", torch.ones(1, 1), persistent=False)
 
-    def of(self, window: Window) -> Float[Tensor, "N 1"]:
+    def encode_data(self, window: Window) -> Float[Tensor, "N 1"]:
         """1 where the advantage is not negative, else 0."""
         require(
             window.advantage is not None,
@@ -123,12 +123,12 @@ class Optimal(Label):
         )
         return (window.advantage >= 0).float()[:, None]
 
-    def asked(self, rows: int, goal: Tensor | None) -> Float[Tensor, "N 1"]:
+    def encode_target(self, rows: int, goal: Tensor | None) -> Float[Tensor, "N 1"]:
         """Better."""
         return self.one.expand(rows, 1)
 
 
-class Skill(Label):
+class SkillLabel(Label):
     """Which of several skills a trajectory shows, from the recording's column ``skill``.
 
     Args:
@@ -146,7 +146,7 @@ class Skill(Label):
         self.width, self.value = skills, value
         self.register_buffer("unit", torch.eye(skills), persistent=False)
 
-    def of(self, window: Window) -> Float[Tensor, "N S"]:
+    def encode_data(self, window: Window) -> Float[Tensor, "N S"]:
         """One-hot."""
         require(
             window.skill is not None,
@@ -162,12 +162,12 @@ class Skill(Label):
             )
         return self.unit[window.skill.long()]
 
-    def asked(self, rows: int, goal: Tensor | None) -> Float[Tensor, "N S"] | None:
+    def encode_target(self, rows: int, goal: Tensor | None) -> Float[Tensor, "N S"] | None:
         """The same for every row."""
         return None if self.value is None else self.unit[self.value].expand(rows, -1)
 
 
-class Goal(Label):
+class GoalLabel(Label):
     """A state to be reached some time later, as a condition instead of a given end (hindsight; CFGRL's goals)."""
 
     reads_goal = True
@@ -177,10 +177,10 @@ class Goal(Label):
         require(goal_dim > 0, "planner.learner.labels.goal needs an environment that shows goals, such as env=maze.")
         self.width = goal_dim
 
-    def of(self, window: Window) -> Float[Tensor, "N G"]:
+    def encode_data(self, window: Window) -> Float[Tensor, "N G"]:
         """The goal reached later."""
         return window.goal
 
-    def asked(self, rows: int, goal: Float[Tensor, "N G"] | None) -> Float[Tensor, "N G"]:
+    def encode_target(self, rows: int, goal: Float[Tensor, "N G"] | None) -> Float[Tensor, "N G"]:
         """The goal as it is seen now."""
         return goal

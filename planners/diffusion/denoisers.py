@@ -14,7 +14,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from worldmodels.errors import require
-from worldmodels.nets.layers import init_, rotate, turns
+from worldmodels.nets.layers import apply_rotary, init_linear_, rotary_angles
 
 
 class Denoiser(Protocol):
@@ -34,7 +34,9 @@ class StepEmbedding(nn.Module):
             f"planner.learner.trajectories.cond_dim={dim} must be an even number: half of it are sines, half cosines.",
         )
         self.dim = dim
-        self.net = nn.Sequential(init_(nn.Linear(dim, 2 * dim)), nn.SiLU(), init_(nn.Linear(2 * dim, dim)))
+        self.net = nn.Sequential(
+            init_linear_(nn.Linear(dim, 2 * dim)), nn.SiLU(), init_linear_(nn.Linear(2 * dim, dim))
+        )
 
     def forward(self, step: Int64[Tensor, " N"]) -> Float[Tensor, "N C"]:
         """Embed."""
@@ -51,8 +53,8 @@ class ConvBlock(nn.Module):
         super().__init__()
         self.first = _conv(in_dim, out_dim, kernel)
         self.second = _conv(out_dim, out_dim, kernel)
-        self.cond = init_(nn.Linear(cond_dim, out_dim))
-        self.skip = init_(nn.Conv1d(in_dim, out_dim, 1)) if in_dim != out_dim else nn.Identity()
+        self.cond = init_linear_(nn.Linear(cond_dim, out_dim))
+        self.skip = init_linear_(nn.Conv1d(in_dim, out_dim, 1)) if in_dim != out_dim else nn.Identity()
 
     def forward(self, x: Float[Tensor, "N D L"], cond: Float[Tensor, "N C"]) -> Float[Tensor, "N E L"]:
         """Same length."""
@@ -84,13 +86,13 @@ class TemporalUNet(nn.Module):
         self.down = nn.ModuleList(
             nn.ModuleList([ConvBlock(a, b, cond_dim, kernel), ConvBlock(b, b, cond_dim, kernel)]) for a, b in ends
         )
-        self.shrink = nn.ModuleList(init_(nn.Conv1d(dim, dim, 3, stride=2, padding=1)) for dim in dims[:-1])
+        self.shrink = nn.ModuleList(init_linear_(nn.Conv1d(dim, dim, 3, stride=2, padding=1)) for dim in dims[:-1])
         self.middle = nn.ModuleList(ConvBlock(dims[-1], dims[-1], cond_dim, kernel) for _ in range(2))
         self.up = nn.ModuleList(
             nn.ModuleList([ConvBlock(2 * b, a, cond_dim, kernel), ConvBlock(a, a, cond_dim, kernel)])
             for a, b in reversed(list(itertools.pairwise([dims[0], *dims])))
         )
-        self.out = nn.Sequential(_conv(dims[0], dims[0], kernel), init_(nn.Conv1d(dims[0], out_dim, 1)))
+        self.out = nn.Sequential(_conv(dims[0], dims[0], kernel), init_linear_(nn.Conv1d(dims[0], out_dim, 1)))
 
     def forward(self, x: Float[Tensor, "N L I"], cond: Float[Tensor, "N C"]) -> Float[Tensor, "N L O"]:
         """Down to the coarsest scale and up again, past what was seen on the way."""
@@ -128,10 +130,10 @@ class TrajectoryTransformer(nn.Module):
     ) -> None:
         super().__init__()
         require(width % (2 * heads) == 0, f"denoiser.width={width} must divide into {heads} heads of an even number.")
-        self.start = init_(nn.Linear(in_dim, width))
+        self.start = init_linear_(nn.Linear(in_dim, width))
         self.blocks = nn.ModuleList(AttentionBlock(width, heads, cond_dim) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
-        self.out = init_(nn.Linear(width, out_dim))
+        self.out = init_linear_(nn.Linear(width, out_dim))
 
     def forward(self, x: Float[Tensor, "N L I"], cond: Float[Tensor, "N C"]) -> Float[Tensor, "N L O"]:
         """Each step attends to all."""
@@ -149,11 +151,13 @@ class AttentionBlock(nn.Module):
         super().__init__()
         self.heads = heads
         self.norms = nn.ModuleList(nn.LayerNorm(width, elementwise_affine=False) for _ in range(2))
-        self.adapt = init_(nn.Linear(cond_dim, 6 * width), 0.0)
-        self.qkv = init_(nn.Linear(width, 3 * width))
-        self.proj = init_(nn.Linear(width, width))
+        self.adapt = init_linear_(nn.Linear(cond_dim, 6 * width), 0.0)
+        self.qkv = init_linear_(nn.Linear(width, 3 * width))
+        self.proj = init_linear_(nn.Linear(width, width))
         self.hidden = nn.Sequential(
-            init_(nn.Linear(width, 4 * width)), nn.GELU(approximate="tanh"), init_(nn.Linear(4 * width, width))
+            init_linear_(nn.Linear(width, 4 * width)),
+            nn.GELU(approximate="tanh"),
+            init_linear_(nn.Linear(4 * width, width)),
         )
 
     def forward(
@@ -166,8 +170,8 @@ class AttentionBlock(nn.Module):
 
     def _attend(self, x: Tensor, place: Tensor) -> Tensor:
         q, k, v = rearrange(self.qkv(x), "n l (three h d) -> three n h l d", three=3, h=self.heads).unbind(0)
-        cos, sin = turns(place, q.shape[-1])
-        attended = F.scaled_dot_product_attention(rotate(q, cos, sin), rotate(k, cos, sin), v)
+        cos, sin = rotary_angles(place, q.shape[-1])
+        attended = F.scaled_dot_product_attention(apply_rotary(q, cos, sin), apply_rotary(k, cos, sin), v)
         return self.proj(rearrange(attended, "n h l d -> n l (h d)"))
 
 
@@ -181,5 +185,5 @@ class ChannelNorm(nn.LayerNorm):
 
 def _conv(in_dim: int, out_dim: int, kernel: int) -> nn.Sequential:
     """Over time, without changing its length."""
-    conv = init_(nn.Conv1d(in_dim, out_dim, kernel, padding=kernel // 2))
+    conv = init_linear_(nn.Conv1d(in_dim, out_dim, kernel, padding=kernel // 2))
     return nn.Sequential(conv, ChannelNorm(out_dim), nn.SiLU())

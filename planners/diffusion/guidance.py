@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Estimated:
+class GuidedPlans:
     """M plans as a step of denoising takes them to be, and who can say more of them."""
 
     model: WorldModel
@@ -29,7 +29,7 @@ class Estimated:
     """What leads on from each."""
 
 
-class Term(ABC):
+class GuidanceTerm(ABC):
     """One term of a sum whose gradient moves plans (Diffuser, algorithm 1); nothing of it is learned.
 
     Args:
@@ -44,20 +44,20 @@ class Term(ABC):
         return
 
     @abstractmethod
-    def score(self, plans: Estimated) -> Float[Tensor, " M"]:
+    def score(self, plans: GuidedPlans) -> Float[Tensor, " M"]:
         """How well plans do; higher is better."""
 
 
-class Reward(Term):
+class RewardGuidance(GuidanceTerm):
     """The reward head's discounted sum over the plan."""
 
-    def score(self, plans: Estimated) -> Float[Tensor, " M"]:
+    def score(self, plans: GuidedPlans) -> Float[Tensor, " M"]:
         """Over all of its steps but the first, which is present."""
         reward = plans.model.heads["reward"](plans.feat, plans.action[:, :-1])
         return (plans.learner.gamma ** torch.arange(reward.shape[1], device=reward.device) * reward).sum(1)
 
 
-class Value(Term):
+class ValueGuidance(GuidanceTerm):
     """The critic's value of the last latent, discounted to the plan's first step."""
 
     def check(self, learner: TrajectoryLearner) -> None:
@@ -67,12 +67,12 @@ class Value(Term):
             "planner.guidance.value needs a value: give planner.learner.critic its units, and train it.",
         )
 
-    def score(self, plans: Estimated) -> Float[Tensor, " M"]:
+    def score(self, plans: GuidedPlans) -> Float[Tensor, " M"]:
         """Of where the plan ends."""
         return plans.learner.gamma ** (plans.feat.shape[1] - 1) * plans.learner.critic(plans.feat[:, -1])
 
 
-class Within(Term):
+class StateBound(GuidanceTerm):
     """A constraint: one number of the decoded ``state`` is to stay between two bounds all along the plan.
 
     Args:
@@ -98,7 +98,7 @@ class Within(Term):
             "planner.guidance.within has a weight but no bound: give it low, high or both.",
         )
 
-    def score(self, plans: Estimated) -> Float[Tensor, " M"]:
+    def score(self, plans: GuidedPlans) -> Float[Tensor, " M"]:
         """Minus the squared distances to what is allowed."""
         decoded = plans.model.decode(plans.feat)
         if "state" not in decoded or self.number >= decoded["state"].shape[-1]:

@@ -47,7 +47,7 @@ def cosine_betas(steps: int) -> np.ndarray:
     return betas_for_alpha_bar(steps, max_beta=MAX_BETA).numpy()
 
 
-class Schedule:
+class NoiseSchedule:
     """The cosine schedule (Nichol & Dhariwal 2021): how much noise each of ``steps`` diffusion steps holds.
 
     Args:
@@ -66,7 +66,7 @@ class Schedule:
         self.betas = cosine_betas(steps)
         self._scheduler = diffusers().DDPMScheduler(steps, trained_betas=self.betas, prediction_type=prediction)
 
-    def noisy(
+    def add_noise(
         self, clean: Float[Tensor, "N L D"], noise: Float[Tensor, "N L D"], step: Int64[Tensor, " N"]
     ) -> Float[Tensor, "N L D"]:
         """``sqrt(abar) x + sqrt(1 - abar) eps``."""
@@ -108,7 +108,7 @@ class Sampler:
         steps: of sampling.
     """
 
-    def __init__(self, schedule: Schedule, name: str, steps: int) -> None:
+    def __init__(self, schedule: NoiseSchedule, name: str, steps: int) -> None:
         require(
             name in SAMPLERS,
             f"planner.acting.sampler={name} is not one of {', '.join(SAMPLERS)}.{near_match(name, SAMPLERS)}",
@@ -149,7 +149,7 @@ class Sampler:
         steps = known[self.steps - max(1, round(share * self.steps)) :]
         x = torch.stack([torch.randn(shape[1:], generator=generator, device=device) for generator in generators])
         if begin is not None:
-            x = self.schedule.noisy(begin, x, steps[:1].expand(shape[0]))
+            x = self.schedule.add_noise(begin, x, steps[:1].expand(shape[0]))
         for step in steps:
             estimate = clean(x, step)
             if watch is not None:

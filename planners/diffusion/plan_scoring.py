@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Plans:
+class ScoredPlans:
     """K plans for each of N rows."""
 
     state: State
@@ -39,7 +39,7 @@ class Plans:
         return (steps < self.ends[..., None]) | (not goals)
 
 
-class Judge(ABC):
+class PlanScorer(ABC):
     """Says what plans are worth.
 
     Args:
@@ -56,32 +56,32 @@ class Judge(ABC):
 
     @abstractmethod
     def values(
-        self, model: Any, learner: TrajectoryLearner, plans: Plans, generator: Generator | None
+        self, model: Any, learner: TrajectoryLearner, plans: ScoredPlans, generator: Generator | None
     ) -> Float[Tensor, "N K"]:
         """Higher is better."""
 
 
-class Imagined(Judge):
+class ImaginedReturn(PlanScorer):
     """The world model imagines each plan's actions from first to last; for plans that it can still foresee.
 
     The return, less ``consistency`` times the mean squared deviation of the imagined latents from the plan's.
     """
 
     def values(
-        self, model: Any, learner: TrajectoryLearner, plans: Plans, generator: Generator | None
+        self, model: Any, learner: TrajectoryLearner, plans: ScoredPlans, generator: Generator | None
     ) -> Float[Tensor, "N K"]:
         """Imagined return, less what the plan got wrong on the way."""
         count, length = plans.latents.shape[1:3]
         forked = model.dynamics.fork(plans.state, count)
         imagined = model.imagine(forked, plans.actions.flatten(0, 1), length, generator)
         worth = discounted_return(imagined, learner.gamma).unflatten(0, (-1, count))
-        led = split_goal(imagined.feat, learner.goal_dim)[0][:, 1:-1].unflatten(0, (-1, count))
-        away = ((led - plans.latents[:, :, 1:]) / learner.trajectories.latent_std()).square().mean(-1)
+        predicted = split_goal(imagined.feat, learner.goal_dim)[0][:, 1:-1].unflatten(0, (-1, count))
+        away = ((predicted - plans.latents[:, :, 1:]) / learner.trajectories.latent_std()).square().mean(-1)
         on_the_way = plans.before_end(learner.goal_dim > 0)
         return worth - self.consistency * (away * on_the_way).sum(-1) / on_the_way.sum(-1).clamp(min=1)
 
 
-class Stepwise(Judge):
+class StepConsistency(PlanScorer):
     """Judges each step from the plan's own latent, by the learner's ``forward_model``; for plans too long to foresee.
 
     Errors do not add up over the plan, as it will be made anew long before its end. A step's jump is its squared error
@@ -105,19 +105,19 @@ class Stepwise(Judge):
         )
 
     def values(
-        self, model: Any, learner: TrajectoryLearner, plans: Plans, generator: Generator | None
+        self, model: Any, learner: TrajectoryLearner, plans: ScoredPlans, generator: Generator | None
     ) -> Float[Tensor, "N K"]:
         """Discounted return as foreseen, or with goals the discount's logarithm, less jumps."""
-        led = learner.foreseen(plans.latents, plans.actions)  # [N, K, L, F], after each step
-        jumps = learner.jumps(led[:, :, :-1], plans.latents[:, :, 1:])
+        predicted = learner.predict_next(plans.latents, plans.actions)  # [N, K, L, F], after each step
+        transition_error = learner.transition_error(predicted[:, :, :-1], plans.latents[:, :, 1:])
         if learner.goal_dim:
-            before = (plans.ends - 1)[:, :, None, None].expand(-1, -1, 1, led.shape[-1])
+            before = (plans.ends - 1)[:, :, None, None].expand(-1, -1, 1, predicted.shape[-1])
             goal = split_goal(plans.state.feat, learner.goal_dim)[1][:, None]
-            arriving = learner.arrival_jumps(led.gather(2, before)[:, :, 0], goal)
-            mean = ((jumps * plans.before_end(True)).sum(-1) + arriving) / plans.ends
+            arriving = learner.arrival_error(predicted.gather(2, before)[:, :, 0], goal)
+            mean = ((transition_error * plans.before_end(True)).sum(-1) + arriving) / plans.ends
             return plans.ends * math.log(learner.gamma) - self.consistency * torch.maximum(mean, arriving)
-        latents = torch.cat([plans.latents[:, :, :1], led], dim=2).flatten(0, 1)
+        latents = torch.cat([plans.latents[:, :, :1], predicted], dim=2).flatten(0, 1)
         action = plans.actions.flatten(0, 1)
         reward, cont = (model.heads[name](latents, action) for name in ("reward", "cont"))
         worth = discounted_return(Trajectory(latents, action, reward, cont), learner.gamma)
-        return worth.unflatten(0, plans.ends.shape) - self.consistency * jumps.mean(-1)
+        return worth.unflatten(0, plans.ends.shape) - self.consistency * transition_error.mean(-1)

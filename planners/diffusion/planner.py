@@ -12,13 +12,13 @@ from torch import Generator, Tensor
 
 from dynamics.base import Dynamics, Memory, Rollout, State
 from dynamics.goal import join_goal, split_goal
-from planners.base import Considered, from_options
-from planners.diffusion.guidance import Estimated, Term
+from planners.base import ImaginationSize, PlanInfo, from_options
+from planners.diffusion.guidance import GuidanceTerm, GuidedPlans
 from planners.diffusion.noise_schedule import Sampler
-from planners.diffusion.plan_scoring import Judge, Plans
-from planners.diffusion.trajectory_learner import TrajectoryLearner, places
-from planners.diffusion.trajectory_model import Request, Score
-from planners.search.proposals import Categorical, Gaussian
+from planners.diffusion.plan_scoring import PlanScorer, ScoredPlans
+from planners.diffusion.trajectory_learner import TrajectoryLearner, window_slots
+from planners.diffusion.trajectory_model import Condition, Score
+from planners.search.proposals import CategoricalProposal, GaussianProposal
 from planners.search.receding_horizon import Replanner, finite
 from worldmodels.common.randomness import row_generators
 from worldmodels.errors import require
@@ -26,12 +26,12 @@ from worldmodels.errors import require
 if TYPE_CHECKING:
     from worldmodels.model import WorldModel
 
-Watch = Callable[[Tensor], None]
+DenoisingHook = Callable[[Tensor], None]
 """Is shown every step's estimate of the plans from pure noise, [N * candidates, L, D]."""
 
 
 @dataclass(frozen=True)
-class Acting:
+class SamplingConfig:
     """How plans are sampled and chosen; nothing of it is learned, so any of it can change on a trained run."""
 
     sampler: str = "dpm"
@@ -60,7 +60,7 @@ class Acting:
 
 
 @dataclass(frozen=True)
-class Sampled:
+class SampledPlans:
     """K plans for each of N rows, and what the world model says of them."""
 
     latents: Float[Tensor, "N K L F"]
@@ -84,13 +84,13 @@ class Diffusion(Replanner):
     Args:
         learner: builds what learns trajectories.
         plan_horizon: steps of a trajectory, L.
-        acting: options of :class:`Acting`.
+        acting: options of :class:`SamplingConfig`.
         judge: says which plan is the best.
         guidance: gradients that move plans, by name; of weight 0: not in use.
     """
 
     trained_with = ("plan_horizon", "learner.goal_share", "learner.gamma", "learner.trajectories.schedule")
-    cold = "planner.acting.kept=0"
+    warm_start_option = "planner.acting.kept=0"
 
     def __init__(
         self,
@@ -99,11 +99,11 @@ class Diffusion(Replanner):
         learner: Callable[..., TrajectoryLearner],
         plan_horizon: int,
         acting: Mapping[str, Any],
-        judge: Judge,
-        guidance: Mapping[str, Term] | None = None,
+        judge: PlanScorer,
+        guidance: Mapping[str, GuidanceTerm] | None = None,
     ) -> None:
-        how = from_options(Acting, acting, "planner.acting")
-        family = Categorical(action_dim, 0.0) if discrete else Gaussian(how.noise_std, how.noise_std)
+        how = from_options(SamplingConfig, acting, "planner.acting")
+        family = CategoricalProposal(action_dim, 0.0) if discrete else GaussianProposal(how.noise_std, how.noise_std)
         learner = learner(action_dim=action_dim, discrete=discrete)
         super().__init__(action_dim, discrete, family, plan_horizon, learner.gamma, how.replan_every, how.kept > 0)
         self.learner, self.acting, self.judge, self.guidance = learner, how, judge, dict(guidance or {})
@@ -123,14 +123,14 @@ class Diffusion(Replanner):
         self.sampler = Sampler(learner.trajectories.schedule, how.sampler, how.steps)
 
     @property
-    def learned(self) -> TrajectoryLearner:
+    def trainable(self) -> TrajectoryLearner:
         """What a checkpoint must hold."""
         return self.learner
 
     @property
-    def imagined(self) -> tuple[int, int]:
+    def imagination_size(self) -> ImaginationSize:
         """All candidates."""
-        return self.acting.candidates + self.acting.kept, self.plan_horizon
+        return ImaginationSize(self.acting.candidates + self.acting.kept, self.plan_horizon)
 
     def terms(self, weights: Mapping[str, float]) -> dict[str, float]:
         """Gradients in use and their weights; ``weights`` go before their own."""
@@ -138,21 +138,21 @@ class Diffusion(Replanner):
         return {name: weight for name, weight in all_of_them.items() if weight != 0}
 
     @property
-    def required_rows(self) -> int:
+    def min_window(self) -> int:
         """A trajectory, and where its last action led."""
         return self.plan_horizon + 1
 
-    def starts_blind(self, length: int) -> float:
+    def cold_start_fraction(self, length: int) -> float:
         """One of as many trajectories as a window holds, at one of as many offsets."""
-        count, offsets = places(length, self.plan_horizon)
+        count, offsets = window_slots(length, self.plan_horizon)
         return 1 / (count * offsets)
 
     def check(self, dynamics: Dynamics, length: int) -> None:
         """A window must hold a whole trajectory, and where its last action led."""
         require(
-            length >= self.required_rows,
+            length >= self.min_window,
             f"planner.plan_horizon={self.plan_horizon} is longer than the windows it learns from: data.length={length} "
-            f"must be at least {self.required_rows}.",
+            f"must be at least {self.min_window}.",
         )
 
     def loss(self, model: WorldModel, rollout: Rollout, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -172,11 +172,11 @@ class Diffusion(Replanner):
             "planned": torch.zeros(n, dtype=torch.bool),
         }
 
-    def moved_up(self, memory: Memory) -> Memory:
+    def shift_plan(self, memory: Memory) -> Memory:
         """Move the plan up a step, repeating its last latent; ``end`` counts down, and begins anew once reached."""
         latents = torch.cat([memory["latents"][:, 1:], memory["latents"][:, -1:]], dim=1)
         end = torch.where(memory["end"] > 1, memory["end"] - 1, max(1, self.plan_horizon - 1))
-        return super().moved_up(memory) | {"latents": latents, "end": end}
+        return super().shift_plan(memory) | {"latents": latents, "end": end}
 
     def search(
         self, model: Any, state: State, memory: Memory, explore: bool, generator: Generator | None, guide: Any
@@ -190,11 +190,11 @@ class Diffusion(Replanner):
         planned = torch.ones_like(memory["planned"])
         return memory | {"mean": mean, "actions": actions, "latents": latents, "end": end, "planned": planned}
 
-    def consider(self, model: Any, state: State, memory: Memory, generator: Generator | None = None) -> Considered:
+    def inspect(self, model: Any, state: State, memory: Memory, generator: Generator | None = None) -> PlanInfo:
         """The plan that is followed, beside all that it samples from the same state."""
         sampled, _ = self.sampled(model, state, memory, generator)
-        plan = self.followed(memory, self.family.mode(sampled.best()[1]))
-        return Considered(plan, sampled.actions, sampled.values)
+        plan = self.current_plan(memory, self.family.mode(sampled.best()[1]))
+        return PlanInfo(plan, sampled.actions, sampled.values)
 
     @torch.no_grad()
     def sampled(
@@ -203,9 +203,9 @@ class Diffusion(Replanner):
         state: State,
         memory: Memory,
         generator: Generator | None,
-        watch: Watch | None = None,
+        watch: DenoisingHook | None = None,
         weights: Mapping[str, float] | None = None,
-    ) -> tuple[Sampled, Float[Tensor, "N L A"]]:
+    ) -> tuple[SampledPlans, Float[Tensor, "N L A"]]:
         """Plans from pure noise and from the rest of the plan before, judged; and noise to explore with.
 
         ``weights`` of labels and gradients go before their own, by name.
@@ -221,17 +221,17 @@ class Diffusion(Replanner):
             ends = torch.cat([going_on[:, None], ends[:, 1:]], dim=1)
         x = self._sample(model, state, ends, [g for row in by_row for g in row[:fresh]], weights, watch=watch)
         if kept and memory["planned"].any():
-            begin = self.learner.joined(memory["latents"], memory["mean"]).repeat_interleave(kept, dim=0)
+            begin = self.learner.concat(memory["latents"], memory["mean"]).repeat_interleave(kept, dim=0)
             again, rest = memory["end"][:, None].expand(-1, kept), [g for row in by_row for g in row[fresh:-1]]
             x = torch.cat([x, self._sample(model, state, again, rest, weights, begin)], dim=1)
             ends = torch.cat([ends, again], dim=1)
         latents, actions = x[..., : self.learner.trajectories.feat_dim], self.learner.actions(x)
-        plans = Plans(state, latents, self.family.mode(actions), ends)
+        plans = ScoredPlans(state, latents, self.family.mode(actions), ends)
         values = finite(self.judge.values(model, self.learner, plans, generator).flatten()).unflatten(0, ends.shape)
         values[:, fresh:] = torch.where(memory["planned"][:, None], values[:, fresh:], -torch.inf)
         plan = (self.plan_horizon, self.action_dim)
         noise = torch.stack([torch.randn(plan, generator=row[-1], device=device) for row in by_row])
-        return Sampled(latents, actions, ends, values), noise
+        return SampledPlans(latents, actions, ends, values), noise
 
     def _sample(
         self,
@@ -241,7 +241,7 @@ class Diffusion(Replanner):
         generators: list[Generator],
         weights: Mapping[str, float],
         begin: Float[Tensor, "M L D"] | None = None,
-        watch: Watch | None = None,
+        watch: DenoisingHook | None = None,
     ) -> Float[Tensor, "N K L D"]:
         """K trajectories a row from its latent, ending in its goal where it has one; from noise, or from ``begin``."""
         learner, count = self.learner, ends.shape[1]
@@ -256,7 +256,7 @@ class Diffusion(Replanner):
         x = learner.trajectories.sample(
             known,
             given,
-            self._requests(len(latent), goal, weights),
+            self._conditions(len(latent), goal, weights),
             self.sampler,
             generators,
             self._score(model, goal, weights),
@@ -266,13 +266,13 @@ class Diffusion(Replanner):
         )
         return x.unflatten(0, (-1, count))
 
-    def _requests(self, rows: int, goal: Tensor | None, weights: Mapping[str, float]) -> dict[str, Request]:
+    def _conditions(self, rows: int, goal: Tensor | None, weights: Mapping[str, float]) -> dict[str, Condition]:
         """What plans are asked for, label by label."""
         labels = self.learner.labels
-        asked = {name: label.asked(rows, goal) for name, label in labels.items()}
+        targets = {name: label.encode_target(rows, goal) for name, label in labels.items()}
         return {
-            name: Request(value, weights.get(name, labels[name].weight))
-            for name, value in asked.items()
+            name: Condition(value, weights.get(name, labels[name].weight))
+            for name, value in targets.items()
             if value is not None
         }
 
@@ -284,7 +284,7 @@ class Diffusion(Replanner):
 
         def score(x: Float[Tensor, "M L D"]) -> Float[Tensor, " M"]:
             feat, action = join_goal(x[..., : learner.trajectories.feat_dim], goal), learner.actions(x)
-            plans = Estimated(model, learner, feat, action)
+            plans = GuidedPlans(model, learner, feat, action)
             return sum(weight * self.guidance[name].score(plans) for name, weight in terms.items())
 
         return score

@@ -10,11 +10,11 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from dynamics.base import Rollout
-from dynamics.goal import arrivals, split_goal
+from dynamics.goal import next_features, split_goal
 from planners.diffusion.conditioning import Label, Window
-from planners.diffusion.trajectory_model import Normaliser, TrajectoryModel
+from planners.diffusion.trajectory_model import Normalizer, TrajectoryModel
 from planners.learning.critics import Critic
-from planners.learning.hindsight import glimpses, later
+from planners.learning.hindsight import encode_goals, sample_future_rows
 from planners.learning.returns import recorded_returns
 from worldmodels.errors import require
 from worldmodels.nets.layers import MLP
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from worldmodels.model import WorldModel
 
 
-def places(rows: int, length: int) -> tuple[int, int]:
+def window_slots(rows: int, length: int) -> tuple[int, int]:
     """How many trajectories of ``length`` steps lie end to end in a window, and in how many rows they may begin."""
     count = (rows - 1) // length
     return count, rows - count * length
@@ -83,8 +83,8 @@ class TrajectoryLearner(nn.Module):
         self.forward_model = None
         if forward_model is not None:
             self.forward_model = MLP(latent + action_dim, out_dim=latent, out_scale=0.0, **forward_model)
-            self.step_errors = Normaliser(latent)
-            self.arrival_errors = Normaliser(latent) if goal_dim else None
+            self.step_errors = Normalizer(latent)
+            self.arrival_errors = Normalizer(latent) if goal_dim else None
 
     def loss(self, model: WorldModel, rollout: Rollout, batch: dict[str, Tensor], length: int) -> dict[str, Tensor]:
         """``denoise`` [B K, L] on the K windows of L steps in each row, and what else is learned.
@@ -92,16 +92,16 @@ class TrajectoryLearner(nn.Module):
         ``inverse`` and ``forward`` are [B K, L - 1] on the same windows, ``critic`` is [B, T - 1].
         """
         window, ends = self._windows(model, rollout, batch, length)
-        x = self.joined(window.feat, window.action)
+        x = self.concat(window.feat, window.action)
         given = torch.zeros(x.shape[:2], dtype=torch.bool, device=x.device)
         given[:, 0] = True
         if window.goal is not None:
             x, given = self._with_goal(x, given, window.goal, ends)
         if self.training:
-            self.trajectories.normaliser.follow(x, window.whole)
-        labels = {name: label.of(window) for name, label in self.labels.items()}
-        rescale = window.whole.numel() / window.whole.sum().clamp(min=1)
-        counts = (window.whole * rescale)[:, None]
+            self.trajectories.normalizer.follow(x, window.valid)
+        labels = {name: label.encode_data(window) for name, label in self.labels.items()}
+        rescale = window.valid.numel() / window.valid.sum().clamp(min=1)
+        counts = (window.valid * rescale)[:, None]
         losses = {"denoise": counts * self.trajectories.loss(x, given, labels)}
         if self.critic is not None:
             losses["critic"] = self._critic_loss(rollout, batch)
@@ -119,7 +119,7 @@ class TrajectoryLearner(nn.Module):
         And at which later step of each a goal is seen.
         """
         rows, post = rollout.post.shape[1], rollout.post.detach()
-        count, offsets = places(rows, length)
+        count, offsets = window_slots(rows, length)
         begins = torch.randint(offsets, (1,), device=post.device)
         begins = begins + length * torch.arange(count, device=post.device)
         steps = begins[:, None] + torch.arange(length, device=post.device)
@@ -127,8 +127,8 @@ class TrajectoryLearner(nn.Module):
         if self.goal_dim:
             now = begins.expand(len(post), -1)
             anywhere = any(label.reads_goal for label in self.labels.values())
-            chosen = later(batch["is_first"], now, rows if anywhere else max(1, length - 1))
-            ends, goal = (chosen - now).flatten(), glimpses(model, batch, chosen).flatten(0, 1)
+            chosen = sample_future_rows(batch["is_first"], now, rows if anywhere else max(1, length - 1))
+            ends, goal = (chosen - now).flatten(), encode_goals(model, batch, chosen).flatten(0, 1)
         window = Window(
             split_goal(post[:, steps].flatten(0, 1), self.goal_dim)[0],
             batch["action"][:, steps + 1].flatten(0, 1),
@@ -153,20 +153,20 @@ class TrajectoryLearner(nn.Module):
     def _advantage(self, feat: Tensor, batch: dict[str, Tensor]) -> Float[Tensor, "B T1"]:
         """Return of what follows each step, bootstrapped at the window's end, over the value of its state."""
         with torch.no_grad():
-            after = self.critic(arrivals(feat, self.goal_dim))
+            after = self.critic(next_features(feat, self.goal_dim))
             return recorded_returns(batch, after, self.gamma, 1.0) - self.critic(feat[:, :-1])
 
     def _critic_loss(self, rollout: Rollout, batch: dict[str, Tensor]) -> Float[Tensor, "B T1"]:
         """The critic on lambda-returns of what was recorded: the value of the data's own policy."""
         feat = rollout.post.detach()
         with torch.no_grad():
-            after = self.critic.two_hot.decode(self.critic.slow(arrivals(feat, self.goal_dim)))
+            after = self.critic.two_hot.decode(self.critic.slow(next_features(feat, self.goal_dim)))
             target = recorded_returns(batch, after, self.gamma, 0.95)
         return self.critic.loss(feat[:, :-1], target) * ~batch["is_first"][:, 1:]
 
     def _inverse_loss(self, window: Window) -> Float[Tensor, "B L1"]:
         """Squared error, or cross-entropy, of the action between each two latents."""
-        output = self.between(window.feat)
+        output = self.inverse_dynamics(window.feat)
         if self.discrete:
             return -(window.action[:, :-1] * output.log_softmax(-1)).sum(-1)
         return (output.tanh() - window.action[:, :-1]).square().sum(-1)
@@ -176,16 +176,20 @@ class TrajectoryLearner(nn.Module):
 
         What recorded steps err by is followed on the way, and what they err by where a goal is seen at their end.
         """
-        led = self.foreseen(window.feat[:, :-1], window.action[:, :-1])
-        errors = led - window.feat[:, 1:]
+        predicted = self.predict_next(window.feat[:, :-1], window.action[:, :-1])
+        errors = predicted - window.feat[:, 1:]
         if self.training:
-            self.step_errors.follow(errors, window.whole)
+            self.step_errors.follow(errors, window.valid)
             if window.goal is not None:
-                arriving = led[torch.arange(len(ends), device=ends.device), ends.clamp(max=led.shape[1]) - 1]
-                self.arrival_errors.follow((arriving - window.goal)[:, None], window.whole & (ends <= led.shape[1]))
+                arriving = predicted[
+                    torch.arange(len(ends), device=ends.device), ends.clamp(max=predicted.shape[1]) - 1
+                ]
+                self.arrival_errors.follow(
+                    (arriving - window.goal)[:, None], window.valid & (ends <= predicted.shape[1])
+                )
         return (errors / self.trajectories.latent_std()).square().mean(-1)
 
-    def foreseen(
+    def predict_next(
         self, latents: Float[Tensor, "... L F"], actions: Float[Tensor, "... L A"]
     ) -> Float[Tensor, "... L F"]:
         """The latent that each action leads to."""
@@ -194,18 +198,20 @@ class TrajectoryLearner(nn.Module):
         moved = self.forward_model(torch.cat([known, actions], dim=-1)).float()
         return latents + std * moved
 
-    def jumps(self, led: Float[Tensor, "... F"], shown: Float[Tensor, "... F"]) -> Float[Tensor, "..."]:
+    def transition_error(
+        self, predicted: Float[Tensor, "... F"], shown: Float[Tensor, "... F"]
+    ) -> Float[Tensor, "..."]:
         """Squared distance of two latents, in that of recorded steps, on which it averages 1 or less.
 
         No number counts for more than if it were foreseen to 5 % of its deviation: plans are not denoised more exactly.
         """
-        return self._in_usual(led - shown, self.step_errors)
+        return self._normalized_error(predicted - shown, self.step_errors)
 
-    def arrival_jumps(self, led: Float[Tensor, "... F"], goal: Float[Tensor, "... F"]) -> Float[Tensor, "..."]:
+    def arrival_error(self, predicted: Float[Tensor, "... F"], goal: Float[Tensor, "... F"]) -> Float[Tensor, "..."]:
         """The same of a latent and a goal, in what recorded arrivals err by: a goal shows less than a state does."""
-        return self._in_usual(led - goal, self.arrival_errors)
+        return self._normalized_error(predicted - goal, self.arrival_errors)
 
-    def _in_usual(self, error: Tensor, usual: Normaliser) -> Tensor:
+    def _normalized_error(self, error: Tensor, usual: Normalizer) -> Tensor:
         least = (0.05 * self.trajectories.latent_std()).square()
         return (error.square() / torch.maximum(usual.square, least)).mean(-1)
 
@@ -219,16 +225,16 @@ class TrajectoryLearner(nn.Module):
         if self.trajectories.actions:
             actions = x[..., self.trajectories.feat_dim :]
             return actions if self.discrete else actions.clamp(-1, 1)
-        between = self.between(x)
-        between = between.softmax(-1) if self.discrete else between.tanh()
-        return torch.cat([between, between[..., -1:, :]], dim=-2)
+        inverse_dynamics = self.inverse_dynamics(x)
+        inverse_dynamics = inverse_dynamics.softmax(-1) if self.discrete else inverse_dynamics.tanh()
+        return torch.cat([inverse_dynamics, inverse_dynamics[..., -1:, :]], dim=-2)
 
-    def between(self, latents: Float[Tensor, "... L F"]) -> Float[Tensor, "... L1 A"]:
+    def inverse_dynamics(self, latents: Float[Tensor, "... L F"]) -> Float[Tensor, "... L1 A"]:
         """Raw inverse dynamics, of the latent and of how far it moves, both in deviations."""
         now, then = latents[..., :-1, :], latents[..., 1:, :]
         std, mean = self.trajectories.latent_std(), self.trajectories.latent_mean()
         return self.inverse_model(torch.cat([(now - mean) / std, (then - now) / std], dim=-1)).float()
 
-    def joined(self, latents: Float[Tensor, "N L F"], actions: Float[Tensor, "N L A"]) -> Float[Tensor, "N L D"]:
+    def concat(self, latents: Float[Tensor, "N L F"], actions: Float[Tensor, "N L A"]) -> Float[Tensor, "N L D"]:
         """Trajectories from their parts."""
         return torch.cat([latents, actions], dim=-1) if self.trajectories.actions else latents

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Generator, Tensor, nn
 
 from planners.diffusion.denoisers import Denoiser, StepEmbedding
-from planners.diffusion.noise_schedule import Sampler, Schedule
+from planners.diffusion.noise_schedule import NoiseSchedule, Sampler
 from worldmodels.errors import require
 from worldmodels.nets.layers import MLP
 
@@ -19,14 +19,14 @@ Score = Callable[[Float[Tensor, "N L D"]], Float[Tensor, " N"]]
 
 
 @dataclass(frozen=True)
-class Request:
+class Condition:
     """A label that a plan is to have, and how strongly: 0 ignores it, 1 samples what was recorded under it."""
 
     value: Float[Tensor, "N V"]
     weight: float
 
 
-class Normaliser(nn.Module):
+class Normalizer(nn.Module):
     """Mean and deviation of every number, followed while learning and saved with the weights.
 
     Args:
@@ -69,7 +69,7 @@ class Normaliser(nn.Module):
         return x * self.std() + self.mean
 
 
-class Labels(nn.Module):
+class ConditionEmbedding(nn.Module):
     """Names to what a trajectory may be asked to be, each a vector; where one is not given, it has a vector of its own.
 
     Args:
@@ -118,7 +118,7 @@ class TrajectoryModel(nn.Module):
         actions: False leaves actions out of trajectories.
         action_weight: how much more than a latent's number one of an action counts.
         cond_dim: numbers of the condition: diffusion step and labels.
-        drop: see :class:`Labels`.
+        drop: see :class:`ConditionEmbedding`.
     """
 
     def __init__(
@@ -126,7 +126,7 @@ class TrajectoryModel(nn.Module):
         feat_dim: int,
         action_dim: int,
         labels: Mapping[str, int],
-        schedule: Schedule,
+        schedule: NoiseSchedule,
         net: Callable[..., Denoiser],
         actions: bool = True,
         action_weight: float = 1.0,
@@ -138,18 +138,18 @@ class TrajectoryModel(nn.Module):
         self.feat_dim, self.size = feat_dim, feat_dim + action_dim * actions
         self.action_weight = action_weight
         self.schedule, self.actions = schedule, actions
-        self.normaliser = Normaliser(self.size)
+        self.normalizer = Normalizer(self.size)
         self.step = StepEmbedding(cond_dim)
-        self.labels = Labels(labels, cond_dim, drop)
+        self.labels = ConditionEmbedding(labels, cond_dim, drop)
         self.net = net(in_dim=self.size + 1, out_dim=self.size, cond_dim=cond_dim)
 
     def latent_mean(self) -> Float[Tensor, " F"]:
         """Means of the latents alone."""
-        return self.normaliser.mean[: self.feat_dim]
+        return self.normalizer.mean[: self.feat_dim]
 
     def latent_std(self) -> Float[Tensor, " F"]:
         """Deviations of the latents alone."""
-        return self.normaliser.std()[: self.feat_dim]
+        return self.normalizer.std()[: self.feat_dim]
 
     def loss(
         self,
@@ -158,10 +158,10 @@ class TrajectoryModel(nn.Module):
         labels: Mapping[str, Float[Tensor, "N _"]],
     ) -> Float[Tensor, "N L"]:
         """Squared error of what the network predicts at a random diffusion step, mean over what was not given."""
-        clean = self.normaliser(x)
+        clean = self.normalizer(x)
         noise = torch.randn_like(clean)
         step = torch.randint(self.schedule.steps, (len(x),), device=x.device)
-        noisy = self._with_given(self.schedule.noisy(clean, noise, step), clean, given)
+        noisy = self._with_given(self.schedule.add_noise(clean, noise, step), clean, given)
         hide = {name: torch.rand(len(x), device=x.device) < self.labels.drop for name in labels}
         output = self._output(noisy, step, given, labels, hide)
         error = (output - self.schedule.target(clean, noise, step)).square()
@@ -184,7 +184,7 @@ class TrajectoryModel(nn.Module):
         noisy: Float[Tensor, "N L D"],
         step: Int64[Tensor, " N"],
         given: Bool[Tensor, "N L"],
-        requests: Mapping[str, Request],
+        conditions: Mapping[str, Condition],
     ) -> Float[Tensor, "N L D"]:
         """Classifier-free guidance (Ho & Salimans 2022): ``u + sum_i w_i (c_i - u)``, labels composed one by one.
 
@@ -192,13 +192,13 @@ class TrajectoryModel(nn.Module):
         """
         free = self.clean(noisy, step, given, {})
         total = free
-        weighed = {name: request for name, request in requests.items() if request.weight != 0}
+        weighed = {name: request for name, request in conditions.items() if request.weight != 0}
         for number, (name, request) in enumerate(weighed.items()):
             asked = self.clean(noisy, step, given, {name: request.value})
             total = free.lerp(asked, request.weight) if number == 0 else total + request.weight * (asked - free)
         return total
 
-    def preferred(
+    def apply_guidance(
         self, clean: Float[Tensor, "N L D"], step: Int64[Tensor, " N"], score: Score
     ) -> Float[Tensor, "N L D"]:
         """Moved along the gradient of ``score``, more the more noise there still is (Diffuser, algorithm 1).
@@ -208,14 +208,14 @@ class TrajectoryModel(nn.Module):
         """
         with torch.enable_grad():
             at = clean.detach().requires_grad_()
-            (gradient,) = torch.autograd.grad(score(self.normaliser.inverse(at)).sum(), [at])
+            (gradient,) = torch.autograd.grad(score(self.normalizer.inverse(at)).sum(), [at])
         return clean + self.schedule.noise_share(step)[:, None, None] * gradient
 
     def sample(
         self,
         known: Float[Tensor, "N L F"],
         given: Bool[Tensor, "N L"],
-        requests: Mapping[str, Request],
+        conditions: Mapping[str, Condition],
         sampler: Sampler,
         generators: Sequence[Generator],
         score: Score | None = None,
@@ -230,13 +230,13 @@ class TrajectoryModel(nn.Module):
         """
         rows, length = given.shape
         blank = known.new_zeros(rows, length, self.size - self.feat_dim)
-        fixed = self.normaliser(torch.cat([known, blank], dim=-1))
+        fixed = self.normalizer(torch.cat([known, blank], dim=-1))
 
         def estimate(noisy: Tensor, step: Tensor) -> Tensor:
             steps = step.expand(rows)
-            clean = self.guided(self._with_given(noisy, fixed, given), steps, given, requests)
+            clean = self.guided(self._with_given(noisy, fixed, given), steps, given, conditions)
             if score is not None:
-                clean = self.preferred(self._with_given(clean, fixed, given), steps, score)
+                clean = self.apply_guidance(self._with_given(clean, fixed, given), steps, score)
             return self._with_given(clean, fixed, given)
 
         x = sampler(
@@ -244,11 +244,11 @@ class TrajectoryModel(nn.Module):
             (rows, length, self.size),
             list(generators),
             known.device,
-            None if begin is None else self.normaliser(begin),
+            None if begin is None else self.normalizer(begin),
             share,
-            None if watch is None else lambda x: watch(self.normaliser.inverse(x)),
+            None if watch is None else lambda x: watch(self.normalizer.inverse(x)),
         )
-        return self._with_given(self.normaliser.inverse(x), torch.cat([known, blank], dim=-1), given)
+        return self._with_given(self.normalizer.inverse(x), torch.cat([known, blank], dim=-1), given)
 
     def _output(
         self,

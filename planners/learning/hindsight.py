@@ -21,7 +21,7 @@ def last_rows(is_first: Bool[Tensor, "B T"]) -> Int64[Tensor, "B T"]:
     return following.flip(1).cummin(1).values.flip(1) - 1
 
 
-def later(is_first: Bool[Tensor, "B T"], now: Int64[Tensor, "B N"], farthest: int) -> Int64[Tensor, "B N"]:
+def sample_future_rows(is_first: Bool[Tensor, "B T"], now: Int64[Tensor, "B N"], farthest: int) -> Int64[Tensor, "B N"]:
     """Rows drawn uniformly from those after ``now`` in its episode, at most ``farthest`` on; the next where none is.
 
     (The next then belongs to another episode, and nothing may be learned from it.)
@@ -32,8 +32,8 @@ def later(is_first: Bool[Tensor, "B T"], now: Int64[Tensor, "B N"], farthest: in
     return (now + drawn).clamp(max=length - 1)
 
 
-def glimpses(model: WorldModel, batch: dict[str, Tensor], rows: Int64[Tensor, "B N"]) -> Float[Tensor, "B N G"]:
+def encode_goals(model: WorldModel, batch: dict[str, Tensor], rows: Int64[Tensor, "B N"]) -> Float[Tensor, "B N G"]:
     """Latents of these rows' frames, as goals are seen."""
     each = torch.arange(len(rows), device=rows.device)[:, None].expand_as(rows)
     seen = {key: batch[key][each, rows].flatten(0, 1) for key in ("pixels", "state") if key in batch}
-    return model.glimpse(seen).unflatten(0, rows.shape)
+    return model.encode_goal(seen).unflatten(0, rows.shape)

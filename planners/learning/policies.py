@@ -135,7 +135,7 @@ class OneHot(ActionDistribution):
         return -(self.log_probs.exp() * self.log_probs).sum(-1)
 
 
-class Policy(nn.Module):
+class PolicyNetwork(nn.Module):
     """A network from features to :class:`ActionDistribution`; Box actions bounded (``squash=False``) or under tanh.
 
     Args:

@@ -8,14 +8,16 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from worldmodels.common.batch import new_goal
+from worldmodels.common.batch import goal_changed
 from worldmodels.trajectory import Trajectory
 
-Value = Callable[[Tensor], Tensor]
+ValueFunction = Callable[[Tensor], Tensor]
 """Maps feat [N, F] to the expected discounted return [N] from there on."""
 
 
-def discounted_return(trajectory: Trajectory, gamma: float, terminal_value: Value | None = None) -> Float[Tensor, " N"]:
+def discounted_return(
+    trajectory: Trajectory, gamma: float, terminal_value: ValueFunction | None = None
+) -> Float[Tensor, " N"]:
     """Sum the rewards of each row as far as it is expected to go on, then the value of where it ends, if given.
 
     ``sum_t gamma^t c_0..c_{t-1} r_t + gamma^H c_0..c_{H-1} V(feat_H)``: arriving in a terminal state is still
@@ -61,7 +63,7 @@ def recorded_returns(
     ended for good. A row that ends its episode leads nowhere: what is told of it is without meaning.
     """
     going = (~batch["is_terminal"]).float()
-    lam = lam * (~(batch["is_last"] | new_goal(batch))).float()
+    lam = lam * (~(batch["is_last"] | goal_changed(batch))).float()
     return lambda_returns(batch["reward"][:, 1:], going[:, 1:], value, gamma, lam[:, 1:])
 
 

@@ -10,8 +10,8 @@ from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
 from dynamics.base import Dynamics, Memory, Rollout, State
-from planners.base import Considered, Learner, Planner
-from planners.learning.returns import Value
+from planners.base import ImaginationSize, Learner, PlanInfo, Planner
+from planners.learning.returns import ValueFunction
 from planners.search.shooting import SamplingPlanner
 from worldmodels.errors import require
 
@@ -59,12 +59,12 @@ class Guided(Planner):
         self.guide = Guide(self.learner, policy_samples, terminal_value)
 
     @property
-    def imagined(self) -> tuple[int, int]:
+    def imagination_size(self) -> ImaginationSize:
         """The search's."""
-        return self.search.imagined if self.mpc else (0, 0)
+        return self.search.imagination_size if self.mpc else ImaginationSize(0, 0)
 
     @property
-    def learned(self) -> Learner:
+    def trainable(self) -> Learner:
         """What a checkpoint must hold."""
         return self.learner
 
@@ -90,13 +90,11 @@ class Guided(Planner):
             return self.learner.act(model, state, memory, reset, explore, generator)
         return self.search.act(model, state, memory, reset, explore, generator, self.guide)
 
-    def consider(
-        self, model: WorldModel, state: State, memory: Memory, generator: Generator | None = None
-    ) -> Considered:
+    def inspect(self, model: WorldModel, state: State, memory: Memory, generator: Generator | None = None) -> PlanInfo:
         """The search's, guided, or the policy's."""
         if not self.mpc:
-            return self.learner.consider(model, state, memory, generator)
-        return self.search.consider(model, state, memory, generator, self.guide)
+            return self.learner.inspect(model, state, memory, generator)
+        return self.search.inspect(model, state, memory, generator, self.guide)
 
     def loss(self, model: WorldModel, rollout: Rollout, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """The learner's."""
@@ -130,7 +128,7 @@ class Guide:
         state: State,
         noise: Float[Tensor, "N K"],
         generator: Generator | None,
-    ) -> Advice:
+    ) -> GuideProposals:
         """Let the policy imagine its candidates; keep the rest of the noise for values."""
         n, drawn = len(state.feat), noise.split(self._sizes(search), dim=1)
         steps = iter(drawn[0].reshape(n * self.policy_samples, search.plan_horizon, search.action_dim).unbind(1))
@@ -144,7 +142,7 @@ class Guide:
             forked = model.dynamics.fork(state, self.policy_samples)
             actions = model.imagine(forked, choose, search.plan_horizon, generator).action
             actions = actions.unflatten(0, (n, self.policy_samples))
-        return Advice(self.learner if self.terminal_value else None, actions, drawn[1:])
+        return GuideProposals(self.learner if self.terminal_value else None, actions, drawn[1:])
 
     def _sizes(self, search: SamplingPlanner) -> list[int]:
         """Numbers for the policy's candidates, then for the values of each iteration."""
@@ -154,7 +152,7 @@ class Guide:
 
 
 @dataclass(frozen=True)
-class Advice:
+class GuideProposals:
     """A guide's answer for one plan of N rows."""
 
     learner: Learner | None
@@ -162,7 +160,7 @@ class Advice:
     """The policy's candidates."""
     noise: tuple[Tensor, ...]
 
-    def value(self, i: int, candidates: int) -> Value | None:
+    def value(self, i: int, candidates: int) -> ValueFunction | None:
         """The learner's value as a function of features [N * candidates, F], for iteration ``i``."""
         if self.learner is None:
             return None

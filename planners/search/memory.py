@@ -16,9 +16,9 @@ def planning_bytes(model: WorldModel, planner: Planner, num_envs: int) -> int:
 
     On a CPU, of as many environments as it plans for at a time.
     """
-    rows, steps = planner.imagined
+    rows, steps = planner.imagination_size
     if model.device.type == "cpu":
-        num_envs = min(num_envs, max(1, AT_ONCE // max(1, rows)))
+        num_envs = min(num_envs, max(1, ROWS_AT_ONCE // max(1, rows)))
     state = model.initial(1)
     sizes = [
         sum(value.numel() * value.element_size() for value in model.dynamics.fork(state, n).memory.values())
@@ -40,10 +40,10 @@ def require_memory(model: WorldModel, planner: Planner, num_envs: int, device: t
     needed, free = planning_bytes(model, planner, num_envs), free_bytes(device)
     if needed > free:
         raise UserError(
-            f"planning for {num_envs} environments, {planner.imagined[0]} imagined rows each, takes at least "
+            f"planning for {num_envs} environments, {planner.imagination_size.rows} imagined rows each, takes at least "
             f"{needed / GIB:.1f} GiB and {free / GIB:.1f} GiB are free: lower env.num_envs or the planner's candidates."
         )
 
 
-AT_ONCE = 1024
+ROWS_AT_ONCE = 1024
 """Sequences that a CPU imagines at a time: more fall out of its caches, fewer leave its threads idle."""

@@ -24,7 +24,7 @@ class Proposal:
     mean: Float[Tensor, "N H A"]
     spread: Float[Tensor, "N H A"]
 
-    def toward(self, new: Proposal, momentum: float) -> Proposal:
+    def interpolate(self, new: Proposal, momentum: float) -> Proposal:
         """Keep the share ``momentum`` of this proposal and take the rest from ``new``."""
         if momentum == 0:
             return new
@@ -32,14 +32,14 @@ class Proposal:
 
 
 @runtime_checkable
-class Family(Protocol):
+class ProposalFamily(Protocol):
     """A kind of distribution over action sequences."""
 
-    fill: float
+    default_mean: float
     """The mean where nothing is known."""
 
-    def broad(self, mean: Tensor) -> Proposal:
-        """Search widely around the mean [N, H, A] of an earlier plan, or around ``fill``."""
+    def widen(self, mean: Tensor) -> Proposal:
+        """Search widely around the mean [N, H, A] of an earlier plan, or around ``default_mean``."""
 
     def draw(self, mean: Tensor, spread: Tensor, noise: Tensor) -> Tensor:
         """Turn standard normal noise into actions that an environment accepts; shapes broadcast."""
@@ -51,16 +51,16 @@ class Family(Protocol):
         """Return the single most typical action sequence."""
 
 
-class Gaussian:
+class GaussianProposal:
     """Box actions: normal, clamped to [-1, 1], with a floor under the deviation so that search never dies out."""
 
-    fill = 0.0
+    default_mean = 0.0
 
     def __init__(self, min_std: float, max_std: float) -> None:
         self.min_std = min_std
         self.max_std = max_std
 
-    def broad(self, mean: Tensor) -> Proposal:
+    def widen(self, mean: Tensor) -> Proposal:
         """Take ``max_std`` everywhere: the next plan may differ much from the last one."""
         return Proposal(mean, torch.full_like(mean, self.max_std))
 
@@ -80,23 +80,23 @@ class Gaussian:
         return mean
 
 
-class Categorical:
+class CategoricalProposal:
     """Discrete actions, one-hot: ``mean`` holds probabilities, ``spread`` the share of draws made uniformly instead."""
 
     warm_spread = 0.5
     """Share of uniform draws around an earlier plan, as ``max_std`` is for Box actions."""
 
     def __init__(self, actions: int, min_prob: float) -> None:
-        self.fill = 1 / actions
+        self.default_mean = 1 / actions
         self.min_share = min_prob * actions
 
-    def broad(self, mean: Tensor) -> Proposal:
+    def widen(self, mean: Tensor) -> Proposal:
         """Draw half of the actions uniformly: the next plan may differ much from the last one."""
         return Proposal(mean, torch.full_like(mean, self.warm_spread))
 
     def draw(self, mean: Tensor, spread: Tensor, noise: Tensor) -> Tensor:
         """Sample one-hot actions; noise correlated in time gives actions correlated in time."""
-        probs = mean.lerp(torch.full_like(mean, self.fill), spread)
+        probs = mean.lerp(torch.full_like(mean, self.default_mean), spread)
         return self._one_hot(probs / exponential(noise))
 
     def fit(self, elites: Tensor, weights: Tensor) -> Proposal:

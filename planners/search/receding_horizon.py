@@ -11,9 +11,9 @@ from torch import Generator, Tensor
 
 from dynamics.base import Memory, State, clear_rows
 from planners.base import Planner
-from planners.learning.returns import Value, discounted_return
-from planners.search.memory import AT_ONCE
-from planners.search.proposals import Family
+from planners.learning.returns import ValueFunction, discounted_return
+from planners.search.memory import ROWS_AT_ONCE
+from planners.search.proposals import ProposalFamily
 from worldmodels.errors import require
 
 
@@ -25,14 +25,14 @@ class Replanner(Planner):
     ``age`` steps taken from the current plan, 0 before any. All of them move up by one step at each decision.
     """
 
-    cold = "warm_start=false"
+    warm_start_option = "warm_start=false"
     """The option without which there is a warm start."""
 
     def __init__(
         self,
         action_dim: int,
         discrete: bool,
-        family: Family,
+        family: ProposalFamily,
         plan_horizon: int,
         gamma: float,
         replan_every: int,
@@ -48,7 +48,7 @@ class Replanner(Planner):
         require(
             not warm_start or replan_every < plan_horizon,
             f"a warm start has nothing to start from when replan_every={replan_every} executes the whole plan "
-            f"(plan_horizon={plan_horizon}): shorten replan_every or set {self.cold}.",
+            f"(plan_horizon={plan_horizon}): shorten replan_every or set {self.warm_start_option}.",
         )
         self.family, self.plan_horizon, self.gamma = family, plan_horizon, gamma
         self.replan_every, self.warm_start = replan_every, warm_start
@@ -64,7 +64,7 @@ class Replanner(Planner):
 
     def initial(self, n: int) -> Memory:
         """No plan yet."""
-        mean = torch.full((n, self.plan_horizon, self.action_dim), self.family.fill)
+        mean = torch.full((n, self.plan_horizon, self.action_dim), self.family.default_mean)
         return {
             "plan": self.family.mode(mean),
             "mean": mean,
@@ -91,7 +91,7 @@ class Replanner(Planner):
         device = state.feat.device
         fresh = {key: value.to(device) for key, value in self.initial(len(reset)).items()}
         memory = clear_rows({key: value.to(device) for key, value in memory.items()}, reset, fresh)
-        memory = self.moved_up(memory)
+        memory = self.shift_plan(memory)
         due = (memory["age"] == 0) | (memory["age"] >= self.replan_every)
         if self.replan_every == 1:  # without asking a GPU which rows are due
             memory = self._planned(model, state, memory, explore, generator, guide)
@@ -109,9 +109,9 @@ class Replanner(Planner):
         self, model: Any, state: State, memory: Memory, explore: bool, generator: Generator | None, guide: Any
     ) -> Memory:
         """A new plan in every row, a group of rows at a time where that is faster."""
-        memory = self.begun(memory)
+        memory = self.search_start(memory)
         n, found = len(memory["age"]), []
-        size = n if memory["age"].is_cuda else max(1, AT_ONCE // max(1, self.imagined[0]))
+        size = n if memory["age"].is_cuda else max(1, ROWS_AT_ONCE // max(1, self.imagination_size.rows))
         for begin in range(0, n, size):
             rows = slice(begin, begin + size)
             part, chosen = {key: value[rows] for key, value in memory.items()}, model.dynamics.select(state, rows)
@@ -119,23 +119,23 @@ class Replanner(Planner):
         whole = {key: torch.cat([part[key] for part in found]) for key in found[0]}
         return whole | {"age": torch.zeros_like(memory["age"])}
 
-    def begun(self, memory: Memory) -> Memory:
+    def search_start(self, memory: Memory) -> Memory:
         """The memory that a search begins with: without the plan before, unless there is a warm start."""
         if self.warm_start:
             return memory
-        return memory | {"mean": torch.full_like(memory["mean"], self.family.fill)}
+        return memory | {"mean": torch.full_like(memory["mean"], self.family.default_mean)}
 
-    def followed(self, memory: Memory, anew: Float[Tensor, "N H A"]) -> Float[Tensor, "N H A"]:
-        """The plan that is being followed, for looking at; ``anew`` in rows that have none yet."""
-        return torch.where((memory["age"] > 0)[:, None, None], memory["plan"], anew)
+    def current_plan(self, memory: Memory, fallback: Float[Tensor, "N H A"]) -> Float[Tensor, "N H A"]:
+        """The plan that is being followed, for looking at; ``fallback`` in rows that have none yet."""
+        return torch.where((memory["age"] > 0)[:, None, None], memory["plan"], fallback)
 
-    def moved_up(self, memory: Memory) -> Memory:
+    def shift_plan(self, memory: Memory) -> Memory:
         """Drop the first step of what is [N, ..., H, A] and know nothing about a new last one."""
 
         def moved(value: Tensor) -> Tensor:
             if value.ndim < 3:
                 return value
-            return torch.cat([value[..., 1:, :], torch.full_like(value[..., :1, :], self.family.fill)], dim=-2)
+            return torch.cat([value[..., 1:, :], torch.full_like(value[..., :1, :], self.family.default_mean)], dim=-2)
 
         return {key: moved(value) for key, value in memory.items()}
 
@@ -144,7 +144,7 @@ class Replanner(Planner):
         model: Any,
         state: State,
         actions: Float[Tensor, "M H A"],
-        terminal_value: Value | None,
+        terminal_value: ValueFunction | None,
         generator: Generator | None,
         frozen: bool = False,
     ) -> Float[Tensor, " M"]:

@@ -12,16 +12,16 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 
 from dynamics.base import Memory, State
-from planners.base import Considered, from_options
-from planners.learning.returns import Value
-from planners.search.proposals import Categorical, Gaussian, Proposal
+from planners.base import ImaginationSize, PlanInfo, from_options
+from planners.learning.returns import ValueFunction
+from planners.search.proposals import CategoricalProposal, GaussianProposal, Proposal
 from planners.search.receding_horizon import Replanner
-from worldmodels.common.randomness import colour, row_noise
+from worldmodels.common.randomness import color_noise, row_noise
 from worldmodels.errors import require
 
 
 @dataclass(frozen=True)
-class Search:
+class SearchConfig:
     """How a sampling planner searches; checked where it is made, so that a mistake shows before training."""
 
     plan_horizon: int
@@ -63,7 +63,7 @@ class Search:
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchResult:
     """Where a search has got to, for N rows: the latest candidates, what they are worth, and the best of them."""
 
     candidates: Float[Tensor, "N S H A"]
@@ -82,9 +82,9 @@ class SamplingPlanner(Replanner):
     """
 
     def __init__(
-        self, action_dim: int, discrete: bool, options: Mapping[str, Any], terminal_value: Value | None = None
+        self, action_dim: int, discrete: bool, options: Mapping[str, Any], terminal_value: ValueFunction | None = None
     ) -> None:
-        settings = from_options(Search, options, "The planner")
+        settings = from_options(SearchConfig, options, "The planner")
         require(
             not discrete or 0 < settings.min_prob * action_dim < 1,
             f"min_prob={settings.min_prob} must lie between 0 and 1 / {action_dim}, the number of actions.",
@@ -92,7 +92,9 @@ class SamplingPlanner(Replanner):
         super().__init__(
             action_dim,
             discrete,
-            Categorical(action_dim, settings.min_prob) if discrete else Gaussian(settings.min_std, settings.max_std),
+            CategoricalProposal(action_dim, settings.min_prob)
+            if discrete
+            else GaussianProposal(settings.min_std, settings.max_std),
             settings.plan_horizon,
             settings.gamma,
             settings.replan_every,
@@ -101,25 +103,25 @@ class SamplingPlanner(Replanner):
         self.settings, self.terminal_value = settings, terminal_value
 
     @property
-    def imagined(self) -> tuple[int, int]:
+    def imagination_size(self) -> ImaginationSize:
         """All candidates."""
-        return self.settings.num_samples, self.plan_horizon
+        return ImaginationSize(self.settings.num_samples, self.plan_horizon)
 
     @abstractmethod
     def weigh(self, values: Float[Tensor, "N E"]) -> Float[Tensor, "N E"]:
         """Weights of the elites, summing to 1 a row, given their values, best first; shifts must not matter."""
 
     @abstractmethod
-    def choose(self, found: Found, explore: bool, noise: Float[Tensor, "N E"]) -> Float[Tensor, "N H A"]:
+    def choose(self, found: SearchResult, explore: bool, noise: Float[Tensor, "N E"]) -> Float[Tensor, "N H A"]:
         """Pick what to execute: sequences, or where exploring, means to which the proposal's spread is added."""
 
     def propose(
-        self, i: int, proposal: Proposal, noise: Float[Tensor, "N S H A"], found: Found | None, memory: Memory
+        self, i: int, proposal: Proposal, noise: Float[Tensor, "N S H A"], found: SearchResult | None, memory: Memory
     ) -> Float[Tensor, "N S H A"]:
         """Candidates of iteration ``i``, as many as the noise or fewer; ``found`` is None in the first one."""
         return self.family.draw(proposal.mean[:, None], proposal.spread[:, None], noise)
 
-    def remember(self, found: Found) -> Memory:
+    def remember(self, found: SearchResult) -> Memory:
         """What else the next plan starts from, [N, ..., H, A]; must have the keys of :meth:`initial`."""
         return {}
 
@@ -127,21 +129,21 @@ class SamplingPlanner(Replanner):
         self, model: Any, state: State, memory: Memory, explore: bool, generator: Generator | None, guide: Any
     ) -> Memory:
         """Search from ``state`` and choose."""
-        found, pick, jitter = self.look(model, state, memory, generator, guide)
+        found, pick, jitter = self.run_search(model, state, memory, generator, guide)
         actions = self.choose(found, explore, pick)
         if explore:
             actions = self.family.draw(actions, found.proposal.spread, jitter)
         return memory | {"mean": found.proposal.mean, "actions": actions, **self.remember(found)}
 
-    def look(
+    def run_search(
         self, model: Any, state: State, memory: Memory, generator: Generator | None, guide: Any = None
-    ) -> tuple[Found, Tensor, Tensor]:
+    ) -> tuple[SearchResult, Tensor, Tensor]:
         """What a search finds, and the noise [N, E] and [N, H, A] by which of it an action is chosen."""
         settings, n = self.settings, len(memory["mean"])
         numbers = guide.noise(self) if guide else 0
         draws, pick, jitter, spare = self._draw(n, numbers, memory["mean"].device, generator)
         asked = guide.ask(self, model, state, spare, generator) if guide else None
-        proposal, found, forked, count = self.family.broad(memory["mean"]), None, state, 0
+        proposal, found, forked, count = self.family.widen(memory["mean"]), None, state, 0
         for i in range(settings.iterations):
             noise = draws[:, i] if asked is None else draws[:, i, asked.actions.shape[1] :]
             candidates = self.propose(i, proposal, noise, found, memory)
@@ -156,18 +158,18 @@ class SamplingPlanner(Replanner):
             best, index = values.topk(min(settings.num_elites, count), dim=1)
             elites = candidates.gather(1, index[:, :, None, None].expand(-1, -1, *candidates.shape[2:]))
             weights = self.weigh(best)
-            proposal = proposal.toward(self.family.fit(elites, weights), settings.momentum)
-            found = Found(candidates, values, proposal, elites, weights)
+            proposal = proposal.interpolate(self.family.fit(elites, weights), settings.momentum)
+            found = SearchResult(candidates, values, proposal, elites, weights)
         return found, pick, jitter
 
     @torch.no_grad()
-    def consider(
+    def inspect(
         self, model: Any, state: State, memory: Memory, generator: Generator | None = None, guide: Any = None
-    ) -> Considered:
+    ) -> PlanInfo:
         """The plan that is followed, beside the last iteration of a search from the same state."""
-        found, _, _ = self.look(model, state, self.begun(memory), generator, guide)
-        plan = self.followed(memory, self.family.mode(found.proposal.mean))
-        return Considered(plan, found.candidates, found.values)
+        found, _, _ = self.run_search(model, state, self.search_start(memory), generator, guide)
+        plan = self.current_plan(memory, self.family.mode(found.proposal.mean))
+        return PlanInfo(plan, found.candidates, found.values)
 
     def _draw(
         self, n: int, spare: int, device: torch.device, generator: Generator | None
@@ -184,8 +186,8 @@ class SamplingPlanner(Replanner):
         candidates, pick, jitter, rest = noise.split(sizes, dim=1)
         shape = (n, settings.iterations, settings.num_samples, *plan)
         return (
-            colour(candidates.reshape(shape), settings.noise_beta),
+            color_noise(candidates.reshape(shape), settings.noise_beta),
             pick,
-            colour(jitter.reshape(n, *plan), settings.noise_beta),
+            color_noise(jitter.reshape(n, *plan), settings.noise_beta),
             rest,
         )

@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from worldmodels.common import precision
-from worldmodels.common.columns import MEMORY
+from worldmodels.common.columns import MEMORY_PREFIX
 from worldmodels.common.files import write_json
 from worldmodels.config import load_config
 from worldmodels.data.collect import row_spec
@@ -145,7 +145,7 @@ def fill_replay(cfg: DictConfig, envs: VectorEnv, model: torch.nn.Module, folder
     spec = row_spec(envs, model if cfg.data.context == "latent" else None)
     steps = 4 * (cfg.data.length + cfg.data.burn_in)
     replay = Replay(folder / "replay", spec, envs.num_envs, steps * envs.num_envs, cfg.data.limit_gib, seed=cfg.seed)
-    latents = {MEMORY + key: value for key, value in model.initial(envs.num_envs).memory.items()}
+    latents = {MEMORY_PREFIX + key: value for key, value in model.initial(envs.num_envs).memory.items()}
     rows = envs.reset()
     for _ in range(steps):
         replay.extend(rows | latents)

@@ -8,17 +8,17 @@ import torch
 from jaxtyping import Bool, Shaped
 from torch import Tensor
 
-from worldmodels.common.columns import GOAL
+from worldmodels.common.columns import GOAL_PREFIX
 from worldmodels.errors import UserError, near_match
 
 ROW_FLAGS = {"is_first": torch.bool, "is_last": torch.bool, "is_terminal": torch.bool}
 """Columns of flags in every row, and their types."""
 
 
-def new_goal(batch: dict[str, Tensor]) -> Bool[Tensor, "B T"]:
+def goal_changed(batch: dict[str, Tensor]) -> Bool[Tensor, "B T"]:
     """Rows that show another goal than the row before; what led there was rewarded on the way to that one."""
     new = torch.zeros_like(batch["is_first"])
-    for shown in (value.flatten(2) for key, value in batch.items() if key.startswith(GOAL)):
+    for shown in (value.flatten(2) for key, value in batch.items() if key.startswith(GOAL_PREFIX)):
         new[:, 1:] |= (shown[:, 1:] != shown[:, :-1]).any(-1)
     return new
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-GOAL = "goal_"
+GOAL_PREFIX = "goal_"
 """Prefix of observations that show where to go, in the form of those that show where one is."""
-MEMORY = "memory."
+MEMORY_PREFIX = "memory."
 """Prefix of the replay columns that keep the latent a row was filtered to (``data.context=latent``)."""

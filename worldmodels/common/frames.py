@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 
-def newest(images: Shaped[Tensor, "... C S S"]) -> Shaped[Tensor, "... 3 S S"]:
+def last_frame(images: Shaped[Tensor, "... C S S"]) -> Shaped[Tensor, "... 3 S S"]:
     """The last frame of each stack (``env.stack``): what people look at, and all of it that is to be foreseen."""
     return images[..., -3:, :, :]
 
@@ -24,10 +24,10 @@ def to_uint8(images: Tensor) -> UInt8[np.ndarray, "..."]:
     return (images.clamp(0, 1) * 255).round().byte().cpu().numpy()
 
 
-def border(image: UInt8[np.ndarray, "H W 3"], colour: tuple[int, int, int]) -> UInt8[np.ndarray, "H2 W2 3"]:
+def border(image: UInt8[np.ndarray, "H W 3"], color: tuple[int, int, int]) -> UInt8[np.ndarray, "H2 W2 3"]:
     """A coloured frame of one pixel in 32."""
     width = max(1, image.shape[0] // 32)
-    return cv2.copyMakeBorder(image, *[width] * 4, cv2.BORDER_CONSTANT, value=colour)
+    return cv2.copyMakeBorder(image, *[width] * 4, cv2.BORDER_CONSTANT, value=color)
 
 
 def enlarge(image: UInt8[np.ndarray, "H W 3"], side: int = 128) -> UInt8[np.ndarray, "H2 W2 3"]:

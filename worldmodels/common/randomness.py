@@ -24,7 +24,7 @@ def row_noise(rows: int, shape: tuple[int, ...], device: torch.device, generator
     return noise.to(device)
 
 
-def colour(white: Float[Tensor, "*batch H A"], beta: float) -> Float[Tensor, "*batch H A"]:
+def color_noise(white: Float[Tensor, "*batch H A"], beta: float) -> Float[Tensor, "*batch H A"]:
     """Give white noise the spectrum ``f ** -beta`` along H, because smooth actions explore farther (iCEM, section 3.1).
 
     0 leaves it white, 1 is pink, 2 is red. Every element stays standard normal: the filter has unit power. Pinneri et

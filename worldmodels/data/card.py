@@ -14,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from worldmodels.common.files import write_json
-from worldmodels.common.frames import enlarge, gif_bytes, newest
+from worldmodels.common.frames import enlarge, gif_bytes, last_frame
 from worldmodels.data.replay import Replay
 
 CLIPS, CLIP_ROWS = 4, 100
@@ -53,7 +53,7 @@ def write_card(folder: Path, what: dict[str, Any]) -> dict[str, Any]:
 def episodes(replay: Replay) -> list[dict[str, torch.Tensor]]:
     """All of them, in the order they were recorded, without the pixels of more than are shown."""
     found = []
-    for number, (first, length, env) in enumerate(replay.segments()):
+    for number, (first, length, env) in enumerate(replay.episode_spans()):
         if number == CLIPS:
             replay.restrict([key for key in replay.layout.spec if "pixels" not in key])
         found.append(replay.episode_from(first, length, env))
@@ -97,7 +97,7 @@ def draw_returns(returns: list[float]) -> Figure:
 
 def clips(drawn: list[torch.Tensor]) -> UInt8[np.ndarray, "T H W 3"]:
     """The first episodes side by side; one that is over stands still."""
-    shown = [newest(frames[:CLIP_ROWS]) for frames in drawn]
+    shown = [last_frame(frames[:CLIP_ROWS]) for frames in drawn]
     longest = max(len(frames) for frames in shown)
     padded = [torch.cat([frames, frames[-1:].expand(longest - len(frames), -1, -1, -1)]) for frames in shown]
     frames = rearrange(torch.stack(padded), "n t c h w -> t h (n w) c").numpy()

@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 from dynamics.base import Memory, State
 from planners.base import Planner
 from worldmodels.common.batch import ROW_FLAGS
-from worldmodels.common.columns import GOAL, MEMORY
+from worldmodels.common.columns import GOAL_PREFIX, MEMORY_PREFIX
 from worldmodels.common.timing import Stopwatch
 from worldmodels.data.replay import Replay
 from worldmodels.envs.vector import VectorEnv
@@ -33,7 +33,7 @@ def row_spec(envs: VectorEnv, latents_of: WorldModel | None = None) -> dict[str,
     spec |= {key: ((), dtype) for key, dtype in ROW_FLAGS.items()}
     if latents_of is not None:
         memory = latents_of.initial(1).memory
-        spec |= {MEMORY + key: (tuple(value.shape[1:]), value.dtype) for key, value in memory.items()}
+        spec |= {MEMORY_PREFIX + key: (tuple(value.shape[1:]), value.dtype) for key, value in memory.items()}
     return spec
 
 
@@ -41,12 +41,12 @@ def row_spec(envs: VectorEnv, latents_of: WorldModel | None = None) -> dict[str,
 class Episode:
     """A finished episode: its undiscounted return, its frames, and the total of frames when it ended."""
 
-    score: float
+    return_: float
     length: int
     frames: int
 
 
-class Actor:
+class Agent:
     """Filters rows and chooses actions: the one acting path, for collecting, evaluating and drawing alike."""
 
     def __init__(
@@ -97,37 +97,39 @@ class Collector:
     The row of a reset counts as neither.
     """
 
-    def __init__(self, envs: VectorEnv, replay: Replay, actor: Actor, watch: Stopwatch) -> None:
-        self.envs, self.replay, self.actor, self.watch = envs, replay, actor, watch
+    def __init__(self, envs: VectorEnv, replay: Replay, agent: Agent, stopwatch: Stopwatch) -> None:
+        self.envs, self.replay, self.agent, self.stopwatch = envs, replay, agent, stopwatch
         self.decisions = self.frames = 0
-        self.score = torch.zeros(envs.num_envs, dtype=torch.float64)
+        self.return_ = torch.zeros(envs.num_envs, dtype=torch.float64)
         self.length = torch.zeros(envs.num_envs, dtype=torch.int64)
         self.rows: dict[str, Tensor] | None = None
 
     def step(self, planner: Planner) -> list[Episode]:
         """Filter and store the newest rows, then act on them; return the episodes that they ended."""
         if self.rows is None:
-            with self.watch("environments"):
+            with self.stopwatch("environments"):
                 self.rows = self.envs.reset()
         rows = self.rows
-        with self.watch("filter"):
-            self.actor.filter(rows)
-        with self.watch("replay"):
-            self.replay.extend(rows | {MEMORY + key: value.cpu() for key, value in self.actor.state.memory.items()})
+        with self.stopwatch("filter"):
+            self.agent.filter(rows)
+        with self.stopwatch("replay"):
+            self.replay.extend(
+                rows | {MEMORY_PREFIX + key: value.cpu() for key, value in self.agent.state.memory.items()}
+            )
         episodes = self._account(rows)
-        with self.watch("plan"):
-            action = self.actor.act(planner, rows["is_first"])
-        with self.watch("environments"):
+        with self.stopwatch("plan"):
+            action = self.agent.act(planner, rows["is_first"])
+        with self.stopwatch("environments"):
             self.rows = self.envs.step(action)
         return episodes
 
     def _account(self, rows: dict[str, Tensor]) -> list[Episode]:
         self.decisions += int((~rows["is_first"]).sum())
         self.frames += int(rows["frames"].sum())
-        self.score = torch.where(rows["is_first"], 0.0, self.score) + rows["reward"].double()
+        self.return_ = torch.where(rows["is_first"], 0.0, self.return_) + rows["reward"].double()
         self.length = torch.where(rows["is_first"], 0, self.length) + rows["frames"]
         ended = rows["is_last"].nonzero().flatten().tolist()
-        return [Episode(float(self.score[i]), int(self.length[i]), self.frames) for i in ended]
+        return [Episode(float(self.return_[i]), int(self.length[i]), self.frames) for i in ended]
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that continuing in mid-episode takes, simulators included; plain containers only."""
@@ -139,13 +141,13 @@ class Collector:
         return {
             "decisions": self.decisions,
             "frames": self.frames,
-            "score": self.score,
+            "score": self.return_,
             "length": self.length,
             "rows": self.rows,
-            "feat": self.actor.state.feat,
-            "state": self.actor.state.memory,
-            "memory": self.actor.memory,
-            "generator": self.actor.generator.get_state(),
+            "feat": self.agent.state.feat,
+            "state": self.agent.state.memory,
+            "memory": self.agent.memory,
+            "generator": self.agent.generator.get_state(),
             "envs": snapshots,
         }
 
@@ -153,12 +155,12 @@ class Collector:
         """Continue where :meth:`state_dict` was taken, with new episodes where the simulators cannot be put back."""
         self.rows = None
         self.decisions, self.frames = state["decisions"], state["frames"]
-        self.score, self.length = state["score"], state["length"]
-        device = self.actor.model.device
-        self.actor.state = State(state["feat"], state["state"]).map(lambda x: x.to(device))
-        self.actor.memory = state["memory"] and {key: value.to(device) for key, value in state["memory"].items()}
-        if len(state["generator"]) == len(self.actor.generator.get_state()):
-            self.actor.generator.set_state(state["generator"].cpu())
+        self.return_, self.length = state["score"], state["length"]
+        device = self.agent.model.device
+        self.agent.state = State(state["feat"], state["state"]).map(lambda x: x.to(device))
+        self.agent.memory = state["memory"] and {key: value.to(device) for key, value in state["memory"].items()}
+        if len(state["generator"]) == len(self.agent.generator.get_state()):
+            self.agent.generator.set_state(state["generator"].cpu())
         else:
             log.warning("the checkpoint was made on another kind of device: actions are drawn from a new random stream")
         if state["envs"] is None:
@@ -172,8 +174,8 @@ class Collector:
             self.rows = self.envs.reset()  # here, before anything is saved: where workers have died, this says so
 
 
-class Blind(Actor):
-    """Stands where an :class:`Actor` stands, for planners that look at nothing: no model, no filtering."""
+class ModelFreeAgent(Agent):
+    """Stands where an :class:`Agent` stands, for planners that look at nothing: no model, no filtering."""
 
     model = None
 
@@ -191,14 +193,14 @@ class Blind(Actor):
         return action
 
 
-class Sighted(Blind):
+class StateAgent(ModelFreeAgent):
     """Likewise, for planners that read the observation itself instead of features (``reads_state``)."""
 
     def filter(self, rows: dict[str, Tensor]) -> None:
         """Look at ``state``, and at the goal's."""
         if "state" not in rows:
             raise UserError("a planner that reads positions needs env.obs=state or both.")
-        keys = [key for key in ("state", GOAL + "state") if key in rows]
+        keys = [key for key in ("state", GOAL_PREFIX + "state") if key in rows]
         self.state = State(torch.cat([rows[key] for key in keys], dim=-1), {})
 
 

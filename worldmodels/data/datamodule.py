@@ -12,11 +12,11 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from planners.base import Planner
 from worldmodels.common.timing import Stopwatch
-from worldmodels.data.collect import Actor, Collector, Episode
+from worldmodels.data.collect import Agent, Collector, Episode
 from worldmodels.data.replay import Replay
 
 
-class Schedule:
+class UpdateSchedule:
     """How many updates are due after how many decisions.
 
     ``train_ratio`` is replayed time steps per decision; decisions of the prefill earn no updates, so that none are
@@ -61,7 +61,7 @@ class OnlineDataset(IterableDataset):
         self,
         collector: Collector,
         replay: Replay,
-        schedule: Schedule,
+        schedule: UpdateSchedule,
         planner: Planner,
         prefill_planner: Planner,
         batch_size: int,
@@ -90,9 +90,9 @@ class OnlineDataset(IterableDataset):
         return self.frames
 
     @property
-    def actor(self) -> Actor | None:
+    def agent(self) -> Agent | None:
         """Who acts, once the prefill is over."""
-        return self.collector.actor if self.planning else None
+        return self.collector.agent if self.planning else None
 
     def __len__(self) -> int:
         return self.schedule.total
@@ -103,7 +103,7 @@ class OnlineDataset(IterableDataset):
                 if self.should_stop() and not self.updates:  # later, the next update's end is near
                     return
                 self._collect()
-            with self.collector.watch("replay"):
+            with self.collector.stopwatch("replay"):
                 batch = self.replay.sample(self.batch_size, self.rows)
             self.updates += 1
             yield batch
@@ -118,7 +118,7 @@ class OnlineDataset(IterableDataset):
         prefilling = self.collector.decisions < self.schedule.prefill
         if not prefilling and not self.planning:
             self.planning = True
-            self.collector.actor.memory = None  # another planner's memory means nothing to this one
+            self.collector.agent.memory = None  # another planner's memory means nothing to this one
         for episode in self.collector.step(self.prefill_planner if prefilling else self.planner):
             self.on_episode(episode)
 
@@ -145,11 +145,11 @@ class OnlineDataset(IterableDataset):
 
     def _forget_other_planners(self) -> None:
         """A run may be resumed with another planner, to which what this one remembered means nothing."""
-        actor, planner = self.collector.actor, self.planner if self.planning else self.prefill_planner
+        agent, planner = self.collector.agent, self.planner if self.planning else self.prefill_planner
         fresh = planner.initial(self.collector.envs.num_envs)
-        known = actor.memory and {key: value.shape for key, value in actor.memory.items()}
+        known = agent.memory and {key: value.shape for key, value in agent.memory.items()}
         if known != {key: value.shape for key, value in fresh.items()}:
-            actor.memory = None
+            agent.memory = None
 
 
 class OfflineDataset(IterableDataset):
@@ -161,7 +161,7 @@ class OfflineDataset(IterableDataset):
         repeat: frames of a decision.
     """
 
-    actor = None
+    agent = None
 
     def __init__(
         self,
@@ -169,11 +169,11 @@ class OfflineDataset(IterableDataset):
         batch_size: int,
         rows: int,
         batches: int,
-        watch: Stopwatch | None = None,
+        stopwatch: Stopwatch | None = None,
         repeat: int = 1,
     ) -> None:
         self.replay, self.batch_size, self.rows, self.batches = replay, batch_size, rows, batches
-        self.watch = watch or Stopwatch()
+        self.stopwatch = stopwatch or Stopwatch()
         self.updates = 0
         self.decisions = len(replay) - len(replay.episode_lengths())
         self.frames = repeat * self.decisions
@@ -190,7 +190,7 @@ class OfflineDataset(IterableDataset):
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         while self.updates < len(self):
-            with self.watch("replay"):
+            with self.stopwatch("replay"):
                 batch = self.replay.sample(self.batch_size, self.rows)
             self.updates += 1
             yield batch

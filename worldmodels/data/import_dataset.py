@@ -13,7 +13,7 @@ import torch
 from tqdm import tqdm
 
 from worldmodels.common.batch import ROW_FLAGS
-from worldmodels.common.columns import GOAL
+from worldmodels.common.columns import GOAL_PREFIX
 from worldmodels.data.card import write_card
 from worldmodels.data.readers import read
 from worldmodels.data.readers.base import SKILL, Recording, resized
@@ -130,7 +130,7 @@ def rows_of(
 
 def require_columns(source: str, found: dict[str, tuple[tuple[int, ...], str]], spec: Spec) -> None:
     """Refuse what lacks a column, or has it in another shape or type."""
-    for key in sorted(spec, key=lambda key: key.startswith(GOAL)):  # what is seen before what is aimed at
+    for key in sorted(spec, key=lambda key: key.startswith(GOAL_PREFIX)):  # what is seen before what is aimed at
         shape, dtype = spec[key]
         if key not in found:
             seen = sorted(found.keys() - ROW_FLAGS.keys() - {"action", "reward"})

@@ -40,8 +40,8 @@ from torch import Tensor
 from torchrl.data import ReplayBuffer
 
 from worldmodels.common.files import GIB
-from worldmodels.data.storage import Layout, MappedStorage, Spec, create, map_files
-from worldmodels.data.windows import WindowSampler, segments
+from worldmodels.data.storage import MappedStorage, ReplayLayout, Spec, create, map_files
+from worldmodels.data.windows import WindowSampler, episode_spans
 from worldmodels.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ class Replay:
         self.layout = plan(spec, num_envs, capacity)
         if not (self.directory / "replay.json").exists():
             create(self.directory, self.layout, limit_gib)
-        self._adopt(Layout.load(self.directory / "replay.json"))
+        self._adopt(ReplayLayout.load(self.directory / "replay.json"))
         columns, self._ledger = map_files(self.directory, self.layout)
         self._is_first = columns["is_first"]
         self._sampler = WindowSampler(self._ledger, num_envs, None if cross_resets else self._is_first)
@@ -92,7 +92,7 @@ class Replay:
     @classmethod
     def open(cls, directory: Path | str, cross_resets: bool = True, seed: int = 0) -> Replay:
         """Open a recorded folder by what it says of itself."""
-        layout = Layout.load(Path(directory) / "replay.json")
+        layout = ReplayLayout.load(Path(directory) / "replay.json")
         capacity = layout.steps * layout.num_envs
         return cls(directory, layout.spec, layout.num_envs, capacity, float("inf"), cross_resets, seed)
 
@@ -140,20 +140,22 @@ class Replay:
         rows = self._buffer.sample(batch_size * length)
         return {key: value.unflatten(0, (batch_size, length)) for key, value in rows.items()}
 
-    def every(self, length: int) -> dict[str, Shaped[Tensor, "W L ..."]]:
+    def all_windows(self, length: int) -> dict[str, Shaped[Tensor, "W L ..."]]:
         """Copies of all windows of ``length`` consecutive rows, each once; ``UserError`` where there is none."""
         if not self.can_sample(length):
             raise UserError(f"{self.directory} has no window of {length} steps.")
-        rows = self._buffer.storage.get(self._sampler.every(length))
+        rows = self._buffer.storage.get(self._sampler.all_windows(length))
         return {key: value.unflatten(0, (-1, length)) for key, value in rows.items()}
 
-    def segments(self) -> list[tuple[int, int, int]]:
+    def episode_spans(self) -> list[tuple[int, int, int]]:
         """Stretches no window may leave, episodes without ``cross_resets``: (first row's number, rows, environment)."""
-        return [(f, rows, env) for f, env, rows in zip(*(x.tolist() for x in self._sampler.segments()), strict=True)]
+        return [
+            (f, rows, env) for f, env, rows in zip(*(x.tolist() for x in self._sampler.episode_spans()), strict=True)
+        ]
 
     def episode_lengths(self) -> list[int]:
         """Rows of each episode, or of what the ring has left of it; whatever ``cross_resets`` says."""
-        return segments(self._ledger.runs(), self.layout.num_envs, self._is_first)[2].tolist()
+        return episode_spans(self._ledger.runs(), self.layout.num_envs, self._is_first)[2].tolist()
 
     @property
     def generator(self) -> torch.Generator:
@@ -161,7 +163,7 @@ class Replay:
         return self._generator
 
     @property
-    def newest(self) -> int:
+    def last_row(self) -> int:
         """Number of the newest row, the same in every environment; -1 before there is one."""
         return self._ledger.count - 1
 
@@ -213,7 +215,7 @@ class Replay:
                 "replay: %d of the checkpoint's %d rows have been lost or overwritten since", lost, state["rows"]
             )
 
-    def _adopt(self, found: Layout) -> None:
+    def _adopt(self, found: ReplayLayout) -> None:
         if found.spec != self.layout.spec or found.num_envs != self.layout.num_envs:
             wrong = sorted(
                 k for k in found.spec.keys() | self.layout.spec.keys() if found.spec.get(k) != self.layout.spec.get(k)
@@ -239,12 +241,12 @@ class Replay:
         return value
 
 
-def plan(spec: Spec, num_envs: int, capacity: int) -> Layout:
+def plan(spec: Spec, num_envs: int, capacity: int) -> ReplayLayout:
     """The layout of a replay of at least ``capacity`` rows in all."""
     if "is_first" not in spec:
         raise ValueError("a replay needs the key 'is_first'")
     if capacity < 1:
         raise UserError(f"`data.capacity={capacity}` keeps no rows: give at least 1.")
-    return Layout(
+    return ReplayLayout(
         {key: (tuple(shape), dtype) for key, (shape, dtype) in spec.items()}, num_envs, -(-capacity // num_envs)
     )

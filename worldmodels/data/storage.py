@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Layout:
+class ReplayLayout:
     """What a replay folder holds: the columns, the environments, and the ring's ``steps`` rows per environment."""
 
     spec: Spec
@@ -48,7 +48,7 @@ class Layout:
         path.write_text(json.dumps({"num_envs": self.num_envs, "steps": self.steps, "spec": spec}, indent=1))
 
     @classmethod
-    def load(cls, path: Path) -> Layout:
+    def load(cls, path: Path) -> ReplayLayout:
         """Read a layout; ``UserError`` where the file is not one."""
         try:
             content = json.loads(path.read_text())
@@ -152,7 +152,7 @@ def reserve(path: Path, size: int) -> None:
         os.posix_fallocate(file.fileno(), 0, size)
 
 
-def create(directory: Path, layout: Layout, limit_gib: int | float) -> None:
+def create(directory: Path, layout: ReplayLayout, limit_gib: int | float) -> None:
     """Make a replay folder with all its disk space; ``UserError`` above the limit or where the disk has less."""
     need = sum(layout.column_bytes().values())
     what = f"The replay needs {need / GIB:.2f} GiB for {layout.steps * layout.num_envs:,} rows"
@@ -181,7 +181,7 @@ def create(directory: Path, layout: Layout, limit_gib: int | float) -> None:
         ) from error
 
 
-def map_files(directory: Path, layout: Layout) -> tuple[TensorDict, Ledger]:
+def map_files(directory: Path, layout: ReplayLayout) -> tuple[TensorDict, Ledger]:
     """Map a folder's files without copying; rows that a truncated file has lost are marked, and that is logged."""
     left = layout.steps
     for key, size in {**layout.column_bytes(), "ledger": Ledger.BYTES}.items():

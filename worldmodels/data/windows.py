@@ -13,7 +13,7 @@ from worldmodels.data.storage import Ledger
 from worldmodels.errors import UserError
 
 
-def segments(
+def episode_spans(
     runs: list[tuple[int, int]], num_envs: int, is_first: Bool[Tensor, "S E"] | None
 ) -> tuple[Int64[Tensor, " G"], Int64[Tensor, " G"], Int64[Tensor, " G"]]:
     """Stretches no window may leave: (first row number, environment, number of rows) of each.
@@ -53,20 +53,20 @@ class WindowSampler(Sampler):
         self.slice_len = 1
         self._known: tuple[list[tuple[int, int]], tuple[Tensor, Tensor, Tensor]] | None = None
 
-    def segments(self) -> tuple[Int64[Tensor, " G"], Int64[Tensor, " G"], Int64[Tensor, " G"]]:
+    def episode_spans(self) -> tuple[Int64[Tensor, " G"], Int64[Tensor, " G"], Int64[Tensor, " G"]]:
         """The current segments, found again only where rows came or went."""
         runs = self.ledger.runs()
         if self._known is None or self._known[0] != runs:
-            self._known = runs, segments(runs, self.num_envs, self.is_first)
+            self._known = runs, episode_spans(runs, self.num_envs, self.is_first)
         return self._known[1]
 
     def valid_starts(self, length: int) -> int:
         """How many windows of ``length`` rows there are."""
-        return int((self.segments()[2] - length + 1).clamp_min(0).sum())
+        return int((self.episode_spans()[2] - length + 1).clamp_min(0).sum())
 
-    def every(self, length: int) -> tuple[Int64[Tensor, " R"], Int64[Tensor, " R"]]:
+    def all_windows(self, length: int) -> tuple[Int64[Tensor, " R"], Int64[Tensor, " R"]]:
         """(position in the ring, environment) of the rows of every window of ``length`` rows, window after window."""
-        first, env, rows = self.segments()
+        first, env, rows = self.episode_spans()
         counts = (rows - length + 1).clamp_min(0)
         start = torch.cat([begin + torch.arange(n) for begin, n in zip(first, counts.tolist(), strict=True)])
         time = (start[:, None] + torch.arange(length)) % self.ledger.steps
@@ -74,7 +74,7 @@ class WindowSampler(Sampler):
 
     def sample(self, storage: Storage, batch_size: int) -> tuple[tuple[Tensor, Tensor], dict[str, Any]]:
         """(position in the ring, environment) of ``batch_size`` rows, window after window."""
-        first, env, rows = self.segments()
+        first, env, rows = self.episode_spans()
         ends = (rows - self.slice_len + 1).clamp_min(0).cumsum(0)
         if not ends.numel() or not ends[-1]:
             longest = int(rows.max()) if rows.numel() else 0

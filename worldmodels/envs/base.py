@@ -8,17 +8,17 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from worldmodels.common.columns import GOAL
+from worldmodels.common.columns import GOAL_PREFIX
 from worldmodels.errors import UserError, near_match
 
-OBSERVATIONS = ("pixels", "state", "both")
+OBS_CHOICES = ("pixels", "state", "both")
 """What ``env.obs`` may be."""
 
 
 def check_obs(obs: str) -> str:
     """``obs`` itself, or a :class:`UserError` naming the possibilities."""
-    if obs not in OBSERVATIONS:
-        raise UserError(f"env.obs={obs!r} is not one of {', '.join(OBSERVATIONS)}.{near_match(str(obs), OBSERVATIONS)}")
+    if obs not in OBS_CHOICES:
+        raise UserError(f"env.obs={obs!r} is not one of {', '.join(OBS_CHOICES)}.{near_match(str(obs), OBS_CHOICES)}")
     return obs
 
 
@@ -48,14 +48,14 @@ def observation_space(obs: str, size: int, state_dim: int) -> spaces.Space:
 
 def check_spaces(name: str, observation: spaces.Space, action: spaces.Space) -> None:
     """Raise a :class:`UserError` unless the spaces are those that every environment here has."""
-    known = ("pixels", "state", GOAL + "pixels", GOAL + "state")
+    known = ("pixels", "state", GOAL_PREFIX + "pixels", GOAL_PREFIX + "state")
     if not isinstance(observation, spaces.Dict) or not observation or set(observation) - set(known):
         raise UserError(
             f"{name}: observation_space must be a Dict with 'pixels' and/or 'state' (and the same behind 'goal_' where "
             f"there are goals), got {observation}."
         )
-    goals = {key.removeprefix(GOAL): space for key, space in observation.items() if key.startswith(GOAL)}
-    observation = spaces.Dict({key: space for key, space in observation.items() if not key.startswith(GOAL)})
+    goals = {key.removeprefix(GOAL_PREFIX): space for key, space in observation.items() if key.startswith(GOAL_PREFIX)}
+    observation = spaces.Dict({key: space for key, space in observation.items() if not key.startswith(GOAL_PREFIX)})
     if goals and goals != observation.spaces:
         raise UserError(
             f"{name}: a goal must be observed as the present is, {sorted(observation)}, not {sorted(goals)}."
@@ -113,7 +113,7 @@ def unpack_random(random: np.random.RandomState, state: Mapping[str, Any]) -> No
     random.set_state(("MT19937", key, state["pos"], state["has_gauss"], state["cached"]))
 
 
-def finite_tape(name: str, action: np.ndarray | Sequence[float]) -> np.ndarray:
+def require_finite_action(name: str, action: np.ndarray | Sequence[float]) -> np.ndarray:
     """``action`` as float32, or a :class:`UserError` where it is not finite."""
     action = np.asarray(action, np.float32)
     if not np.isfinite(action).all():

@@ -113,7 +113,7 @@ class DMC(gymnasium.Env):
         """Apply ``action`` for ``action_repeat`` control steps, fewer if the episode ends; rewards are summed."""
         if self._over:
             raise UserError(f"{self.name}: the episode is over, or none was begun; call reset() first.")
-        control = base.rescale(base.finite_tape(self.name, action), self._low, self._high)
+        control = base.rescale(base.require_finite_action(self.name, action), self._low, self._high)
         reward, frames, terminated = 0.0, 0, False
         while frames < self._repeat and not self._over:
             timestep = self._advance(control)

@@ -23,14 +23,14 @@ class Grid:
         self._index = {cell: i for i, cell in enumerate(self.cells)}
         self._distance = np.stack([self._from(cell) for cell in self.cells])
 
-    def centre(self, cell: tuple[int, int]) -> np.ndarray:
+    def center(self, cell: tuple[int, int]) -> np.ndarray:
         """(x, y) of a cell's middle."""
         height, width = self.free.shape
         return np.array([cell[1] + 0.5 - width / 2, height / 2 - cell[0] - 0.5])
 
     def cell_at(self, xy: np.ndarray) -> tuple[int, int]:
         """The free cell that a point lies in, or the nearest."""
-        centres = np.stack([self.centre(cell) for cell in self.cells])
+        centres = np.stack([self.center(cell) for cell in self.cells])
         return self.cells[int(np.square(centres - np.asarray(xy)).sum(1).argmin())]
 
     def distance(self, a: tuple[int, int], b: tuple[int, int]) -> int:
@@ -46,19 +46,19 @@ class Grid:
         """The next cell on a shortest way from ``a`` to ``b``; ``b`` itself once there."""
         if a == b:
             return b
-        return min(self._neighbours(a), key=lambda cell: self.distance(cell, b))
+        return min(self._neighbors(a), key=lambda cell: self.distance(cell, b))
 
     def _from(self, start: tuple[int, int]) -> np.ndarray:
         """Steps from one cell to all, by breadth-first search."""
         steps, waiting = {start: 0}, deque([start])
         while waiting:
             cell = waiting.popleft()
-            for neighbour in self._neighbours(cell):
+            for neighbour in self._neighbors(cell):
                 if neighbour not in steps:
                     steps[neighbour] = steps[cell] + 1
                     waiting.append(neighbour)
         return np.array([steps.get(cell, len(self.cells) ** 2) for cell in self.cells])
 
-    def _neighbours(self, cell: tuple[int, int]) -> list[tuple[int, int]]:
+    def _neighbors(self, cell: tuple[int, int]) -> list[tuple[int, int]]:
         around = [(cell[0] + i, cell[1] + j) for i, j in ((0, 1), (1, 0), (0, -1), (-1, 0))]
         return [other for other in around if other in self._index]

@@ -64,7 +64,7 @@ class GymEnv(gymnasium.Env):
         """Apply ``action`` for ``action_repeat`` steps, fewer if the episode ends; rewards are summed."""
         if self._over:
             raise UserError(f"{self.name}: the episode is over, or none was begun; call reset() first.")
-        given = base.finite_tape(self.name, np.atleast_1d(action))
+        given = base.require_finite_action(self.name, np.atleast_1d(action))
         inner, reward, frames, terminated, truncated = self._inner_action(given), 0.0, 0, False, False
         while frames < self._repeat and not (terminated or truncated):
             raw, gained, terminated, truncated, _ = self._env.step(inner)

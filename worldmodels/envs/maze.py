@@ -12,7 +12,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from worldmodels.common.columns import GOAL
+from worldmodels.common.columns import GOAL_PREFIX
 from worldmodels.envs import base, rendering
 from worldmodels.envs.grid import Grid
 from worldmodels.errors import UserError, near_match
@@ -83,7 +83,7 @@ class Maze(gymnasium.Env):
         self._renderer: Any = None
         self._goal, self._goal_pixels, self._step, self._over = np.zeros(2), None, 0, True
         present = base.observation_space(obs, size, 4)
-        goals = {GOAL + key: space for key, space in present.items()}
+        goals = {GOAL_PREFIX + key: space for key, space in present.items()}
         self.observation_space = spaces.Dict({**present.spaces, **goals})
         self.action_space = spaces.Box(-1, 1, (2,), np.float32)
 
@@ -102,7 +102,7 @@ class Maze(gymnasium.Env):
         """Push for ``action_repeat`` control steps, fewer if the episode ends."""
         if self._over:
             raise UserError(f"{self.name}: the episode is over, or none was begun; call reset() first.")
-        force, frames = base.finite_tape(self.name, action), 0
+        force, frames = base.require_finite_action(self.name, action), 0
         while frames < self._repeat and self._step < self._limit:
             self._point.step(force.astype(np.float64))
             frames, self._step = frames + 1, self._step + 1
@@ -153,7 +153,7 @@ class Maze(gymnasium.Env):
 
     def _near(self, cell: tuple[int, int]) -> np.ndarray:
         """A point in a cell."""
-        return self.grid.centre(cell) + self._random.uniform(-JITTER, JITTER, 2)
+        return self.grid.center(cell) + self._random.uniform(-JITTER, JITTER, 2)
 
     def _next_leg(self) -> None:
         here = self.grid.cell_at(self._place())
@@ -174,11 +174,11 @@ class Maze(gymnasium.Env):
         observation: dict[str, np.ndarray] = {}
         if self._obs != "state":
             observation["pixels"] = self._drawn()
-            observation[GOAL + "pixels"] = self._drawn_at_goal()
+            observation[GOAL_PREFIX + "pixels"] = self._drawn_at_goal()
         if self._obs != "pixels":
             data = self._point.data
             observation["state"] = np.concatenate([data.qpos, data.qvel]).astype(np.float32)
-            observation[GOAL + "state"] = np.concatenate([self._goal, np.zeros(2)]).astype(np.float32)
+            observation[GOAL_PREFIX + "state"] = np.concatenate([self._goal, np.zeros(2)]).astype(np.float32)
         return observation
 
     def _drawn(self) -> np.ndarray:

@@ -15,7 +15,7 @@ SHOWN = 2
 """Steps that the room is shown at an episode's beginning, the first frame included."""
 STRIPES = 4
 """Period of the hallway's stripes, in pixels."""
-COLOURS = np.array([[220, 60, 60], [60, 200, 60]], np.uint8)
+COLORS = np.array([[220, 60, 60], [60, 200, 60]], np.uint8)
 """Of a room's quarters: red is 0, green is 1."""
 GREY, DARK, WALL = 128, 30, 90
 
@@ -83,8 +83,8 @@ class Recall(gymnasium.Env):
         image, half = np.full((self._size, self._size, 3), DARK, np.uint8), self._size // 2
         if self._step < SHOWN or self._step == self.doors + 2:
             seen = self._cue or self._step >= SHOWN
-            colours = COLOURS[self._room] if seen else np.full((4, 3), GREY, np.uint8)
-            image = colours.reshape(2, 2, 3).repeat(half, axis=0).repeat(half, axis=1)
+            colors = COLORS[self._room] if seen else np.full((4, 3), GREY, np.uint8)
+            image = colors.reshape(2, 2, 3).repeat(half, axis=0).repeat(half, axis=1)
         elif self._step < self.doors:
             image[:, (np.arange(self._size) + self._place) % STRIPES < STRIPES // 2] = WALL
         elif self._step == self.doors:

@@ -10,24 +10,24 @@ import cv2
 import gymnasium
 import numpy as np
 
-from worldmodels.common.columns import GOAL
+from worldmodels.common.columns import GOAL_PREFIX
 from worldmodels.errors import UserError
 
-Goal = str | Sequence[Any] | Mapping[str, Any]
+GoalOption = str | Sequence[Any] | Mapping[str, Any]
 """An image file, the numbers of a state, or ``{pixels: file, state: numbers}``."""
 
 
-class ShownGoal(gymnasium.Wrapper):
+class FixedGoal(gymnasium.Wrapper):
     """Each observation gets a twin ``goal_…`` that is the same always; rewards and ends stay what they were.
 
     Args:
         goal: what ``env.goal`` says: as many of ``pixels`` and ``state`` as are observed.
     """
 
-    def __init__(self, env: gymnasium.Env, goal: Goal) -> None:
+    def __init__(self, env: gymnasium.Env, goal: GoalOption) -> None:
         super().__init__(env)
         spaces = env.observation_space.spaces
-        if any(key.startswith(GOAL) for key in spaces):
+        if any(key.startswith(GOAL_PREFIX) for key in spaces):
             raise UserError(f"env.goal={goal}: this environment shows goals of its own.")
         given = _by_key(goal)
         wrong = sorted(given.keys() ^ spaces.keys())
@@ -37,8 +37,8 @@ class ShownGoal(gymnasium.Wrapper):
                 f"{' and '.join(sorted(given)) or 'nothing'}: the two differ in {wrong[0]}."
             )
         shown = {key: _of_space(key, value, spaces[key]) for key, value in given.items()}
-        self._shown = {GOAL + key: value for key, value in shown.items()}
-        twins = {GOAL + key: spaces[key] for key in shown}
+        self._shown = {GOAL_PREFIX + key: value for key, value in shown.items()}
+        twins = {GOAL_PREFIX + key: spaces[key] for key in shown}
         self.observation_space = gymnasium.spaces.Dict({**spaces, **twins})
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[dict[str, np.ndarray], dict]:
@@ -60,12 +60,12 @@ class ShownGoal(gymnasium.Wrapper):
         return {**self.env.restore(snapshot), **self._shown}
 
 
-def with_goal(env: gymnasium.Env, goal: Goal | None) -> gymnasium.Env:
+def with_goal(env: gymnasium.Env, goal: GoalOption | None) -> gymnasium.Env:
     """``env`` beside a goal; itself for None."""
-    return env if goal is None else ShownGoal(env, goal)
+    return env if goal is None else FixedGoal(env, goal)
 
 
-def _by_key(goal: Goal) -> dict[str, Any]:
+def _by_key(goal: GoalOption) -> dict[str, Any]:
     if isinstance(goal, Mapping):
         return dict(goal)
     return {"pixels" if isinstance(goal, str) else "state": goal}

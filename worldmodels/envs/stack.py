@@ -8,15 +8,15 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from worldmodels.common.columns import GOAL
+from worldmodels.common.columns import GOAL_PREFIX
 from worldmodels.envs import base
 from worldmodels.errors import UserError
 
-GOAL_PIXELS = GOAL + "pixels"
+GOAL_PIXELS = GOAL_PREFIX + "pixels"
 SEEN = "stacked frames"
 
 
-class Stacked(gymnasium.Wrapper):
+class FrameStack(gymnasium.Wrapper):
     """``pixels`` become [3 * frames, S, S], the newest frame last; before an episode's first, that one is repeated.
 
     As published for TD-MPC2 from pixels: one frame does not show velocities.
@@ -65,4 +65,4 @@ class Stacked(gymnasium.Wrapper):
 
 def stacked(env: gymnasium.Env, frames: int) -> gymnasium.Env:
     """``env`` with so many frames an observation; itself for 1."""
-    return env if base.check_count("env.stack", frames) == 1 else Stacked(env, frames)
+    return env if base.check_count("env.stack", frames) == 1 else FrameStack(env, frames)

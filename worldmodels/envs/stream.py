@@ -22,7 +22,7 @@ from worldmodels.envs.base import check_spaces, require_finite
 from worldmodels.errors import UserError
 
 Spaces = tuple[spaces.Space, spaces.Space]
-UNTOLD = -1
+UNKNOWN = -1
 """In the place of 0 or 1 where an environment does not say whether it has been solved (``info["success"]``)."""
 
 
@@ -145,8 +145,8 @@ class Stream(gymnasium.Env):
         observation, reward, terminated, truncated, info = self._built().step(action)
         self._check(observation, reward)
         self._pending_reset = bool(terminated or truncated)
-        told = {"is_first": False, "frames": int(info.get("frames", 1)), "success": _success(info)}
-        return observation, float(reward), bool(terminated), bool(truncated), told
+        info = {"is_first": False, "frames": int(info.get("frames", 1)), "success": _success(info)}
+        return observation, float(reward), bool(terminated), bool(truncated), info
 
     def _check(self, observation: dict[str, np.ndarray], reward: float) -> None:
         for key, space in self.observation_space.items():
@@ -161,8 +161,8 @@ class Stream(gymnasium.Env):
             return work()
         except Exception as error:
             blank = {key: np.zeros(space.shape, space.dtype) for key, space in self.observation_space.items()}
-            told = {"is_first": False, "frames": 0, "success": UNTOLD, "error": explain(error)}
-            return blank, 0.0, False, False, told
+            info = {"is_first": False, "frames": 0, "success": UNKNOWN, "error": explain(error)}
+            return blank, 0.0, False, False, info
 
     def _answered(self, work: Callable[[], Any]) -> dict[str, Any]:
         try:
@@ -172,4 +172,4 @@ class Stream(gymnasium.Env):
 
 
 def _success(info: Mapping[str, Any]) -> int:
-    return int(bool(info["success"])) if "success" in info else UNTOLD
+    return int(bool(info["success"])) if "success" in info else UNKNOWN

@@ -78,8 +78,8 @@ class Counter(gymnasium.Env):
     def _observation(self) -> dict[str, np.ndarray]:
         observation = {}
         if self._obs != "state":
-            colour = [self._episode % 256, self._step % 256, round(127 * (float(self._action[0]) + 1))]
-            image = np.array(colour, np.uint8).reshape(3, 1, 1)
+            color = [self._episode % 256, self._step % 256, round(127 * (float(self._action[0]) + 1))]
+            image = np.array(color, np.uint8).reshape(3, 1, 1)
             observation["pixels"] = np.tile(image, (1, self._size, self._size))
         if self._obs != "pixels":
             head = [self._index, self._episode, self._step, self._reward]

@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 from dynamics.base import Memory, State
 from planners.base import Planner
 from planners.random import Random
-from worldmodels.evaluation.rollout import play_blind
+from worldmodels.evaluation.rollout import play_baseline
 from worldmodels.factory import build_planner
 from worldmodels.runs.loading import Run
 
@@ -42,7 +42,7 @@ class Constant(Planner):
         return torch.full((len(reset), self.action_dim), self.value), memory
 
 
-def blind_policies(run: Run) -> dict[str, Callable[[int, bool], Planner]]:
+def baseline_policies(run: Run) -> dict[str, Callable[[int, bool], Planner]]:
     """What looks at nothing, by name; constant actions only where actions form a box."""
     policies: dict[str, Callable[[int, bool], Planner]] = {
         "random": Random,
@@ -58,5 +58,5 @@ def blind_policies(run: Run) -> dict[str, Callable[[int, bool], Planner]]:
 
 def baselines(run: Run, episodes: int, seed: int) -> dict[str, float]:
     """Mean returns of what looks at nothing, on the same seeds."""
-    policies = blind_policies(run)
-    return {name: statistics.fmean(play_blind(run.cfg.env, p, episodes, seed)) for name, p in policies.items()}
+    policies = baseline_policies(run)
+    return {name: statistics.fmean(play_baseline(run.cfg.env, p, episodes, seed)) for name, p in policies.items()}

@@ -18,11 +18,11 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from worldmodels.common.files import write_report
 from worldmodels.errors import UserError
-from worldmodels.evaluation.baselines import blind_policies
+from worldmodels.evaluation.baselines import baseline_policies
 from worldmodels.evaluation.comparison_report import draw, label, table
-from worldmodels.evaluation.model_metrics import common_episodes, mixed_tape, prediction_errors, ranking
+from worldmodels.evaluation.model_metrics import common_episodes, mixed_actions, prediction_errors, ranking
 from worldmodels.evaluation.report import play_held_out
-from worldmodels.evaluation.rollout import Episodes, evaluate_oracle, joined, play_blind
+from worldmodels.evaluation.rollout import EpisodeBatch, concat, evaluate_oracle, play_baseline
 from worldmodels.runs.edit import world_of
 from worldmodels.runs.folders import NotLearned, read_config
 from worldmodels.runs.loading import Run, open_run
@@ -65,9 +65,9 @@ def compare(
         rows = [learned_row(entry, episodes, seed) for entry in tqdm(grid, desc="planners x models", unit="entry")]
         rows += bounds(models[0], planners, episodes, seed, oracle)
     recorded, quality = common_episodes(models, seed), {}
-    held_out, tape = joined(recorded), mixed_tape(recorded)
+    held_out, actions = concat(recorded), mixed_actions(recorded)
     for path, run in zip(runs, tqdm(models, desc="models", unit="model"), strict=True):
-        quality[path] = judge_model(run, held_out, tape, seed, oracle)
+        quality[path] = judge_model(run, held_out, actions, seed, oracle)
     result = {
         "env": str(first.env.get("task") or first.env.get("id") or first.env._target_),
         "episodes": episodes,
@@ -100,7 +100,7 @@ def learned_row(entry: Entry, episodes: int, seed: int) -> dict[str, Any]:
         return row | {"returns": None, "reason": str(error)}
 
 
-def scored(name: str, played: Episodes) -> dict[str, Any]:
+def scored(name: str, played: EpisodeBatch) -> dict[str, Any]:
     """Returns, and the share of episodes that were solved where the environment tells."""
     log.info("%s: %.1f ± %.1f", name, statistics.fmean(played.returns), statistics.pstdev(played.returns))
     solved = played.successes()
@@ -123,15 +123,19 @@ def bounds(run: Run, planners: list[str], episodes: int, seed: int, oracle: bool
         rows = [row for row in known if row is not None]
         if "mppi" not in planners and not any(row["returns"] for row in rows):
             rows.append(oracle_row(run, "mppi", episodes, seed))
-    for name, blind in blind_policies(run).items():
-        rows.append({"model": None, "planner": name, "returns": play_blind(run.cfg.env, blind, episodes, seed)})
+    for name, blind in baseline_policies(run).items():
+        rows.append({"model": None, "planner": name, "returns": play_baseline(run.cfg.env, blind, episodes, seed)})
     return rows
 
 
 def oracle_row(run: Run, planner: str, episodes: int, seed: int) -> dict[str, Any] | None:
     """Returns of a planner with the simulator for a model; None where it has learned parts or searches nothing."""
     searching = open_run_or_reason(Entry(str(run.path), planner))
-    if isinstance(searching, str) or list(searching.planner.parameters()) or not searching.planner.imagined[0]:
+    if (
+        isinstance(searching, str)
+        or list(searching.planner.parameters())
+        or not searching.planner.imagination_size.rows
+    ):
         return None
     row = {"model": "oracle", "planner": planner}
     try:
@@ -141,7 +145,9 @@ def oracle_row(run: Run, planner: str, episodes: int, seed: int) -> dict[str, An
         return row | {"returns": None, "reason": str(error)}
 
 
-def judge_model(run: Run, held_out: Episodes, tape: Float[Tensor, "N T A"], seed: int, oracle: bool) -> dict[str, Any]:
+def judge_model(
+    run: Run, held_out: EpisodeBatch, actions: Float[Tensor, "N T A"], seed: int, oracle: bool
+) -> dict[str, Any]:
     """How well a run's model predicts recorded futures and ranks invented ones, whatever plans with it."""
     judged: dict[str, Any] = {"errors": {}}
     try:
@@ -150,7 +156,7 @@ def judge_model(run: Run, held_out: Episodes, tape: Float[Tensor, "N T A"], seed
         log.warning("what %s predicts is left out: %s", run.path, error)
     if oracle:
         try:
-            judged["ranking"] = ranking(run, seed, tape)
+            judged["ranking"] = ranking(run, seed, actions)
         except UserError as error:
             log.warning("how well %s ranks is left out: %s", run.path, error)
             judged["ranking"] = {"reason": str(error)}

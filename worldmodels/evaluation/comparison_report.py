@@ -23,13 +23,13 @@ def label(row: Mapping[str, Any]) -> str:
 def table(result: Mapping[str, Any]) -> str:
     """Markdown: returns, then what the models can do."""
     ratios = {(r["model"], r["planner"]): r["ratio"] for r in result["planned_over_oracle"]}
-    told = any("success_rate" in row for row in result["rows"])
+    has_success = any("success_rate" in row for row in result["rows"])
     lines = [
         f"{result['env']}: returns of {result['episodes']} episodes from the same start states; the interval is the "
         "bootstrapped 95 % one of the interquartile mean over episodes.",
         "",
-        "| planner on model | mean ± deviation | IQM | interval | of the oracle's |" + " solved |" * told,
-        "|---|---|---|---|---|" + "---|" * told,
+        "| planner on model | mean ± deviation | IQM | interval | of the oracle's |" + " solved |" * has_success,
+        "|---|---|---|---|---|" + "---|" * has_success,
     ]
     for row in result["rows"]:
         if row["returns"] is None:
@@ -39,7 +39,7 @@ def table(result: Mapping[str, Any]) -> str:
         ratio = ratios.get((row["model"], row["planner"]))
         lines.append(
             f"| {label(row)} | {row['mean']:.1f} ± {row['std']:.1f} | {row['iqm']:.1f} | {low:.1f} – {high:.1f} | "
-            f"{'' if ratio is None else f'{100 * ratio:.0f} %'} |" + solved(row) * told
+            f"{'' if ratio is None else f'{100 * ratio:.0f} %'} |" + solved(row) * has_success
         )
     return "\n".join(lines + quality_lines(result["quality"]))
 
@@ -92,10 +92,10 @@ def draw_returns(axes: Axes, rows: list[dict[str, Any]]) -> None:
     """One row each, the best on top; what consults no model is grey, the oracle green."""
     rows = sorted(rows, key=lambda row: row["iqm"])
     for place, row in enumerate(rows):
-        colour = "tab:gray" if row["model"] is None else "tab:green" if row["model"] == "oracle" else "tab:blue"
+        color = "tab:gray" if row["model"] is None else "tab:green" if row["model"] == "oracle" else "tab:blue"
         low, high = row["interval"]
-        axes.plot([low, high], [place, place], color=colour, linewidth=4, alpha=0.4, solid_capstyle="butt")
-        axes.plot(row["iqm"], place, "o", color=colour)
+        axes.plot([low, high], [place, place], color=color, linewidth=4, alpha=0.4, solid_capstyle="butt")
+        axes.plot(row["iqm"], place, "o", color=color)
     axes.set_yticks(range(len(rows)), [label(row) for row in rows], fontsize=8)
     axes.set(xlabel="return (interquartile mean, 95 % interval)")
     axes.grid(axis="x", alpha=0.3)

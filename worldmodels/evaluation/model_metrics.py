@@ -14,14 +14,14 @@ from dynamics.base import State
 from planners.learning.returns import discounted_return
 from planners.random import Random
 from worldmodels.common.batch import split_context
-from worldmodels.common.frames import newest, pixels_to_float
-from worldmodels.common.randomness import colour, own_randomness, row_noise
+from worldmodels.common.frames import last_frame, pixels_to_float
+from worldmodels.common.randomness import color_noise, own_randomness, row_noise
 from worldmodels.common.seeds import HELD_OUT, derive_seed
-from worldmodels.data.collect import Actor
+from worldmodels.data.collect import Agent
 from worldmodels.envs.vector import VectorEnv
-from worldmodels.evaluation.oracle import Oracle, OracleActor, Simulators
+from worldmodels.evaluation.oracle import Oracle, OracleAgent, Simulators
 from worldmodels.evaluation.report import play_held_out, windows
-from worldmodels.evaluation.rollout import Episodes, record_blind
+from worldmodels.evaluation.rollout import EpisodeBatch, record_baseline
 from worldmodels.factory import build_planner
 from worldmodels.model import Model
 from worldmodels.runs.loading import Run
@@ -33,7 +33,7 @@ SEQUENCES = 64
 
 
 @torch.no_grad()
-def prediction_errors(run: Run, held_out: Episodes) -> dict[str, list[float]]:
+def prediction_errors(run: Run, held_out: EpisodeBatch) -> dict[str, list[float]]:
     """Errors of imagining recorded actions, by what and by imagined step (1, 2, …), each over that of a mean.
 
     ``pixels`` and ``state``: squared error of what is decoded; ``latent``: squared distance to the latent that
@@ -59,7 +59,7 @@ def prediction_errors(run: Run, held_out: Episodes) -> dict[str, list[float]]:
     }
     for key, value in run.model.decode(feat).items():
         truth = batch[key][:, context:]
-        found[key] = (newest(value), pixels_to_float(newest(truth))) if key == "pixels" else (value, truth)
+        found[key] = (last_frame(value), pixels_to_float(last_frame(truth))) if key == "pixels" else (value, truth)
     errors = {key: relative_error(*pair).tolist() for key, pair in found.items()}
     return errors | {"cont": balanced_error(imagined.cont < 0.5, batch["is_terminal"][:, context:]).tolist()}
 
@@ -78,24 +78,24 @@ def relative_error(guess: Float[Tensor, "B H ..."], truth: Float[Tensor, "B H ..
     return error / spread.clamp(min=1e-8)
 
 
-def common_episodes(runs: list[Run], seed: int) -> list[Episodes]:
+def common_episodes(runs: list[Run], seed: int) -> list[EpisodeBatch]:
     """What all models are judged on, on one set of seeds: episodes of the prefill, and of each run's own planner."""
     first = runs[0].cfg
-    prefill = record_blind(
+    prefill = record_baseline(
         first.env, lambda a, d: build_planner(first.prefill_planner, a, d), first.evaluation.episodes, seed
     )
     return [prefill, *(play_held_out(run, first.evaluation.episodes, seed, explore=True) for run in runs)]
 
 
-def mixed_tape(played: list[Episodes]) -> Float[Tensor, "N T A"]:
+def mixed_actions(played: list[EpisodeBatch]) -> Float[Tensor, "N T A"]:
     """Actions of a few held-out episodes, taken in turn from each set of them."""
     rows = min(ROWS, min(len(episodes.returns) for episodes in played))
-    tapes = [played[n % len(played)].rows["action"][n, 1:] for n in range(rows)]
-    return torch.stack([tape[: min(map(len, tapes))] for tape in tapes])
+    recorded = [played[n % len(played)].rows["action"][n, 1:] for n in range(rows)]
+    return torch.stack([actions[: min(map(len, recorded))] for actions in recorded])
 
 
 @torch.no_grad()
-def ranking(run: Run, seed: int, tape: Float[Tensor, "N T A"]) -> dict[str, Any]:
+def ranking(run: Run, seed: int, actions: Float[Tensor, "N T A"]) -> dict[str, Any]:
     """Spearman's correlation of imagined with true returns of action sequences, from the same physics states.
 
     Sequences of drifting noise, as long as what was judged in imagination, from states along the held-out episodes that
@@ -104,24 +104,24 @@ def ranking(run: Run, seed: int, tape: Float[Tensor, "N T A"]) -> dict[str, Any]
     generator = torch.Generator().manual_seed(seed)
     steps, correlations = run.cfg.evaluation.imag_horizon, []
     with (
-        VectorEnv(run.cfg.env, len(tape), derive_seed(seed, HELD_OUT), run.cfg.env.step_timeout) as envs,
+        VectorEnv(run.cfg.env, len(actions), derive_seed(seed, HELD_OUT), run.cfg.env.step_timeout) as envs,
         Simulators(run.cfg.env, envs.discrete) as simulators,
     ):
         oracle = Oracle(simulators, envs.action_dim)
-        actor = Actor(len(tape), run.model, True, torch.Generator(run.model.device).manual_seed(seed))
-        truth = OracleActor(envs, oracle, True, generator)
+        agent = Agent(len(actions), run.model, True, torch.Generator(run.model.device).manual_seed(seed))
+        truth = OracleAgent(envs, oracle, True, generator)
         rows = envs.reset()
-        for step in range(min(1 + (STOPS - 1) * APART, tape.shape[1])):
-            actor.filter(rows)
+        for step in range(min(1 + (STOPS - 1) * APART, actions.shape[1])):
+            agent.filter(rows)
             if step % APART == 0:
                 truth.filter(rows)
                 tried = sequences(envs, steps, generator)
                 actual = returns(oracle, truth.state, tried, generator)
-                guess = returns(run.model, actor.state, tried.to(run.model.device), actor.generator)
+                guess = returns(run.model, agent.state, tried.to(run.model.device), agent.generator)
                 correlations += correlate(guess.cpu(), actual)
-            rows = envs.step(tape[:, step])
+            rows = envs.step(actions[:, step])
     return {
-        "states": len(tape) * len(range(0, step + 1, APART)),
+        "states": len(actions) * len(range(0, step + 1, APART)),
         "sequences": SEQUENCES,
         "steps": steps,
         "correlations": correlations,
@@ -132,7 +132,7 @@ def ranking(run: Run, seed: int, tape: Float[Tensor, "N T A"]) -> dict[str, Any]
 def sequences(envs: VectorEnv, steps: int, generator: torch.Generator) -> Float[Tensor, "N S H A"]:
     """Drifting noise, as the prefill acts, for every environment."""
     normal = row_noise(envs.num_envs, (SEQUENCES, steps, envs.action_dim), torch.device("cpu"), generator)
-    return Random(envs.action_dim, envs.discrete).actions(colour(normal, 1.0))
+    return Random(envs.action_dim, envs.discrete).actions(color_noise(normal, 1.0))
 
 
 def returns(

@@ -16,12 +16,12 @@ from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
 from dynamics.base import Dynamics, Rollout, State
-from worldmodels.data.collect import Actor
+from worldmodels.data.collect import Agent
 from worldmodels.envs import describe, make
 from worldmodels.envs.stream import enter_worker
 from worldmodels.envs.vector import VectorEnv, array_state, plain_config
 from worldmodels.errors import UserError
-from worldmodels.model import Policy
+from worldmodels.model import ActionSource
 from worldmodels.trajectory import Trajectory
 
 SNAPSHOT = "snapshot"
@@ -156,7 +156,7 @@ class Oracle:
         return self.dynamics.initial(n)
 
     def imagine(
-        self, state: State, policy: Policy, imag_horizon: int, generator: Generator | None = None
+        self, state: State, policy: ActionSource, imag_horizon: int, generator: Generator | None = None
     ) -> Trajectory:
         """Play actions [N, H, A] in the simulator."""
         if not isinstance(policy, Tensor):
@@ -172,7 +172,7 @@ class Oracle:
         raise UserError("no gradient leads back through a simulator: use planner=mppi.")
 
 
-class OracleActor(Actor):
+class OracleAgent(Agent):
     """Knows the environments' states instead of filtering what they show."""
 
     def __init__(self, envs: VectorEnv, oracle: Oracle, explore: bool, generator: torch.Generator) -> None:

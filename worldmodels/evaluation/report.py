@@ -19,12 +19,12 @@ from planners.search.memory import require_memory
 from worldmodels.common import precision
 from worldmodels.common.batch import split_context
 from worldmodels.common.files import FRAMES, read_rows, write_json
-from worldmodels.common.frames import enlarge, gif_bytes, newest, pixels_to_float, write_mp4, write_png
+from worldmodels.common.frames import enlarge, gif_bytes, last_frame, pixels_to_float, write_mp4, write_png
 from worldmodels.data.import_dataset import replay_folder
 from worldmodels.data.replay import Replay
 from worldmodels.errors import UserError
 from worldmodels.evaluation.baselines import baselines
-from worldmodels.evaluation.rollout import AT_ONCE, Episodes, evaluate, evaluate_oracle, table
+from worldmodels.evaluation.rollout import EPISODES_AT_ONCE, EpisodeBatch, evaluate, evaluate_oracle, table
 from worldmodels.factory import build_model, build_planner
 from worldmodels.runs.folders import observation_spec
 from worldmodels.runs.loading import Run
@@ -34,7 +34,7 @@ from worldmodels.visualization.imagination import OpenLoop, draw_clips, draw_err
 log = logging.getLogger(__name__)
 
 
-def apart(run: Run, words: list[str]) -> Run:
+def variant_folder(run: Run, words: list[str]) -> Run:
     """The run with a folder of its own for the scores of a variant, so that none replaces another's; itself for none.
 
     Words that change nothing but where or how fast it runs count too: what was said is what the folder is called.
@@ -47,16 +47,16 @@ def apart(run: Run, words: list[str]) -> Run:
     return replace(run, path=folder)
 
 
-def score(run: Run, episodes: int, seed: int) -> Episodes:
+def score(run: Run, episodes: int, seed: int) -> EpisodeBatch:
     """Write ``evaluation.json``, a video of the first episode and a plan; return the stochastic episodes."""
     played = {explore: play_held_out(run, episodes, seed, explore) for explore in (False, True)}
-    untrained = untaught(run)
+    untrained = with_random_weights(run)
     beside = {"untrained": statistics.fmean(play_held_out(untrained, episodes, seed, explore=False).returns)}
     write_scores(run, run.path / "evaluation.json", played, seed, beside)
     if "pixels" in played[False].rows:
         write_video(run, played[False])
-    plan_figures.watch(run, seed)
-    diffusion_figures.watch(run, seed)
+    plan_figures.write_plan_figures(run, seed)
+    diffusion_figures.write_diffusion_figures(run, seed)
     return played[True]
 
 
@@ -67,7 +67,7 @@ def score_oracle(run: Run, episodes: int, seed: int) -> None:
 
 
 def write_scores(
-    run: Run, path: Path, played: dict[bool, Episodes], seed: int, beside: dict[str, float], model: str = "learned"
+    run: Run, path: Path, played: dict[bool, EpisodeBatch], seed: int, beside: dict[str, float], model: str = "learned"
 ) -> None:
     """Returns without and with exploration, beside what needs no learning and ``beside``: a file and a table."""
     returns, episodes = played[False].returns, len(played[False].returns)
@@ -95,30 +95,30 @@ def write_scores(
     log.info("\n%s\n", table(result))
 
 
-def play_held_out(run: Run, episodes: int, seed: int, explore: bool = True) -> Episodes:
+def play_held_out(run: Run, episodes: int, seed: int, explore: bool = True) -> EpisodeBatch:
     """Episodes that no training has seen, played by the run's planner."""
     amp = precision.context(run.cfg.trainer.precision, run.model.device)
-    require_memory(run.model, run.planner, min(episodes, AT_ONCE), run.model.device)
+    require_memory(run.model, run.planner, min(episodes, EPISODES_AT_ONCE), run.model.device)
     return evaluate(run.cfg.env, run.model, run.planner, episodes, seed, explore, amp)
 
 
-def untaught(run: Run) -> Run:
+def with_random_weights(run: Run) -> Run:
     """The run before any training, of its world model and of what its planner learns."""
     model = build_model(run.cfg, observation_spec(run.checkpoint), run.action_dim)
-    std, widths = run.cfg.size.get("init_std"), model.dynamics.widths
+    std, widths = run.cfg.size.get("init_std"), model.dynamics.feature_spec
     planner = build_planner(run.cfg.planner, run.action_dim, run.discrete, seed=run.cfg.seed, std=std, **widths)
     device = run.model.device
     return replace(run, model=model.to(device).eval(), planner=planner.to(device).eval())
 
 
-def write_video(run: Run, episodes: Episodes) -> None:
+def write_video(run: Run, episodes: EpisodeBatch) -> None:
     """The first evaluation episode as mp4, in real time for 100 control steps a second."""
-    frames = newest(episodes.rows["pixels"][0, : episodes.lengths[0]]).permute(0, 2, 3, 1).numpy()
+    frames = last_frame(episodes.rows["pixels"][0, : episodes.lengths[0]]).permute(0, 2, 3, 1).numpy()
     fps = max(1, 100 // run.cfg.env.get("action_repeat", 1))
     write_mp4(run.path / "evaluation.mp4", np.stack([enlarge(f, 256) for f in frames]), fps)
 
 
-def windows(episodes: Episodes, length: int, to_the_end: bool = False) -> dict[str, Tensor]:
+def windows(episodes: EpisodeBatch, length: int, to_the_end: bool = False) -> dict[str, Tensor]:
     """Consecutive, non-overlapping windows of ``length`` rows within each episode, [W, length, ...].
 
     ``to_the_end``: also one that ends with each episode, whatever it overlaps, so that ends are among them.
@@ -135,7 +135,7 @@ def windows(episodes: Episodes, length: int, to_the_end: bool = False) -> dict[s
 
 def mean_frame(replay: Replay, rows: int = 2000) -> Float[Tensor, "C H W"]:
     """Mean of frames drawn from what the model was trained on."""
-    return pixels_to_float(newest(replay.sample(rows, 1)["pixels"])).mean((0, 1))
+    return pixels_to_float(last_frame(replay.sample(rows, 1)["pixels"])).mean((0, 1))
 
 
 def image_errors(
@@ -183,7 +183,7 @@ def image_errors(
     return {"errors": errors, "clip": clip}
 
 
-def judge(run: Run, held_out: Episodes, context: int, imag_horizon: int, futures: int) -> None:
+def judge(run: Run, held_out: EpisodeBatch, context: int, imag_horizon: int, futures: int) -> None:
     """Write ``imagine.json``, clips as GIF and PNG, and the error curves, all into the run folder."""
     if "pixels" not in held_out.rows:
         log.info("no pixels are observed in this run: there is no image to imagine")
@@ -223,7 +223,7 @@ def draw_curve(run: Run) -> None:
     draw_returns(frames, returns, levels).savefig(run.path / "returns.png", dpi=120)
 
 
-def finish(run: Run, cfg: DictConfig) -> None:
+def evaluate_finished_run(run: Run, cfg: DictConfig) -> None:
     """What a training does at its end."""
     held_out = score(run, cfg.evaluation.episodes, cfg.evaluation.seed)
     draw_curve(run)

@@ -15,15 +15,15 @@ from tqdm import tqdm
 
 from planners.base import Planner
 from worldmodels.common.seeds import HELD_OUT, derive_seed
-from worldmodels.data.collect import Actor, Blind, Sighted, require_same_spaces
+from worldmodels.data.collect import Agent, ModelFreeAgent, StateAgent, require_same_spaces
 from worldmodels.envs.vector import VectorEnv
 from worldmodels.errors import UserError
-from worldmodels.evaluation.oracle import Oracle, OracleActor, Simulators
+from worldmodels.evaluation.oracle import Oracle, OracleAgent, Simulators
 from worldmodels.model import WorldModel
 
 log = logging.getLogger(__name__)
 
-AT_ONCE = 16
+EPISODES_AT_ONCE = 16
 """Episodes that are played at the same time, each in a process of its own."""
 BAR_AFTER = 10.0
 """Seconds after which a progress bar is shown."""
@@ -32,7 +32,7 @@ LONGEST = 30_000
 
 
 @dataclass(frozen=True)
-class Episodes:
+class EpisodeBatch:
     """One episode of each of N environments: returns, and every row [N, T, ...] up to the longest."""
 
     returns: list[float]
@@ -41,28 +41,30 @@ class Episodes:
 
     def successes(self) -> list[bool] | None:
         """Whether each was solved at any time; None where the environments do not tell."""
-        told = [self.rows["success"][n, :end] for n, end in enumerate(self.lengths)]
-        if any((success < 0).any() for success in told):
+        has_success = [self.rows["success"][n, :end] for n, end in enumerate(self.lengths)]
+        if any((success < 0).any() for success in has_success):
             return None
-        return [bool(success.any()) for success in told]
+        return [bool(success.any()) for success in has_success]
 
 
-def play(envs: VectorEnv, actor: Actor, planner: Planner) -> Episodes:
+def play(envs: VectorEnv, agent: Agent, planner: Planner) -> EpisodeBatch:
     """Play each environment until its first episode ends; ``UserError`` if one never does."""
     rows = envs.reset()
-    tape: list[dict[str, Tensor]] = []
+    played: list[dict[str, Tensor]] = []
     done = torch.zeros(envs.num_envs, dtype=torch.bool)
     returns = torch.zeros(envs.num_envs, dtype=torch.float64)
     lengths = torch.zeros(envs.num_envs, dtype=torch.int64)
-    while len(tape) < LONGEST:
-        tape.append(rows)
+    while len(played) < LONGEST:
+        played.append(rows)
         returns += torch.where(done, 0.0, rows["reward"].double())
         lengths += ~done
         done = done | rows["is_last"]
         if done.all():
-            return Episodes(returns.tolist(), {k: torch.stack([r[k] for r in tape], 1) for k in rows}, lengths.tolist())
-        actor.filter(rows)
-        rows = envs.step(actor.act(planner, rows["is_first"]))
+            return EpisodeBatch(
+                returns.tolist(), {k: torch.stack([r[k] for r in played], 1) for k in rows}, lengths.tolist()
+            )
+        agent.filter(rows)
+        rows = envs.step(agent.act(planner, rows["is_first"]))
     raise UserError(
         f"an episode of {envs.name} has not ended within {LONGEST} decisions: give it a time limit, such as "
         "env.kwargs.max_episode_steps=1000 with env=gym."
@@ -77,21 +79,21 @@ def evaluate(
     seed: int,
     explore: bool,
     precision: Callable[[], AbstractContextManager] = nullcontext,
-) -> Episodes:
+) -> EpisodeBatch:
     """Play ``episodes``, one an environment and up to 16 at once, with a planner and what it consults.
 
     Episodes of evaluation seed s are none of those that training with seed s plays.
     """
     generator = torch.Generator(model.device).manual_seed(seed)
 
-    def lot(envs: VectorEnv) -> Episodes:
+    def batch(envs: VectorEnv) -> EpisodeBatch:
         require_same_spaces(envs, model, planner)
-        return play(envs, Actor(envs.num_envs, model, explore, generator, precision), planner)
+        return play(envs, Agent(envs.num_envs, model, explore, generator, precision), planner)
 
-    return in_lots(env, episodes, seed, lot)
+    return in_batches(env, episodes, seed, batch)
 
 
-def evaluate_oracle(env: Mapping[str, Any], planner: Planner, episodes: int, seed: int, explore: bool) -> Episodes:
+def evaluate_oracle(env: Mapping[str, Any], planner: Planner, episodes: int, seed: int, explore: bool) -> EpisodeBatch:
     """:func:`evaluate` with the simulator in the model's place, on the same episodes.
 
     ``UserError`` for a planner with learned parts, which read a model's features.
@@ -103,59 +105,61 @@ def evaluate_oracle(env: Mapping[str, Any], planner: Planner, episodes: int, see
         )
     generator = torch.Generator().manual_seed(seed)
 
-    def lot(envs: VectorEnv) -> Episodes:
+    def batch(envs: VectorEnv) -> EpisodeBatch:
         with Simulators(env, envs.discrete) as simulators:
             oracle = Oracle(simulators, envs.action_dim)
-            return play(envs, OracleActor(envs, oracle, explore, generator), planner)
+            return play(envs, OracleAgent(envs, oracle, explore, generator), planner)
 
-    return in_lots(env, episodes, seed, lot)
+    return in_batches(env, episodes, seed, batch)
 
 
-def in_lots(env: Mapping[str, Any], episodes: int, seed: int, lot: Callable[[VectorEnv], Episodes]) -> Episodes:
+def in_batches(
+    env: Mapping[str, Any], episodes: int, seed: int, batch: Callable[[VectorEnv], EpisodeBatch]
+) -> EpisodeBatch:
     """Play so many episodes on held-out seeds, a few environments at once; a bar says how far, where it takes long."""
     played = []
     with tqdm(desc="playing", total=episodes, unit="episode", delay=BAR_AFTER, leave=False, file=sys.stdout) as bar:
-        for number, begun in enumerate(range(0, episodes, AT_ONCE)):
-            size = min(AT_ONCE, episodes - begun)
+        for number, begun in enumerate(range(0, episodes, EPISODES_AT_ONCE)):
+            size = min(EPISODES_AT_ONCE, episodes - begun)
             with VectorEnv(env, size, derive_seed(seed, HELD_OUT + number), env["step_timeout"]) as envs:
-                played.append(lot(envs))
+                played.append(batch(envs))
             bar.update(size)
-    return joined(played)
+    return concat(played)
 
 
-def joined(played: list[Episodes]) -> Episodes:
+def concat(played: list[EpisodeBatch]) -> EpisodeBatch:
     """Several lots of episodes as one; rows after the end of the longest of a lot are zero."""
     if len(played) == 1:
         return played[0]
-    longest = max(max(lot.lengths) for lot in played)
+    longest = max(max(batch.lengths) for batch in played)
 
     def padded(value: Tensor) -> Tensor:
         missing = value.new_zeros(value.shape[0], longest - value.shape[1], *value.shape[2:])
         return torch.cat([value, missing], dim=1)
 
-    rows = {key: torch.cat([padded(lot.rows[key]) for lot in played]) for key in played[0].rows}
-    returns, lengths = ([x for lot in played for x in getattr(lot, name)] for name in ("returns", "lengths"))
-    return Episodes(returns, rows, lengths)
+    rows = {key: torch.cat([padded(batch.rows[key]) for batch in played]) for key in played[0].rows}
+    returns, lengths = ([x for batch in played for x in getattr(batch, name)] for name in ("returns", "lengths"))
+    return EpisodeBatch(returns, rows, lengths)
 
 
-def play_blind(
+def play_baseline(
     env: Mapping[str, Any], planner_of: Callable[[int, bool], Planner], episodes: int, seed: int
 ) -> list[float]:
     """Returns of a policy that looks at nothing, on the same seeds; frames are not drawn where that can be."""
-    return record_blind({**env, **env.get("blind", {})}, planner_of, episodes, seed).returns
+    return record_baseline({**env, **env.get("blind", {})}, planner_of, episodes, seed).returns
 
 
-def record_blind(
+def record_baseline(
     env: Mapping[str, Any], planner_of: Callable[[int, bool], Planner], episodes: int, seed: int
-) -> Episodes:
+) -> EpisodeBatch:
     """Episodes of a policy that looks at nothing, every frame drawn."""
     generator = torch.Generator().manual_seed(seed)
 
-    def lot(envs: VectorEnv) -> Episodes:
+    def batch(envs: VectorEnv) -> EpisodeBatch:
         planner = planner_of(envs.action_dim, envs.discrete)
-        return play(envs, (Sighted if planner.reads_state else Blind)(envs.num_envs, generator), planner)
+        return play(envs, (StateAgent if planner.reads_state else ModelFreeAgent)(envs.num_envs, generator), planner)
 
-    return in_lots(env, episodes, seed, lot)
+    return in_batches(env, episodes, seed, batch)
 
 
 def table(result: Mapping[str, Any]) -> str:

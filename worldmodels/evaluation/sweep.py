@@ -77,15 +77,15 @@ def rank_correlation(rows: list[dict[str, Any]]) -> dict[str, float] | None:
 
 def table(result: dict[str, Any]) -> str:
     """Markdown."""
-    told = any(row["success_rate"] is not None for row in result["rows"])
+    has_success = any(row["success_rate"] is not None for row in result["rows"])
     lines = [
         f"{result['run']}, {result['episodes']} episodes from the same start states each:",
         "",
-        f"| {result['over']} | return | deviation |" + " solved |" * told,
-        "|---|---|---|" + "---|" * told,
+        f"| {result['over']} | return | deviation |" + " solved |" * has_success,
+        "|---|---|---|" + "---|" * has_success,
     ]
     for row in result["rows"]:
-        solved = f" {100 * row['success_rate']:.0f} % |" if told else ""
+        solved = f" {100 * row['success_rate']:.0f} % |" if has_success else ""
         lines.append(f"| {row['value']} | {row['mean']:.1f} | {row['std']:.1f} |{solved}")
     if result["rank_correlation"] is not None:
         lines += [
@@ -100,14 +100,14 @@ def draw(result: dict[str, Any]) -> Figure:
     """Mean return and its standard error against the value; where episodes are solved, their share beside it."""
     rows, values = result["rows"], numbers(result["rows"])
     places = values or list(range(len(rows)))
-    told = any(row["success_rate"] is not None for row in rows)
-    figure = Figure(figsize=(9 if told else 4.8, 3), layout="constrained")
+    has_success = any(row["success_rate"] is not None for row in rows)
+    figure = Figure(figsize=(9 if has_success else 4.8, 3), layout="constrained")
     FigureCanvasAgg(figure)
-    panels = np.ravel(figure.subplots(1, 1 + told))
+    panels = np.ravel(figure.subplots(1, 1 + has_success))
     errors = [row["std"] / max(1, len(row["returns"]) - 1) ** 0.5 for row in rows]
     panels[0].errorbar(places, [row["mean"] for row in rows], errors, fmt="o-", capsize=3)
     panels[0].set(ylabel="return, standard error of the mean")
-    if told:
+    if has_success:
         panels[1].plot(places, [100 * row["success_rate"] for row in rows], "o-")
         panels[1].set(ylabel="solved, %", ylim=(0, 102))
     for axes in panels:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from worldmodels.common.batch import new_goal
+from worldmodels.common.batch import goal_changed
 from worldmodels.nets.distributions import TwoHot
 from worldmodels.nets.layers import MLP
 
@@ -37,7 +37,7 @@ class RewardHead(nn.Module):
 
         Where another goal is shown than before, the reward was for that one, which the state no longer tells.
         """
-        told = ~new_goal(batch) | reset
+        told = ~goal_changed(batch) | reset
         return weight * told * self.two_hot.loss(self.net(feat), batch["reward"])
 
 

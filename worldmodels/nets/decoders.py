@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from worldmodels.common.frames import pixels_to_float
 from worldmodels.nets.distributions import symexp, symlog
 from worldmodels.nets.encoders import CHANNEL_MULTIPLES, ObservationSpec, check_image_size, stages
-from worldmodels.nets.layers import MLP, Hidden, init_
+from worldmodels.nets.layers import MLP, DenseNormAct, init_linear_
 
 
 class PixelDecoder(nn.Module):
@@ -23,11 +23,11 @@ class PixelDecoder(nn.Module):
         size = check_image_size(shape)
         side = size // 2 ** stages(size)
         channels = [depth * m for m in reversed(CHANNEL_MULTIPLES[: stages(size)])] + [shape[0]]
-        self.start = Hidden(feat_dim, channels[0] * side**2)
+        self.start = DenseNormAct(feat_dim, channels[0] * side**2)
         self.unflatten = nn.Unflatten(1, (channels[0], side, side))
         layers: list[nn.Module] = []
         for a, b in itertools.pairwise(channels):
-            layers += [init_(nn.ConvTranspose2d(a, b, 4, stride=2, padding=1)), nn.GroupNorm(1, b), nn.SiLU()]
+            layers += [init_linear_(nn.ConvTranspose2d(a, b, 4, stride=2, padding=1)), nn.GroupNorm(1, b), nn.SiLU()]
         self.layers = nn.Sequential(*layers[:-2]).to(memory_format=torch.channels_last)
 
     def forward(self, feat: Float[Tensor, "... F"]) -> Float[Tensor, "... C S S"]:

@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from worldmodels.common.columns import GOAL
+from worldmodels.common.columns import GOAL_PREFIX
 from worldmodels.common.frames import pixels_to_float
 from worldmodels.errors import UserError
 from worldmodels.nets.distributions import symlog
-from worldmodels.nets.layers import MLP, init_
+from worldmodels.nets.layers import MLP, init_linear_
 
 ObservationSpec = dict[str, tuple[tuple[int, ...], torch.dtype]]
 """Observation key to (shape, dtype): ``pixels`` is uint8 (C, S, S), ``state`` is float32 (n,)."""
@@ -76,7 +76,7 @@ class PixelEncoder(nn.Sequential):
         channels = [shape[0]] + [depth * m for m in CHANNEL_MULTIPLES[: stages(size)]]
         layers: list[nn.Module] = []
         for a, b in itertools.pairwise(channels):
-            layers += [init_(nn.Conv2d(a, b, 4, stride=2, padding=1)), nn.GroupNorm(1, b), nn.SiLU()]
+            layers += [init_linear_(nn.Conv2d(a, b, 4, stride=2, padding=1)), nn.GroupNorm(1, b), nn.SiLU()]
         super().__init__(*layers, nn.Flatten())
         self.out_dim = channels[-1] * (size // 2 ** stages(size)) ** 2
         self.to(memory_format=torch.channels_last)
@@ -140,11 +140,11 @@ class GoalEncoder(nn.Module):
 
     def _embed_goals(self, obs: dict[str, Tensor]) -> Float[Tensor, "... E"]:
         """Each goal once, however many rows in succession show it."""
-        shapes = {key: self.observations[key][0] for key in obs if key.startswith(GOAL)}
+        shapes = {key: self.observations[key][0] for key in obs if key.startswith(GOAL_PREFIX)}
         goals = {key: obs[key].reshape(-1, *shape) for key, shape in shapes.items()}
         changes = [(shown[1:] != shown[:-1]).flatten(1).any(1) for shown in goals.values()]
         new = F.pad(torch.stack(changes).any(0), (1, 0), value=True)
-        embed = self.encoder({key.removeprefix(GOAL): shown[new] for key, shown in goals.items()})
+        embed = self.encoder({key.removeprefix(GOAL_PREFIX): shown[new] for key, shown in goals.items()})
         key, shape = next(iter(shapes.items()))
         return embed[new.cumsum(0) - 1].unflatten(0, obs[key].shape[: -len(shape)])
 
@@ -161,4 +161,4 @@ class GoalEncoder(nn.Module):
 
 def without_goal(observations: ObservationSpec) -> ObservationSpec:
     """What of the observations shows the present."""
-    return {key: value for key, value in observations.items() if not key.startswith(GOAL)}
+    return {key: value for key, value in observations.items() if not key.startswith(GOAL_PREFIX)}

@@ -37,7 +37,7 @@ class BlockLinear(nn.Module):
         return torch.bmm(blocks, self.weight).transpose(0, 1).flatten(1) + self.bias
 
 
-class Hidden(nn.Sequential):
+class DenseNormAct(nn.Sequential):
     """Linear, LayerNorm, SiLU: the one hidden layer everything here is made of.
 
     LayerNorm stands where DreamerV3's later versions have RMSNorm: it has a fused kernel on every device, and of a
@@ -45,7 +45,7 @@ class Hidden(nn.Sequential):
     """
 
     def __init__(self, in_dim: int, out_dim: int) -> None:
-        super().__init__(init_(nn.Linear(in_dim, out_dim)), nn.LayerNorm(out_dim), nn.SiLU())
+        super().__init__(init_linear_(nn.Linear(in_dim, out_dim)), nn.LayerNorm(out_dim), nn.SiLU())
 
 
 class MLP(nn.Sequential):
@@ -55,9 +55,9 @@ class MLP(nn.Sequential):
         self, in_dim: int, units: int, layers: int, out_dim: int | None = None, out_scale: float = 1.0
     ) -> None:
         dims = [in_dim] + [units] * layers
-        modules: list[nn.Module] = [Hidden(a, b) for a, b in itertools.pairwise(dims)]
+        modules: list[nn.Module] = [DenseNormAct(a, b) for a, b in itertools.pairwise(dims)]
         if out_dim is not None:
-            modules.append(init_(nn.Linear(dims[-1], out_dim), out_scale))
+            modules.append(init_linear_(nn.Linear(dims[-1], out_dim), out_scale))
         super().__init__(*modules)
         self.out_dim = dims[-1] if out_dim is None else out_dim
 
@@ -152,7 +152,7 @@ def trunc_normal_(weight: Tensor, scale: float = 1.0) -> None:
         nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)
 
 
-def init_(layer: nn.Module, scale: float = 1.0) -> nn.Module:
+def init_linear_(layer: nn.Module, scale: float = 1.0) -> nn.Module:
     """Initialise a linear or convolutional layer with :func:`trunc_normal_` and a zero bias; return it."""
     with torch.no_grad():
         if isinstance(layer, nn.ConvTranspose2d):  # its weight is [in, out, k, k], and stride^2 inputs overlap
@@ -164,7 +164,9 @@ def init_(layer: nn.Module, scale: float = 1.0) -> nn.Module:
     return layer
 
 
-def turns(position: Int64[Tensor, "B T"], size: int) -> tuple[Float[Tensor, "B 1 T c"], Float[Tensor, "B 1 T c"]]:
+def rotary_angles(
+    position: Int64[Tensor, "B T"], size: int
+) -> tuple[Float[Tensor, "B 1 T c"], Float[Tensor, "B 1 T c"]]:
     """Cosine and sine of angles that grow with the position, one for each pair of a head's ``size`` channels (RoPE).
 
     Angles are taken in fp64: at position 10,000 an fp32 angle is off by a thousandth.
@@ -174,12 +176,12 @@ def turns(position: Int64[Tensor, "B T"], size: int) -> tuple[Float[Tensor, "B 1
     return angle.cos().float(), angle.sin().float()
 
 
-def rotate(x: Float[Tensor, "B h T d"], cos: Float[Tensor, "B 1 T c"], sin: Float[Tensor, "B 1 T c"]) -> Tensor:
+def apply_rotary(x: Float[Tensor, "B h T d"], cos: Float[Tensor, "B 1 T c"], sin: Float[Tensor, "B 1 T c"]) -> Tensor:
     """Turn pairs of channels, so that queries and keys see the distance of their positions alone (eq. 15)."""
     a, b = x.chunk(2, dim=-1)
     return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
 
 
-def frozen(module: nn.Module, *args: Any) -> Any:
+def call_frozen(module: nn.Module, *args: Any) -> Any:
     """``module(*args)`` with gradients that reach the arguments but no parameter of the module."""
     return functional_call(module, {name: p.detach() for name, p in module.named_parameters()}, args)

@@ -17,7 +17,7 @@ class Objective(nn.Module, ABC):
     """
 
     decoder: nn.Module | None
-    shapes: bool = True
+    trains_latent: bool = True
     """False: no gradient of it reaches the latent, and what it learns is clipped apart from all else."""
 
     def __init__(self) -> None:

@@ -14,7 +14,7 @@ from worldmodels.objectives.reconstruction import Reconstruction
 class Probe(Reconstruction):
     """:class:`Reconstruction` from detached features: the decoder learns, the latent is not shaped by it."""
 
-    shapes = False
+    trains_latent = False
 
     def forward(
         self, rollout: Rollout, embed: Float[Tensor, "B T E"], batch: dict[str, Tensor]

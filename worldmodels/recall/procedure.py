@@ -42,10 +42,10 @@ def run(cfg: DictConfig, words: list[str], resume: Path | None) -> Path:
     with CtrlC() as ctrl_c:
         for cell in {cell.data: cell for cell in todo}.values():
             provide_data(cfg, folder, cell, ctrl_c)
-        summarise(cfg, folder)
+        summarize(cfg, folder)
         for done, said in enumerate(trained(cfg, folder, todo, ctrl_c), 1):
             log.info("%d of %d: %s", done, len(todo), said)
-            summarise(cfg, folder)
+            summarize(cfg, folder)
     if ctrl_c.pressed:
         log.info("\n%s holds what is finished; continue with\n  python scripts/train.py resume=%s", folder, folder)
         raise Interrupted
@@ -100,7 +100,7 @@ def failure_file(folder: Path, name: str) -> Path:
     return folder / "cells" / name / "failed.txt"
 
 
-def summarise(cfg: DictConfig, folder: Path) -> None:
+def summarize(cfg: DictConfig, folder: Path) -> None:
     """Tables and the figure of all cells that are finished, those of earlier words included."""
     results = [json.loads(file.read_text()) for file in sorted(folder.glob("cells/*/result.json"))]
     order = [*cfg.memory.backbones, *sorted(result["dynamics"] for result in results)]

@@ -14,7 +14,7 @@ from worldmodels.model import WorldModel
 from worldmodels.recall.report import TASKS
 from worldmodels.visualization.imagination import OpenLoop, draw_strip
 
-AT_ONCE = 16_000
+STEPS_AT_ONCE = 16_000
 """Frames scored at a time, about."""
 
 
@@ -24,7 +24,7 @@ def score(model: WorldModel, batch: dict[str, Tensor], delay: int) -> tuple[dict
     _, batch = split_context(batch, 0)
     generator = torch.Generator().manual_seed(0)
     episodes, length = batch["action"].shape[:2]
-    step = max(4, AT_ONCE // length)
+    step = max(4, STEPS_AT_ONCE // length)
     parts = [
         recalled(model, {key: value[n : n + step] for key, value in batch.items()}, delay, generator)
         for n in range(0, episodes, step)

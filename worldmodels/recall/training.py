@@ -26,7 +26,7 @@ from worldmodels.recall.grid import Cell, result_file
 from worldmodels.recall.scores import score
 from worldmodels.training.logs import FrameCurves
 from worldmodels.training.module import WorldModelModule
-from worldmodels.training.run import quietly
+from worldmodels.training.run import suppress_known_warnings
 from worldmodels.training.setup import Spaces, build_module
 
 
@@ -49,7 +49,7 @@ def train_cell(cfg: DictConfig, folder: str, cell: Cell) -> str:
     fit_offline(own, module, data, path)
     module.to("cpu")
     model = module.acting[0].eval()
-    held_out = test.every(own.data.length)
+    held_out = test.all_windows(own.data.length)
     scores, picture = score(model, held_out, cell.delay)
     write_png(path / "recall.png", picture)
     torch.save(model.state_dict(), path / "weights.pt")
@@ -82,5 +82,5 @@ def fit_offline(cfg: DictConfig, module: WorldModelModule, data: OfflineDataset,
         enable_model_summary=False,
         enable_progress_bar=False,
     )
-    with quietly():
+    with suppress_known_warnings():
         trainer.fit(module, DataLoader(data, batch_size=None, generator=torch.Generator()))

@@ -66,7 +66,7 @@ def override(cfg: DictConfig, overrides: list[str], learned: bool = True) -> Dic
 def keep_learned(planner: DictConfig, before: DictConfig) -> DictConfig:
     """A planner chosen for a run, with the options of its learned parts as they were trained, and their discount."""
     learner, trained = learner_of(planner), learner_of(before)
-    if learner.get("feat_dim", MISSING) is MISSING or setting(planner) != setting(before):
+    if learner.get("feat_dim", MISSING) is MISSING or learner_signature(planner) != learner_signature(before):
         return planner
     with open_dict(planner):
         for key in get_class(planner._target_).trained_with:
@@ -78,7 +78,7 @@ def keep_learned(planner: DictConfig, before: DictConfig) -> DictConfig:
     return planner
 
 
-def setting(planner: DictConfig) -> dict[str, Any]:
+def learner_signature(planner: DictConfig) -> dict[str, Any]:
     """What a planner learns, but for sizes: the learner, what its trajectories are of, what they are asked for by."""
     learner = learner_of(planner)
     return {
@@ -104,7 +104,7 @@ def parse(word: str, key: str) -> Any:
 
 def require_learned(cfg: DictConfig, before: DictConfig, path: Path) -> None:
     """Refuse a planner whose learned parts a run has not trained, or not in that way."""
-    if setting(cfg.planner) != setting(before.planner):
+    if learner_signature(cfg.planner) != learner_signature(before.planner):
         raise NotLearned(
             f"planner={cfg.choices.planner} has learned parts, which {path} lacks (it was trained with "
             f"planner={before.choices.planner}): train them with `python scripts/train.py world_model={path} "

@@ -69,11 +69,11 @@ def load_run(path: str | Path, overrides: list[str] | None = None, device: str =
     spaces = checkpoint["spaces"]
     model = build_model(cfg, observation_spec(checkpoint), spaces["action_dim"])
     require_length(cfg, model.dynamics.max_length, prefix_rows(cfg))
-    planner = build_planner(cfg.planner, spaces["action_dim"], spaces["discrete"], **model.dynamics.widths)
+    planner = build_planner(cfg.planner, spaces["action_dim"], spaces["discrete"], **model.dynamics.feature_spec)
     load_weights(model, checkpoint, AVERAGE + "model.", checkpoint["file"])
     if list(planner.parameters()):
         require_learned(cfg, before, path)
-        load_weights(planner.learned, checkpoint, learned_prefix(before), checkpoint["file"])
+        load_weights(planner.trainable, checkpoint, learned_prefix(before), checkpoint["file"])
     return Run(path, cfg, model.to(device).eval(), planner.to(device).eval(), checkpoint)
 
 

@@ -15,7 +15,7 @@ from dynamics.base import Dynamics
 from worldmodels.testing.isolation import Isolation
 from worldmodels.testing.learning import Learning
 from worldmodels.testing.paths import Paths
-from worldmodels.testing.sequences import ACTION, EMBED, randomise
+from worldmodels.testing.sequences import ACTION, EMBED, randomize
 
 
 class DynamicsContract(Paths, Isolation, Learning):
@@ -38,6 +38,6 @@ class DynamicsContract(Paths, Isolation, Learning):
     @pytest.fixture
     def dynamics(self, make: Callable[..., Dynamics]) -> Dynamics:
         """With random weights everywhere, and latents at their mode."""
-        dynamics = randomise(make())
+        dynamics = randomize(make())
         dynamics.sample = False
         return dynamics

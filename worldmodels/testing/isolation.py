@@ -42,12 +42,12 @@ class Isolation:
         other_action = dynamics.obs_step(embed, action.flip(0) + 1, reset, state)
         for other in (other_past, other_action):
             assert torch.equal(imagined(dynamics, plain)[1], imagined(dynamics, other)[1])
-            assert torch.equal(plain.feat[0], other.feat[0]) != dynamics.remembers
+            assert torch.equal(plain.feat[0], other.feat[0]) != dynamics.recurrent
         fresh = dynamics.obs_step(embed, action, torch.tensor([True] * BATCH), dynamics.initial(BATCH))
         assert torch.equal(imagined(dynamics, plain)[1], imagined(dynamics, fresh)[1])
         never = dynamics.obs_step(embed, action, torch.zeros_like(reset), state)
         assert torch.equal(imagined(dynamics, plain)[[0, 2]], imagined(dynamics, never)[[0, 2]])
-        assert torch.equal(plain.feat[1], never.feat[1]) != dynamics.remembers
+        assert torch.equal(plain.feat[1], never.feat[1]) != dynamics.recurrent
 
     @torch.no_grad()
     def test_the_first_action_of_an_episode_survives(self, dynamics):
@@ -72,7 +72,7 @@ class Isolation:
                 other, _ = observe(dynamics, changed, state)
                 for key, expected in per_step(plain).items():
                     assert torch.equal(per_step(other)[key][:, :t], expected[:, :t]), (part, key)
-                if not data.reset[:, t].any() and (dynamics.remembers or part == "embed"):
+                if not data.reset[:, t].any() and (dynamics.recurrent or part == "embed"):
                     assert not torch.equal(other.post[:, t], plain.post[:, t]), part
 
     @torch.no_grad()

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from dynamics.base import layout_of
-from dynamics.latent import Latent
-from worldmodels.testing.sequences import ACTION, BATCH, assert_close, filtered, observe, randomise, sequences, warm
+from dynamics.latent import StochasticLatent
+from worldmodels.testing.sequences import ACTION, BATCH, assert_close, filtered, observe, randomize, sequences, warm
 
 
 class Learning:
@@ -17,7 +17,7 @@ class Learning:
     """Of the sequences that are compiled: more than a chunk of any parallel scan here."""
 
     def test_gradients_reach_every_parameter(self, make):
-        dynamics = randomise(make())
+        dynamics = randomize(make())
         if hasattr(dynamics, "free_nats"):
             dynamics.free_nats = 0.0
         data = sequences(5, seed=11)
@@ -83,7 +83,7 @@ class Learning:
     def test_in_bf16_a_core_scans_as_it_steps(self, dynamics):
         """From the same inputs: core outputs and the prior's logits, within 2 % of their size, and as far from fp32."""
         data = sequences(40, seed=17)
-        if not isinstance(dynamics, Latent):  # no core: what is observed, as what is filtered
+        if not isinstance(dynamics, StochasticLatent):  # no core: what is observed, as what is filtered
             with torch.autocast("cpu", torch.bfloat16):
                 rollout, _ = observe(dynamics, data, dynamics.initial(BATCH))
                 feats = [state.feat for state in filtered(dynamics, data, dynamics.initial(BATCH))]

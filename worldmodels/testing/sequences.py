@@ -14,7 +14,7 @@ LONG = 64
 """Steps of the longest sequences: every chunk of a parallel scan has others before and after it."""
 
 
-def randomise(module: nn.Module, seed: int = 1, scale: float = 0.2) -> nn.Module:
+def randomize(module: nn.Module, seed: int = 1, scale: float = 0.2) -> nn.Module:
     """Add noise to every parameter, so that nothing is zero or one by construction."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

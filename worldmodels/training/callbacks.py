@@ -26,7 +26,7 @@ from worldmodels.data.collect import Episode
 from worldmodels.data.datamodule import OfflineDataset, OnlineDataset
 from worldmodels.training.module import WorldModelModule
 from worldmodels.visualization.imagination import draw_clips, draw_errors, open_loop
-from worldmodels.visualization.plan_figures import Looked, beside_what_happened, draw_plan, frames_of, look
+from worldmodels.visualization.plan_figures import PlanPreview, beside_what_happened, draw_plan, frames_of, preview_plan
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ class Progress(TQDMProgressBar):
     def __init__(self, dataset: OnlineDataset | OfflineDataset) -> None:
         super().__init__(refresh_rate=10)
         self.dataset = dataset
-        self.score: float | None = None
+        self.return_: float | None = None
 
     def init_train_tqdm(self) -> Tqdm:
         """A bar as long as the whole run, which begins where a resumed run does."""
@@ -61,10 +61,10 @@ class Progress(TQDMProgressBar):
     def get_metrics(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> dict[str, Any]:
         """Only what a person watches."""
         shown = {"frames": f"{self.dataset.frames:,}"}
-        return shown if self.score is None else {"return": f"{self.score:.0f}"} | shown
+        return shown if self.return_ is None else {"return": f"{self.return_:.0f}"} | shown
 
 
-class Episodes(lightning.Callback):
+class EpisodeLogger(lightning.Callback):
     """Logs every finished episode against frames, and lets Ctrl-C end the collecting too."""
 
     def __init__(self, dataset: OnlineDataset | OfflineDataset, progress: Progress, ctrl_c: CtrlC) -> None:
@@ -75,12 +75,12 @@ class Episodes(lightning.Callback):
         """Listen to the collector."""
 
         def log_episode(episode: Episode) -> None:
-            self.progress.score = episode.score
+            self.progress.return_ = episode.return_
             for logger in trainer.loggers:
-                logger.log_metrics({"episode/return": episode.score, "episode/length": float(episode.length)})
+                logger.log_metrics({"episode/return": episode.return_, "episode/length": float(episode.length)})
             if not self.dataset.updates and time.monotonic() - self.said > PREFILL_SECONDS:
                 self.said = time.monotonic()
-                log.info("prefill: %d frames, return %.1f", episode.frames, episode.score)
+                log.info("prefill: %d frames, return %.1f", episode.frames, episode.return_)
 
         self.dataset.on_episode = log_episode
         self.dataset.should_stop = lambda: self.ctrl_c.pressed
@@ -90,20 +90,20 @@ class Episodes(lightning.Callback):
         trainer.should_stop = trainer.should_stop or self.ctrl_c.pressed
 
 
-class ShortEpisodes(lightning.Callback):
+class ShortEpisodeWarning(lightning.Callback):
     """Says so where no episode before the first update is long enough to teach a planner anything.
 
     A recording like that is refused; online, later episodes may be longer.
     """
 
     def __init__(self, dataset: OnlineDataset | OfflineDataset, needed: int) -> None:
-        self.dataset, self.needed, self.looked = dataset, needed, False
+        self.dataset, self.needed, self.preview = dataset, needed, False
 
     def on_train_batch_start(self, *_: Any) -> None:
         """Look once."""
-        if self.looked:
+        if self.preview:
             return
-        self.looked = True
+        self.preview = True
         longest = max(self.dataset.replay.episode_lengths(), default=0)
         if longest < self.needed:
             log.warning(
@@ -116,8 +116,8 @@ class ShortEpisodes(lightning.Callback):
 class UpdateTimer(lightning.Callback):
     """Adds the seconds of every update to the stopwatch: forward, backward, clipping and the optimiser."""
 
-    def __init__(self, watch: Stopwatch) -> None:
-        self.watch = watch
+    def __init__(self, stopwatch: Stopwatch) -> None:
+        self.stopwatch = stopwatch
         self.started = 0.0
 
     def on_train_batch_start(self, *_: Any) -> None:
@@ -126,10 +126,10 @@ class UpdateTimer(lightning.Callback):
 
     def on_train_batch_end(self, *_: Any) -> None:
         """Add what it took."""
-        self.watch.add("update", time.perf_counter() - self.started)
+        self.stopwatch.add("update", time.perf_counter() - self.started)
 
 
-class Watch(lightning.Callback):
+class ImaginationLogger(lightning.Callback):
     """Draws what the model imagines: open-loop clips, error against horizon, and what the planner has in mind."""
 
     def __init__(
@@ -139,7 +139,7 @@ class Watch(lightning.Callback):
         precision: Callable[[], AbstractContextManager] = nullcontext,
     ) -> None:
         self.dataset, self.updates, self.precision = dataset, updates, precision
-        self.pending: tuple[Looked, int] | None = None  # the plan before this, and the row it was made in
+        self.pending: tuple[PlanPreview, int] | None = None  # the plan before this, and the row it was made in
 
     @torch.no_grad()
     def on_train_batch_end(
@@ -187,22 +187,22 @@ class Watch(lightning.Callback):
         frames: int,
     ) -> None:
         """What the planner has in mind in the first environment, or at the end of a recorded window if nobody acts."""
-        actor, (model, planner) = self.dataset.actor, module.acting
-        acts = actor is not None and actor.memory is not None
+        agent, (model, planner) = self.dataset.agent, module.acting
+        acts = agent is not None and agent.memory is not None
         with self.precision():
             if acts:
-                state = model.dynamics.select(actor.state, slice(0, 1))
-                memory = {key: value[:1] for key, value in actor.memory.items()}
+                state = model.dynamics.select(agent.state, slice(0, 1))
+                memory = {key: value[:1] for key, value in agent.memory.items()}
             else:
                 state, memory = self._recorded_state(module, batch, generator), planner.initial(1)
                 memory = {key: value.to(module.device) for key, value in memory.items()}
-            looked = look(model, planner, state, memory, generator)
-        if looked is None:
+            preview = preview_plan(model, planner, state, memory, generator)
+        if preview is None:
             return
-        self.pending = (looked, self.dataset.replay.newest) if acts else None
-        writer.add_figure("planner/considered", draw_plan(looked), frames)
+        self.pending = (preview, self.dataset.replay.last_row) if acts else None
+        writer.add_figure("planner/considered", draw_plan(preview), frames)
         if "pixels" in model.encoder.observations:
-            add_gif(writer, "planner/chosen_plan", frames_of(model, looked), frames)
+            add_gif(writer, "planner/chosen_plan", frames_of(model, preview), frames)
 
     def _recorded_state(self, module: WorldModelModule, batch: dict[str, Tensor], generator: torch.Generator) -> State:
         """The model's state at the end of the batch's first window."""
@@ -214,12 +214,12 @@ class Watch(lightning.Callback):
         """The plan that was drawn before, beside what then happened, as far as its episode went."""
         if self.pending is None:
             return
-        (looked, row), self.pending = self.pending, None
-        rows = self.dataset.replay.episode_from(row, looked.considered.plan.shape[1] + 1, 0)
+        (preview, row), self.pending = self.pending, None
+        rows = self.dataset.replay.episode_from(row, preview.info.plan.shape[1] + 1, 0)
         if len(rows["reward"]) < 2:
             return
-        figure = draw_plan(looked, rows["reward"][1:].tolist())
+        figure = draw_plan(preview, rows["reward"][1:].tolist())
         writer.add_figure("planner/considered_and_what_came", figure, frames)
         if "pixels" in rows:
-            clip = beside_what_happened(module.acting[0], looked, rows["pixels"])
+            clip = beside_what_happened(module.acting[0], preview, rows["pixels"])
             add_gif(writer, "planner/planned_and_what_came", clip, frames)

@@ -14,7 +14,7 @@ from torch.optim.swa_utils import AveragedModel
 from dynamics.base import Rollout, State
 from planners.base import Planner
 from worldmodels.common.batch import split_context
-from worldmodels.common.columns import MEMORY
+from worldmodels.common.columns import MEMORY_PREFIX
 from worldmodels.errors import UserError
 from worldmodels.model import WorldModel
 from worldmodels.training.optim import moving_average
@@ -88,7 +88,7 @@ class WorldModelModule(lightning.LightningModule):
         initial = model.initial(len(window["action"]))
         if prefix is None:
             return initial
-        stored = {key: prefix[MEMORY + key][:, -1] for key in initial.memory if MEMORY + key in prefix}
+        stored = {key: prefix[MEMORY_PREFIX + key][:, -1] for key in initial.memory if MEMORY_PREFIX + key in prefix}
         if stored:
             return State(initial.feat, stored)
         return model.observe(prefix, initial)[1]
@@ -131,7 +131,7 @@ class WorldModelModule(lightning.LightningModule):
 
     def _clipped_together(self, parameters: list[nn.Parameter]) -> list[list[nn.Parameter]]:
         """All but what objectives learn that shape nothing, and that: else a probe would scale others' steps down."""
-        watching = [objective for objective in self.model.objectives if not objective.shapes]
+        watching = [objective for objective in self.model.objectives if not objective.trains_latent]
         apart = {id(p) for objective in watching for p in objective.parameters()}
         groups = ([p for p in parameters if (id(p) in apart) == probes] for probes in (False, True))
         return [group for group in groups if group]

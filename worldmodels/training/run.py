@@ -18,12 +18,12 @@ from hydra.utils import get_method
 from omegaconf import DictConfig, OmegaConf
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from worldmodels.cli import CtrlC, Interrupted, take
+from worldmodels.cli import CtrlC, Interrupted, split_arguments
 from worldmodels.common.files import write_json
 from worldmodels.config import load_config
 from worldmodels.doctor import require_rendering
 from worldmodels.errors import UserError
-from worldmodels.evaluation.report import finish
+from worldmodels.evaluation.report import evaluate_finished_run
 from worldmodels.factory import learner_of
 from worldmodels.runs.edit import WEIGHTS, override, replayed, require_learned, world_of
 from worldmodels.runs.folders import (
@@ -54,7 +54,7 @@ def train(words: list[str]) -> Path:
     """Start what the configuration's ``procedure`` is, or continue it with ``resume=<run>``; return its folder."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     keep_freed_memory()
-    own, overrides = take(words, {"resume": str, "world_model": str, "data": str}, required=())
+    own, overrides = split_arguments(words, {"resume": str, "world_model": str, "data": str}, required=())
     if "data" in own:
         overrides.append(f"data.dataset={own['data']}")
     resume = Path(own["resume"]) if "resume" in own else None
@@ -88,7 +88,7 @@ def learn_online(cfg: DictConfig, words: list[str], resume: Path | None) -> Path
             stack.enter_context(removed_unless_begun(folder))
         training = stack.enter_context(assemble(cfg, folder, ctrl_c, resumed_at(checkpoint)))
         if checkpoint is not None:
-            take_up(checkpoint, training)
+            prepare_resume(checkpoint, training)
         OmegaConf.save(cfg, folder / CONFIG)
         try:
             fit(training, checkpoint and checkpoint["file"])
@@ -98,20 +98,20 @@ def learn_online(cfg: DictConfig, words: list[str], resume: Path | None) -> Path
     try:
         if ctrl_c.pressed:
             raise KeyboardInterrupt
-        with training.watch("evaluate and imagine"):
-            finish(load_run(folder, device=str(training.trainer.strategy.root_device)), cfg)
+        with training.stopwatch("evaluate and imagine"):
+            evaluate_finished_run(load_run(folder, device=str(training.trainer.strategy.root_device)), cfg)
     except KeyboardInterrupt:
         data = training.data.dataset
         log.info("\nsaved after %d updates, %d frames; %s", data.updates, data.frames, how_to_go_on(folder))
         raise Interrupted from None
-    write_json(folder / "timing.json", training.watch.seconds | {"total": time.perf_counter() - start})
-    log.info("%s", time_table(training.watch.seconds, time.perf_counter() - start))
+    write_json(folder / "timing.json", training.stopwatch.seconds | {"total": time.perf_counter() - start})
+    log.info("%s", time_table(training.stopwatch.seconds, time.perf_counter() - start))
     log.info("look at it: tensorboard --logdir %s", folder)
     return folder
 
 
 @contextmanager
-def quietly() -> Iterator[None]:
+def suppress_known_warnings() -> Iterator[None]:
     """Leave out :data:`NEEDLESS_WARNINGS`."""
     with warnings.catch_warnings():
         for message in NEEDLESS_WARNINGS:
@@ -135,7 +135,7 @@ def time_table(seconds: dict[str, float], total: float) -> str:
     return "\n".join(f"{name:<24}{value:>8.1f} s{100 * value / total:>6.1f} %" for name, value in rows)
 
 
-def take_up(checkpoint: dict[str, Any], training: Training) -> None:
+def prepare_resume(checkpoint: dict[str, Any], training: Training) -> None:
     """Refuse a checkpoint of another architecture; put a torn one out of the way of those that will be saved."""
     file = Path(checkpoint["file"])
     load_weights(training.module, checkpoint, "", str(file))
@@ -163,7 +163,7 @@ def require_prefill_over(cfg: DictConfig, counters: dict[str, int]) -> None:
 
 def fit(training: Training, checkpoint: str | None) -> None:
     """Fit; what was recorded while prefilling is saved too."""
-    with quietly(), logging_redirect_tqdm():
+    with suppress_known_warnings(), logging_redirect_tqdm():
         training.trainer.fit(training.module, training.data, ckpt_path=checkpoint, weights_only=True)
     if not training.data.dataset.updates:
         training.checkpoints.save(training.trainer)

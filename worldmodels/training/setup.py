@@ -17,10 +17,10 @@ from omegaconf import DictConfig, OmegaConf
 from planners.search.memory import require_memory
 from worldmodels.cli import CtrlC
 from worldmodels.common import precision
-from worldmodels.common.columns import GOAL
+from worldmodels.common.columns import GOAL_PREFIX
 from worldmodels.common.timing import Stopwatch
-from worldmodels.data.collect import Actor, Collector, row_spec
-from worldmodels.data.datamodule import OfflineDataset, OnlineData, OnlineDataset, Schedule
+from worldmodels.data.collect import Agent, Collector, row_spec
+from worldmodels.data.datamodule import OfflineDataset, OnlineData, OnlineDataset, UpdateSchedule
 from worldmodels.data.import_dataset import open_dataset
 from worldmodels.data.replay import Replay
 from worldmodels.envs.vector import VectorEnv
@@ -38,7 +38,7 @@ from worldmodels.model import WorldModel
 from worldmodels.nets.encoders import ObservationSpec
 from worldmodels.runs.folders import AVERAGE, load_weights, read_checkpoint
 from worldmodels.runs.recordings import require_same_world
-from worldmodels.training.callbacks import Episodes, Progress, ShortEpisodes, UpdateTimer, Watch
+from worldmodels.training.callbacks import EpisodeLogger, ImaginationLogger, Progress, ShortEpisodeWarning, UpdateTimer
 from worldmodels.training.checkpoints import Checkpoints, PlainFiles
 from worldmodels.training.logs import FrameCurves, MetricsCsv
 from worldmodels.training.module import WorldModelModule
@@ -63,7 +63,7 @@ class Training:
     data: OnlineData
     trainer: lightning.Trainer
     checkpoints: Checkpoints
-    watch: Stopwatch
+    stopwatch: Stopwatch
 
 
 @contextmanager
@@ -80,9 +80,9 @@ def assemble(cfg: DictConfig, folder: Path, ctrl_c: CtrlC, resumed_at: int = 0) 
         module = build_module(cfg, folder, model, envs)
         require_memory(model, module.planner, envs.num_envs, precision.device_of(cfg.trainer.accelerator))
         trainer_cfg = cfg.trainer
-        watch = Stopwatch()
+        stopwatch = Stopwatch()
         build = build_offline if cfg.data.dataset else build_dataset
-        dataset = build(cfg, folder, module, envs, watch)
+        dataset = build(cfg, folder, module, envs, stopwatch)
         spaces = {
             "observations": {
                 k: [list(s), str(d).removeprefix("torch.")] for k, (s, d) in envs.observation_spec.items()
@@ -94,11 +94,11 @@ def assemble(cfg: DictConfig, folder: Path, ctrl_c: CtrlC, resumed_at: int = 0) 
         checkpoints = Checkpoints(folder / "checkpoints", trainer_cfg.checkpoint_minutes, spaces, dataset)
         callbacks = [
             progress,
-            UpdateTimer(watch),
-            Episodes(dataset, progress, ctrl_c),
-            ShortEpisodes(dataset, module.planner.required_rows),
+            UpdateTimer(stopwatch),
+            EpisodeLogger(dataset, progress, ctrl_c),
+            ShortEpisodeWarning(dataset, module.planner.min_window),
             checkpoints,
-            Watch(
+            ImaginationLogger(
                 dataset,
                 trainer_cfg.watch_updates,
                 precision.context(trainer_cfg.precision, precision.device_of(trainer_cfg.accelerator)),
@@ -106,13 +106,13 @@ def assemble(cfg: DictConfig, folder: Path, ctrl_c: CtrlC, resumed_at: int = 0) 
         ]
         require_length(cfg, model.dynamics.max_length, module.prefix)
         module.planner.check(model.dynamics, cfg.data.length)
-        tell_of_blind_starts(module, cfg.data.length)
+        warn_cold_starts(module, cfg.data.length)
         module.configure_optimizers()  # mistakes in its configuration belong before the first frame
         trainer = build_trainer(trainer_cfg, folder, dataset, callbacks, resumed_at)
         device = trainer.strategy.root_device
         module.to(device)
         if not cfg.data.dataset:
-            dataset.collector.actor = Actor(
+            dataset.collector.agent = Agent(
                 envs.num_envs,
                 module.acting[0],
                 explore=True,
@@ -121,7 +121,7 @@ def assemble(cfg: DictConfig, folder: Path, ctrl_c: CtrlC, resumed_at: int = 0) 
             )
         if trainer_cfg.compile:
             module.compile_losses()
-        yield Training(module, OnlineData(dataset), trainer, checkpoints, watch)
+        yield Training(module, OnlineData(dataset), trainer, checkpoints, stopwatch)
 
 
 def freeze(model: WorldModel, cfg: DictConfig, resumed_at: int) -> None:
@@ -172,7 +172,7 @@ def build_module(cfg: DictConfig, folder: Path, model: Any, envs: VectorEnv | Sp
             envs.discrete,
             seed=cfg.seed,
             std=cfg.size.get("init_std"),
-            **model.dynamics.widths,
+            **model.dynamics.feature_spec,
         ),
         lambda groups: construct(cfg.optimizer.build, params=groups, lr=cfg.optimizer.lr),
         construct(cfg.optimizer.clip),
@@ -199,7 +199,7 @@ def parts(cfg: DictConfig) -> dict[str, dict[str, float]]:
 
 
 def build_dataset(
-    cfg: DictConfig, folder: Path, module: WorldModelModule, envs: VectorEnv, watch: Stopwatch
+    cfg: DictConfig, folder: Path, module: WorldModelModule, envs: VectorEnv, stopwatch: Stopwatch
 ) -> OnlineDataset:
     """Replay, collector and schedule."""
     data = cfg.data
@@ -220,16 +220,18 @@ def build_dataset(
             f"data.capacity={data.capacity} keeps {replay.layout.steps} rows of each environment, too few for windows "
             f"of {rows}: raise data.capacity or lower data.length."
         )
-    actor = Actor(envs.num_envs, model, True, torch.Generator())
+    agent = Agent(envs.num_envs, model, True, torch.Generator())
     repeat = cfg.env.get("action_repeat", 1)
-    schedule = Schedule(cfg.prefill // repeat, cfg.frames // repeat, cfg.train_ratio, data.batch_size * data.length)
+    schedule = UpdateSchedule(
+        cfg.prefill // repeat, cfg.frames // repeat, cfg.train_ratio, data.batch_size * data.length
+    )
     if schedule.total < 1:
         raise UserError(
             f"frames={cfg.frames} with prefill={cfg.prefill} and train_ratio={cfg.train_ratio} pays for no update: "
             "raise frames or lower prefill."
         )
     return OnlineDataset(
-        Collector(envs, replay, actor, watch),
+        Collector(envs, replay, agent, stopwatch),
         replay,
         schedule,
         planner,
@@ -239,13 +241,13 @@ def build_dataset(
     )
 
 
-def tell_of_blind_starts(module: WorldModelModule, length: int) -> None:
+def warn_cold_starts(module: WorldModelModule, length: int) -> None:
     """Say so where many trajectories begin in a window's first latent, which was filtered from one frame alone.
 
     Plans begin in latents that know all that came before; windows of a random offset seldom show the first one.
     """
-    share = module.planner.starts_blind(length)
-    if share > 0.1 and not module.prefix and module.model.dynamics.remembers:
+    share = module.planner.cold_start_fraction(length)
+    if share > 0.1 and not module.prefix and module.model.dynamics.recurrent:
         log.warning(
             "%.0f %% of what plans are learned from begins in a latent that was filtered from a single frame, as none "
             "does in acting: set data.context=burn_in, or a longer data.length",
@@ -255,11 +257,11 @@ def tell_of_blind_starts(module: WorldModelModule, length: int) -> None:
 
 def shown_goal(envs: VectorEnv) -> dict[str, np.ndarray]:
     """What ``env.goal`` shows beside every observation."""
-    return {key: value[0].numpy() for key, value in envs.reset().items() if key.startswith(GOAL)}
+    return {key: value[0].numpy() for key, value in envs.reset().items() if key.startswith(GOAL_PREFIX)}
 
 
 def build_offline(
-    cfg: DictConfig, folder: Path, module: WorldModelModule, envs: VectorEnv, watch: Stopwatch
+    cfg: DictConfig, folder: Path, module: WorldModelModule, envs: VectorEnv, stopwatch: Stopwatch
 ) -> OfflineDataset:
     """A recording in the place of replay and collector; nobody acts before the training is over."""
     data = cfg.data
@@ -273,7 +275,7 @@ def build_offline(
     replay = open_dataset(data.dataset, row_spec(envs), *where, shown_goal(envs) if cfg.env.get("goal") else None)
     log.info("data=%s: %s", data.dataset, replay.describe())
     longest, rows = max(replay.episode_lengths(), default=0), data.length + module.prefix
-    needed = module.planner.required_rows if data.cross_resets else max(rows, module.planner.required_rows)
+    needed = module.planner.min_window if data.cross_resets else max(rows, module.planner.min_window)
     if longest < needed:
         raise UserError(
             f"data={data.dataset}: the longest of its episodes has {longest} rows, and windows "
@@ -286,4 +288,4 @@ def build_offline(
             "data=%s: %.0f %% of the rows are in episodes of less than %d, too short for a whole window or plan",
             *(data.dataset, 100 * lost, needed),
         )
-    return OfflineDataset(replay, data.batch_size, rows, cfg.updates, watch, repeat)
+    return OfflineDataset(replay, data.batch_size, rows, cfg.updates, stopwatch, repeat)

@@ -15,12 +15,12 @@ from torch import Tensor
 
 from dynamics.base import Memory, State
 from dynamics.goal import join_goal, split_goal
-from planners.diffusion.planner import Diffusion, Sampled
+from planners.diffusion.planner import Diffusion, SampledPlans
 from worldmodels.common import precision
-from worldmodels.common.columns import GOAL
-from worldmodels.common.frames import enlarge, gif_bytes, newest, to_uint8
+from worldmodels.common.columns import GOAL_PREFIX
+from worldmodels.common.frames import enlarge, gif_bytes, last_frame, to_uint8
 from worldmodels.common.seeds import HELD_OUT, derive_seed
-from worldmodels.data.collect import Actor
+from worldmodels.data.collect import Agent
 from worldmodels.envs.grid import Grid
 from worldmodels.envs.maze import grid_of
 from worldmodels.envs.vector import VectorEnv
@@ -47,23 +47,23 @@ class Situation:
 
 
 @torch.no_grad()
-def watch(run: Run, seed: int) -> None:
+def write_diffusion_figures(run: Run, seed: int) -> None:
     """Write ``denoising.gif``, ``guidance.png`` and in mazes ``path.png``, of the first held-out episode."""
     if not isinstance(run.planner, Diffusion):
         return
     generator = torch.Generator(run.model.device).manual_seed(seed)
     amp = precision.context(run.cfg.trainer.precision, run.model.device)
     with VectorEnv(run.cfg.env, 1, derive_seed(seed, HELD_OUT), run.cfg.env.step_timeout) as envs, amp():
-        actor, rows = Actor(1, run.model, False, generator, amp), envs.reset()
-        actor.filter(rows)
+        agent, rows = Agent(1, run.model, False, generator, amp), envs.reset()
+        agent.filter(rows)
         memory = {key: value.to(run.model.device) for key, value in run.planner.initial(1).items()}
-        situation = Situation(run.model, run.planner, actor.state, memory, maze_of(run), goal_of(rows))
-        if situation.grid is None and "pixels" not in run.model.decode(actor.state.feat):
+        situation = Situation(run.model, run.planner, agent.state, memory, maze_of(run), goal_of(rows))
+        if situation.grid is None and "pixels" not in run.model.decode(agent.state.feat):
             return  # nothing of a plan can be drawn
         (run.path / "denoising.gif").write_bytes(gif_bytes(denoising(situation, generator), fps=3))
         guidance(situation, generator).savefig(run.path / "guidance.png", dpi=120)
         if situation.grid is not None:
-            followed(situation, envs, actor, rows).savefig(run.path / "path.png", dpi=120)
+            followed(situation, envs, agent, rows).savefig(run.path / "path.png", dpi=120)
 
 
 def maze_of(run: Run) -> Grid | None:
@@ -74,7 +74,7 @@ def maze_of(run: Run) -> Grid | None:
 
 def goal_of(rows: dict[str, Tensor]) -> Float[np.ndarray, " 2"] | None:
     """Where the goal lies, if that is observed."""
-    return rows[GOAL + "state"][0, :2].numpy() if GOAL + "state" in rows else None
+    return rows[GOAL_PREFIX + "state"][0, :2].numpy() if GOAL_PREFIX + "state" in rows else None
 
 
 def denoising(situation: Situation, generator: torch.Generator) -> UInt8[np.ndarray, "T H W 3"]:
@@ -135,7 +135,7 @@ def guiding(planner: Diffusion) -> dict[str, float]:
     return labels | planner.terms({}) or {"reward": 1.0}
 
 
-def mean_return(situation: Situation, sampled: Sampled) -> float:
+def mean_return(situation: Situation, sampled: SampledPlans) -> float:
     """What the world model imagines the plans to earn, undiscounted."""
     actions = situation.planner.family.mode(sampled.actions[0])
     forked = situation.model.dynamics.fork(situation.state, len(actions))
@@ -143,15 +143,15 @@ def mean_return(situation: Situation, sampled: Sampled) -> float:
     return float(situation.model.imagine(forked, actions, actions.shape[1], generator).reward.sum(1).mean())
 
 
-def followed(situation: Situation, envs: VectorEnv, actor: Actor, rows: dict[str, Tensor]) -> Figure:
+def followed(situation: Situation, envs: VectorEnv, agent: Agent, rows: dict[str, Tensor]) -> Figure:
     """The first plan, and the way that was then taken, planning anew as ever."""
     planned, way = None, [rows["state"][0, :2].numpy()]
     while not rows["is_last"].all():
-        action = actor.act(situation.planner, rows["is_first"])
+        action = agent.act(situation.planner, rows["is_first"])
         if planned is None:
-            planned = positions(situation, actor.memory["latents"])
+            planned = positions(situation, agent.memory["latents"])
         rows = envs.step(action)
-        actor.filter(rows)
+        agent.filter(rows)
         way.append(rows["state"][0, :2].numpy())
     return draw_paths(
         situation.grid, situation.goal, [planned], ["red: the first plan, blue: the way taken"], 0, np.stack(way)
@@ -170,7 +170,7 @@ def decoded_strip(situation: Situation, latents: Float[Tensor, "L F"]) -> UInt8[
     goal = split_goal(situation.state.feat, situation.model.dynamics.goal_dim)[1]
     rows = torch.linspace(0, len(latents) - 1, min(SHOWN, len(latents))).round().long()
     feat = join_goal(latents[rows.to(latents.device)][None], goal)
-    frames = to_uint8(newest(situation.model.decode(feat)["pixels"][0]))
+    frames = to_uint8(last_frame(situation.model.decode(feat)["pixels"][0]))
     return enlarge(rearrange(frames, "t c h w -> h (t w) c"), 96)
 
 

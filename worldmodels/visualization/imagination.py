@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from dynamics.base import State
-from worldmodels.common.frames import border, enlarge, newest, pixels_to_float, to_uint8
+from worldmodels.common.frames import border, enlarge, last_frame, pixels_to_float, to_uint8
 from worldmodels.common.randomness import own_randomness
 from worldmodels.model import WorldModel
 
@@ -53,8 +53,8 @@ def open_loop(
         rollout, state, _ = model.observe(seen, state)
     actions = batch["action"][:, context : context + imag_horizon]
     imagined = model.imagine(state, actions, imag_horizon, generator).feat[:, 1:]
-    frames = newest(model.decode(torch.cat([rollout.feat, imagined], dim=1))["pixels"])
-    truth = pixels_to_float(newest(batch["pixels"][:, : context + imag_horizon]))
+    frames = last_frame(model.decode(torch.cat([rollout.feat, imagined], dim=1))["pixels"])
+    truth = pixels_to_float(last_frame(batch["pixels"][:, : context + imag_horizon]))
     return OpenLoop(truth, frames, context)
 
 
@@ -63,8 +63,8 @@ def rows_of(clip: OpenLoop) -> UInt8[np.ndarray, "B 3 T H W 3"]:
     error = (clip.model - clip.truth).abs()
     images = to_uint8(torch.stack([clip.truth, clip.model, error], dim=1))
     images = rearrange(images, "b r t c h w -> b r t h w c")
-    colours = [SEES if t < clip.context else IMAGINES for t in range(images.shape[2])]
-    return np.stack([[[border(im, c) for im, c in zip(row, colours, strict=True)] for row in b] for b in images])
+    colors = [SEES if t < clip.context else IMAGINES for t in range(images.shape[2])]
+    return np.stack([[[border(im, c) for im, c in zip(row, colors, strict=True)] for row in b] for b in images])
 
 
 def draw_clips(clip: OpenLoop, windows: int = 4) -> UInt8[np.ndarray, "T H W 3"]:
@@ -97,10 +97,10 @@ def draw_returns(frames: list[int], returns: list[float], levels: dict[str, floa
     axes = figure.add_subplot(xlabel="environment frames", ylabel="return of a training episode")
     axes.plot(frames, returns, ".", alpha=0.4, color="tab:blue")
     means = [float(np.mean(returns[max(0, i - smooth + 1) : i + 1])) for i in range(len(returns))]
-    newest = dict(zip(frames, means, strict=True))  # environments end their episodes at the same frame
-    axes.plot(newest.keys(), newest.values(), color="tab:blue", label=f"mean of {smooth}")
-    for (name, level), colour in zip(levels.items(), ("tab:green", "tab:orange", "tab:red", "tab:gray"), strict=False):
-        axes.axhline(level, linestyle="--", linewidth=1, color=colour, label=name)
+    last_frame = dict(zip(frames, means, strict=True))  # environments end their episodes at the same frame
+    axes.plot(last_frame.keys(), last_frame.values(), color="tab:blue", label=f"mean of {smooth}")
+    for (name, level), color in zip(levels.items(), ("tab:green", "tab:orange", "tab:red", "tab:gray"), strict=False):
+        axes.axhline(level, linestyle="--", linewidth=1, color=color, label=name)
     axes.set_ylim(bottom=min(0, *returns))
     axes.legend(fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=1 + len(levels), frameon=False)
     return figure

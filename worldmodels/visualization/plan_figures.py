@@ -14,11 +14,11 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from dynamics.base import Memory, State
-from planners.base import Considered, Learner, Planner
+from planners.base import Learner, PlanInfo, Planner
 from worldmodels.common import precision
-from worldmodels.common.frames import border, enlarge, gif_bytes, newest, pixels_to_float, to_uint8
+from worldmodels.common.frames import border, enlarge, gif_bytes, last_frame, pixels_to_float, to_uint8
 from worldmodels.common.seeds import HELD_OUT, derive_seed
-from worldmodels.data.collect import Actor
+from worldmodels.data.collect import Agent
 from worldmodels.envs.vector import VectorEnv
 from worldmodels.model import WorldModel
 from worldmodels.runs.loading import Run
@@ -32,57 +32,57 @@ DRAWN = 64
 
 
 @dataclass(frozen=True)
-class Looked:
+class PlanPreview:
     """A plan of one environment, what the model imagines of it, and what is expected on the way."""
 
-    considered: Considered
+    info: PlanInfo
     imagined: Trajectory
     values: Float[Tensor, " H1"]
 
 
 @torch.no_grad()
-def look(
+def preview_plan(
     model: WorldModel, planner: Planner, state: State, memory: Memory, generator: torch.Generator
-) -> Looked | None:
+) -> PlanPreview | None:
     """What a planner has in mind in one state (one row); None where it imagines nothing."""
-    considered = planner.consider(model, state, memory, generator)
-    if considered is None:
+    info = planner.inspect(model, state, memory, generator)
+    if info is None:
         return None
-    imagined = model.imagine(state, considered.plan, considered.plan.shape[1], generator)
-    return Looked(considered, imagined, values_along(planner, imagined, generator))
+    imagined = model.imagine(state, info.plan, info.plan.shape[1], generator)
+    return PlanPreview(info, imagined, values_along(planner, imagined, generator))
 
 
 def values_along(planner: Planner, imagined: Trajectory, generator: torch.Generator) -> Float[Tensor, " H1"]:
     """Value of each imagined state: the learned one, or else the rewards still to come in the plan."""
-    if isinstance(planner.learned, Learner):
+    if isinstance(planner.trainable, Learner):
         feat = imagined.feat[:1]
-        noise = torch.randn(1, planner.learned.value_noise(feat.shape[1]), generator=generator, device=feat.device)
-        return planner.learned.value(feat, noise)[0]
+        noise = torch.randn(1, planner.trainable.value_noise(feat.shape[1]), generator=generator, device=feat.device)
+        return planner.trainable.value(feat, noise)[0]
     alive = torch.cat([torch.ones_like(imagined.cont[0, :1]), imagined.cont[0].cumprod(0)[:-1]])
     to_come = (alive * imagined.reward[0]).flip(0).cumsum(0).flip(0)
     return torch.cat([to_come, torch.zeros_like(to_come[:1])])
 
 
-def frames_of(model: WorldModel, looked: Looked) -> UInt8[np.ndarray, "T H W 3"]:
+def frames_of(model: WorldModel, preview: PlanPreview) -> UInt8[np.ndarray, "T H W 3"]:
     """The imagined plan, decoded; the first frame, which is filtered and not imagined, has another border."""
-    decoded = newest(model.decode(looked.imagined.feat)["pixels"][0])
+    decoded = last_frame(model.decode(preview.imagined.feat)["pixels"][0])
     frames = rearrange(to_uint8(decoded), "t c h w -> t h w c")
-    colours = [SEES] + [IMAGINES] * (len(frames) - 1)
-    bordered = [border(frame, colour) for frame, colour in zip(frames, colours, strict=True)]
+    colors = [SEES] + [IMAGINES] * (len(frames) - 1)
+    bordered = [border(frame, color) for frame, color in zip(frames, colors, strict=True)]
     return np.stack([enlarge(frame) for frame in bordered])
 
 
-def draw_plan(looked: Looked, happened: list[float] | None = None) -> Figure:
+def draw_plan(preview: PlanPreview, happened: list[float] | None = None) -> Figure:
     """Candidates coloured by value with the plan over them, a panel an action's number; values and rewards below."""
-    plan = looked.considered.plan[0].cpu()
+    plan = preview.info.plan[0].cpu()
     shown = min(plan.shape[1], 3)
     figure = Figure(figsize=(3.2 * (shown + 1), 2.8), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, shown + 1)
     steps = np.arange(len(plan))
     for number, panel in enumerate(axes[:shown]):
-        if looked.considered.candidates is not None:
-            lines, values = candidates_of(looked.considered, number)
+        if preview.info.candidates is not None:
+            lines, values = candidates_of(preview.info, number)
             panel.add_collection(collection := LineCollection(lines, array=values, cmap="viridis", linewidths=0.8))
             if number == shown - 1:
                 figure.colorbar(collection, ax=panel, label="value")
@@ -90,8 +90,8 @@ def draw_plan(looked: Looked, happened: list[float] | None = None) -> Figure:
         panel.set(xlabel="decisions ahead", title=f"action {number + 1} of {plan.shape[1]}", ylim=(-1.05, 1.05))
     axes[0].legend(fontsize=7)
     panel, beside = axes[-1], axes[-1].twinx()  # values are sums of rewards: on one scale these would be flat
-    lines = panel.plot(range(len(looked.values)), looked.values.cpu(), color="tab:blue", label="value")
-    lines += beside.plot(steps + 1, looked.imagined.reward[0].cpu(), color="tab:orange", label="imagined reward")
+    lines = panel.plot(range(len(preview.values)), preview.values.cpu(), color="tab:blue", label="value")
+    lines += beside.plot(steps + 1, preview.imagined.reward[0].cpu(), color="tab:orange", label="imagined reward")
     if happened is not None:
         came = range(1, len(happened) + 1)
         lines += beside.plot(came, happened, "--", color="tab:green", label="reward that came")
@@ -103,37 +103,37 @@ def draw_plan(looked: Looked, happened: list[float] | None = None) -> Figure:
     return figure
 
 
-def candidates_of(considered: Considered, number: int) -> tuple[list[np.ndarray], np.ndarray]:
+def candidates_of(info: PlanInfo, number: int) -> tuple[list[np.ndarray], np.ndarray]:
     """Lines of one number of the action, the worst first so that the best lie on top, and their values."""
-    order = considered.values[0].argsort().cpu()
+    order = info.values[0].argsort().cpu()
     order = order[torch.linspace(0, len(order) - 1, min(DRAWN, len(order))).long()]
-    rows = considered.candidates[0, order.to(considered.candidates.device), :, number].cpu().numpy()
+    rows = info.candidates[0, order.to(info.candidates.device), :, number].cpu().numpy()
     steps = np.arange(rows.shape[1])
-    return [np.stack([steps, row], axis=1) for row in rows], considered.values[0].cpu()[order].numpy()
+    return [np.stack([steps, row], axis=1) for row in rows], info.values[0].cpu()[order].numpy()
 
 
 def beside(imagined: Float[Tensor, "H1 C H W"], happened: Float[Tensor, "H1 C H W"]) -> UInt8[np.ndarray, "T H2 W2 3"]:
     """Animated: what was planned on the left, what then happened on the right."""
-    pair = to_uint8(newest(torch.stack([imagined, happened])))
+    pair = to_uint8(last_frame(torch.stack([imagined, happened])))
     pair = rearrange(pair, "p t c h w -> p t h w c")
-    colours = [SEES] + [IMAGINES] * (len(imagined) - 1)
+    colors = [SEES] + [IMAGINES] * (len(imagined) - 1)
     frames = [
-        np.concatenate([border(plan, colour), border(truth, SEES)], axis=1)
-        for plan, truth, colour in zip(*pair, colours, strict=True)
+        np.concatenate([border(plan, color), border(truth, SEES)], axis=1)
+        for plan, truth, color in zip(*pair, colors, strict=True)
     ]
     return np.stack([enlarge(frame, 192) for frame in frames])
 
 
 def beside_what_happened(
-    model: WorldModel, looked: Looked, pixels: UInt8[Tensor, "L C H W"]
+    model: WorldModel, preview: PlanPreview, pixels: UInt8[Tensor, "L C H W"]
 ) -> UInt8[np.ndarray, "T H2 W2 3"]:
     """A plan decoded, and the frames that came from the state on in which it was made."""
-    imagined = model.decode(looked.imagined.feat)["pixels"][0, : len(pixels)]
+    imagined = model.decode(preview.imagined.feat)["pixels"][0, : len(pixels)]
     return beside(imagined.cpu(), pixels_to_float(pixels[: len(imagined)]).cpu())
 
 
 @torch.no_grad()
-def watch(run: Run, seed: int) -> None:
+def write_plan_figures(run: Run, seed: int) -> None:
     """Write ``plan.png``, and with pixels ``plan.gif`` (planned left, happened right), into the run folder.
 
     The plan is made in the middle of a held-out episode; what then happens is the planner acting on, planning anew on
@@ -142,24 +142,24 @@ def watch(run: Run, seed: int) -> None:
     generator = torch.Generator(run.model.device).manual_seed(seed)
     amp = precision.context(run.cfg.trainer.precision, run.model.device)
     with VectorEnv(run.cfg.env, 1, derive_seed(seed, HELD_OUT), run.cfg.env.step_timeout) as envs:
-        actor = Actor(1, run.model, False, generator, amp)
-        rows, step, looked, tape = envs.reset(), 0, None, []
-        while looked is None or len(tape) <= looked.considered.plan.shape[1]:
-            actor.filter(rows)
-            action = actor.act(run.planner, rows["is_first"])
-            if looked is None and step >= BEFORE:
+        agent = Agent(1, run.model, False, generator, amp)
+        rows, step, preview, happened = envs.reset(), 0, None, []
+        while preview is None or len(happened) <= preview.info.plan.shape[1]:
+            agent.filter(rows)
+            action = agent.act(run.planner, rows["is_first"])
+            if preview is None and step >= BEFORE:
                 with amp():
-                    looked = look(run.model, run.planner, actor.state, actor.memory, generator)
-                if looked is None:
+                    preview = preview_plan(run.model, run.planner, agent.state, agent.memory, generator)
+                if preview is None:
                     return
-            if looked is not None:
-                tape.append(rows)
+            if preview is not None:
+                happened.append(rows)
             if rows["is_last"].all():
                 break
             rows, step = envs.step(action), step + 1
-    if looked is None:
+    if preview is None:
         return
-    draw_plan(looked, [float(row["reward"]) for row in tape[1:]]).savefig(run.path / "plan.png", dpi=120)
-    if "pixels" in tape[0]:
-        clip = beside_what_happened(run.model, looked, torch.cat([row["pixels"] for row in tape]))
+    draw_plan(preview, [float(row["reward"]) for row in happened[1:]]).savefig(run.path / "plan.png", dpi=120)
+    if "pixels" in happened[0]:
+        clip = beside_what_happened(run.model, preview, torch.cat([row["pixels"] for row in happened]))
         (run.path / "plan.gif").write_bytes(gif_bytes(clip, fps=5))

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from worldmodels.common.batch import ROW_FLAGS
-from worldmodels.common.columns import MEMORY
+from worldmodels.common.columns import MEMORY_PREFIX
 from worldmodels.data.readers.base import SKILL, Reader, Recording, recording
 from worldmodels.data.replay import Replay
 
@@ -27,9 +27,9 @@ class OwnReader(Reader):
         """A replay's episodes, without stored latents; what the ring has cut is left out."""
         path = own_folder(Path(name))
         replay = Replay.open(path, cross_resets=False)
-        kept = [key for key in replay.layout.spec if key not in ROW_FLAGS and not key.startswith(MEMORY)]
+        kept = [key for key in replay.layout.spec if key not in ROW_FLAGS and not key.startswith(MEMORY_PREFIX)]
         replay.restrict([*kept, *ROW_FLAGS])
-        for first, length, env in replay.segments():
+        for first, length, env in replay.episode_spans():
             rows = {key: value.numpy() for key, value in replay.episode_from(first, length, env).items()}
             if not rows["is_first"][0]:
                 continue
