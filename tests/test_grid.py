@@ -9,12 +9,12 @@ from __future__ import annotations
 import io
 from copy import deepcopy
 from itertools import product
-from pathlib import Path
 
 import torch
 from dynamics_cases import TINY
 from model_cases import ACTION, PIXELS, STATE, batch
 from omegaconf import OmegaConf
+from places import CONFIGS
 from planner_cases import GENERAL
 from planner_cases import PLANNERS as KIND
 
@@ -23,7 +23,7 @@ from worldmodels.config import load_config
 from worldmodels.factory import build_model
 from worldmodels.training.setup import Spaces, build_module
 
-DYNAMICS = sorted(path.stem for path in (Path(__file__).parents[1] / "configs" / "dynamics").glob("*.yaml"))
+DYNAMICS = sorted(path.stem for path in (CONFIGS / "dynamics").glob("*.yaml"))
 KINDS = list(product(("box", "discrete"), ("pixels", "state")))
 BACKBONES = ("implicit", "koopman", "mamba", "rssm", "ssm", "transformer")
 PLANNERS = ("actor_critic", "diffusion", "gradient", "mppi", "tdmpc")

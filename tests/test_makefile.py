@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
+from places import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 FAKE = """#!/bin/sh
 here=$(dirname "$0")
 case "$*" in

@@ -17,10 +17,10 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
+from places import ROOT, SUPPORT
 
 from worldmodels.envs.rendering import APT
 
-ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("worldmodels", "dynamics", "planners")
 PYTHONS = ("3.11", "3.12")
 FOLDERS = {".ci", "configs", "docs", "dynamics", "planners", "scripts", "tests", "worldmodels"}
@@ -147,7 +147,7 @@ def test_the_wheel_holds_the_packages_and_the_configs(pyproject: dict) -> None:
 def test_everything_imported_is_declared(pyproject: dict) -> None:
     declared = {canonicalize_name(r.name) for r in requirements(pyproject)}
     owners = importlib.metadata.packages_distributions()
-    own = {*PACKAGES, *(path.stem for path in (ROOT / "tests").glob("*.py"))}
+    own = {*PACKAGES, *(path.stem for path in SUPPORT.glob("*.py"))}
     undeclared = {}
     for path in (path for folder in (*PACKAGES, "scripts", "tests") for path in (ROOT / folder).rglob("*.py")):
         for module in imported(path) - own - sys.stdlib_module_names:

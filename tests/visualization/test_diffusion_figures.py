@@ -58,14 +58,14 @@ def test_scores_say_what_was_solved_and_what_a_way_through_would_score(runs):
 
 def test_pictures_show_how_a_plan_comes_about(runs):
     run = runs / "diffusion"
-    with Image.open(run / "gif") as image:
+    with Image.open(run / "denoising.gif") as image:
         assert image.n_frames >= 3 + 1
     for name, width in (("path.png", 200), ("plan.png", 400)):
         with Image.open(run / name) as image:
             assert image.size[0] > width
     assert (run / "guidance.png").exists()  # nothing guides: what the reward's gradient would do
     run = runs / "cfgrl_goals"
-    with Image.open(run / "gif") as image:
+    with Image.open(run / "denoising.gif") as image:
         assert image.n_frames > 1
     assert (run / "guidance.png").exists()
     assert not (run / "path.png").exists()  # no positions are decoded

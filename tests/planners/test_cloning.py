@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from model_cases import ACTION, STATE, batch, config, with_reset
-from test_goal import WITH_GOAL
+from model_cases import ACTION, STATE, WITH_GOAL, batch, config, with_reset
 
 from dynamics.base import Rollout
 from planners.cloning import Cloning

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 from model_cases import ACTION, PIXELS, STATE
+from places import CONFIGS
 
 from worldmodels.config import load_config
 from worldmodels.factory import build_model
 from worldmodels.runs.edit import override
 from worldmodels.training.setup import Spaces, build_module
 
-GROUPS = Path(__file__).parents[1] / "configs"
 PROTOCOLS = ("published", "tdmpc2", "tdmpc2_pixels", "tdmpc2_cpu", "dreamer_cpu")
 SWAPS = ("dynamics=rssm", "dynamics=ssm", "planner=actor_critic", "planner=mppi", "planner=diffusion", "planner=tdmpc")
 
@@ -42,7 +42,7 @@ def test_one_rate_lowered_on_a_run_is_every_rate():
 
 
 def test_every_experiment_is_composed():
-    for path in (GROUPS / "experiment").glob("*.yaml"):
+    for path in (CONFIGS / "experiment").glob("*.yaml"):
         assert load_config([f"experiment={path.stem}"]).procedure
 
 

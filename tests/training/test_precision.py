@@ -8,13 +8,13 @@ import subprocess
 import sys
 from contextlib import nullcontext
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from dynamics_cases import subjects
 from model_cases import ACTION, batch, model, with_reset
+from places import SUPPORT
 from planner_cases import PLANNERS
 
 from dynamics.gru import GRU
@@ -102,7 +102,7 @@ def test_discounts_are_not_rounded(dtype):
 @cache
 def compiled(name: str, script: str = "compiled_updates.py") -> dict:
     """What the script found: it raises where the model is not one graph for every pattern of resets."""
-    script = Path(__file__).with_name(script)
+    script = SUPPORT / script
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
         [sys.executable, script, name],

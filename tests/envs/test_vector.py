@@ -13,8 +13,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from env_cases import single
+from places import SUPPORT
 
-from worldmodels.envs import make
 from worldmodels.envs.vector import VectorEnv
 from worldmodels.errors import UserError
 
@@ -30,22 +31,6 @@ NOISY = {"_target_": "worldmodels.envs.toy.LinearGaussian", "noise": 0.2, "limit
 
 def tape(steps: int, n: int, a: int, seed: int = 0) -> torch.Tensor:
     return torch.rand(steps, n, a, generator=torch.Generator().manual_seed(seed)) * 2 - 1
-
-
-def single(config: dict, seed: int, index: int, actions: torch.Tensor) -> list[dict]:
-    """The reference: one environment in this process, its resets done by hand."""
-    env = make(config, seed, index)
-    observation, _ = env.reset()
-    blank = np.zeros(actions.shape[1], np.float32)
-    rows = [(observation, blank, 0.0, True, False, False, 0)]
-    for action in actions.numpy():
-        if rows[-1][4]:
-            rows.append((env.reset()[0], blank, 0.0, True, False, False, 0))
-        else:
-            observation, reward, terminated, truncated, info = env.step(action)
-            rows.append((observation, action, reward, False, terminated or truncated, terminated, info["frames"]))
-    keys = ("action", "reward", "is_first", "is_last", "is_terminal", "frames")
-    return [{**row[0], **dict(zip(keys, row[1:], strict=True))} for row in rows]
 
 
 @pytest.fixture(scope="module")
@@ -213,7 +198,7 @@ def test_an_environment_that_hangs_in_building_is_said(monkeypatch):
 
 def test_busy_workers_die_with_a_parent_that_is_killed(tmp_path):
     script = (
-        f"import sys, torch\nsys.path[:0] = [{os.path.dirname(__file__)!r}]\n"
+        f"import sys, torch\nsys.path[:0] = [{str(SUPPORT)!r}]\n"
         "from worldmodels.envs.vector import VectorEnv\n"
         "if __name__ == '__main__':\n"
         f"    envs = VectorEnv({{'_target_': 'broken_envs.Stubborn', 'path': {str(tmp_path)!r}}}, 2, 0)\n"

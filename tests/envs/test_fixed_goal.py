@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import cv2
 import numpy as np
 import pytest
 from omegaconf import OmegaConf
+from places import CONFIGS
 from toy_runs import REST
 
 from worldmodels.envs import make
@@ -16,7 +15,7 @@ from worldmodels.errors import UserError
 from worldmodels.runs.loading import load_run
 from worldmodels.training.run import train
 
-COUNTER = Path(__file__).parents[1] / "configs" / "env" / "counter.yaml"
+COUNTER = CONFIGS / "env" / "counter.yaml"
 
 
 def counter(**options):

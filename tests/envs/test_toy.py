@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from omegaconf import OmegaConf
+from places import CONFIGS
 
 from worldmodels.envs import make
 from worldmodels.envs.check import check
 from worldmodels.envs.toy import Chain, Counter, LinearGaussian
 from worldmodels.errors import UserError
 
-CONFIGS = Path(__file__).parents[1] / "configs" / "env"
+GROUP = CONFIGS / "env"
 
 
 @pytest.mark.parametrize("name", ["counter", "chain", "linear_gaussian"])
 def test_the_shipped_configuration_passes_the_checker(name):
-    config = OmegaConf.to_container(OmegaConf.load(CONFIGS / f"{name}.yaml"))
+    config = OmegaConf.to_container(OmegaConf.load(GROUP / f"{name}.yaml"))
     assert [outcome for _, outcome in check(config, steps=40)] == ["ok"] * 5
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
 import gymnasium
 import numpy as np
 import pytest
 from dm_control import suite
 from omegaconf import OmegaConf
+from places import CONFIGS
 
 from worldmodels.common.seeds import derive_seed
 from worldmodels.envs import make
@@ -20,7 +20,7 @@ from worldmodels.errors import UserError
 
 TASKS = ["_".join(pair) for pair in suite.ALL_TASKS]
 DRAWN = ["cheetah_run", "quadruped_escape", "lqr_lqr_6_2", "swimmer_swimmer6"]
-CONFIGS = Path(__file__).parents[1] / "configs" / "env"
+GROUP = CONFIGS / "env"
 
 
 def tape(env: gymnasium.Env, steps: int, seed: int = 0) -> np.ndarray:
@@ -199,7 +199,7 @@ def test_mistakes_are_one_sentence(options, said):
 
 @pytest.mark.parametrize("name", ["dmc", "gym"])
 def test_the_shipped_configuration_has_every_option_of_its_class(name):
-    config = OmegaConf.to_container(OmegaConf.load(CONFIGS / f"{name}.yaml"))
+    config = OmegaConf.to_container(OmegaConf.load(GROUP / f"{name}.yaml"))
     env = make({**config, "obs": "state"}, seed=0)
     assert "state" in env.reset()[0]
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import io
-from pathlib import Path
 
 import pytest
 import torch
+from places import CONFIGS
 from torch import nn
 
 from worldmodels.config import load_config
 from worldmodels.factory import construct
 
-OPTIMIZERS = sorted(path.stem for path in (Path(__file__).parents[1] / "configs" / "optimizer").glob("*.yaml"))
+OPTIMIZERS = sorted(path.stem for path in (CONFIGS / "optimizer").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
+from places import CONFIGS
 
 from worldmodels.common.frames import last_frame
 from worldmodels.envs import make
@@ -15,7 +14,7 @@ from worldmodels.envs.check import check
 from worldmodels.errors import UserError
 from worldmodels.nets.encoders import Encoder, RandomShift
 
-COUNTER = Path(__file__).parents[1] / "configs" / "env" / "counter.yaml"
+COUNTER = CONFIGS / "env" / "counter.yaml"
 
 
 def stacked(**options):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from pictures import assert_animated
 from PIL import Image
 from planner_cases import build, seeded, world
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from test_visualize import assert_animated
 from toy_runs import WORDS
 
 from planners.base import PlanInfo

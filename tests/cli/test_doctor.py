@@ -5,17 +5,17 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from places import ROOT
 
 from worldmodels import doctor
 from worldmodels.envs import rendering
 from worldmodels.errors import UserError
 
-SCRIPT = Path(__file__).parents[1] / "scripts" / "doctor.py"
+SCRIPT = ROOT / "scripts" / "doctor.py"
 NO_GL = {"MUJOCO_GL": "egl", "MUJOCO_EGL_DEVICE_ID": "99"}
 CHEETAH = {"_target_": doctor.DMC, "task": "cheetah_run", "size": 32}
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from model_cases import batch, model, with_reset
+from pictures import assert_animated
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
@@ -91,17 +92,6 @@ def test_animations_are_really_in_the_event_file(tmp_path):
     assert event.step == 7
     assert (event.height, event.width) == frames.shape[1:3]
     assert_animated(event.encoded_image_string, len(frames))
-
-
-def assert_animated(encoded: bytes, frames: int) -> None:
-    with Image.open(io.BytesIO(encoded)) as image:
-        assert image.format == "GIF"
-        assert image.n_frames == frames
-        shown = []
-        for index in range(frames):
-            image.seek(index)
-            shown.append(np.asarray(image.convert("RGB")).copy())
-    assert any(not np.array_equal(one, shown[0]) for one in shown[1:])
 
 
 def test_a_training_writes_clips_plans_and_curves_and_files(finished_run):

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from model_cases import ACTION, STATE, batch, config, model, with_reset
+from model_cases import ACTION, STATE, WITH_GOAL, batch, config, model, with_reset
 from planner_cases import seeded
-from test_goal import WITH_GOAL
 
 from dynamics.base import State
 from planners.diffusion.conditioning import Window

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from functools import cache
-from pathlib import Path
 
 import pytest
 import torch
 from omegaconf import OmegaConf
+from places import CONFIGS
 from true_models import Chain, LinearGaussian, WithGoal
 
 from worldmodels.config import load_config
 from worldmodels.factory import build_planner
 
-CONFIGS = Path(__file__).parents[1] / "configs" / "planner"
+GROUP = CONFIGS / "planner"
 
 # One row a planner: what it does, of which tests follow.
 #   blind     looks at nothing

@@ -67,3 +67,12 @@ def with_reset(rows: dict[str, Tensor]) -> dict[str, Tensor]:
     reset = rows["is_first"].clone()
     reset[:, 0] = True
     return {**rows, "reset": reset}
+
+
+WITH_GOAL = {
+    "pixels": ((3, 16, 16), torch.uint8),
+    "goal_pixels": ((3, 16, 16), torch.uint8),
+    "state": ((4,), torch.float32),
+    "goal_state": ((4,), torch.float32),
+}
+"""Observations with a goal's beside them."""

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from env_cases import single
 from omegaconf import OmegaConf
-from test_vector import single
 from toy_runs import ENV, REST, UPDATES, WORDS, At, built, same, stop, trained
 
 from planners.base import Planner

@@ -14,13 +14,13 @@ from pathlib import Path
 import lightning
 import pytest
 import torch
+from places import ROOT, SUPPORT
 
 from worldmodels import cli
 from worldmodels.config import load_config
 from worldmodels.training.run import fit
 from worldmodels.training.setup import Training, assemble
 
-ROOT = Path(__file__).resolve().parents[1]
 ENV = ("env=counter", "env.num_envs=2", "env.obs=both")
 TINY = (
     "size.deter=32",
@@ -131,7 +131,7 @@ class Said:
 
 def spawn(name: str, *words: str, **options) -> subprocess.Popen:
     """A script as a process group of its own, without anything of pytest's."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests"), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(SUPPORT), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     return subprocess.Popen(
         [sys.executable, str(ROOT / "scripts" / f"{name}.py"), *words],
         stdout=subprocess.PIPE,

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 from dynamics_cases import subjects
-from toy_runs import ROOT, UPDATES, At, built, same, stop, trained
+from places import SUPPORT
+from toy_runs import UPDATES, At, built, same, stop, trained
 
 from worldmodels.cli import CtrlC
 from worldmodels.runs.folders import read_checkpoint
@@ -72,7 +73,7 @@ def test_every_kind_of_learned_planner_resumes_with_its_averages_and_slow_copies
 
 
 def test_a_run_killed_some_updates_after_a_checkpoint_resumes_to_the_same_end(uninterrupted, tmp_path):
-    command = [sys.executable, str(ROOT / "tests" / "killed_run.py"), str(tmp_path), "8", "17"]
+    command = [sys.executable, str(SUPPORT / "killed_run.py"), str(tmp_path), "8", "17"]
     assert subprocess.run(command, capture_output=True).returncode == -9
     assert read_checkpoint(tmp_path)["counters"]["updates"] == 8
     assert same(trained(tmp_path, checkpoint=last(tmp_path)), uninterrupted("none"))

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from dynamics_cases import Subject
-from model_cases import ACTION, config
+from model_cases import ACTION, WITH_GOAL, config
 
 from dynamics.goal import GOAL_LATENT, GoalConditioned, next_features
 from worldmodels.errors import UserError
@@ -17,12 +17,6 @@ from worldmodels.nets.distributions import TwoHot
 from worldmodels.testing.sequences import EMBED, randomize, sequences
 from worldmodels.training.setup import Spaces, build_module
 
-WITH_GOAL = {
-    "pixels": ((3, 16, 16), torch.uint8),
-    "goal_pixels": ((3, 16, 16), torch.uint8),
-    "state": ((4,), torch.float32),
-    "goal_state": ((4,), torch.float32),
-}
 BACKBONES = ["rssm", "transformer", "ssm", "mamba", "implicit"]
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hydra.utils import get_class
 from omegaconf import OmegaConf
+from places import python_in
 from planner_cases import (
     CONFIGS,
     PLANNERS,
@@ -19,7 +20,6 @@ from planner_cases import (
     seeded,
     world,
 )
-from test_contract import python_in
 from true_models import LinearGaussian
 
 from dynamics.base import State

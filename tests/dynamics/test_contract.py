@@ -6,12 +6,11 @@ import os
 import re
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 
 import pytest
+from places import ROOT, python_in
 
-ROOT = Path(__file__).parents[1]
 FORGETFUL = "memory = clear_rows(memory, reset, self.initial(len(x)))"
 HASTY = """
     def scan(self, x, reset, memory):
@@ -19,12 +18,6 @@ HASTY = """
             x = x * 1.05
         return super().scan(x, reset, memory)
 """
-
-
-def python_in(document: str, marker: str) -> str:
-    """The block of code in a document that contains a line."""
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / document).read_text(), re.DOTALL)
-    return textwrap.dedent(next(block for block in blocks if marker in block))
 
 
 def failures(folder: Path, code: str) -> set[str]:
