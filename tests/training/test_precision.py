@@ -18,7 +18,6 @@ from places import SUPPORT
 from planner_cases import PLANNERS
 
 from dynamics.gru import GRU
-from planners.learning.returns import discounted_return
 from worldmodels.common.precision import context, lightning_precision
 from worldmodels.errors import UserError
 from worldmodels.trajectory import Trajectory
@@ -47,7 +46,7 @@ def test_losses_and_decoded_values_are_fp32_under_autocast():
         losses, rollout = world.losses(rows, world.initial(2))
         decoded = world.decode(rollout.feat)
         trajectory = world.imagine(world.dynamics.starts(rollout), torch.zeros(10, 3, ACTION), 3)
-        value = discounted_return(trajectory, 0.997)
+        value = trajectory.discounted_return(0.997)
     carried = [
         *(x for x in rollout.memory.values() if x.is_floating_point()),
         rollout.feat,
@@ -90,7 +89,7 @@ def test_discounts_are_not_rounded(dtype):
     """Whatever a model computes in; 0.99609375 is exact in bf16, its powers and 0.997 are not."""
     n, h, going_on = 1, 300, 0.99609375
     reward, cont = torch.ones(n, h, dtype=dtype), torch.full((n, h), going_on, dtype=dtype)
-    value = discounted_return(Trajectory(torch.zeros(n, h + 1, 1), torch.zeros(n, h, 1), reward, cont), 0.997)
+    value = Trajectory(torch.zeros(n, h + 1, 1), torch.zeros(n, h, 1), reward, cont).discounted_return(0.997)
     assert value.dtype == torch.float32
     ratio = 0.997 * going_on
     assert value.item() == pytest.approx((1 - ratio**h) / (1 - ratio), rel=1e-5)

@@ -19,8 +19,9 @@ from worldmodels.common.timing import Stopwatch
 from worldmodels.data.replay import Replay
 from worldmodels.envs.vector import VectorEnv
 from worldmodels.errors import UserError
-from worldmodels.model import Model, WorldModel
+from worldmodels.model import WorldModel
 from worldmodels.nets.encoders import ObservationSpec
+from worldmodels.trajectory import Model
 
 log = logging.getLogger(__name__)
 
