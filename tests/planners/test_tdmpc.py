@@ -277,6 +277,9 @@ class Pushed:
     def action(self, raw):
         return raw
 
+    def choose(self, noise):
+        return self.action(self.draw(noise))
+
 
 @pytest.mark.parametrize("name", ["mppi_actor_critic", "cem_actor_critic", "tdmpc"])
 def test_the_learners_value_sees_beyond_the_plan(name):
