@@ -99,12 +99,12 @@ def test_discounts_are_not_rounded(dtype):
 
 
 @cache
-def compiled(name: str, script: str = "compiled_updates.py") -> dict:
+def compiled(name: str, script: str = "compiled_updates.py", backend: str = "inductor") -> dict:
     """What the script found: it raises where the model is not one graph for every pattern of resets."""
     script = SUPPORT / script
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
-        [sys.executable, script, name],
+        [sys.executable, script, name, backend],
         capture_output=True,
         text=True,
         timeout=600,
@@ -115,9 +115,18 @@ def compiled(name: str, script: str = "compiled_updates.py") -> dict:
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize("name", BACKBONES)
-def test_compiled_updates_are_the_eager_ones(name):
-    updates = compiled(name)["updates"]
+COMPILERS = [
+    pytest.param(name, backend, marks=[pytest.mark.slow] if backend == "inductor" and name != "rssm" else [])
+    for name in BACKBONES
+    for backend in ("inductor", "aot_eager")
+    if (name, backend) != ("rssm", "aot_eager")
+]
+"""The compiler itself for one backbone, for the others what it is handed; all of them with ``--all``."""
+
+
+@pytest.mark.parametrize(("name", "backend"), COMPILERS)
+def test_compiled_updates_are_the_eager_ones(name, backend):
+    updates = compiled(name, backend=backend)["updates"]
     assert len(updates["eager"]) == 3
     assert updates["same_parameters"]
     assert len(set(updates["eager"])) == 3
