@@ -10,6 +10,8 @@ from jaxtyping import Bool, Float
 from torch import Generator, Tensor, nn
 
 from dynamics.base import Dynamics, Rollout, State
+from worldmodels.errors import require
+from worldmodels.heads.base import Head
 from worldmodels.nets.encoders import Encoder, GoalEncoder
 from worldmodels.nets.layers import call_frozen
 from worldmodels.objectives.base import Objective
@@ -38,17 +40,22 @@ class Model(Protocol):
 class WorldModel(nn.Module):
     """Encode, observe, imagine, decode: everything that planners, losses and pictures ask of a learned world.
 
-    ``heads`` holds ``reward`` and ``cont``; ``objectives`` shape the latent, and the first that owns a decoder draws.
+    ``heads`` holds ``reward`` and ``cont``, which every planner reads, and others by name. ``objectives`` shape the
+    latent, and the first that owns a decoder draws.
     """
 
     def __init__(
         self,
         encoder: Encoder | GoalEncoder,
         dynamics: Dynamics,
-        heads: Mapping[str, nn.Module],
+        heads: Mapping[str, Head],
         objectives: Sequence[Objective],
     ) -> None:
         super().__init__()
+        require(
+            {"reward", "cont"} <= heads.keys(),
+            f"planners read the heads reward and cont, and this model has {sorted(heads)}: name both under heads.",
+        )
         self.encoder = encoder
         self.dynamics = dynamics
         self.heads = nn.ModuleDict(heads)
@@ -91,7 +98,7 @@ class WorldModel(nn.Module):
         for objective in self.objectives:
             losses |= objective(rollout, embed, batch)
         for name, head in self.heads.items():
-            losses[name] = head.loss(rollout.feat, rollout.weight, batch, batch["reset"])
+            losses[name] = head.loss(rollout if head.trains_latent else rollout.detach(), batch)
         return losses, rollout
 
     def imagine(
@@ -105,7 +112,8 @@ class WorldModel(nn.Module):
             feats.append(state.feat)
             actions.append(action)
         feat, action = torch.stack(feats, dim=1), torch.stack(actions, dim=1)
-        return Trajectory(feat, action, self.heads["reward"](feat, action), self.heads["cont"](feat, action))
+        read = {name: head(feat, action) for name, head in self.heads.items()}
+        return Trajectory(feat, action, read.pop("reward"), read.pop("cont"), read)
 
     def imagine_frozen(
         self, state: State, policy: ActionSource, imag_horizon: int, generator: Generator | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from jaxtyping import Float
 from torch import Tensor
@@ -19,3 +19,5 @@ class Trajectory:
     """Decoded reward of each step: for arriving in ``feat[:, 1:]``, or with ``heads=transition`` for the action."""
     cont: Float[Tensor, "N H"]
     """Probability in [0, 1] that ``feat[:, 1:]`` is not terminal."""
+    extra: dict[str, Float[Tensor, "N H"]] = field(default_factory=dict)
+    """What every other head reads of each step, by its name."""
