@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dynamics.base import Rollout
-from worldmodels.common.batch import goal_changed
+from worldmodels.common.batch import goal_changed, mean_over
 from worldmodels.heads.base import Head
 from worldmodels.nets.distributions import TwoHot
 from worldmodels.nets.layers import MLP
@@ -53,5 +53,5 @@ class TransitionRewardHead(RewardHead):
         before = torch.cat([rollout.feat[:, :-1], batch["action"][:, 1:]], dim=-1)
         loss = rollout.weight[:, :-1] * self.two_hot.loss(self.net(before), batch["reward"][:, 1:])
         valid = ~batch["reset"][:, 1:]
-        loss = torch.where(valid, loss, 0.0) * batch["reset"].numel() / valid.sum().clamp(min=1)
-        return torch.cat([torch.zeros_like(loss[:, :1]), loss], dim=1)
+        loss = torch.where(valid, loss, 0.0)
+        return mean_over(torch.cat([torch.zeros_like(loss[:, :1]), loss], dim=1), valid)
