@@ -176,7 +176,7 @@ def build_module(cfg: DictConfig, folder: Path, model: Any, envs: VectorEnv | Sp
         ),
         lambda groups: construct(cfg.optimizer.build, params=groups, lr=cfg.optimizer.lr),
         construct(cfg.optimizer.clip),
-        loss_scales(cfg, envs.observation_spec),
+        construct(cfg.balance, scales=loss_scales(cfg, envs.observation_spec)),
         parts(cfg),
         prefix_rows(cfg),
         cfg.optimizer.average,
