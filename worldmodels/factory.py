@@ -50,11 +50,11 @@ def build_model(cfg: DictConfig, observations: ObservationSpec, action_dim: int)
         heads = {
             name: construct(head, feat_dim=dynamics.feat_dim, action_dim=action_dim) for name, head in cfg.heads.items()
         }
-        objectives = [
-            construct(objective, feat_dim=dynamics.feat_dim - dynamics.goal_dim, observations=present)
-            for objective in cfg.objective.values()
-        ]
-        if all(objective.decoder is None for objective in objectives):
+        objectives = {
+            name: construct(objective, feat_dim=dynamics.feat_dim - dynamics.goal_dim, observations=present)
+            for name, objective in cfg.objective.items()
+        }
+        if all(objective.decoder is None for objective in objectives.values()):
             raise UserError(
                 "none of the objectives has a decoder, to show what the latent holds: put a probe beside them, as "
                 "configs/objective/probe.yaml does."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -10,11 +10,11 @@ from jaxtyping import Bool, Float
 from torch import Generator, Tensor, nn
 
 from dynamics.base import Dynamics, Rollout, State
-from worldmodels.errors import require
+from worldmodels.errors import UserError, require
 from worldmodels.heads.base import Head
 from worldmodels.nets.encoders import Encoder, GoalEncoder
 from worldmodels.nets.layers import call_frozen
-from worldmodels.objectives.base import Objective
+from worldmodels.objectives.base import Context, Objective
 from worldmodels.trajectory import Trajectory
 
 ActionSource = Tensor | Callable[[Tensor], Tensor]
@@ -49,17 +49,22 @@ class WorldModel(nn.Module):
         encoder: Encoder | GoalEncoder,
         dynamics: Dynamics,
         heads: Mapping[str, Head],
-        objectives: Sequence[Objective],
+        objectives: Mapping[str, Objective],
     ) -> None:
         super().__init__()
         require(
             {"reward", "cont"} <= heads.keys(),
             f"planners read the heads reward and cont, and this model has {sorted(heads)}: name both under heads.",
         )
+        views = [name for name, objective in objectives.items() if type(objective).view is not Objective.view]
+        require(
+            len(views) <= 1,
+            f"the objectives {', '.join(views)} each change what the encoder is shown: train with one of them.",
+        )
         self.encoder = encoder
         self.dynamics = dynamics
         self.heads = nn.ModuleDict(heads)
-        self.objectives = nn.ModuleList(objectives)
+        self.objectives = nn.ModuleDict(objectives)
 
     @property
     def device(self) -> torch.device:
@@ -91,15 +96,32 @@ class WorldModel(nn.Module):
         """The latent of present frames, seen as goals are; only of models whose observations hold a goal."""
         return self.dynamics.encode_goal(self.encoder.encoder(self.encoder.as_goal(obs)))
 
-    def losses(self, batch: dict[str, Tensor], state: State) -> tuple[dict[str, Tensor], Rollout]:
-        """Every loss of the model by name, unreduced [B, T], and the rollout they were taken on."""
-        rollout, _, embed = self.observe(batch, state)
+    def losses(
+        self, batch: dict[str, Tensor], state: State, context: Context | None = None
+    ) -> tuple[dict[str, Tensor], Rollout]:
+        """Return every loss of the model by name, unreduced [B, T], and the rollout they were taken on."""
+        context = context or Context(self)
+        rollout, _, embed = self.observe(self.view(batch), state)
+        detached = rollout.detach()
         losses = self.dynamics.loss(rollout, batch["reset"])
-        for objective in self.objectives:
-            losses |= objective(rollout, embed, batch)
+        for name, objective in self.objectives.items():
+            read = (rollout, embed) if objective.trains_latent else (detached, embed.detach())
+            losses = merge_losses(losses, objective(*read, batch, context), f"objective.{name}")
         for name, head in self.heads.items():
-            losses[name] = head.loss(rollout if head.trains_latent else rollout.detach(), batch)
+            loss = head.loss(rollout if head.trains_latent else detached, batch)
+            losses = merge_losses(losses, {name: loss}, f"heads.{name}")
         return losses, rollout
+
+    def view(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return what the encoder is shown: while training, the batch as an objective changes it."""
+        for objective in self.objectives.values() if self.training else ():
+            batch = objective.view(batch)
+        return batch
+
+    def after_step(self) -> None:
+        """Let objectives follow the newest weights."""
+        for objective in self.objectives.values():
+            objective.after_step(self)
 
     def imagine(
         self, state: State, policy: ActionSource, imag_horizon: int, generator: Generator | None = None
@@ -127,7 +149,14 @@ class WorldModel(nn.Module):
 
     def decode(self, feat: Float[Tensor, "... F"]) -> dict[str, Tensor]:
         """Observations as the latent holds them: ``pixels`` in [0, 1], ``state`` in the environment's units."""
-        for objective in self.objectives:
+        for objective in self.objectives.values():
             if objective.decoder is not None:
                 return objective.decoder(feat)
         raise ValueError("none of this world model's objectives has a decoder")
+
+
+def merge_losses(losses: dict[str, Tensor], more: dict[str, Tensor], part: str) -> dict[str, Tensor]:
+    """Return the losses with those of one more part, under names that must be new."""
+    for name in losses.keys() & more.keys():
+        raise UserError(f"{part} has a loss {name!r}, as another part has: names of losses are unique, rename one.")
+    return losses | more

@@ -106,7 +106,7 @@ def with_effort(trains_latent=True):
     world = model()
     effort = Effort(world.dynamics.feat_dim, ACTION)
     effort.trains_latent = trains_latent
-    return WorldModel(world.encoder, world.dynamics, {**world.heads, "effort": effort}, list(world.objectives))
+    return WorldModel(world.encoder, world.dynamics, {**world.heads, "effort": effort}, dict(world.objectives))
 
 
 def test_a_further_head_is_trained_and_imagined_under_its_name():
@@ -138,4 +138,4 @@ def test_a_detached_head_leads_gradients_through_imagination():
 def test_a_model_without_the_two_heads_that_planners_read_is_refused():
     world = model()
     with pytest.raises(UserError, match=r"heads reward and cont.*\['reward'\]"):
-        WorldModel(world.encoder, world.dynamics, {"reward": world.heads["reward"]}, list(world.objectives))
+        WorldModel(world.encoder, world.dynamics, {"reward": world.heads["reward"]}, dict(world.objectives))

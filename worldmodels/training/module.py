@@ -16,7 +16,8 @@ from planners.base import Planner
 from worldmodels.common.batch import split_context
 from worldmodels.common.columns import MEMORY_PREFIX
 from worldmodels.errors import UserError
-from worldmodels.model import WorldModel
+from worldmodels.model import WorldModel, merge_losses
+from worldmodels.objectives.base import Context
 from worldmodels.training.losses import LossBalance
 from worldmodels.training.optim import moving_average
 
@@ -67,11 +68,12 @@ class WorldModelModule(lightning.LightningModule):
         prefix, window = split_context(batch, self.prefix)
         start = self.start(self.model, prefix, window)
         if self.learns_model:
-            losses, rollout = self.model.losses(window, start)
+            context = Context(self.model, self.planner, self.average.n_averaged)
+            losses, rollout = self.model.losses(window, start, context)
         else:
             with torch.no_grad():
                 losses, rollout = {}, self.model.observe(window, start)[0]
-        return losses | self.planner.loss(self.model, rollout, window), rollout
+        return merge_losses(losses, self.planner.loss(self.model, rollout, window), "the planner"), rollout
 
     @property
     def learns_model(self) -> bool:
@@ -130,8 +132,8 @@ class WorldModelModule(lightning.LightningModule):
 
         Else a probe's gradient would scale the steps of all others down.
         """
-        watching = [part for part in (*self.model.heads.values(), *self.model.objectives) if not part.trains_latent]
-        group_of = {id(p): 1 for part in watching for p in part.parameters()}
+        parts = (*self.model.heads.values(), *self.model.objectives.values())
+        group_of = {id(p): 1 for part in parts if not part.trains_latent for p in part.parameters()}
         group_of |= {id(p): 2 for p in self.balance.parameters()}
         groups = ([p for p in parameters if group_of.get(id(p), 0) == group] for group in range(3))
         return [group for group in groups if group]
@@ -150,8 +152,9 @@ class WorldModelModule(lightning.LightningModule):
         self.after_step()
 
     def after_step(self) -> None:
-        """Let the planner update its moving averages, and update that of all weights."""
+        """Let planner and objectives update their moving averages, and update that of all weights."""
         self.planner.after_step()
+        self.model.after_step()
         self.average.update_parameters(nn.ModuleDict({"model": self.model, "planner": self.planner}))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
