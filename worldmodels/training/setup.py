@@ -29,7 +29,6 @@ from worldmodels.factory import (
     build_model,
     build_planner,
     construct,
-    learner_of,
     loss_scales,
     prefix_rows,
     require_length,
@@ -38,6 +37,7 @@ from worldmodels.model import WorldModel
 from worldmodels.nets.encoders import ObservationSpec
 from worldmodels.runs.folders import AVERAGE, load_weights, read_checkpoint
 from worldmodels.runs.recordings import require_same_world
+from worldmodels.scales import parts_of
 from worldmodels.training.callbacks import EpisodeLogger, ImaginationLogger, Progress, ShortEpisodeWarning, UpdateTimer
 from worldmodels.training.checkpoints import Checkpoints, PlainFiles
 from worldmodels.training.logs import FrameCurves, MetricsCsv
@@ -185,17 +185,28 @@ def build_module(cfg: DictConfig, folder: Path, model: Any, envs: VectorEnv | Sp
 
 
 def parts(cfg: DictConfig) -> dict[str, dict[str, float]]:
-    """The optimiser's options by part, those that the planner brings for its own parts among them."""
+    """The optimiser's options by part, those that each part brings for parts of its own among them."""
     named = OmegaConf.to_container(cfg.optimizer, resolve=True)["parts"] or {}
     if not isinstance(named, dict) or not all(isinstance(own, dict) for own in named.values()):
         raise UserError(
             f"optimizer.parts={named} must name parts and their options, such as {{model.encoder: {{lr: 1e-4}}}}; "
             "the rate of all others is optimizer.lr."
         )
-    place = "planner.learner." if "learner" in cfg.planner else "planner."
-    own = OmegaConf.to_container(learner_of(cfg.planner).get("parts", OmegaConf.create({})))
-    every = {place + part: options for part, options in own.items()} | named
+    every = {}
+    for place, part in parts_of(cfg).items():
+        if cfg.world_model and place != "planner":
+            continue
+        own = OmegaConf.to_container(part.get("parts") or OmegaConf.create({}))
+        every |= {f"{module_of(place, cfg)}.{name}": options for name, options in own.items()}
+    every |= named
     return {part: {key: v for key, v in options.items() if v is not None} for part, options in every.items()}
+
+
+def module_of(place: str, cfg: DictConfig) -> str:
+    """Return the name, in the LightningModule, of the part at a place of the configuration."""
+    if place == "planner":
+        return "planner.learner" if "learner" in cfg.planner else "planner"
+    return "model." + place.replace("objective.", "objectives.")
 
 
 def build_dataset(
