@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -96,18 +97,19 @@ def build_planner(
         return construct(options, action_dim=action_dim, discrete=discrete)
 
 
-def loss_scales(cfg: DictConfig, observations: ObservationSpec) -> dict[str, float]:
-    """Return the scales of all losses of model and planner, without those of observations that there are none of.
+def loss_scales(
+    cfg: DictConfig, observations: ObservationSpec, learning: Collection[str] | None = None
+) -> dict[str, float]:
+    """Return the scale of every loss, without those of observations that there are none of.
 
-    On a frozen world model, the planner's alone.
+    ``learning`` names the places of parts that are not frozen; None: all.
     """
     absent = set(OBSERVATION_KEYS) - observations.keys()
-    parts = scales_by_part(cfg)
     return {
         name: scale
-        for part in (("planner",) if cfg.world_model else parts)
-        for name, scale in parts[part].items()
-        if name not in absent
+        for place, scales in scales_by_part(cfg).items()
+        for name, scale in scales.items()
+        if name not in absent and (learning is None or place in learning)
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 from typing import Protocol, runtime_checkable
 
@@ -99,18 +100,41 @@ class WorldModel(nn.Module):
     def losses(
         self, batch: dict[str, Tensor], state: State, context: Context | None = None
     ) -> tuple[dict[str, Tensor], Rollout]:
-        """Return every loss of the model by name, unreduced [B, T], and the rollout they were taken on."""
+        """Return every loss of the model by name, unreduced [B, T], and the rollout they were taken on.
+
+        A part that is frozen has none (:meth:`learns`).
+        """
         context = context or Context(self)
         rollout, _, embed = self.observe(self.view(batch), state)
         detached = rollout.detach()
-        losses = self.dynamics.loss(rollout, batch["reset"])
+        losses = self.dynamics.loss(rollout, batch["reset"]) if self.learns(self.dynamics) else {}
         for name, objective in self.objectives.items():
-            read = (rollout, embed) if objective.trains_latent else (detached, embed.detach())
-            losses = merge_losses(losses, objective(*read, batch, context), f"objective.{name}")
+            if self.learns(objective):
+                read = (rollout, embed) if objective.trains_latent else (detached, embed.detach())
+                losses = merge_losses(losses, objective(*read, batch, context), f"objective.{name}")
         for name, head in self.heads.items():
-            loss = head.loss(rollout if head.trains_latent else detached, batch)
-            losses = merge_losses(losses, {name: loss}, f"heads.{name}")
+            if self.learns(head):
+                loss = head.loss(rollout if head.trains_latent else detached, batch)
+                losses = merge_losses(losses, {name: loss}, f"heads.{name}")
         return losses, rollout
+
+    @property
+    def parts(self) -> dict[str, nn.Module]:
+        """Return the parts that may have losses, by their place in a configuration."""
+        return {
+            "dynamics": self.dynamics,
+            **{f"objective.{name}": objective for name, objective in self.objectives.items()},
+            **{f"heads.{name}": head for name, head in self.heads.items()},
+        }
+
+    def learns(self, part: nn.Module) -> bool:
+        """Return whether a part, or a planner, has anything to learn: parameters of its own that are not frozen.
+
+        A part without any has the latent's.
+        """
+        own = [p.requires_grad for p in part.parameters()]
+        latent = itertools.chain(self.encoder.parameters(), self.dynamics.parameters())
+        return any(own) if own else any(p.requires_grad for p in latent)
 
     def view(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return what the encoder is shown: while training, the batch as an objective changes it."""

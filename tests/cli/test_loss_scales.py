@@ -9,7 +9,7 @@ from worldmodels.config import load_config
 from worldmodels.errors import UserError
 from worldmodels.factory import loss_scales
 from worldmodels.runs.edit import override
-from worldmodels.training.setup import parts
+from worldmodels.training.parts import parts
 
 
 def test_each_part_brings_its_own():

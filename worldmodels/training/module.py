@@ -67,18 +67,11 @@ class WorldModelModule(lightning.LightningModule):
         """Every loss by name, unreduced, and the rollout behind them."""
         prefix, window = split_context(batch, self.prefix)
         start = self.start(self.model, prefix, window)
-        if self.learns_model:
-            context = Context(self.model, self.planner, self.average.n_averaged)
-            losses, rollout = self.model.losses(window, start, context)
-        else:
-            with torch.no_grad():
-                losses, rollout = {}, self.model.observe(window, start)[0]
-        return merge_losses(losses, self.planner.loss(self.model, rollout, window), "the planner"), rollout
-
-    @property
-    def learns_model(self) -> bool:
-        """Whether the world model learns, or was frozen (``requires_grad_(False)``) for a planner to learn on."""
-        return any(p.requires_grad for p in self.model.parameters())
+        context = Context(self.model, self.planner, self.average.n_averaged)
+        losses, rollout = self.model.losses(window, start, context)
+        if self.model.learns(self.planner):
+            losses = merge_losses(losses, self.planner.loss(self.model, rollout, window), "the planner")
+        return losses, rollout
 
     @property
     def acting(self) -> tuple[WorldModel, Planner]:
