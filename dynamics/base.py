@@ -55,6 +55,11 @@ class Rollout:
     memory: Memory
     """Per-step memory, in whatever compact form :meth:`Dynamics.starts` needs."""
 
+    def detach(self) -> Rollout:
+        """Return the same rollout, from which no gradient leads back."""
+        stats, memory = ({key: value.detach() for key, value in part.items()} for part in (self.stats, self.memory))
+        return Rollout(self.feat.detach(), self.post.detach(), self.weight.detach(), stats, memory)
+
 
 class Dynamics(nn.Module, ABC):
     """A latent model of how observations follow from actions.

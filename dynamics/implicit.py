@@ -8,6 +8,7 @@ from torch import Generator, Tensor, nn
 
 from dynamics.base import Dynamics, Rollout, State, last_steps, since_reset
 from dynamics.latents import SimNormLatent
+from worldmodels.common.batch import mean_over
 from worldmodels.errors import UserError
 from worldmodels.nets.layers import MLP, init_linear_
 
@@ -105,7 +106,7 @@ class Implicit(Dynamics):
         age = self._age(reset)
         weight = torch.where(age == 0, 0.0, self.rho ** (age - 1).float())
         error = (rollout.feat - rollout.post.detach()).square().mean(-1)
-        return {"consistency": error * weight * weight.numel() / (age > 0).sum().clamp(min=1)}
+        return {"consistency": mean_over(error * weight, age > 0)}
 
     def _age(self, reset: Bool[Tensor, "B T"]) -> Tensor:
         """Steps since each latent was last grounded, 0 to ``unroll``."""

@@ -11,6 +11,7 @@ from dynamics.goal import split_goal
 from planners.learning.hindsight import encode_goals, sample_future_rows
 from planners.learning.learner import PolicyPlanner
 from planners.learning.policies import ActionDistribution, PolicyNetwork
+from worldmodels.common.batch import mean_weights
 from worldmodels.errors import require
 from worldmodels.trajectory import Model
 
@@ -52,8 +53,7 @@ class Cloning(PolicyPlanner):
         if self.goal_dim:
             feat = self._relabelled(model, feat, batch)
         valid = ~batch["is_first"][:, 1:]
-        share = valid.numel() / valid.sum().clamp(min=1)
-        return {"clone": -self.policy(feat).log_prob(batch["action"][:, 1:]) * valid * share}
+        return {"clone": -self.policy(feat).log_prob(batch["action"][:, 1:]) * mean_weights(valid)}
 
     def _relabelled(self, model: Model, feat: Tensor, batch: dict[str, Tensor]) -> Tensor:
         """Goals as frames that came later in the same episode."""

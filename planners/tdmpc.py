@@ -11,6 +11,7 @@ from dynamics.goal import next_features
 from planners.learning.critics import ReturnScale, follow, slow_copy
 from planners.learning.learner import Learner
 from planners.learning.policies import ActionDistribution, PolicyNetwork
+from worldmodels.common.batch import mean_weights
 from worldmodels.errors import require
 from worldmodels.nets.distributions import TwoHot
 from worldmodels.nets.layers import EnsembleMLP, call_frozen
@@ -136,9 +137,8 @@ class TDLearner(Learner):
             target = batch["reward"][:, 1:] + self.gamma * going * bootstrap
         logits = self.q(rollout.feat[:, :-1], batch["action"][:, 1:])
         valid = ~batch["is_first"][:, 1:]
-        share = valid.numel() / valid.sum().clamp(min=1)
         loss = self.q.two_hot.loss(logits, target.expand(logits.shape[:-1])).mean(0)
-        return rollout.weight[:, :-1] * torch.where(valid, loss, 0.0) * share
+        return rollout.weight[:, :-1] * torch.where(valid, loss, 0.0) * mean_weights(valid)
 
     def _policy_loss(self, rollout: Rollout, batch: dict[str, Tensor]) -> Tensor:
         """Minus Q, in units of its range, and minus entropy; nothing is to be decided where an episode has ended."""

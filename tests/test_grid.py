@@ -23,7 +23,7 @@ from worldmodels.config import load_config
 from worldmodels.factory import build_model
 from worldmodels.training.setup import Spaces, build_module
 
-DYNAMICS = sorted(path.stem for path in (CONFIGS / "dynamics").glob("*.yaml"))
+DYNAMICS = sorted(path.stem for path in (CONFIGS / "dynamics").glob("[!_]*.yaml"))
 KINDS = list(product(("box", "discrete"), ("pixels", "state")))
 BACKBONES = ("implicit", "koopman", "mamba", "rssm", "ssm", "transformer")
 PLANNERS = ("actor_critic", "diffusion", "gradient", "mppi", "tdmpc")

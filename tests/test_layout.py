@@ -26,6 +26,7 @@ FLOORS = (
     "planners",
     "planners.diffusion",
     "worldmodels.data",
+    "worldmodels.scales",
     "worldmodels.config",
     "worldmodels.factory",
     "worldmodels.runs",

@@ -193,7 +193,7 @@ def test_what_a_latent_holds_can_be_shown():
     decoded = world.decode(world.initial(3).feat)
     assert {key: tuple(value.shape) for key, value in decoded.items()} == {"pixels": (3, 3, 16, 16), "state": (3, 4)}
     blind = model()
-    blind.objectives = nn.ModuleList()
+    blind.objectives = nn.ModuleDict()
     with pytest.raises(ValueError, match="has a decoder"):
         blind.decode(world.initial(3).feat)
 

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from worldmodels.errors import UserError, near_match
+from worldmodels.scales import OVER_ALL, require_scales
 
 
 def config_dir() -> Path:
@@ -25,7 +26,7 @@ def config_dir() -> Path:
 def load_config(overrides: list[str], name: str = "train") -> DictConfig:
     """Compose a configuration from ``key=value`` words; ``choices`` records the word chosen for each group."""
     with hydra_errors_to_user_errors(overrides, name), initialize_config_dir(str(config_dir()), version_base=None):
-        cfg = compose(name, overrides, return_hydra_config=True)
+        cfg = compose(name, [forced(word) for word in overrides], return_hydra_config=True)
         groups = [word for word in overrides if is_group(word)]
         if len(groups) < len(overrides):
             require_types(cfg, composed(str(config_dir()), name, tuple(groups)), overrides)
@@ -35,7 +36,13 @@ def load_config(overrides: list[str], name: str = "train") -> DictConfig:
             cfg.choices = choices
         OmegaConf.resolve(cfg)
     require_counts(cfg)
+    require_scales(cfg)
     return cfg
+
+
+def forced(word: str) -> str:
+    """Return a word as Hydra takes it: the factor of any loss may be set at the root, which has few of its own."""
+    return f"++{word.lstrip('+')}" if word.lstrip("+").startswith(OVER_ALL) else word
 
 
 @cache
@@ -86,7 +93,7 @@ def hydra_errors_to_user_errors(overrides: list[str], name: str) -> Iterator[Non
 def _explain(message: str, overrides: list[str], name: str) -> str:
     for override in overrides:
         key, _, value = override.partition("=")
-        options = sorted(path.stem for path in (config_dir() / key.partition("@")[0]).glob("*.yaml"))
+        options = sorted(path.stem for path in (config_dir() / key.partition("@")[0]).glob("[!_]*.yaml"))
         if is_group(override) and value not in (*options, "null"):
             return f"{key}={value} is not one of {', '.join(options)}.{near_match(value, options)}"
     keys = known_keys(name, [override for override in overrides if is_group(override)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -16,10 +17,11 @@ from worldmodels.errors import UserError
 from worldmodels.model import WorldModel
 from worldmodels.nets.encoders import GoalEncoder, ObservationSpec, without_goal
 from worldmodels.nets.layers import init_std
+from worldmodels.scales import learner_of, scales_by_part
 
 OBSERVATION_KEYS = ("pixels", "state")
 TRAINING_KEYS = ("loss_scales", "parts")
-"""What a learner's configuration says about its training: the scales of its losses, the optimiser's options by part."""
+"""What a part's configuration says about its training: the scales of its losses, the optimiser's options by part."""
 
 
 def construct(cfg: DictConfig, **options: Any) -> Any:
@@ -37,24 +39,34 @@ def construct(cfg: DictConfig, **options: Any) -> Any:
         raise UserError(f"{cfg.get('_target_')} cannot be built as configured: {reason}") from error
 
 
+def without_training_keys(cfg: DictConfig) -> DictConfig:
+    """Return a part's configuration as its constructor wants it."""
+    return OmegaConf.create({key: v for key, v in OmegaConf.to_container(cfg).items() if key not in TRAINING_KEYS})
+
+
 def build_model(cfg: DictConfig, observations: ObservationSpec, action_dim: int) -> WorldModel:
     """The world model, initialised from ``cfg.seed`` without disturbing the global random stream."""
     with torch.random.fork_rng(devices=[]), init_std(cfg.size.get("init_std")):
         torch.manual_seed(cfg.seed)
         present = without_goal(observations)
         encoder = construct(cfg.encoder, observations=present)
-        dynamics = construct(cfg.dynamics, embed_dim=encoder.out_dim, action_dim=action_dim)
+        dynamics = construct(without_training_keys(cfg.dynamics), embed_dim=encoder.out_dim, action_dim=action_dim)
         if len(present) < len(observations):
             encoder = GoalEncoder(encoder, observations, cfg.env.get("still", []))
             dynamics = GoalConditioned(dynamics)
         heads = {
-            name: construct(head, feat_dim=dynamics.feat_dim, action_dim=action_dim) for name, head in cfg.heads.items()
+            name: construct(without_training_keys(head), feat_dim=dynamics.feat_dim, action_dim=action_dim)
+            for name, head in cfg.heads.items()
         }
-        objectives = [
-            construct(objective, feat_dim=dynamics.feat_dim - dynamics.goal_dim, observations=present)
-            for objective in cfg.objective.values()
-        ]
-        if all(objective.decoder is None for objective in objectives):
+        objectives = {
+            name: construct(
+                without_training_keys(objective),
+                feat_dim=dynamics.feat_dim - dynamics.goal_dim,
+                observations=present,
+            )
+            for name, objective in cfg.objective.items()
+        }
+        if all(objective.decoder is None for objective in objectives.values()):
             raise UserError(
                 "none of the objectives has a decoder, to show what the latent holds: put a probe beside them, as "
                 "configs/objective/probe.yaml does."
@@ -85,20 +97,20 @@ def build_planner(
         return construct(options, action_dim=action_dim, discrete=discrete)
 
 
-def learner_of(cfg: DictConfig) -> DictConfig:
-    """The part of a planner's configuration that says what is learned."""
-    return cfg.get("learner", cfg)
+def loss_scales(
+    cfg: DictConfig, observations: ObservationSpec, learning: Collection[str] | None = None
+) -> dict[str, float]:
+    """Return the scale of every loss, without those of observations that there are none of.
 
-
-def loss_scales(cfg: DictConfig, observations: ObservationSpec) -> dict[str, float]:
-    """Scales of model and planner, without those of observations that this environment lacks.
-
-    On a frozen world model, the planner's alone.
+    ``learning`` names the places of parts that are not frozen; None: all.
     """
     absent = set(OBSERVATION_KEYS) - observations.keys()
-    own = learner_of(cfg.planner).get("loss_scales", {})
-    scales = {**({} if cfg.world_model else cfg.loss_scales), **own}
-    return {name: scale for name, scale in scales.items() if name not in absent}
+    return {
+        name: scale
+        for place, scales in scales_by_part(cfg).items()
+        for name, scale in scales.items()
+        if name not in absent and (learning is None or place in learning)
+    }
 
 
 def prefix_rows(cfg: DictConfig) -> int:

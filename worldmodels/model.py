@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,30 +11,42 @@ from jaxtyping import Bool, Float
 from torch import Generator, Tensor, nn
 
 from dynamics.base import Dynamics, Rollout, State, stack_memories
+from worldmodels.errors import UserError, require
+from worldmodels.heads.base import Head
 from worldmodels.nets.encoders import Encoder, GoalEncoder
 from worldmodels.nets.layers import call_frozen
-from worldmodels.objectives.base import Objective
+from worldmodels.objectives.base import Context, Objective
 from worldmodels.trajectory import ActionSource, Trajectory, as_policy
 
 
 class WorldModel(nn.Module):
     """Encode, observe, imagine, decode: everything that planners, losses and pictures ask of a learned world.
 
-    ``heads`` holds ``reward`` and ``cont``; ``objectives`` shape the latent, and the first that owns a decoder draws.
+    ``heads`` holds ``reward`` and ``cont``, which every planner reads, and others by name. ``objectives`` shape the
+    latent, and the first that owns a decoder draws.
     """
 
     def __init__(
         self,
         encoder: Encoder | GoalEncoder,
         dynamics: Dynamics,
-        heads: Mapping[str, nn.Module],
-        objectives: Sequence[Objective],
+        heads: Mapping[str, Head],
+        objectives: Mapping[str, Objective],
     ) -> None:
         super().__init__()
+        require(
+            {"reward", "cont"} <= heads.keys(),
+            f"planners read the heads reward and cont, and this model has {sorted(heads)}: name both under heads.",
+        )
+        views = [name for name, objective in objectives.items() if type(objective).view is not Objective.view]
+        require(
+            len(views) <= 1,
+            f"the objectives {', '.join(views)} each change what the encoder is shown: train with one of them.",
+        )
         self.encoder = encoder
         self.dynamics = dynamics
         self.heads = nn.ModuleDict(heads)
-        self.objectives = nn.ModuleList(objectives)
+        self.objectives = nn.ModuleDict(objectives)
 
     @property
     def device(self) -> torch.device:
@@ -65,15 +78,55 @@ class WorldModel(nn.Module):
         """The latent of present frames, seen as goals are; only of models whose observations hold a goal."""
         return self.dynamics.encode_goal(self.encoder.encoder(self.encoder.as_goal(obs)))
 
-    def losses(self, batch: dict[str, Tensor], state: State) -> tuple[dict[str, Tensor], Rollout]:
-        """Every loss of the model by name, unreduced [B, T], and the rollout they were taken on."""
-        rollout, _, embed = self.observe(batch, state)
-        losses = self.dynamics.loss(rollout, batch["reset"])
-        for objective in self.objectives:
-            losses |= objective(rollout, embed, batch)
+    def losses(
+        self, batch: dict[str, Tensor], state: State, context: Context | None = None
+    ) -> tuple[dict[str, Tensor], Rollout]:
+        """Return every loss of the model by name, unreduced [B, T], and the rollout they were taken on.
+
+        A part that is frozen has none (:meth:`learns`).
+        """
+        context = context or Context(self)
+        rollout, _, embed = self.observe(self.view(batch), state)
+        detached = rollout.detach()
+        losses = self.dynamics.loss(rollout, batch["reset"]) if self.learns(self.dynamics) else {}
+        for name, objective in self.objectives.items():
+            if self.learns(objective):
+                read = (rollout, embed) if objective.trains_latent else (detached, embed.detach())
+                losses = merge_losses(losses, objective(*read, batch, context), f"objective.{name}")
         for name, head in self.heads.items():
-            losses[name] = head.loss(rollout.feat, rollout.weight, batch, batch["reset"])
+            if self.learns(head):
+                loss = head.loss(rollout if head.trains_latent else detached, batch)
+                losses = merge_losses(losses, {name: loss}, f"heads.{name}")
         return losses, rollout
+
+    @property
+    def parts(self) -> dict[str, nn.Module]:
+        """Return the parts that may have losses, by their place in a configuration."""
+        return {
+            "dynamics": self.dynamics,
+            **{f"objective.{name}": objective for name, objective in self.objectives.items()},
+            **{f"heads.{name}": head for name, head in self.heads.items()},
+        }
+
+    def learns(self, part: nn.Module) -> bool:
+        """Return whether a part, or a planner, has anything to learn: parameters of its own that are not frozen.
+
+        A part without any has the latent's.
+        """
+        own = [p.requires_grad for p in part.parameters()]
+        latent = itertools.chain(self.encoder.parameters(), self.dynamics.parameters())
+        return any(own) if own else any(p.requires_grad for p in latent)
+
+    def view(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return what the encoder is shown: while training, the batch as an objective changes it."""
+        for objective in self.objectives.values() if self.training else ():
+            batch = objective.view(batch)
+        return batch
+
+    def after_step(self) -> None:
+        """Let objectives follow the newest weights."""
+        for objective in self.objectives.values():
+            objective.after_step(self)
 
     def imagine(
         self,
@@ -96,8 +149,8 @@ class WorldModel(nn.Module):
             actions.append(action)
             carries.append(carry)
         feat, action = torch.stack(feats, dim=1), torch.stack(actions, dim=1)
-        reward, cont = self.heads["reward"](feat, action), self.heads["cont"](feat, action)
-        return Trajectory(feat, action, reward, cont, stack_memories(carries))
+        read = {name: head(feat, action) for name, head in self.heads.items()}
+        return Trajectory(feat, action, read.pop("reward"), read.pop("cont"), read, stack_memories(carries))
 
     def imagine_frozen(
         self,
@@ -116,7 +169,14 @@ class WorldModel(nn.Module):
 
     def decode(self, feat: Float[Tensor, "... F"]) -> dict[str, Tensor]:
         """Observations as the latent holds them: ``pixels`` in [0, 1], ``state`` in the environment's units."""
-        for objective in self.objectives:
+        for objective in self.objectives.values():
             if objective.decoder is not None:
                 return objective.decoder(feat)
         raise ValueError("none of this world model's objectives has a decoder")
+
+
+def merge_losses(losses: dict[str, Tensor], more: dict[str, Tensor], part: str) -> dict[str, Tensor]:
+    """Return the losses with those of one more part, under names that must be new."""
+    for name in losses.keys() & more.keys():
+        raise UserError(f"{part} has a loss {name!r}, as another part has: names of losses are unique, rename one.")
+    return losses | more

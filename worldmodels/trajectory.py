@@ -79,6 +79,8 @@ class Trajectory:
     """Decoded reward of each step: for arriving in ``feat[:, 1:]``, or with ``heads=transition`` for the action."""
     cont: Float[Tensor, "N H"]
     """Probability in [0, 1] that ``feat[:, 1:]`` is not terminal."""
+    extra: dict[str, Float[Tensor, "N H"]] = field(default_factory=dict)
+    """What every other head reads of each step, by its name."""
     carry: dict[str, Tensor] = field(default_factory=dict)
     """The policy's carry after each step, [N, H, ...]."""
 

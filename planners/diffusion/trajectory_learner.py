@@ -16,6 +16,7 @@ from planners.diffusion.trajectory_model import Normalizer, TrajectoryModel
 from planners.learning.critics import Critic
 from planners.learning.hindsight import encode_goals, sample_future_rows
 from planners.learning.returns import recorded_returns
+from worldmodels.common.batch import mean_weights
 from worldmodels.errors import require
 from worldmodels.nets.layers import MLP
 from worldmodels.trajectory import LearnedModel
@@ -98,8 +99,7 @@ class TrajectoryLearner(nn.Module):
         if self.training:
             self.trajectories.normalizer.follow(x, window.valid)
         labels = {name: label.encode_data(window) for name, label in self.labels.items()}
-        rescale = window.valid.numel() / window.valid.sum().clamp(min=1)
-        counts = (window.valid * rescale)[:, None]
+        counts = mean_weights(window.valid)[:, None]
         losses = {"denoise": counts * self.trajectories.loss(x, given, labels)}
         if self.critic is not None:
             losses["critic"] = self._critic_loss(rollout, batch)

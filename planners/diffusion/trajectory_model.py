@@ -11,6 +11,7 @@ from torch import Generator, Tensor, nn
 
 from planners.diffusion.denoisers import Denoiser, StepEmbedding
 from planners.diffusion.noise_schedule import NoiseSchedule, Sampler
+from worldmodels.common.batch import mean_over
 from worldmodels.errors import require
 from worldmodels.nets.layers import MLP
 
@@ -167,7 +168,7 @@ class TrajectoryModel(nn.Module):
         error = (output - self.schedule.target(clean, noise, step)).square()
         action = torch.arange(self.size, device=x.device) >= self.feat_dim
         counts = ~self._mask(given) * torch.where(action, self.action_weight, 1.0)
-        return (error * counts).sum(-1) * given.numel() / counts.sum()
+        return mean_over((error * counts).sum(-1), counts)
 
     def clean(
         self,

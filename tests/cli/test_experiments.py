@@ -32,7 +32,7 @@ def rates(cfg) -> dict[str, tuple[float, float]]:
 def test_any_word_may_stand_in_a_protocol(protocol, swap):
     cfg = load_config([f"experiment={protocol}", swap, "size=xxs", "env.size=32"])
     assert rates(cfg)
-    assert ("consistency" in cfg.loss_scales) == (cfg.choices.dynamics == "implicit")
+    assert ("consistency" in cfg.dynamics.loss_scales) == (cfg.choices.dynamics == "implicit")
 
 
 def test_one_rate_lowered_on_a_run_is_every_rate():

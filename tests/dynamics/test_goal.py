@@ -7,12 +7,12 @@ from dataclasses import replace
 import pytest
 import torch
 from dynamics_cases import Subject
-from model_cases import ACTION, WITH_GOAL, config
+from model_cases import ACTION, WITH_GOAL, config, rollout_of
 
 from dynamics.goal import GOAL_LATENT, GoalConditioned, next_features
 from worldmodels.errors import UserError
 from worldmodels.factory import build_model, build_planner
-from worldmodels.heads.base import RewardHead, TransitionRewardHead
+from worldmodels.heads.reward import RewardHead, TransitionRewardHead
 from worldmodels.nets.distributions import TwoHot
 from worldmodels.testing.sequences import EMBED, randomize, sequences
 from worldmodels.training.setup import Spaces, build_module
@@ -64,7 +64,7 @@ def changing_goals():
 def test_rewards_are_learned_for_the_goal_that_they_were_earned_for(kind):
     batch, feat = changing_goals(), torch.randn(3, 6, 5)
     head = kind(5, ACTION, 8)
-    loss = head.loss(feat, torch.ones(3, 6), batch, batch["reset"])
+    loss = head.loss(rollout_of(feat), batch)
     taught = torch.ones(3, 6, dtype=torch.bool)
     if kind is RewardHead:
         taught[0, 3] = False  # the state shows the new goal

@@ -22,8 +22,8 @@ from worldmodels.evaluation.model_metrics import balanced_error, correlate, rela
 from worldmodels.evaluation.report import windows
 from worldmodels.evaluation.rollout import EpisodeBatch
 from worldmodels.runs.loading import load_run
+from worldmodels.training.parts import parts
 from worldmodels.training.run import train
-from worldmodels.training.setup import parts
 
 SMALL_ACTOR = ("planner.imag_horizon=3",)
 PLAIN = [word for word in WORDS if not word.startswith("planner.")]

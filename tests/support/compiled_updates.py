@@ -21,10 +21,11 @@ from planners.learning.critics import Critic
 from planners.random import Random
 from planners.tdmpc import QEnsemble
 from worldmodels.factory import loss_scales
-from worldmodels.heads.base import RewardHead
+from worldmodels.heads.reward import RewardHead
 from worldmodels.nets.encoders import ObservationSpec
 from worldmodels.testing.learning import Learning
 from worldmodels.testing.sequences import randomize
+from worldmodels.training.losses import FixedScales
 from worldmodels.training.module import WorldModelModule
 from worldmodels.training.optim import NormClip
 
@@ -39,7 +40,7 @@ def module(name: str) -> WorldModelModule:
         Random(ACTION, False),
         partial(torch.optim.SGD, lr=0.05),
         NormClip(1.0),
-        loss_scales(config(*words), BOTH),
+        FixedScales(loss_scales(config(*words), BOTH)),
         {},
         0,
         0.0,
@@ -63,7 +64,7 @@ def updates(name: str, compiled: bool) -> tuple[list[float], list[dict[str, torc
     totals, gradients = [], []
     for rows in batches(BOTH):
         losses, _ = trained._step(rows)
-        total = trained.total({name: loss.mean() for name, loss in losses.items()})
+        total, _ = trained.balance({name: loss.mean() for name, loss in losses.items()})
         optimizer.zero_grad()
         total.backward()
         totals.append(total.item())

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, open_dict
 from dynamics.base import Dynamics
 from dynamics.latent import POSTERIORS
 from worldmodels.config import config_dir, load_config
+from worldmodels.factory import without_training_keys
 from worldmodels.testing.sequences import ACTION, EMBED
 
 TINY = (
@@ -53,13 +54,13 @@ class Subject:
             choices = {"posterior": self.posterior, **options}
             cfg.update({key: value for key, value in choices.items() if key in cfg and value is not None})
         torch.manual_seed(seed)
-        return instantiate(cfg, embed_dim=EMBED, action_dim=ACTION)
+        return instantiate(without_training_keys(cfg), embed_dim=EMBED, action_dim=ACTION)
 
 
 def subjects() -> list[Subject]:
     """Every backbone that has a file, times the choices it offers."""
     found = []
-    for path in sorted((config_dir() / "dynamics").glob("*.yaml")):
+    for path in sorted((config_dir() / "dynamics").glob("[!_]*.yaml")):
         cfg = config(path.stem).dynamics
         found += [
             Subject(path.stem, posterior, space)

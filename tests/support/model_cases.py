@@ -10,6 +10,7 @@ from dynamics_cases import TINY
 from omegaconf import DictConfig
 from torch import Tensor
 
+from dynamics.base import Rollout
 from worldmodels.config import load_config
 from worldmodels.factory import build_model
 from worldmodels.model import WorldModel
@@ -67,6 +68,11 @@ def with_reset(rows: dict[str, Tensor]) -> dict[str, Tensor]:
     reset = rows["is_first"].clone()
     reset[:, 0] = True
     return {**rows, "reset": reset}
+
+
+def rollout_of(feat: Tensor, weight: Tensor | None = None) -> Rollout:
+    """What a backbone would have made of a batch, as far as heads read it."""
+    return Rollout(feat, feat, torch.ones(feat.shape[:2]) if weight is None else weight, {}, {})
 
 
 WITH_GOAL = {

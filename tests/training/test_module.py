@@ -18,7 +18,9 @@ from worldmodels.common.columns import MEMORY_PREFIX
 from worldmodels.common.precision import lightning_precision
 from worldmodels.errors import UserError
 from worldmodels.factory import loss_scales, prefix_rows
+from worldmodels.heads.base import Head
 from worldmodels.testing.sequences import assert_close
+from worldmodels.training.losses import FixedScales, LossBalance
 from worldmodels.training.module import WorldModelModule
 from worldmodels.training.optim import AdaptiveClip, NormClip
 
@@ -52,17 +54,20 @@ def module(
     planner=None,
     clip=None,
     scales=None,
+    balance=None,
+    heads=None,
     rates=None,
     optimizer=None,
     average=0.0,
 ):
-    cfg = config(*overrides)
+    cfg, world = config(*overrides), model(*overrides, observations=observations)
+    world.heads.update(heads or {})
     made = WorldModelModule(
-        model(*overrides, observations=observations),
+        world,
         planner or Learner(),
         optimizer or partial(torch.optim.SGD, lr=1.0),
         clip or NormClip(100.0),
-        scales or loss_scales(cfg, observations),
+        balance or FixedScales(scales or loss_scales(cfg, observations)),
         rates or {},
         prefix_rows(cfg),
         average,
@@ -292,7 +297,7 @@ def test_a_probe_is_clipped_apart_whatever_its_loss_weighs(tmp_path):
     for weight in (1.0, 1000.0):
         torch.manual_seed(0)
         trained = module(tmp_path, "objective=probe", clip=NormClip(0.01))
-        trained.loss_scales["state"] = weight
+        trained.balance.scales["state"] = weight
         before = [p.detach().clone() for p in trained.model.dynamics.parameters()]
         torch.manual_seed(1)
         fit(trained, tmp_path)
@@ -300,6 +305,62 @@ def test_a_probe_is_clipped_apart_whatever_its_loss_weighs(tmp_path):
         assert trained.logged["gradient/clipped"] == pytest.approx(0.01 * 2**0.5, rel=1e-2)
     for one, other in zip(*moved, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-9)
+
+
+class Watching(Head):
+    """A head beside the latent, with as large a gradient as it is told."""
+
+    trains_latent = False
+
+    def __init__(self, size):
+        super().__init__()
+        self.w, self.size = nn.Parameter(torch.zeros(())), size
+
+    def forward(self, feat, action):
+        return self.w.expand(feat[..., 1:, 0].shape)
+
+    def loss(self, rollout, batch):
+        return self.size * self.w.expand(batch["reset"].shape)
+
+
+class Learned(LossBalance):
+    """Scales with one learned factor in front."""
+
+    def __init__(self, scales, size):
+        super().__init__(scales)
+        self.log_weight, self.size = nn.Parameter(torch.zeros(())), size
+
+    def weigh(self, means):
+        total = torch.stack([self.scales[name] * mean for name, mean in means.items()]).sum()
+        return total + self.size * self.log_weight, {"weight": self.log_weight.detach().exp()}
+
+
+@pytest.mark.parametrize("kind", ["head", "balance"])
+def test_what_shapes_no_latent_is_clipped_apart(tmp_path, kind):
+    moved = []
+    for size in (1.0, 1000.0):
+        torch.manual_seed(0)
+        scales = loss_scales(config(), STATE) | ({"watch": 1.0} if kind == "head" else {})
+        balance = Learned(scales, size) if kind == "balance" else FixedScales(scales)
+        heads = {"watch": Watching(size)} if kind == "head" else {}
+        trained = module(tmp_path, clip=NormClip(0.01), balance=balance, heads=heads)
+        before = [p.detach().clone() for p in trained.model.dynamics.parameters()]
+        torch.manual_seed(1)
+        fit(trained, tmp_path)
+        moved.append([p.detach() - q for p, q in zip(trained.model.dynamics.parameters(), before, strict=True)])
+        apart = trained.model.heads["watch"].w if kind == "head" else trained.balance.log_weight
+        assert apart.item() == pytest.approx(-0.01, rel=1e-2)
+    for one, other in zip(*moved, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-9)
+
+
+def test_a_balance_is_logged_and_has_a_rate_of_its_own(tmp_path):
+    balance = Learned(loss_scales(config(), STATE), 1.0)
+    trained = module(tmp_path, balance=balance, rates={"balance": {"lr": 0.5}})
+    trained.training_step(rows(), 0)
+    assert trained.logged["balance/weight"] == 1.0
+    groups = {group["lr"]: group["params"] for group in trained.configure_optimizers().param_groups}
+    assert [id(p) for p in groups[0.5]] == [id(balance.log_weight)]
 
 
 def test_small_gradients_are_left_alone(tmp_path):

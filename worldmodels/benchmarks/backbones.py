@@ -69,7 +69,7 @@ def measure(
     for word in overrides:
         if reason := OVERRULED.get(word.partition("=")[0]):
             raise UserError(f"{word} has no effect with suite=backbones: {reason}.")
-    names = sorted(path.stem for path in (config_dir() / "dynamics").glob("*.yaml"))
+    names = sorted(path.stem for path in (config_dir() / "dynamics").glob("[!_]*.yaml"))
     for name in only:
         if name not in names:
             raise UserError(f"only={name} is not one of {', '.join(names)}.{near_match(name, names)}")

@@ -111,7 +111,7 @@ def build_parts(cfg: DictConfig, envs: VectorEnv, device: torch.device, folder: 
     def losses() -> Tensor:
         with amp():
             named, _ = module._step(batch)
-        return module.total({name: loss.float().mean() for name, loss in named.items()})
+        return module.balance({name: loss.float().mean() for name, loss in named.items()})[0]
 
     def update() -> None:
         losses().backward()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from jaxtyping import Bool, Shaped
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from worldmodels.common.columns import GOAL_PREFIX
@@ -21,6 +21,19 @@ def goal_changed(batch: dict[str, Tensor]) -> Bool[Tensor, "B T"]:
     for shown in (value.flatten(2) for key, value in batch.items() if key.startswith(GOAL_PREFIX)):
         new[:, 1:] |= (shown[:, 1:] != shown[:, :-1]).any(-1)
     return new
+
+
+def mean_over(loss: Float[Tensor, "..."], counted: Shaped[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """Scale a loss that is 0 where nothing counts, so that its plain mean becomes its mean over what is counted.
+
+    ``counted`` is a mask, or the weights that the loss holds already.
+    """
+    return loss * loss.numel() / counted.sum().clamp(min=1e-9)
+
+
+def mean_weights(valid: Bool[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """Return :func:`mean_over` as one weight a row, for several losses of the same rows."""
+    return valid * (valid.numel() / valid.sum().clamp(min=1))
 
 
 def split_context(

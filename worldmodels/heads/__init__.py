@@ -1,1 +1,1 @@
-"""What is read off features and trained on recorded rows, one file a head. Observations are decoded in nets/."""
+"""Scalars read off features and trained on recorded rows: the contract in base.py, one file a head."""

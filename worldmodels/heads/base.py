@@ -1,91 +1,29 @@
-"""Scalars read off features: reward and continuation. A head alone knows which state and action it reads."""
+"""The contract of heads: scalars read off features, in imagination and in training."""
 
 from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from abc import ABC, abstractmethod
+
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from worldmodels.common.batch import goal_changed
-from worldmodels.nets.distributions import TwoHot
-from worldmodels.nets.layers import MLP
+from dynamics.base import Rollout
 
 
-class RewardHead(nn.Module):
-    """Reward for arriving in a state, as symexp two-hot; predicts exactly zero before training (DreamerV3)."""
+class Head(nn.Module, ABC):
+    """One scalar a step, built with ``feat_dim`` and ``action_dim``. A head alone knows which rows it reads.
 
-    def __init__(
-        self, feat_dim: int, action_dim: int, units: int, layers: int = 1, num_bins: int = 255, limit: float = 20.0
-    ) -> None:
-        super().__init__()
-        self.two_hot = TwoHot(num_bins, limit)
-        self.net = MLP(feat_dim, units, layers, num_bins, out_scale=0.0)
+    Its key under ``heads:`` names its loss. A trajectory holds it under that name in ``extra``, but for the two heads
+    that every planner reads, ``reward`` and ``cont``.
+    """
 
+    trains_latent: bool = True
+    """False: its loss reads a detached rollout, and what it learns is clipped apart from all else."""
+
+    @abstractmethod
     def forward(self, feat: Float[Tensor, "... H1 F"], action: Float[Tensor, "... H A"]) -> Float[Tensor, "... H"]:
-        """Decoded reward of H steps from H + 1 states; the start's own reward is the past's."""
-        return self.two_hot.decode(self.net(feat[..., 1:, :]))
+        """Read H steps off H + 1 states and the actions between them."""
 
-    def loss(
-        self,
-        feat: Float[Tensor, "B T F"],
-        weight: Float[Tensor, "B T"],
-        batch: dict[str, Tensor],
-        reset: Bool[Tensor, "B T"],
-    ) -> Float[Tensor, "B T"]:
-        """Cross-entropy on every step: an arrival state always has a reward, zero at an episode's first frame.
-
-        Where another goal is shown than before, the reward was for that one, which the state no longer tells.
-        """
-        told = ~goal_changed(batch) | reset
-        return weight * told * self.two_hot.loss(self.net(feat), batch["reward"])
-
-
-class TransitionRewardHead(RewardHead):
-    """Reward of an action taken in a state, which a planner knows before it imagines where that leads (TD-MPC2)."""
-
-    def __init__(
-        self, feat_dim: int, action_dim: int, units: int, layers: int = 1, num_bins: int = 255, limit: float = 20.0
-    ) -> None:
-        super().__init__(feat_dim + action_dim, action_dim, units, layers, num_bins, limit)
-
-    def forward(self, feat: Float[Tensor, "... H1 F"], action: Float[Tensor, "... H A"]) -> Float[Tensor, "... H"]:
-        """Decoded reward of H steps from the H states they are taken in."""
-        return self.two_hot.decode(self.net(torch.cat([feat[..., :-1, :], action], dim=-1)))
-
-    def loss(
-        self,
-        feat: Float[Tensor, "B T F"],
-        weight: Float[Tensor, "B T"],
-        batch: dict[str, Tensor],
-        reset: Bool[Tensor, "B T"],
-    ) -> Float[Tensor, "B T"]:
-        """Cross-entropy where a step led into a row; none did at a reset, which counts nothing."""
-        before = torch.cat([feat[:, :-1], batch["action"][:, 1:]], dim=-1)
-        loss = weight[:, :-1] * self.two_hot.loss(self.net(before), batch["reward"][:, 1:])
-        valid = ~reset[:, 1:]
-        loss = torch.where(valid, loss, 0.0) * reset.numel() / valid.sum().clamp(min=1)
-        return torch.cat([torch.zeros_like(loss[:, :1]), loss], dim=1)
-
-
-class ContinueHead(nn.Module):
-    """Probability that an episode goes on after arriving in a state; a time limit does not count as an end."""
-
-    def __init__(self, feat_dim: int, action_dim: int, units: int, layers: int = 1) -> None:
-        super().__init__()
-        self.net = MLP(feat_dim, units, layers, 1, out_scale=0.0)
-
-    def forward(self, feat: Float[Tensor, "... H1 F"], action: Float[Tensor, "... H A"]) -> Float[Tensor, "... H"]:
-        """Probability in [0, 1] for H steps from H + 1 states."""
-        return self.net(feat[..., 1:, :]).float().squeeze(-1).sigmoid()
-
-    def loss(
-        self,
-        feat: Float[Tensor, "B T F"],
-        weight: Float[Tensor, "B T"],
-        batch: dict[str, Tensor],
-        reset: Bool[Tensor, "B T"],
-    ) -> Float[Tensor, "B T"]:
-        """Binary cross-entropy with 1 - is_terminal; in full however far ahead, as an end is its window's last row."""
-        logits = self.net(feat).float().squeeze(-1)
-        return F.binary_cross_entropy_with_logits(logits, (~batch["is_terminal"]).float(), reduction="none")
+    @abstractmethod
+    def loss(self, rollout: Rollout, batch: dict[str, Tensor]) -> Float[Tensor, "B T"]:
+        """Return the loss of every row, unreduced. Invalid rows weigh 0; ``batch["reset"]`` says where time breaks."""

@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
 
-from jaxtyping import Float
-from torch import Tensor, nn
+import torch
+from jaxtyping import Float, Int64
+from torch import Generator, Tensor, nn
 
 from dynamics.base import Rollout
+
+
+@dataclass(frozen=True)
+class Context:
+    """What an objective may read beside a rollout."""
+
+    model: nn.Module
+    """The world model that it is part of."""
+    planner: nn.Module | None = None
+    """What acts on it; None where a model is looked at alone."""
+    updates: Int64[Tensor, ""] = field(default_factory=lambda: torch.zeros((), dtype=torch.int64))
+    """Updates made so far: a tensor, so that a compiled update stays one graph."""
 
 
 class Objective(nn.Module, ABC):
@@ -18,7 +32,7 @@ class Objective(nn.Module, ABC):
 
     decoder: nn.Module | None
     trains_latent: bool = True
-    """False: no gradient of it reaches the latent, and what it learns is clipped apart from all else."""
+    """False: it reads a detached rollout, and what it learns is clipped apart from all else."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -26,6 +40,17 @@ class Objective(nn.Module, ABC):
 
     @abstractmethod
     def forward(
-        self, rollout: Rollout, embed: Float[Tensor, "B T E"], batch: dict[str, Tensor]
+        self, rollout: Rollout, embed: Float[Tensor, "B T E"], batch: dict[str, Tensor], context: Context
     ) -> dict[str, Float[Tensor, "B T"]]:
-        """Named losses, unreduced [B, T]."""
+        """Return named losses, unreduced [B, T]. No other part may name a loss alike."""
+
+    def view(self, batch: dict[str, Tensor], generator: Generator | None = None) -> dict[str, Tensor]:
+        """Return the batch as the encoder is to be shown it while training. Losses read the one that was recorded.
+
+        One objective of a model may change the view. ``generator`` draws; None uses the global random stream.
+        """
+        return batch
+
+    def after_step(self, model: nn.Module) -> None:
+        """Follow the newest weights of ``model``, as moving averages do. Called after every optimiser step."""
+        return

@@ -8,7 +8,7 @@ from torch import Tensor
 from dynamics.base import Rollout
 from worldmodels.nets.decoders import Decoder
 from worldmodels.nets.encoders import ObservationSpec
-from worldmodels.objectives.base import Objective
+from worldmodels.objectives.base import Context, Objective
 
 
 class Reconstruction(Objective):
@@ -19,7 +19,7 @@ class Reconstruction(Objective):
         self.decoder = Decoder(feat_dim, observations, depth, units, layers)
 
     def forward(
-        self, rollout: Rollout, embed: Float[Tensor, "B T E"], batch: dict[str, Tensor]
+        self, rollout: Rollout, embed: Float[Tensor, "B T E"], batch: dict[str, Tensor], context: Context
     ) -> dict[str, Float[Tensor, "B T"]]:
         """``pixels`` and ``state``, where observed."""
         return self.decoder.loss(rollout.feat, batch)

@@ -12,8 +12,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from worldmodels.config import dotted_keys, is_group, load_config, require_counts, require_types
 from worldmodels.errors import UserError, near_match
-from worldmodels.factory import learner_of
 from worldmodels.runs.folders import AVERAGE, CONFIG, NotLearned
+from worldmodels.scales import OVER_ALL, learner_of, require_scales
 
 WITHIN = ("size", "space", "denoiser")
 """Groups that others are made with."""
@@ -36,6 +36,7 @@ def override(cfg: DictConfig, overrides: list[str], learned: bool = True) -> Dic
     for word in sorted(adding, key=is_group, reverse=True):  # a group first, then keys inside it
         key, equals, value = word.partition("=")
         added = adding[word] and "." in key and isinstance(OmegaConf.select(cfg, key.rpartition(".")[0]), DictConfig)
+        added = added or key.startswith(OVER_ALL)
         if not equals:
             raise UserError(f"{word!r} is not of the form key=value.{near_match(key, dotted_keys(cfg))}")
         if is_group(word) and value == cfg.choices.get(key):
@@ -60,6 +61,7 @@ def override(cfg: DictConfig, overrides: list[str], learned: bool = True) -> Dic
     if any(word.startswith("denoiser") for word in overrides) and OmegaConf.select(cfg, NET):
         OmegaConf.update(cfg, NET, cfg.denoiser, merge=False)
     require_counts(cfg)
+    require_scales(cfg)
     return cfg
 
 

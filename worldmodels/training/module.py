@@ -16,7 +16,9 @@ from planners.base import Planner
 from worldmodels.common.batch import split_context
 from worldmodels.common.columns import MEMORY_PREFIX
 from worldmodels.errors import UserError
-from worldmodels.model import WorldModel
+from worldmodels.model import WorldModel, merge_losses
+from worldmodels.objectives.base import Context
+from worldmodels.training.losses import LossBalance
 from worldmodels.training.optim import moving_average
 
 Clip = Callable[[Iterable[nn.Parameter]], None]
@@ -32,7 +34,7 @@ class WorldModelModule(lightning.LightningModule):
         optimizer: builds the optimiser from parameter groups.
         parts: options of the optimiser by part (``model.encoder``, ``planner``, …), where they differ.
         clip: clips gradients in place, after the backward pass.
-        loss_scales: one factor for every loss, no more and no fewer.
+        balance: what is minimised, from the mean of every loss.
         prefix: rows in front of every window (:func:`~worldmodels.common.batch.context_rows`).
         average: share of the moving average that each update keeps; 0 acts with the newest weights.
         bad_batch: where a batch is saved whose loss or gradient is not finite.
@@ -44,16 +46,16 @@ class WorldModelModule(lightning.LightningModule):
         planner: Planner,
         optimizer: Callable[..., torch.optim.Optimizer],
         clip: Clip,
-        loss_scales: Mapping[str, float],
+        balance: LossBalance,
         parts: Mapping[str, Mapping[str, float]],
         prefix: int,
         average: int | float,
         bad_batch: Path,
     ) -> None:
         super().__init__()
-        self.model, self.planner = model, planner
+        self.model, self.planner, self.balance = model, planner, balance
         self._optimizer, self._clip = optimizer, clip
-        self.loss_scales, self.parts = dict(loss_scales), dict(parts)
+        self.parts = dict(parts)
         self.prefix, self.bad_batch = prefix, bad_batch
         self.average = AveragedModel(
             nn.ModuleDict({"model": model, "planner": planner}), multi_avg_fn=moving_average(average)
@@ -65,17 +67,11 @@ class WorldModelModule(lightning.LightningModule):
         """Every loss by name, unreduced, and the rollout behind them."""
         prefix, window = split_context(batch, self.prefix)
         start = self.start(self.model, prefix, window)
-        if self.learns_model:
-            losses, rollout = self.model.losses(window, start)
-        else:
-            with torch.no_grad():
-                losses, rollout = {}, self.model.observe(window, start)[0]
-        return losses | self.planner.loss(self.model, rollout, window), rollout
-
-    @property
-    def learns_model(self) -> bool:
-        """Whether the world model learns, or was frozen (``requires_grad_(False)``) for a planner to learn on."""
-        return any(p.requires_grad for p in self.model.parameters())
+        context = Context(self.model, self.planner, self.average.n_averaged)
+        losses, rollout = self.model.losses(window, start, context)
+        if self.model.learns(self.planner):
+            losses = merge_losses(losses, self.planner.loss(self.model, rollout, window), "the planner")
+        return losses, rollout
 
     @property
     def acting(self) -> tuple[WorldModel, Planner]:
@@ -98,24 +94,19 @@ class WorldModelModule(lightning.LightningModule):
         self._step = torch.compile(self.losses)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """One batch's :meth:`total`; everything that is not finite is refused."""
+        """Return what is to be minimised of one batch; everything that is not finite is refused."""
         self._batch = batch
         losses, rollout = self._step(batch)
-        if losses.keys() != self.loss_scales.keys():
-            raise ValueError(f"losses {sorted(losses)} and loss_scales {sorted(self.loss_scales)} must name the same")
         means = {name: loss.float().mean() for name, loss in losses.items()}
         self._refuse_non_finite(means)
         self.log_dict({f"loss/{name}": mean for name, mean in means.items()})
-        watched = {"latent": self.model.dynamics.metrics(rollout), "planner": self.planner.metrics(rollout)}
+        total, weights = self.balance(means)
+        latent, planner = self.model.dynamics.metrics(rollout), self.planner.metrics(rollout)
+        watched = {"latent": latent, "planner": planner, "balance": weights}
         for part, values in watched.items():
             self.log_dict({f"{part}/{name}": value.mean() for name, value in values.items()})
-        total = self.total(means)
         self.log("loss/total", total)
         return total
-
-    def total(self, means: dict[str, Tensor]) -> Tensor:
-        """What is minimised: the weighted sum of mean losses."""
-        return torch.stack([self.loss_scales[name] * mean for name, mean in means.items()]).sum()
 
     def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, *_: Any, **__: Any) -> None:
         """Clip after the backward pass; log the norm before and after."""
@@ -130,10 +121,14 @@ class WorldModelModule(lightning.LightningModule):
         self.log("gradient/clipped", torch.nn.utils.get_total_norm([p.grad for p in parameters]))
 
     def _clipped_together(self, parameters: list[nn.Parameter]) -> list[list[nn.Parameter]]:
-        """All but what objectives learn that shape nothing, and that: else a probe would scale others' steps down."""
-        watching = [objective for objective in self.model.objectives if not objective.trains_latent]
-        apart = {id(p) for objective in watching for p in objective.parameters()}
-        groups = ([p for p in parameters if (id(p) in apart) == probes] for probes in (False, True))
+        """Split what shapes the latent, what only watches it, and the balance, into groups with a norm each.
+
+        Else a probe's gradient would scale the steps of all others down.
+        """
+        parts = (*self.model.heads.values(), *self.model.objectives.values())
+        group_of = {id(p): 1 for part in parts if not part.trains_latent for p in part.parameters()}
+        group_of |= {id(p): 2 for p in self.balance.parameters()}
+        groups = ([p for p in parameters if group_of.get(id(p), 0) == group] for group in range(3))
         return [group for group in groups if group]
 
     def on_train_start(self) -> None:
@@ -150,8 +145,9 @@ class WorldModelModule(lightning.LightningModule):
         self.after_step()
 
     def after_step(self) -> None:
-        """Let the planner update its moving averages, and update that of all weights."""
+        """Let planner and objectives update their moving averages, and update that of all weights."""
         self.planner.after_step()
+        self.model.after_step()
         self.average.update_parameters(nn.ModuleDict({"model": self.model, "planner": self.planner}))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:

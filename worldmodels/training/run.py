@@ -37,7 +37,8 @@ from worldmodels.runs.folders import (
 )
 from worldmodels.runs.loading import load_run
 from worldmodels.training.memory import keep_freed_memory
-from worldmodels.training.setup import Training, assemble, parts
+from worldmodels.training.parts import new_parts, parts, without
+from worldmodels.training.setup import Training, assemble
 
 log = logging.getLogger(__name__)
 
@@ -175,8 +176,11 @@ def planner_config(folder: Path, words: list[str]) -> DictConfig:
     before.optimizer.parts = None  # its model's are without meaning now; a planner brings its own
     before.data.dataset = None  # episodes of its own, unless words name a recording
     cfg = override(before, words, learned=False)
-    require_same(cfg, before, f": the world model in {folder} was trained with another", world_of)
-    if not learner_of(cfg.planner).get("loss_scales"):
+    cfg.new_parts = new_parts(cfg, before)
+    require_same(
+        without(cfg, cfg.new_parts), before, f": the world model in {folder} was trained with another", world_of
+    )
+    if not cfg.new_parts and not learner_of(cfg.planner).get("loss_scales"):
         raise UserError(
             f"planner={cfg.choices.planner} has nothing to learn on a frozen world model: use it as it is, with "
             f"`python scripts/evaluate.py run={folder} planner={cfg.choices.planner}`, or name one that learns, such "

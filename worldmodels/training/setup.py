@@ -12,7 +12,7 @@ from typing import Any
 import lightning
 import numpy as np
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from planners.search.memory import require_memory
 from worldmodels.cli import CtrlC
@@ -29,19 +29,17 @@ from worldmodels.factory import (
     build_model,
     build_planner,
     construct,
-    learner_of,
     loss_scales,
     prefix_rows,
     require_length,
 )
-from worldmodels.model import WorldModel
 from worldmodels.nets.encoders import ObservationSpec
-from worldmodels.runs.folders import AVERAGE, load_weights, read_checkpoint
 from worldmodels.runs.recordings import require_same_world
 from worldmodels.training.callbacks import EpisodeLogger, ImaginationLogger, Progress, ShortEpisodeWarning, UpdateTimer
 from worldmodels.training.checkpoints import Checkpoints, PlainFiles
 from worldmodels.training.logs import FrameCurves, MetricsCsv
 from worldmodels.training.module import WorldModelModule
+from worldmodels.training.parts import freeze, parts
 
 log = logging.getLogger(__name__)
 
@@ -124,14 +122,6 @@ def assemble(cfg: DictConfig, folder: Path, ctrl_c: CtrlC, resumed_at: int = 0) 
         yield Training(module, OnlineData(dataset), trainer, checkpoints, stopwatch)
 
 
-def freeze(model: WorldModel, cfg: DictConfig, resumed_at: int) -> None:
-    """Give a model the weights of ``cfg.world_model`` for good; one that is resumed finds them in its checkpoint."""
-    if not resumed_at:
-        checkpoint = read_checkpoint(Path(cfg.world_model))
-        load_weights(model, checkpoint, AVERAGE + "model.", checkpoint["file"])
-    model.requires_grad_(False)
-
-
 def build_trainer(
     cfg: DictConfig,
     folder: Path,
@@ -164,38 +154,26 @@ def build_trainer(
 
 def build_module(cfg: DictConfig, folder: Path, model: Any, envs: VectorEnv | Spaces) -> WorldModelModule:
     """The LightningModule of a configuration."""
+    planner = build_planner(
+        cfg.planner,
+        envs.action_dim,
+        envs.discrete,
+        seed=cfg.seed,
+        std=cfg.size.get("init_std"),
+        **model.dynamics.feature_spec,
+    )
+    learning = [place for place, part in {**model.parts, "planner": planner}.items() if model.learns(part)]
     return WorldModelModule(
         model,
-        build_planner(
-            cfg.planner,
-            envs.action_dim,
-            envs.discrete,
-            seed=cfg.seed,
-            std=cfg.size.get("init_std"),
-            **model.dynamics.feature_spec,
-        ),
+        planner,
         lambda groups: construct(cfg.optimizer.build, params=groups, lr=cfg.optimizer.lr),
         construct(cfg.optimizer.clip),
-        loss_scales(cfg, envs.observation_spec),
-        parts(cfg),
+        construct(cfg.balance, scales=loss_scales(cfg, envs.observation_spec, learning)),
+        parts(cfg, learning),
         prefix_rows(cfg),
         cfg.optimizer.average,
         folder / "bad_batch.pt",
     )
-
-
-def parts(cfg: DictConfig) -> dict[str, dict[str, float]]:
-    """The optimiser's options by part, those that the planner brings for its own parts among them."""
-    named = OmegaConf.to_container(cfg.optimizer, resolve=True)["parts"] or {}
-    if not isinstance(named, dict) or not all(isinstance(own, dict) for own in named.values()):
-        raise UserError(
-            f"optimizer.parts={named} must name parts and their options, such as {{model.encoder: {{lr: 1e-4}}}}; "
-            "the rate of all others is optimizer.lr."
-        )
-    place = "planner.learner." if "learner" in cfg.planner else "planner."
-    own = OmegaConf.to_container(learner_of(cfg.planner).get("parts", OmegaConf.create({})))
-    every = {place + part: options for part, options in own.items()} | named
-    return {part: {key: v for key, v in options.items() if v is not None} for part, options in every.items()}
 
 
 def build_dataset(

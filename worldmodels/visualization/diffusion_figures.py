@@ -70,7 +70,7 @@ def write_diffusion_figures(run: Run, seed: int) -> None:
 
 def maze_of(run: Run) -> Grid | None:
     """The maze that a run is in, if its model decodes positions."""
-    decodes = any("state" in (objective.decoder or ()) for objective in run.model.objectives)
+    decodes = any("state" in (objective.decoder or ()) for objective in run.model.objectives.values())
     return grid_of(run.cfg.env.maze) if "maze" in run.cfg.env and decodes else None
 
 

@@ -1,0 +1,57 @@
+"""Reward heads, as symexp two-hot: of the state a step arrives in, or of the action it takes."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from dynamics.base import Rollout
+from worldmodels.common.batch import goal_changed, mean_over
+from worldmodels.heads.base import Head
+from worldmodels.nets.distributions import TwoHot
+from worldmodels.nets.layers import MLP
+
+
+class RewardHead(Head):
+    """Reward for arriving in a state, as symexp two-hot; predicts exactly zero before training (DreamerV3)."""
+
+    def __init__(
+        self, feat_dim: int, action_dim: int, units: int, layers: int = 1, num_bins: int = 255, limit: float = 20.0
+    ) -> None:
+        super().__init__()
+        self.two_hot = TwoHot(num_bins, limit)
+        self.net = MLP(feat_dim, units, layers, num_bins, out_scale=0.0)
+
+    def forward(self, feat: Float[Tensor, "... H1 F"], action: Float[Tensor, "... H A"]) -> Float[Tensor, "... H"]:
+        """Decode the reward of H steps from H + 1 states. The start's own reward is the past's."""
+        return self.two_hot.decode(self.net(feat[..., 1:, :]))
+
+    def loss(self, rollout: Rollout, batch: dict[str, Tensor]) -> Float[Tensor, "B T"]:
+        """Cross-entropy on every step: an arrival state always has a reward, zero at an episode's first frame.
+
+        Where another goal is shown than before, the reward was for that one, which the state no longer tells.
+        """
+        told = ~goal_changed(batch) | batch["reset"]
+        return rollout.weight * told * self.two_hot.loss(self.net(rollout.feat), batch["reward"])
+
+
+class TransitionRewardHead(RewardHead):
+    """Reward of an action taken in a state, which a planner knows before it imagines where that leads (TD-MPC2)."""
+
+    def __init__(
+        self, feat_dim: int, action_dim: int, units: int, layers: int = 1, num_bins: int = 255, limit: float = 20.0
+    ) -> None:
+        super().__init__(feat_dim + action_dim, action_dim, units, layers, num_bins, limit)
+
+    def forward(self, feat: Float[Tensor, "... H1 F"], action: Float[Tensor, "... H A"]) -> Float[Tensor, "... H"]:
+        """Decode the reward of H steps from the H states they are taken in."""
+        return self.two_hot.decode(self.net(torch.cat([feat[..., :-1, :], action], dim=-1)))
+
+    def loss(self, rollout: Rollout, batch: dict[str, Tensor]) -> Float[Tensor, "B T"]:
+        """Cross-entropy where a step led into a row; none did at a reset, which counts nothing."""
+        before = torch.cat([rollout.feat[:, :-1], batch["action"][:, 1:]], dim=-1)
+        loss = rollout.weight[:, :-1] * self.two_hot.loss(self.net(before), batch["reward"][:, 1:])
+        valid = ~batch["reset"][:, 1:]
+        loss = torch.where(valid, loss, 0.0)
+        return mean_over(torch.cat([torch.zeros_like(loss[:, :1]), loss], dim=1), valid)
