@@ -25,6 +25,7 @@ FLOORS = (
     "planners.search",
     "planners",
     "planners.diffusion",
+    "worldmodels.agent",
     "worldmodels.data",
     "worldmodels.scales",
     "worldmodels.config",

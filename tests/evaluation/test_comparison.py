@@ -14,7 +14,7 @@ from toy_runs import WORDS, script
 
 from planners.gradient import Gradient
 from planners.learning.learner import require_gradients
-from worldmodels.data.collect import Agent
+from worldmodels.agent import Agent
 from worldmodels.errors import UserError
 from worldmodels.evaluation.comparison import Entry, bounds, open_run_or_reason, over_oracle, with_intervals
 from worldmodels.evaluation.comparison_report import draw, label, table

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from dynamics.base import State
 from planners.random import Random
+from worldmodels.agent import Agent
 from worldmodels.common.batch import split_context
 from worldmodels.common.frames import last_frame, pixels_to_float
 from worldmodels.common.randomness import color_noise, own_randomness, row_noise
 from worldmodels.common.seeds import HELD_OUT, derive_seed
-from worldmodels.data.collect import Agent
 from worldmodels.envs.vector import VectorEnv
 from worldmodels.evaluation.oracle import Oracle, OracleAgent, Simulators
 from worldmodels.evaluation.report import play_held_out, windows

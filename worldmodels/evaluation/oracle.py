@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
 from dynamics.base import Dynamics, Rollout, State
-from worldmodels.data.collect import Agent
+from worldmodels.agent import Agent
 from worldmodels.envs import describe, make
 from worldmodels.envs.stream import enter_worker
 from worldmodels.envs.vector import VectorEnv, array_state, plain_config

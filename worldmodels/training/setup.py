@@ -15,11 +15,12 @@ import torch
 from omegaconf import DictConfig
 
 from planners.search.memory import require_memory
+from worldmodels.agent import Agent
 from worldmodels.cli import CtrlC
 from worldmodels.common import precision
 from worldmodels.common.columns import GOAL_PREFIX
 from worldmodels.common.timing import Stopwatch
-from worldmodels.data.collect import Agent, Collector, row_spec
+from worldmodels.data.collect import Collector, row_spec
 from worldmodels.data.datamodule import OfflineDataset, OnlineData, OnlineDataset, UpdateSchedule
 from worldmodels.data.import_dataset import open_dataset
 from worldmodels.data.replay import Replay

@@ -18,11 +18,11 @@ from dynamics.goal import join_goal, split_goal
 from planners.base import Decision
 from planners.diffusion.plan_scoring import PlanBatch
 from planners.diffusion.planner import Diffusion
+from worldmodels.agent import Agent
 from worldmodels.common import precision
 from worldmodels.common.columns import GOAL_PREFIX
 from worldmodels.common.frames import enlarge, gif_bytes, last_frame, to_uint8
 from worldmodels.common.seeds import HELD_OUT, derive_seed
-from worldmodels.data.collect import Agent
 from worldmodels.envs.grid import Grid
 from worldmodels.envs.maze import grid_of
 from worldmodels.envs.vector import VectorEnv
