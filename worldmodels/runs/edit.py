@@ -19,7 +19,7 @@ WITHIN = ("size", "space", "denoiser")
 """Groups that others are made with."""
 NET = "planner.learner.trajectories.net"
 """Where a planner keeps its denoiser."""
-WEIGHTS = ("dynamics", "space", "size", "encoder", "objective", "heads")
+WEIGHTS = ("dynamics", "space", "size", "nets", "encoder", "objective", "heads")
 """Groups that a run's weights depend on."""
 MISSING = object()
 
