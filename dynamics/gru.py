@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from dynamics.base import Core, Memory, clear_rows
-from worldmodels.nets.layers import BlockLinear, DenseNormAct, init_linear_
+from worldmodels.nets.layers import DEFAULT_STYLE, BlockLinear, DenseNormAct, NetStyle, init_linear_
 
 
 class GRU(Core):
@@ -18,15 +17,15 @@ class GRU(Core):
     part. The memory is kept in fp32 under autocast, or small updates would be lost.
     """
 
-    def __init__(self, in_dim: int, deter: int, hidden: int, blocks: int = 8) -> None:
+    def __init__(self, in_dim: int, deter: int, hidden: int, blocks: int = 8, style: NetStyle = DEFAULT_STYLE) -> None:
         super().__init__()
         self.out_dim = deter
         self.blocks = blocks
-        self.mix = DenseNormAct(deter, hidden)
-        self.own = BlockLinear(deter, deter, blocks)
-        self.shared = init_linear_(nn.Linear(hidden + in_dim, deter, bias=False))
-        self.norm = nn.LayerNorm(deter)
-        self.gates = BlockLinear(deter, 3 * deter, blocks)
+        self.mix = DenseNormAct(deter, hidden, style)
+        self.own = BlockLinear(deter, deter, blocks, style)
+        self.shared = init_linear_(nn.Linear(hidden + in_dim, deter, bias=False), style=style)
+        self.norm, self.act = style.make_norm(deter), style.make_act()
+        self.gates = BlockLinear(deter, 3 * deter, blocks, style)
 
     def initial(self, n: int) -> Memory:
         """Zeros."""
@@ -39,7 +38,7 @@ class GRU(Core):
         deter = (memory if reset is None else clear_rows(memory, reset, self.initial(len(x))))["deter"]
         # A block reads its own part of the memory and all that is shared; the latter is one dense map for all blocks.
         inner = self.own(deter) + self.shared(torch.cat([self.mix(deter), x], dim=-1))
-        gates = self.gates(F.silu(self.norm(inner))).float().unflatten(-1, (self.blocks, 3, -1))
+        gates = self.gates(self.act(self.norm(inner))).float().unflatten(-1, (self.blocks, 3, -1))
         reset_gate, candidate, update = (gate.flatten(1) for gate in gates.unbind(2))
         candidate = torch.tanh(torch.sigmoid(reset_gate) * candidate)
         deter = torch.lerp(deter, candidate, torch.sigmoid(update - 1))

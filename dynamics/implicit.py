@@ -10,11 +10,11 @@ from dynamics.base import Dynamics, Rollout, State, last_steps, since_reset
 from dynamics.latents import SimNormLatent
 from worldmodels.common.batch import mean_over
 from worldmodels.errors import UserError
-from worldmodels.nets.layers import MLP, init_linear_
+from worldmodels.nets.layers import DEFAULT_STYLE, MLP, NetStyle, init_linear_
 
 
 class Implicit(Dynamics):
-    """``z = h(o)`` and ``z' = d(z, a)`` (eq. 2) end in LayerNorm and SimNorm; a filtered state remembers nothing.
+    """``z = h(o)`` and ``z' = d(z, a)`` (eq. 2) end in a norm and SimNorm; a filtered state remembers nothing.
 
     Observing makes latents open-loop, as planning will: they are grounded in the frame at resets and every
     ``unroll`` + 1 steps, and follow from actions between. Heads are trained on these; ``post`` is the encoder's.
@@ -36,6 +36,7 @@ class Implicit(Dynamics):
         simplex: int = 8,
         unroll: int = 3,
         rho: float = 0.5,
+        style: NetStyle = DEFAULT_STYLE,
     ) -> None:
         super().__init__()
         if latent % simplex:
@@ -47,8 +48,10 @@ class Implicit(Dynamics):
         self.feat_dim, self.action_dim, self.unroll, self.rho = latent, action_dim, unroll, rho
         self.layouts = [{"latent": (latent,)}]
         self.simnorm = SimNormLatent(latent // simplex, simplex)
-        self.encode = nn.Sequential(init_linear_(nn.Linear(embed_dim, latent)), nn.LayerNorm(latent))
-        self.transition = nn.Sequential(MLP(latent + action_dim, hidden, 2, latent), nn.LayerNorm(latent))
+        self.encode = nn.Sequential(init_linear_(nn.Linear(embed_dim, latent), style=style), style.make_norm(latent))
+        self.transition = nn.Sequential(
+            MLP(latent + action_dim, hidden, 2, latent, style=style), style.make_norm(latent)
+        )
 
     def initial(self, n: int) -> State:
         """Even simplices, as of an encoder that says nothing."""

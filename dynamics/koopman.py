@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from dynamics.base import Core, Memory
 from dynamics.scan import linear_scan, reset_decay
-from worldmodels.nets.layers import init_linear_
+from worldmodels.nets.layers import DEFAULT_STYLE, NetStyle, init_linear_
 
 SLOWEST, FASTEST = 0.999, 0.5
 """Moduli of the eigenvalues at the start, spread log-uniformly in 1 - |lambda|: memories of one to a thousand steps."""
@@ -29,13 +29,13 @@ class Koopman(Core):
     scaled by ``sqrt(1 - |lambda|^2)``, which keeps slow ones from growing (eq. 7, there learned from this start).
     """
 
-    def __init__(self, in_dim: int, state: int) -> None:
+    def __init__(self, in_dim: int, state: int, style: NetStyle = DEFAULT_STYLE) -> None:
         super().__init__()
         self.out_dim = 2 * state
         spread = torch.linspace(math.log(1 - SLOWEST), math.log(1 - FASTEST), state)
         self.rate = nn.Parameter(torch.log(-torch.log(1 - spread.exp())))
         self.frequency = nn.Parameter(math.pi * torch.rand(state).square())
-        self.in_proj = init_linear_(nn.Linear(in_dim, 2 * state, bias=False))
+        self.in_proj = init_linear_(nn.Linear(in_dim, 2 * state, bias=False), style=style)
 
     def initial(self, n: int) -> Memory:
         """Zeros."""

@@ -11,7 +11,7 @@ from torch import Generator, Tensor, nn
 from dynamics.base import Core, Dynamics, Memory, Rollout, State, last_steps, stack_memories
 from dynamics.latents import LatentSpace
 from worldmodels.errors import UserError, near_match
-from worldmodels.nets.layers import MLP, DenseNormAct, init_linear_
+from worldmodels.nets.layers import DEFAULT_STYLE, MLP, DenseNormAct, NetStyle, init_linear_
 
 POSTERIORS = ("filter", "obs")
 STOCH, RESET, ENTRY, BEFORE = "stoch", "reset", "entry.", "before."
@@ -35,19 +35,24 @@ class StochasticLatent(Dynamics):
         posterior: str = "filter",
         hidden: int = 256,
         free_nats: float = 1.0,
+        style: NetStyle = DEFAULT_STYLE,
     ) -> None:
         super().__init__()
         require_posterior(posterior)
         self.space, self.gradient = space, space.gradient
         self.sequential = posterior == "filter"
         self.free_nats = free_nats
-        self.from_stoch = DenseNormAct(space.dim, hidden)
-        self.from_action = DenseNormAct(action_dim, hidden)
+        self.from_stoch = DenseNormAct(space.dim, hidden, style)
+        self.from_action = DenseNormAct(action_dim, hidden, style)
         self.core = core(in_dim=2 * hidden)
-        self.prior = MLP(self.core.out_dim, hidden, 2, space.raw_dim)
-        self.post_embed = init_linear_(nn.Linear(embed_dim, hidden))
-        self.post_deter = init_linear_(nn.Linear(self.core.out_dim, hidden, bias=False)) if self.sequential else None
-        self.post_out = nn.Sequential(nn.LayerNorm(hidden), nn.SiLU(), init_linear_(nn.Linear(hidden, space.raw_dim)))
+        self.prior = MLP(self.core.out_dim, hidden, 2, space.raw_dim, style=style)
+        self.post_embed = init_linear_(nn.Linear(embed_dim, hidden), style=style)
+        self.post_deter = (
+            init_linear_(nn.Linear(self.core.out_dim, hidden, bias=False), style=style) if self.sequential else None
+        )
+        self.post_out = nn.Sequential(
+            style.make_norm(hidden), style.make_act(), init_linear_(nn.Linear(hidden, space.raw_dim), style=style)
+        )
         self.feat_dim, self.action_dim = space.dim + self.core.out_dim, action_dim
         self.max_length = self.core.max_length
         self.layouts = [{STOCH: (space.dim,), **layout} for layout in self.core.layouts()]

@@ -18,7 +18,7 @@ from dynamics.base import Core, Memory
 from dynamics.mamba_scan import chunked_scan, fused_is_exact, fused_scan
 from dynamics.scan import linear_scan
 from worldmodels.errors import UserError
-from worldmodels.nets.layers import init_linear_
+from worldmodels.nets.layers import DEFAULT_STYLE, NetStyle, init_linear_
 
 
 class Mixer(nn.Module):
@@ -28,7 +28,14 @@ class Mixer(nn.Module):
     """
 
     def __init__(
-        self, width: int, expand: int, head: int, state: int, kernel: int, rates: Sequence[int | float]
+        self,
+        width: int,
+        expand: int,
+        head: int,
+        state: int,
+        kernel: int,
+        rates: Sequence[int | float],
+        style: NetStyle = DEFAULT_STYLE,
     ) -> None:
         super().__init__()
         inner = expand * width
@@ -39,15 +46,15 @@ class Mixer(nn.Module):
         self.heads, self.head, self.state, self.kernel, self.inner = inner // head, head, state, kernel, inner
         self.convolved = inner + 2 * state
         self.inputs = self.convolved + self.heads
-        self.in_proj = init_linear_(nn.Linear(width, inner + self.inputs, bias=False))
+        self.in_proj = init_linear_(nn.Linear(width, inner + self.inputs, bias=False), style=style)
         self.taps = nn.Parameter(torch.empty(kernel, self.convolved).uniform_(-1, 1) / math.sqrt(kernel))
         self.bias = nn.Parameter(torch.zeros(self.convolved))
         step = torch.exp(torch.empty(self.heads).uniform_(math.log(1e-3), math.log(1e-1)))
         self.step_bias = nn.Parameter(step + torch.log(-torch.expm1(-step)))
         self.log_rate = nn.Parameter(torch.empty(self.heads).uniform_(*rates).log())
         self.skip = nn.Parameter(torch.ones(self.heads))
-        self.norm = nn.LayerNorm(inner)
-        self.out = init_linear_(nn.Linear(inner, width, bias=False))
+        self.norm = style.make_norm(inner)
+        self.out = init_linear_(nn.Linear(inner, width, bias=False), style=style)
 
     def project(self, u: Float[Tensor, "... W"]) -> tuple[Float[Tensor, "... I"], Float[Tensor, "... V"]]:
         """The gate, and the inputs in fp32."""
@@ -103,13 +110,14 @@ class Mamba(Core):
         state: int = 16,
         kernel: int = 4,
         rates: Sequence[int | float] = (1.0, 16.0),
+        style: NetStyle = DEFAULT_STYLE,
     ) -> None:
         super().__init__()
         self.out_dim = width
-        self.embed = init_linear_(nn.Linear(in_dim, width))
-        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(layers))
-        self.mixers = nn.ModuleList(Mixer(width, expand, head, state, kernel, rates) for _ in range(layers))
-        self.norm = nn.LayerNorm(width)
+        self.embed = init_linear_(nn.Linear(in_dim, width), style=style)
+        self.norms = nn.ModuleList(style.make_norm(width) for _ in range(layers))
+        self.mixers = nn.ModuleList(Mixer(width, expand, head, state, kernel, rates, style) for _ in range(layers))
+        self.norm = style.make_norm(width)
 
     def initial(self, n: int) -> Memory:
         """Zeros."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from dynamics.base import Core, Memory
 from dynamics.scan import linear_scan, reset_decay
-from worldmodels.nets.layers import init_linear_
+from worldmodels.nets.layers import DEFAULT_STYLE, NetStyle, init_linear_
 
 FASTEST, SLOWEST = 1e-1, 1e-3
 """Step sizes are spread log-uniformly between these at the start: memories of about ten to a thousand steps."""
@@ -109,11 +109,11 @@ class S4D(StateSpace):
 class Block(nn.Module):
     """Pre-norm, state space, GELU, gated linear unit, residual, as S5's published layers."""
 
-    def __init__(self, width: int, space: Callable[..., StateSpace]) -> None:
+    def __init__(self, width: int, space: Callable[..., StateSpace], style: NetStyle = DEFAULT_STYLE) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(width)
+        self.norm = style.make_norm(width)
         self.space = space(width=width)
-        self.gate = init_linear_(nn.Linear(width, 2 * width))
+        self.gate = init_linear_(nn.Linear(width, 2 * width), style=style)
 
     def scan(
         self, u: Float[Tensor, "B T W"], reset: Bool[Tensor, "B T"], state: Complex[Tensor, "B *S"]
@@ -141,12 +141,14 @@ class Block(nn.Module):
 class SSM(Core):
     """``layers`` blocks on a residual stream of ``width``; the memory is each layer's complex state, in fp32."""
 
-    def __init__(self, in_dim: int, width: int, layers: int, space: Callable[..., StateSpace]) -> None:
+    def __init__(
+        self, in_dim: int, width: int, layers: int, space: Callable[..., StateSpace], style: NetStyle = DEFAULT_STYLE
+    ) -> None:
         super().__init__()
         self.out_dim = width
-        self.embed = init_linear_(nn.Linear(in_dim, width))
-        self.blocks = nn.ModuleList(Block(width, space) for _ in range(layers))
-        self.norm = nn.LayerNorm(width)
+        self.embed = init_linear_(nn.Linear(in_dim, width), style=style)
+        self.blocks = nn.ModuleList(Block(width, space, style) for _ in range(layers))
+        self.norm = style.make_norm(width)
 
     def initial(self, n: int) -> Memory:
         """Zeros."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dynamics.base import Core, Memory, MemoryLayout, layout_of, since_reset
 from worldmodels.errors import UserError
-from worldmodels.nets.layers import apply_rotary, init_linear_, rotary_angles
+from worldmodels.nets.layers import DEFAULT_STYLE, NetStyle, apply_rotary, init_linear_, rotary_angles
 
 NOWHERE = -2
 """Episode of a slot that holds nothing. -1 is the one that a sequence continues; others have their reset's index."""
@@ -22,14 +22,17 @@ NOWHERE = -2
 class Block(nn.Module):
     """Attention and MLP, each on a normed copy of the residual stream; attention itself is done by the caller."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, style: NetStyle = DEFAULT_STYLE) -> None:
         super().__init__()
         self.heads = heads
-        self.norm = nn.LayerNorm(width)
-        self.qkv = init_linear_(nn.Linear(width, 3 * width, bias=False))
-        self.out = init_linear_(nn.Linear(width, width, bias=False))
-        up, down = init_linear_(nn.Linear(width, 4 * width)), init_linear_(nn.Linear(4 * width, width))
-        self.mlp = nn.Sequential(nn.LayerNorm(width), up, nn.GELU(), down)
+        self.norm = style.make_norm(width)
+        self.qkv = init_linear_(nn.Linear(width, 3 * width, bias=False), style=style)
+        self.out = init_linear_(nn.Linear(width, width, bias=False), style=style)
+        up, down = (
+            init_linear_(nn.Linear(width, 4 * width), style=style),
+            init_linear_(nn.Linear(4 * width, width), style=style),
+        )
+        self.mlp = nn.Sequential(style.make_norm(width), up, nn.GELU(), down)
 
     def project(
         self, u: Float[Tensor, "B T W"], turn: tuple[Float[Tensor, "B 1 T c"], Float[Tensor, "B 1 T c"]]
@@ -56,7 +59,9 @@ class Transformer(Core):
     - ``pos`` of the step to come: shared slots that it has left ``window`` steps behind age out.
     """
 
-    def __init__(self, in_dim: int, width: int, layers: int, heads: int, window: int) -> None:
+    def __init__(
+        self, in_dim: int, width: int, layers: int, heads: int, window: int, style: NetStyle = DEFAULT_STYLE
+    ) -> None:
         super().__init__()
         if width % heads or (width // heads) % 2:
             raise UserError(
@@ -66,9 +71,9 @@ class Transformer(Core):
         if window < 1:
             raise UserError(f"dynamics.core.window={window} must be at least 1.")
         self.out_dim, self.heads, self.window, self.max_length = width, heads, window, window
-        self.embed = init_linear_(nn.Linear(in_dim, width))
-        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
-        self.norm = nn.LayerNorm(width)
+        self.embed = init_linear_(nn.Linear(in_dim, width), style=style)
+        self.blocks = nn.ModuleList(Block(width, heads, style) for _ in range(layers))
+        self.norm = style.make_norm(width)
 
     def initial(self, n: int) -> Memory:
         """An empty ring."""

@@ -14,7 +14,7 @@ from planners.learning.policies import ActionDistribution, PolicyNetwork, Sample
 from planners.learning.returns import lambda_returns, reach_weights, recorded_returns
 from worldmodels.common.batch import goal_changed
 from worldmodels.errors import near_match, require
-from worldmodels.nets.layers import call_frozen
+from worldmodels.nets.layers import DEFAULT_STYLE, NetStyle, call_frozen
 from worldmodels.trajectory import Model, Trajectory, imagine_shaped
 
 GRADIENTS = ("reinforce", "dynamics")
@@ -51,6 +51,7 @@ class ActorCritic(Learner):
         straight_through: bool = False,
         replay_gradient: bool = True,
         goal_dim: int = 0,
+        style: NetStyle = DEFAULT_STYLE,
     ) -> None:
         super().__init__(action_dim, discrete)
         require(imag_horizon >= 1, f"imag_horizon={imag_horizon} must be at least 1.")
@@ -64,8 +65,8 @@ class ActorCritic(Learner):
         self.imag_horizon, self.imag_last, self.goal_dim = imag_horizon, imag_last, goal_dim
         self.gamma, self.lam, self.entropy = gamma, lam, entropy
         self.gradient, self.straight_through, self.replay_gradient = gradient, straight_through, replay_gradient
-        self.actor = PolicyNetwork(feat_dim, action_dim, discrete, **actor)
-        self.critic = Critic(feat_dim, **critic)
+        self.actor = PolicyNetwork(feat_dim, action_dim, discrete, style=style, **actor)
+        self.critic = Critic(feat_dim, style=style, **critic)
         self.return_scale = ReturnScale()
 
     def check(self, dynamics: Dynamics, length: int) -> None:

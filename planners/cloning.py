@@ -13,6 +13,7 @@ from planners.learning.learner import PolicyPlanner
 from planners.learning.policies import ActionDistribution, PolicyNetwork
 from worldmodels.common.batch import mean_weights
 from worldmodels.errors import require
+from worldmodels.nets.layers import DEFAULT_STYLE, NetStyle
 from worldmodels.trajectory import Model
 
 
@@ -33,11 +34,12 @@ class Cloning(PolicyPlanner):
         policy: dict[str, float | int],
         goal_dim: int = 0,
         hindsight: float = 0.9,
+        style: NetStyle = DEFAULT_STYLE,
     ) -> None:
         super().__init__(action_dim, discrete)
         require(0 <= hindsight <= 1, f"planner.hindsight={hindsight} must lie in [0, 1].")
         self.goal_dim, self.hindsight = goal_dim, hindsight
-        self.actor = PolicyNetwork(feat_dim, action_dim, discrete, **policy)
+        self.actor = PolicyNetwork(feat_dim, action_dim, discrete, style=style, **policy)
 
     def check(self, dynamics: Dynamics, length: int) -> None:
         """A state and the action that leads on from it."""

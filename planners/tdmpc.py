@@ -14,7 +14,7 @@ from planners.learning.policies import ActionDistribution, PolicyNetwork
 from worldmodels.common.batch import mean_weights
 from worldmodels.errors import require
 from worldmodels.nets.distributions import TwoHot
-from worldmodels.nets.layers import EnsembleMLP, call_frozen
+from worldmodels.nets.layers import DEFAULT_STYLE, EnsembleMLP, NetStyle, call_frozen
 from worldmodels.trajectory import Model
 
 ALL = slice(None)
@@ -36,10 +36,11 @@ class QEnsemble(nn.Module):
         num_bins: int,
         limit: float,
         dropout: float,
+        style: NetStyle = DEFAULT_STYLE,
     ) -> None:
         super().__init__()
         self.two_hot = TwoHot(num_bins, limit)
-        self.nets = EnsembleMLP(num_q, feat_dim + action_dim, units, layers, num_bins, dropout)
+        self.nets = EnsembleMLP(num_q, feat_dim + action_dim, units, layers, num_bins, dropout, style)
 
     def forward(
         self, feat: Float[Tensor, "... F"], action: Float[Tensor, "... A"], members: slice | Tensor = ALL
@@ -83,14 +84,15 @@ class TDLearner(Learner):
         pair: int = 2,
         entropy: float = 1e-4,
         goal_dim: int = 0,
+        style: NetStyle = DEFAULT_STYLE,
     ) -> None:
         super().__init__(action_dim, discrete)
         require(0 <= gamma <= 1, f"gamma={gamma} must lie in [0, 1].")
         require(0 < target_rate <= 1, f"target_rate={target_rate} must lie in (0, 1].")
         self.gamma, self.target_rate, self.pair, self.entropy = gamma, target_rate, pair, entropy
         self.goal_dim = goal_dim
-        self.actor = PolicyNetwork(feat_dim, action_dim, discrete, squash=True, **policy)
-        self.q = QEnsemble(feat_dim, action_dim, **q)
+        self.actor = PolicyNetwork(feat_dim, action_dim, discrete, squash=True, style=style, **policy)
+        self.q = QEnsemble(feat_dim, action_dim, style=style, **q)
         require(1 <= pair <= len(self.q), f"pair={pair} must lie between 1 and num_q={len(self.q)}.")
         self.target = slow_copy(self.q)
         self.target.nets.dropout = nn.Identity()  # targets are without, whatever else is learning

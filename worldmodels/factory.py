@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import inspect
+import pkgutil
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -16,7 +18,6 @@ from worldmodels.common.batch import context_rows
 from worldmodels.errors import UserError
 from worldmodels.model import WorldModel
 from worldmodels.nets.encoders import GoalEncoder, ObservationSpec, without_goal
-from worldmodels.nets.layers import init_std
 from worldmodels.scales import learner_of, scales_by_part
 
 OBSERVATION_KEYS = ("pixels", "state")
@@ -39,6 +40,31 @@ def construct(cfg: DictConfig, **options: Any) -> Any:
         raise UserError(f"{cfg.get('_target_')} cannot be built as configured: {reason}") from error
 
 
+def with_style(node: Any, nets: Mapping[str, Any]) -> Any:
+    """Return a plain configuration in which every constructor that takes a ``style`` is given the one of ``nets=``."""
+    if isinstance(node, list):
+        return [with_style(item, nets) for item in node]
+    if not isinstance(node, dict):
+        return node
+    node = {key: with_style(value, nets) for key, value in node.items()}
+    if "_target_" in node and "style" in parameters_of(node["_target_"]):
+        node.setdefault("style", dict(nets))
+    return node
+
+
+def styled(cfg: DictConfig, nets: DictConfig) -> DictConfig:
+    """:func:`with_style`, of configurations."""
+    return OmegaConf.create(with_style(OmegaConf.to_container(cfg), OmegaConf.to_container(nets)))
+
+
+def parameters_of(target: str) -> Collection[str]:
+    """Return the names of a constructor's parameters; none where there is no such constructor."""
+    try:
+        return inspect.signature(pkgutil.resolve_name(target)).parameters
+    except (ImportError, AttributeError, ValueError, TypeError):
+        return ()
+
+
 def without_training_keys(cfg: DictConfig) -> DictConfig:
     """Return a part's configuration as its constructor wants it."""
     return OmegaConf.create({key: v for key, v in OmegaConf.to_container(cfg).items() if key not in TRAINING_KEYS})
@@ -46,24 +72,23 @@ def without_training_keys(cfg: DictConfig) -> DictConfig:
 
 def build_model(cfg: DictConfig, observations: ObservationSpec, action_dim: int) -> WorldModel:
     """The world model, initialised from ``cfg.seed`` without disturbing the global random stream."""
-    with torch.random.fork_rng(devices=[]), init_std(cfg.size.get("init_std")):
+
+    def build(part: DictConfig, **options: Any) -> Any:
+        return construct(styled(without_training_keys(part), cfg.nets), **options)
+
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(cfg.seed)
         present = without_goal(observations)
-        encoder = construct(cfg.encoder, observations=present)
-        dynamics = construct(without_training_keys(cfg.dynamics), embed_dim=encoder.out_dim, action_dim=action_dim)
+        encoder = build(cfg.encoder, observations=present)
+        dynamics = build(cfg.dynamics, embed_dim=encoder.out_dim, action_dim=action_dim)
         if len(present) < len(observations):
             encoder = GoalEncoder(encoder, observations, cfg.env.get("still", []))
             dynamics = GoalConditioned(dynamics)
         heads = {
-            name: construct(without_training_keys(head), feat_dim=dynamics.feat_dim, action_dim=action_dim)
-            for name, head in cfg.heads.items()
+            name: build(head, feat_dim=dynamics.feat_dim, action_dim=action_dim) for name, head in cfg.heads.items()
         }
         objectives = {
-            name: construct(
-                without_training_keys(objective),
-                feat_dim=dynamics.feat_dim - dynamics.goal_dim,
-                observations=present,
-            )
+            name: build(objective, feat_dim=dynamics.feat_dim - dynamics.goal_dim, observations=present)
             for name, objective in cfg.objective.items()
         }
         if all(objective.decoder is None for objective in objectives.values()):
@@ -81,18 +106,20 @@ def build_planner(
     feat_dim: int | None = None,
     seed: int = 0,
     goal_dim: int = 0,
-    std: float | None = None,
+    nets: DictConfig | None = None,
 ) -> Planner:
     """A planner from its group of the configuration, initialised likewise; what learns reads ``feat_dim`` features.
 
-    The last ``goal_dim`` of them are a goal's. ``std``: the model's ``size.init_std``.
+    The last ``goal_dim`` of them are a goal's. ``nets``: the style of its networks; None: the default.
     """
     options = OmegaConf.create(OmegaConf.to_container(cfg))
     for key in TRAINING_KEYS:
         learner_of(options).pop(key, None)
     known = {"feat_dim": feat_dim, "goal_dim": goal_dim}
     learner_of(options).update({key: value for key, value in known.items() if key in learner_of(options)})
-    with torch.random.fork_rng(devices=[]), init_std(std):
+    if nets is not None:
+        options = styled(options, nets)
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return construct(options, action_dim=action_dim, discrete=discrete)
 

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from worldmodels.errors import require
-from worldmodels.nets.layers import apply_rotary, init_linear_, rotary_angles
+from worldmodels.nets.layers import DEFAULT_STYLE, NetStyle, apply_rotary, init_linear_, rotary_angles
 
 
 class Denoiser(Protocol):
@@ -27,7 +27,7 @@ class Denoiser(Protocol):
 class StepEmbedding(nn.Module):
     """Diffusion step 0, 1, … to [N, dim]: sines of octaves, then two layers (Diffuser, appendix C)."""
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, style: NetStyle = DEFAULT_STYLE) -> None:
         super().__init__()
         require(
             dim >= 2 and dim % 2 == 0,
@@ -35,7 +35,9 @@ class StepEmbedding(nn.Module):
         )
         self.dim = dim
         self.net = nn.Sequential(
-            init_linear_(nn.Linear(dim, 2 * dim)), nn.SiLU(), init_linear_(nn.Linear(2 * dim, dim))
+            init_linear_(nn.Linear(dim, 2 * dim), style=style),
+            nn.SiLU(),
+            init_linear_(nn.Linear(2 * dim, dim), style=style),
         )
 
     def forward(self, step: Int64[Tensor, " N"]) -> Float[Tensor, "N C"]:
@@ -49,12 +51,12 @@ class StepEmbedding(nn.Module):
 class ConvBlock(nn.Module):
     """Two convolutions over time with the condition added between them, and a residual path (Diffuser, appendix C)."""
 
-    def __init__(self, in_dim: int, out_dim: int, cond_dim: int, kernel: int) -> None:
+    def __init__(self, in_dim: int, out_dim: int, cond_dim: int, kernel: int, style: NetStyle = DEFAULT_STYLE) -> None:
         super().__init__()
-        self.first = _conv(in_dim, out_dim, kernel)
-        self.second = _conv(out_dim, out_dim, kernel)
-        self.cond = init_linear_(nn.Linear(cond_dim, out_dim))
-        self.skip = init_linear_(nn.Conv1d(in_dim, out_dim, 1)) if in_dim != out_dim else nn.Identity()
+        self.first = _conv(in_dim, out_dim, kernel, style)
+        self.second = _conv(out_dim, out_dim, kernel, style)
+        self.cond = init_linear_(nn.Linear(cond_dim, out_dim), style=style)
+        self.skip = init_linear_(nn.Conv1d(in_dim, out_dim, 1), style=style) if in_dim != out_dim else nn.Identity()
 
     def forward(self, x: Float[Tensor, "N D L"], cond: Float[Tensor, "N C"]) -> Float[Tensor, "N E L"]:
         """Same length."""
@@ -76,7 +78,14 @@ class TemporalUNet(nn.Module):
     """
 
     def __init__(
-        self, in_dim: int, out_dim: int, cond_dim: int, width: int = 64, scales: Sequence[int] = (1,), kernel: int = 5
+        self,
+        in_dim: int,
+        out_dim: int,
+        cond_dim: int,
+        width: int = 64,
+        scales: Sequence[int] = (1,),
+        kernel: int = 5,
+        style: NetStyle = DEFAULT_STYLE,
     ) -> None:
         super().__init__()
         require(kernel % 2 == 1, f"denoiser.kernel={kernel} must be odd, or the length would change.")
@@ -84,15 +93,20 @@ class TemporalUNet(nn.Module):
         dims = [width * scale for scale in scales]
         ends = itertools.pairwise([in_dim, *dims])
         self.down = nn.ModuleList(
-            nn.ModuleList([ConvBlock(a, b, cond_dim, kernel), ConvBlock(b, b, cond_dim, kernel)]) for a, b in ends
+            nn.ModuleList([ConvBlock(a, b, cond_dim, kernel, style), ConvBlock(b, b, cond_dim, kernel, style)])
+            for a, b in ends
         )
-        self.shrink = nn.ModuleList(init_linear_(nn.Conv1d(dim, dim, 3, stride=2, padding=1)) for dim in dims[:-1])
-        self.middle = nn.ModuleList(ConvBlock(dims[-1], dims[-1], cond_dim, kernel) for _ in range(2))
+        self.shrink = nn.ModuleList(
+            init_linear_(nn.Conv1d(dim, dim, 3, stride=2, padding=1), style=style) for dim in dims[:-1]
+        )
+        self.middle = nn.ModuleList(ConvBlock(dims[-1], dims[-1], cond_dim, kernel, style) for _ in range(2))
         self.up = nn.ModuleList(
-            nn.ModuleList([ConvBlock(2 * b, a, cond_dim, kernel), ConvBlock(a, a, cond_dim, kernel)])
+            nn.ModuleList([ConvBlock(2 * b, a, cond_dim, kernel, style), ConvBlock(a, a, cond_dim, kernel, style)])
             for a, b in reversed(list(itertools.pairwise([dims[0], *dims])))
         )
-        self.out = nn.Sequential(_conv(dims[0], dims[0], kernel), init_linear_(nn.Conv1d(dims[0], out_dim, 1)))
+        self.out = nn.Sequential(
+            _conv(dims[0], dims[0], kernel, style), init_linear_(nn.Conv1d(dims[0], out_dim, 1), style=style)
+        )
 
     def forward(self, x: Float[Tensor, "N L I"], cond: Float[Tensor, "N C"]) -> Float[Tensor, "N L O"]:
         """Down to the coarsest scale and up again, past what was seen on the way."""
@@ -126,14 +140,21 @@ class TrajectoryTransformer(nn.Module):
     """
 
     def __init__(
-        self, in_dim: int, out_dim: int, cond_dim: int, width: int = 128, layers: int = 4, heads: int = 4
+        self,
+        in_dim: int,
+        out_dim: int,
+        cond_dim: int,
+        width: int = 128,
+        layers: int = 4,
+        heads: int = 4,
+        style: NetStyle = DEFAULT_STYLE,
     ) -> None:
         super().__init__()
         require(width % (2 * heads) == 0, f"denoiser.width={width} must divide into {heads} heads of an even number.")
-        self.start = init_linear_(nn.Linear(in_dim, width))
-        self.blocks = nn.ModuleList(AttentionBlock(width, heads, cond_dim) for _ in range(layers))
+        self.start = init_linear_(nn.Linear(in_dim, width), style=style)
+        self.blocks = nn.ModuleList(AttentionBlock(width, heads, cond_dim, style) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
-        self.out = init_linear_(nn.Linear(width, out_dim))
+        self.out = init_linear_(nn.Linear(width, out_dim), style=style)
 
     def forward(self, x: Float[Tensor, "N L I"], cond: Float[Tensor, "N C"]) -> Float[Tensor, "N L O"]:
         """Each step attends to all."""
@@ -147,17 +168,17 @@ class TrajectoryTransformer(nn.Module):
 class AttentionBlock(nn.Module):
     """Attention and a hidden layer, both scaled, shifted and gated by the condition; begins as the identity."""
 
-    def __init__(self, width: int, heads: int, cond_dim: int) -> None:
+    def __init__(self, width: int, heads: int, cond_dim: int, style: NetStyle = DEFAULT_STYLE) -> None:
         super().__init__()
         self.heads = heads
         self.norms = nn.ModuleList(nn.LayerNorm(width, elementwise_affine=False) for _ in range(2))
-        self.adapt = init_linear_(nn.Linear(cond_dim, 6 * width), 0.0)
-        self.qkv = init_linear_(nn.Linear(width, 3 * width))
-        self.proj = init_linear_(nn.Linear(width, width))
+        self.adapt = init_linear_(nn.Linear(cond_dim, 6 * width), 0.0, style)
+        self.qkv = init_linear_(nn.Linear(width, 3 * width), style=style)
+        self.proj = init_linear_(nn.Linear(width, width), style=style)
         self.hidden = nn.Sequential(
-            init_linear_(nn.Linear(width, 4 * width)),
+            init_linear_(nn.Linear(width, 4 * width), style=style),
             nn.GELU(approximate="tanh"),
-            init_linear_(nn.Linear(4 * width, width)),
+            init_linear_(nn.Linear(4 * width, width), style=style),
         )
 
     def forward(
@@ -183,7 +204,7 @@ class ChannelNorm(nn.LayerNorm):
         return super().forward(x.mT).mT
 
 
-def _conv(in_dim: int, out_dim: int, kernel: int) -> nn.Sequential:
+def _conv(in_dim: int, out_dim: int, kernel: int, style: NetStyle) -> nn.Sequential:
     """Over time, without changing its length."""
-    conv = init_linear_(nn.Conv1d(in_dim, out_dim, kernel, padding=kernel // 2))
+    conv = init_linear_(nn.Conv1d(in_dim, out_dim, kernel, padding=kernel // 2), style=style)
     return nn.Sequential(conv, ChannelNorm(out_dim), nn.SiLU())

@@ -18,7 +18,7 @@ from planners.learning.hindsight import encode_goals, sample_future_rows
 from planners.learning.returns import recorded_returns
 from worldmodels.common.batch import mean_weights
 from worldmodels.errors import require
-from worldmodels.nets.layers import MLP
+from worldmodels.nets.layers import DEFAULT_STYLE, MLP, NetStyle
 from worldmodels.trajectory import LearnedModel
 
 
@@ -56,6 +56,7 @@ class TrajectoryLearner(nn.Module):
         critic: Mapping[str, Any] | None = None,
         inverse: Mapping[str, int] | None = None,
         forward_model: Mapping[str, int] | None = None,
+        style: NetStyle = DEFAULT_STYLE,
     ) -> None:
         super().__init__()
         require(0 <= goal_share <= 1, f"planner.learner.goal_share={goal_share} must lie in [0, 1].")
@@ -71,17 +72,17 @@ class TrajectoryLearner(nn.Module):
         latent = feat_dim - goal_dim
         widths = {name: label.width for name, label in self.labels.items()}
         self.trajectories = trajectories(feat_dim=latent, action_dim=action_dim, labels=widths)
-        self.critic = Critic(feat_dim, **critic) if critic else None
+        self.critic = Critic(feat_dim, style=style, **critic) if critic else None
         self._compares = bool(critic) and any(label.reads_advantage for label in self.labels.values())
         require(
             self.trajectories.actions or inverse is not None,
             "planner.learner.trajectories.actions=false leaves nothing to act by: give planner.learner.inverse its "
             "units.",
         )
-        self.inverse_model = None if inverse is None else MLP(2 * latent, out_dim=action_dim, **inverse)
+        self.inverse_model = None if inverse is None else MLP(2 * latent, out_dim=action_dim, style=style, **inverse)
         self.forward_model = None
         if forward_model is not None:
-            self.forward_model = MLP(latent + action_dim, out_dim=latent, out_scale=0.0, **forward_model)
+            self.forward_model = MLP(latent + action_dim, out_dim=latent, out_scale=0.0, style=style, **forward_model)
             self.step_errors = Normalizer(latent)
             self.arrival_errors = Normalizer(latent) if goal_dim else None
 

@@ -13,7 +13,7 @@ from planners.diffusion.denoisers import Denoiser, StepEmbedding
 from planners.diffusion.noise_schedule import NoiseSchedule, Sampler
 from worldmodels.common.batch import mean_over
 from worldmodels.errors import require
-from worldmodels.nets.layers import MLP
+from worldmodels.nets.layers import DEFAULT_STYLE, MLP, NetStyle
 
 Score = Callable[[Float[Tensor, "N L D"]], Float[Tensor, " N"]]
 """What a guide prefers, of trajectories in the units of the data; higher is better."""
@@ -79,11 +79,11 @@ class ConditionEmbedding(nn.Module):
         drop: share of training trajectories from which each is hidden, so that guidance has something to differ from.
     """
 
-    def __init__(self, widths: Mapping[str, int], dim: int, drop: float) -> None:
+    def __init__(self, widths: Mapping[str, int], dim: int, drop: float, style: NetStyle = DEFAULT_STYLE) -> None:
         super().__init__()
         require(0 < drop < 1 or not widths, f"planner.learner.trajectories.drop={drop} must lie in (0, 1).")
         self.drop = drop
-        self.nets = nn.ModuleDict({name: MLP(width, dim, 1, dim) for name, width in widths.items()})
+        self.nets = nn.ModuleDict({name: MLP(width, dim, 1, dim, style=style) for name, width in widths.items()})
         self.absent = nn.ParameterDict({name: nn.Parameter(torch.zeros(dim)) for name in widths})
 
     def forward(
@@ -133,6 +133,7 @@ class TrajectoryModel(nn.Module):
         action_weight: float = 1.0,
         cond_dim: int = 64,
         drop: float = 0.25,
+        style: NetStyle = DEFAULT_STYLE,
     ) -> None:
         super().__init__()
         require(action_weight > 0, f"planner.learner.trajectories.action_weight={action_weight} must be positive.")
@@ -140,8 +141,8 @@ class TrajectoryModel(nn.Module):
         self.action_weight = action_weight
         self.schedule, self.actions = schedule, actions
         self.normalizer = Normalizer(self.size)
-        self.step = StepEmbedding(cond_dim)
-        self.labels = ConditionEmbedding(labels, cond_dim, drop)
+        self.step = StepEmbedding(cond_dim, style)
+        self.labels = ConditionEmbedding(labels, cond_dim, drop, style)
         self.net = net(in_dim=self.size + 1, out_dim=self.size, cond_dim=cond_dim)
 
     def latent_mean(self) -> Float[Tensor, " F"]:

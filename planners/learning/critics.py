@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from worldmodels.errors import UserError
 from worldmodels.nets.distributions import TwoHot
-from worldmodels.nets.layers import MLP
+from worldmodels.nets.layers import DEFAULT_STYLE, MLP, NetStyle
 
 
 class Critic(nn.Module):
@@ -29,13 +29,14 @@ class Critic(nn.Module):
         num_bins: int = 255,
         slow_rate: float = 0.02,
         slow_weight: float = 1.0,
+        style: NetStyle = DEFAULT_STYLE,
     ) -> None:
         super().__init__()
         if not 0 < slow_rate <= 1:
             raise UserError(f"slow_rate={slow_rate} must lie in (0, 1].")
         self.slow_rate, self.slow_weight = slow_rate, slow_weight
         self.two_hot = TwoHot(num_bins)
-        self.net = MLP(feat_dim, units, layers, num_bins, out_scale=0.0)
+        self.net = MLP(feat_dim, units, layers, num_bins, out_scale=0.0, style=style)
         self.slow = slow_copy(self.net)
 
     def forward(self, feat: Float[Tensor, "... F"]) -> Float[Tensor, "..."]:

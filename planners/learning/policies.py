@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from dynamics.base import Memory, State
 from worldmodels.common.randomness import exponential
 from worldmodels.nets.distributions import mix_uniform, straight_through
-from worldmodels.nets.layers import MLP
+from worldmodels.nets.layers import DEFAULT_STYLE, MLP, NetStyle
 
 
 class ActionDistribution(ABC):
@@ -156,11 +156,12 @@ class PolicyNetwork(nn.Module):
         unimix: float = 0.01,
         min_std: float = 0.1,
         max_std: float = 1.0,
+        style: NetStyle = DEFAULT_STYLE,
     ) -> None:
         super().__init__()
         self.discrete, self.squash, self.unimix = discrete, squash, unimix
         self.min_std, self.max_std = min_std, max_std
-        self.net = MLP(feat_dim, units, layers, action_dim if discrete else 2 * action_dim, out_scale=0.01)
+        self.net = MLP(feat_dim, units, layers, action_dim if discrete else 2 * action_dim, out_scale=0.01, style=style)
 
     def forward(self, feat: Float[Tensor, "... F"]) -> ActionDistribution:
         """The distribution over the next action; fp32 whatever the network computes in."""

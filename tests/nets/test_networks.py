@@ -16,7 +16,7 @@ from worldmodels.factory import build_model, build_planner
 from worldmodels.nets.decoders import Decoder, PixelDecoder, StateDecoder
 from worldmodels.nets.distributions import symexp, symlog
 from worldmodels.nets.encoders import Encoder
-from worldmodels.nets.layers import MLP, BlockLinear, init_linear_, init_std
+from worldmodels.nets.layers import MLP, BlockLinear, NetStyle, init_linear_
 from worldmodels.testing.sequences import randomize
 
 
@@ -157,10 +157,10 @@ def test_states_are_predicted_in_symlog_and_decoded_in_their_units():
 # Initial weights
 
 
-def test_a_deviation_for_all_weights_holds_while_a_network_is_built_and_spares_what_begins_at_zero():
-    with init_std(0.02):
-        net, image = MLP(300, 300, 1, 300, out_scale=0.1), init_linear_(torch.nn.Conv2d(64, 64, 3))
-        assert torch.equal(MLP(300, 300, 1, 300, 0.0)[-1].weight, torch.zeros(300, 300))
+def test_a_deviation_for_all_weights_spares_what_begins_at_zero():
+    style = NetStyle(init_std=0.02)
+    net, image = MLP(300, 300, 1, 300, 0.1, style), init_linear_(torch.nn.Conv2d(64, 64, 3), style=style)
+    assert torch.equal(MLP(300, 300, 1, 300, 0.0, style)[-1].weight, torch.zeros(300, 300))
     assert [round(layer.std().item(), 3) for layer in (net[0][0].weight, net[1].weight)] == [0.02, 0.02]
     assert image.weight.std().item() == pytest.approx(576**-0.5, rel=0.02)
     assert MLP(300, 300, 1)[0][0].weight.std().item() == pytest.approx(300**-0.5, rel=0.02)
@@ -169,7 +169,7 @@ def test_a_deviation_for_all_weights_holds_while_a_network_is_built_and_spares_w
 def test_tdmpc2_begins_with_weights_of_its_published_deviation():
     cfg = load_config(["experiment=tdmpc2_cpu"])
     world = build_model(cfg, STATE, ACTION)
-    planner = build_planner(cfg.planner, ACTION, False, std=cfg.size.init_std, **world.dynamics.feature_spec)
+    planner = build_planner(cfg.planner, ACTION, False, nets=cfg.nets, **world.dynamics.feature_spec)
     weights = {
         "dynamics": world.dynamics.transition[0][0][0].weight,
         "encoder": world.encoder.state[0][0].weight,

@@ -12,7 +12,7 @@ from torch import nn
 
 from planners.random import Random
 from worldmodels.errors import UserError
-from worldmodels.factory import loss_scales
+from worldmodels.factory import build_model, loss_scales
 from worldmodels.model import WorldModel
 from worldmodels.objectives.base import Objective
 from worldmodels.training.losses import FixedScales
@@ -121,3 +121,33 @@ def test_only_an_objective_that_says_so_shapes_the_latent(shapes):
     world.losses(rows(), world.initial(2))[0]["spy"].mean().backward()
     assert any(p.grad is not None and p.grad.any() for p in world.encoder.parameters()) == shapes
     assert spy.w.grad.any()
+
+
+class Flat(nn.Module):
+    """A decoder that shows one number for every number of the state."""
+
+    def __init__(self, feat_dim, observations):
+        super().__init__()
+        self.net = nn.Linear(feat_dim, observations["state"][0][0])
+
+    def forward(self, feat):
+        return {"state": self.net(feat)}
+
+    def loss(self, feat, obs):
+        return {"state": (self.net(feat) - obs["state"]).square().sum(-1)}
+
+
+@pytest.mark.parametrize("objective", ["reconstruction", "probe"])
+def test_a_decoder_is_given_to_whoever_needs_one(objective):
+    cfg = config(f"objective={objective}")
+    cfg.objective[objective].decoder = {"_target_": "test_objectives.Flat", "_partial_": True}
+    world = build_model(cfg, STATE, ACTION)
+    assert type(world.objectives[objective].decoder).__name__ == "Flat"
+    feat = torch.randn(2, 5, world.dynamics.feat_dim)
+    assert torch.equal(world.decode(feat)["state"], world.objectives[objective].decoder.net(feat))
+
+
+def test_a_decoder_has_options_of_its_own():
+    deep = config("decoder.layers=3", "decoder.units=24", "objective=probe")
+    found = build_model(deep, STATE, ACTION).objectives["probe"].decoder["state"].net
+    assert [layer[0].out_features for layer in list(found)[:-1]] == [24] * 3

@@ -8,15 +8,17 @@ from torch import Tensor
 
 from dynamics.base import Rollout
 from worldmodels.heads.base import Head
-from worldmodels.nets.layers import MLP
+from worldmodels.nets.layers import DEFAULT_STYLE, MLP, NetStyle
 
 
 class ContinueHead(Head):
     """Probability that an episode goes on after arriving in a state; a time limit does not count as an end."""
 
-    def __init__(self, feat_dim: int, action_dim: int, units: int, layers: int = 1) -> None:
+    def __init__(
+        self, feat_dim: int, action_dim: int, units: int, layers: int = 1, style: NetStyle = DEFAULT_STYLE
+    ) -> None:
         super().__init__()
-        self.net = MLP(feat_dim, units, layers, 1, out_scale=0.0)
+        self.net = MLP(feat_dim, units, layers, 1, out_scale=0.0, style=style)
 
     def forward(self, feat: Float[Tensor, "... H1 F"], action: Float[Tensor, "... H A"]) -> Float[Tensor, "... H"]:
         """Return probabilities in [0, 1] for H steps from H + 1 states."""

@@ -10,18 +10,25 @@ from dynamics.base import Rollout
 from worldmodels.common.batch import goal_changed, mean_over
 from worldmodels.heads.base import Head
 from worldmodels.nets.distributions import TwoHot
-from worldmodels.nets.layers import MLP
+from worldmodels.nets.layers import DEFAULT_STYLE, MLP, NetStyle
 
 
 class RewardHead(Head):
     """Reward for arriving in a state, as symexp two-hot; predicts exactly zero before training (DreamerV3)."""
 
     def __init__(
-        self, feat_dim: int, action_dim: int, units: int, layers: int = 1, num_bins: int = 255, limit: float = 20.0
+        self,
+        feat_dim: int,
+        action_dim: int,
+        units: int,
+        layers: int = 1,
+        num_bins: int = 255,
+        limit: float = 20.0,
+        style: NetStyle = DEFAULT_STYLE,
     ) -> None:
         super().__init__()
         self.two_hot = TwoHot(num_bins, limit)
-        self.net = MLP(feat_dim, units, layers, num_bins, out_scale=0.0)
+        self.net = MLP(feat_dim, units, layers, num_bins, out_scale=0.0, style=style)
 
     def forward(self, feat: Float[Tensor, "... H1 F"], action: Float[Tensor, "... H A"]) -> Float[Tensor, "... H"]:
         """Decode the reward of H steps from H + 1 states. The start's own reward is the past's."""
@@ -40,9 +47,16 @@ class TransitionRewardHead(RewardHead):
     """Reward of an action taken in a state, which a planner knows before it imagines where that leads (TD-MPC2)."""
 
     def __init__(
-        self, feat_dim: int, action_dim: int, units: int, layers: int = 1, num_bins: int = 255, limit: float = 20.0
+        self,
+        feat_dim: int,
+        action_dim: int,
+        units: int,
+        layers: int = 1,
+        num_bins: int = 255,
+        limit: float = 20.0,
+        style: NetStyle = DEFAULT_STYLE,
     ) -> None:
-        super().__init__(feat_dim + action_dim, action_dim, units, layers, num_bins, limit)
+        super().__init__(feat_dim + action_dim, action_dim, units, layers, num_bins, limit, style)
 
     def forward(self, feat: Float[Tensor, "... H1 F"], action: Float[Tensor, "... H A"]) -> Float[Tensor, "... H"]:
         """Decode the reward of H steps from the H states they are taken in."""

@@ -12,22 +12,26 @@ from torch import Tensor, nn
 from worldmodels.common.frames import pixels_to_float
 from worldmodels.nets.distributions import symexp, symlog
 from worldmodels.nets.encoders import CHANNEL_MULTIPLES, ObservationSpec, check_image_size, stages
-from worldmodels.nets.layers import MLP, DenseNormAct, init_linear_
+from worldmodels.nets.layers import DEFAULT_STYLE, MLP, DenseNormAct, NetStyle, init_linear_
 
 
 class PixelDecoder(nn.Module):
     """Mirror of the pixel encoder: [..., F] to images in [0, 1]."""
 
-    def __init__(self, feat_dim: int, shape: tuple[int, ...], depth: int) -> None:
+    def __init__(self, feat_dim: int, shape: tuple[int, ...], depth: int, style: NetStyle = DEFAULT_STYLE) -> None:
         super().__init__()
         size = check_image_size(shape)
         side = size // 2 ** stages(size)
         channels = [depth * m for m in reversed(CHANNEL_MULTIPLES[: stages(size)])] + [shape[0]]
-        self.start = DenseNormAct(feat_dim, channels[0] * side**2)
+        self.start = DenseNormAct(feat_dim, channels[0] * side**2, style)
         self.unflatten = nn.Unflatten(1, (channels[0], side, side))
         layers: list[nn.Module] = []
         for a, b in itertools.pairwise(channels):
-            layers += [init_linear_(nn.ConvTranspose2d(a, b, 4, stride=2, padding=1)), nn.GroupNorm(1, b), nn.SiLU()]
+            layers += [
+                init_linear_(nn.ConvTranspose2d(a, b, 4, stride=2, padding=1), style=style),
+                style.make_image_norm(b),
+                style.make_act(),
+            ]
         self.layers = nn.Sequential(*layers[:-2]).to(memory_format=torch.channels_last)
 
     def forward(self, feat: Float[Tensor, "... F"]) -> Float[Tensor, "... C S S"]:
@@ -45,9 +49,11 @@ class PixelDecoder(nn.Module):
 class StateDecoder(nn.Module):
     """[..., F] to a state vector, predicted in symlog space (DreamerV3, eq. 9)."""
 
-    def __init__(self, feat_dim: int, shape: tuple[int, ...], units: int, layers: int) -> None:
+    def __init__(
+        self, feat_dim: int, shape: tuple[int, ...], units: int, layers: int, style: NetStyle = DEFAULT_STYLE
+    ) -> None:
         super().__init__()
-        self.net = MLP(feat_dim, units, layers, math.prod(shape))
+        self.net = MLP(feat_dim, units, layers, math.prod(shape), style=style)
 
     def forward(self, feat: Float[Tensor, "... F"]) -> Float[Tensor, "... n"]:
         """State in the environment's units."""
@@ -61,13 +67,21 @@ class StateDecoder(nn.Module):
 class Decoder(nn.ModuleDict):
     """One decoder for each key of the observations; a goal behind ``feat_dim`` numbers of a feature is not read."""
 
-    def __init__(self, feat_dim: int, observations: ObservationSpec, depth: int, units: int, layers: int = 3) -> None:
+    def __init__(
+        self,
+        feat_dim: int,
+        observations: ObservationSpec,
+        depth: int,
+        units: int,
+        layers: int = 3,
+        style: NetStyle = DEFAULT_STYLE,
+    ) -> None:
         super().__init__()
         self.feat_dim = feat_dim
         if "pixels" in observations:
-            self["pixels"] = PixelDecoder(feat_dim, observations["pixels"][0], depth)
+            self["pixels"] = PixelDecoder(feat_dim, observations["pixels"][0], depth, style)
         if "state" in observations:
-            self["state"] = StateDecoder(feat_dim, observations["state"][0], units, layers)
+            self["state"] = StateDecoder(feat_dim, observations["state"][0], units, layers, style)
 
     def forward(self, feat: Float[Tensor, "... F"]) -> dict[str, Tensor]:
         """Decode every key."""

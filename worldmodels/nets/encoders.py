@@ -15,7 +15,7 @@ from worldmodels.common.columns import GOAL_PREFIX
 from worldmodels.common.frames import pixels_to_float
 from worldmodels.errors import UserError
 from worldmodels.nets.distributions import symlog
-from worldmodels.nets.layers import MLP, init_linear_
+from worldmodels.nets.layers import DEFAULT_STYLE, MLP, NetStyle, init_linear_
 
 ObservationSpec = dict[str, tuple[tuple[int, ...], torch.dtype]]
 """Observation key to (shape, dtype): ``pixels`` is uint8 (C, S, S), ``state`` is float32 (n,)."""
@@ -68,15 +68,19 @@ class PixelEncoder(nn.Sequential):
     """Strided convolutions, as many as there are :func:`stages`: [N, C, S, S] to [N, out_dim].
 
     Each is normalised over the whole image by ``GroupNorm(1)``, in channels-last layout: with DreamerV3's RMSNorm over
-    channels, for which there is no fused CPU kernel, normalising took as long as the convolutions.
+    channels (``nets.norm=rms``), for which there is no fused CPU kernel, normalising took as long as the convolutions.
     """
 
-    def __init__(self, shape: tuple[int, ...], depth: int) -> None:
+    def __init__(self, shape: tuple[int, ...], depth: int, style: NetStyle = DEFAULT_STYLE) -> None:
         size = check_image_size(shape)
         channels = [shape[0]] + [depth * m for m in CHANNEL_MULTIPLES[: stages(size)]]
         layers: list[nn.Module] = []
         for a, b in itertools.pairwise(channels):
-            layers += [init_linear_(nn.Conv2d(a, b, 4, stride=2, padding=1)), nn.GroupNorm(1, b), nn.SiLU()]
+            layers += [
+                init_linear_(nn.Conv2d(a, b, 4, stride=2, padding=1), style=style),
+                style.make_image_norm(b),
+                style.make_act(),
+            ]
         super().__init__(*layers, nn.Flatten())
         self.out_dim = channels[-1] * (size // 2 ** stages(size)) ** 2
         self.to(memory_format=torch.channels_last)
@@ -91,14 +95,25 @@ class Encoder(nn.Module):
         units: of each hidden layer for ``state``.
         layers: how many of them.
         shift: pixels by which images are moved at random while training.
+        style: what the networks are made of.
     """
 
-    def __init__(self, observations: ObservationSpec, depth: int, units: int, layers: int = 3, shift: int = 0) -> None:
+    def __init__(
+        self,
+        observations: ObservationSpec,
+        depth: int,
+        units: int,
+        layers: int = 3,
+        shift: int = 0,
+        style: NetStyle = DEFAULT_STYLE,
+    ) -> None:
         super().__init__()
         self.shift = RandomShift(shift)
         self.observations = dict(observations)
-        self.pixels = PixelEncoder(observations["pixels"][0], depth) if "pixels" in observations else None
-        self.state = MLP(math.prod(observations["state"][0]), units, layers) if "state" in observations else None
+        self.pixels = PixelEncoder(observations["pixels"][0], depth, style) if "pixels" in observations else None
+        self.state = (
+            MLP(math.prod(observations["state"][0]), units, layers, style=style) if "state" in observations else None
+        )
         parts = [part for part in (self.pixels, self.state) if part is not None]
         if not parts:
             raise UserError(f"observations hold neither 'pixels' nor 'state' but {sorted(observations)}; set env.obs")

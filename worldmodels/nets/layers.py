@@ -4,24 +4,79 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.functional import layer_norm, silu
+from torch.nn.functional import layer_norm, rms_norm
 
-from worldmodels.errors import UserError
+from worldmodels.errors import near_match, require
+
+NORMS = ("layer", "rms")
+ACTIVATIONS = {"silu": nn.SiLU, "mish": nn.Mish, "gelu": nn.GELU, "elu": nn.ELU, "relu": nn.ReLU}
+
+
+@dataclass(frozen=True)
+class NetStyle:
+    """What networks are made of, whatever their sizes. An architecture that names a layer itself keeps it."""
+
+    norm: str = "layer"
+    """``layer`` or ``rms``.
+
+    LayerNorm stands where DreamerV3's later versions have RMSNorm: it has a fused kernel on every device, and of a
+    plan's time on a CPU the six small kernels of an RMSNorm took a fifth.
+    """
+    act: str = "silu"
+    """One of :data:`ACTIVATIONS`."""
+    init_std: float | None = None
+    """Deviation of a linear map's first weights, instead of one that follows from its inputs; zeros stay zeros.
+
+    In front of a norm small weights compute what large ones do, and learn faster.
+    """
+    norm_eps: float = 1e-5
+
+    def __post_init__(self) -> None:
+        require(self.norm in NORMS, f"norm={self.norm} is not one of {', '.join(NORMS)}.{near_match(self.norm, NORMS)}")
+        require(
+            self.act in ACTIVATIONS,
+            f"act={self.act} is not one of {', '.join(ACTIVATIONS)}.{near_match(self.act, ACTIVATIONS)}",
+        )
+        require(self.init_std is None or self.init_std > 0, f"init_std={self.init_std} must be positive.")
+        require(self.norm_eps > 0, f"norm_eps={self.norm_eps} must be positive.")
+
+    def make_norm(self, dim: int) -> nn.Module:
+        """Build the norm over the last axis."""
+        return (nn.LayerNorm if self.norm == "layer" else nn.RMSNorm)(dim, eps=self.norm_eps)
+
+    def make_image_norm(self, channels: int) -> nn.Module:
+        """Build the norm of feature maps [N, C, S, S]: over the whole image, or for ``rms`` over channels."""
+        if self.norm == "layer":
+            return nn.GroupNorm(1, channels, eps=self.norm_eps)
+        return ChannelRMSNorm(channels, eps=self.norm_eps)
+
+    def make_act(self) -> nn.Module:
+        """Build the activation."""
+        return ACTIVATIONS[self.act]()
+
+
+DEFAULT_STYLE = NetStyle()
+
+
+class ChannelRMSNorm(nn.RMSNorm):
+    """RMSNorm over the channels of feature maps, each place by itself (DreamerV3)."""
+
+    def forward(self, x: Float[Tensor, "N C S S"]) -> Float[Tensor, "N C S S"]:
+        """Normalise."""
+        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
 
 
 class BlockLinear(nn.Module):
     """A linear map that is block-diagonal: ``blocks`` separate maps side by side (DreamerV3's block GRU)."""
 
-    def __init__(self, in_dim: int, out_dim: int, blocks: int) -> None:
+    def __init__(self, in_dim: int, out_dim: int, blocks: int, style: NetStyle = DEFAULT_STYLE) -> None:
         super().__init__()
         if in_dim % blocks or out_dim % blocks:
             raise ValueError(f"{in_dim} inputs and {out_dim} outputs do not divide into {blocks} blocks")
@@ -29,7 +84,7 @@ class BlockLinear(nn.Module):
         self.bias = nn.Parameter(torch.zeros(out_dim))
         with torch.no_grad():
             for block in self.weight:
-                trunc_normal_(block.T)
+                trunc_normal_(block.T, 1.0, style)
 
     def forward(self, x: Float[Tensor, "N I"]) -> Float[Tensor, "N O"]:
         """Map each block of every row; blocks are consecutive ranges of the axis."""
@@ -38,26 +93,29 @@ class BlockLinear(nn.Module):
 
 
 class DenseNormAct(nn.Sequential):
-    """Linear, LayerNorm, SiLU: the one hidden layer everything here is made of.
+    """Linear, norm, activation: the one hidden layer everything here is made of."""
 
-    LayerNorm stands where DreamerV3's later versions have RMSNorm: it has a fused kernel on every device, and of a
-    plan's time on a CPU the six small kernels of an RMSNorm took a fifth.
-    """
-
-    def __init__(self, in_dim: int, out_dim: int) -> None:
-        super().__init__(init_linear_(nn.Linear(in_dim, out_dim)), nn.LayerNorm(out_dim), nn.SiLU())
+    def __init__(self, in_dim: int, out_dim: int, style: NetStyle = DEFAULT_STYLE) -> None:
+        linear = init_linear_(nn.Linear(in_dim, out_dim), style=style)
+        super().__init__(linear, style.make_norm(out_dim), style.make_act())
 
 
 class MLP(nn.Sequential):
     """``layers`` hidden layers of ``units``; where ``out_dim`` is given, a linear output scaled by ``out_scale``."""
 
     def __init__(
-        self, in_dim: int, units: int, layers: int, out_dim: int | None = None, out_scale: float = 1.0
+        self,
+        in_dim: int,
+        units: int,
+        layers: int,
+        out_dim: int | None = None,
+        out_scale: float = 1.0,
+        style: NetStyle = DEFAULT_STYLE,
     ) -> None:
         dims = [in_dim] + [units] * layers
-        modules: list[nn.Module] = [DenseNormAct(a, b) for a, b in itertools.pairwise(dims)]
+        modules: list[nn.Module] = [DenseNormAct(a, b, style) for a, b in itertools.pairwise(dims)]
         if out_dim is not None:
-            modules.append(init_linear_(nn.Linear(dims[-1], out_dim), out_scale))
+            modules.append(init_linear_(nn.Linear(dims[-1], out_dim), out_scale, style))
         super().__init__(*modules)
         self.out_dim = dims[-1] if out_dim is None else out_dim
 
@@ -65,13 +123,15 @@ class MLP(nn.Sequential):
 class EnsembleLinear(nn.Module):
     """One linear map for each of ``members``, computed as one batched product."""
 
-    def __init__(self, members: int, in_dim: int, out_dim: int, scale: float = 1.0) -> None:
+    def __init__(
+        self, members: int, in_dim: int, out_dim: int, scale: float = 1.0, style: NetStyle = DEFAULT_STYLE
+    ) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(members, in_dim, out_dim))
         self.bias = nn.Parameter(torch.zeros(members, out_dim))
         with torch.no_grad():
             for weight in self.weight:
-                trunc_normal_(weight.T, scale)
+                trunc_normal_(weight.T, scale, style)
 
     def forward(self, x: Float[Tensor, "Q N I"], members: slice | Tensor) -> Float[Tensor, "Q N O"]:
         """Each map of those named, on its own rows; a slice copies no weights."""
@@ -79,17 +139,20 @@ class EnsembleLinear(nn.Module):
 
 
 class EnsembleNorm(nn.Module):
-    """LayerNorm with a gain and a shift for each of ``members``."""
+    """The style's norm with a gain and, but for ``rms``, a shift for each of ``members``."""
 
-    def __init__(self, members: int, dim: int) -> None:
+    def __init__(self, members: int, dim: int, style: NetStyle = DEFAULT_STYLE) -> None:
         super().__init__()
+        self.eps = style.norm_eps
         self.gain = nn.Parameter(torch.ones(members, dim))
-        self.shift = nn.Parameter(torch.zeros(members, dim))
+        self.shift = nn.Parameter(torch.zeros(members, dim)) if style.norm == "layer" else None
 
     def forward(self, x: Float[Tensor, "Q N I"], members: slice | Tensor) -> Float[Tensor, "Q N I"]:
         """Normalise every row, then apply its member's gain and shift."""
-        gain, shift = self.gain[members].unsqueeze(1), self.shift[members].unsqueeze(1)
-        return torch.addcmul(shift, layer_norm(x, x.shape[-1:]), gain)
+        gain = self.gain[members].unsqueeze(1)
+        if self.shift is None:
+            return rms_norm(x, x.shape[-1:], eps=self.eps) * gain
+        return torch.addcmul(self.shift[members].unsqueeze(1), layer_norm(x, x.shape[-1:], eps=self.eps), gain)
 
 
 class EnsembleMLP(nn.Module):
@@ -101,13 +164,23 @@ class EnsembleMLP(nn.Module):
         dropout: after the first layer's weights, while learning.
     """
 
-    def __init__(self, members: int, in_dim: int, units: int, layers: int, out_dim: int, dropout: float) -> None:
+    def __init__(
+        self,
+        members: int,
+        in_dim: int,
+        units: int,
+        layers: int,
+        out_dim: int,
+        dropout: float,
+        style: NetStyle = DEFAULT_STYLE,
+    ) -> None:
         super().__init__()
         self.members = members
         dims = [in_dim] + [units] * layers
-        self.hidden = nn.ModuleList(EnsembleLinear(members, a, b) for a, b in itertools.pairwise(dims))
-        self.norms = nn.ModuleList(EnsembleNorm(members, dim) for dim in dims[1:])
-        self.out = EnsembleLinear(members, dims[-1], out_dim, scale=0.0)
+        self.hidden = nn.ModuleList(EnsembleLinear(members, a, b, style=style) for a, b in itertools.pairwise(dims))
+        self.norms = nn.ModuleList(EnsembleNorm(members, dim, style) for dim in dims[1:])
+        self.act = style.make_act()
+        self.out = EnsembleLinear(members, dims[-1], out_dim, 0.0, style)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Float[Tensor, "... I"], members: slice | Tensor) -> Float[Tensor, "Q ... O"]:
@@ -116,35 +189,17 @@ class EnsembleMLP(nn.Module):
         h = x.reshape(-1, x.shape[-1]).expand(count, -1, -1)
         for i, (linear, norm) in enumerate(zip(self.hidden, self.norms, strict=True)):
             h = linear(h, members)
-            h = silu(norm(self.dropout(h) if i == 0 else h, members))
+            h = self.act(norm(self.dropout(h) if i == 0 else h, members))
         return self.out(h, members).reshape(count, *x.shape[:-1], out_dim)
 
 
-_init_std: ContextVar[float | None] = ContextVar("init_std", default=None)
-
-
-@contextmanager
-def init_std(std: float | None) -> Iterator[None]:
-    """Draw linear maps with this deviation while a network is built, instead of one that follows from their inputs.
-
-    In front of a LayerNorm small weights compute what large ones do, and learn faster. None changes nothing.
-    """
-    if std is not None and std <= 0:
-        raise UserError(f"size.init_std={std} must be positive.")
-    token = _init_std.set(std)
-    try:
-        yield
-    finally:
-        _init_std.reset(token)
-
-
-def trunc_normal_(weight: Tensor, scale: float = 1.0) -> None:
+def trunc_normal_(weight: Tensor, scale: float = 1.0, style: NetStyle = DEFAULT_STYLE) -> None:
     """Truncated normal with standard deviation ``scale / sqrt(fan_in)``, in place; ``weight`` is [out, in, ...].
 
-    The factor 0.8796 is the standard deviation of a unit normal cut at two. Under :func:`init_std` a matrix has that
-    one's deviation, unless it is to be zero.
+    The factor 0.8796 is the standard deviation of a unit normal cut at two. A matrix has the deviation of a style that
+    names one, unless it is to be zero.
     """
-    fixed = _init_std.get() if weight.ndim == 2 else None
+    fixed = style.init_std if weight.ndim == 2 else None
     std = (scale / math.sqrt(weight[0].numel()) if fixed is None else fixed) / 0.87962566
     if scale == 0:
         nn.init.zeros_(weight)
@@ -152,13 +207,13 @@ def trunc_normal_(weight: Tensor, scale: float = 1.0) -> None:
         nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)
 
 
-def init_linear_(layer: nn.Module, scale: float = 1.0) -> nn.Module:
+def init_linear_(layer: nn.Module, scale: float = 1.0, style: NetStyle = DEFAULT_STYLE) -> nn.Module:
     """Initialise a linear or convolutional layer with :func:`trunc_normal_` and a zero bias; return it."""
     with torch.no_grad():
         if isinstance(layer, nn.ConvTranspose2d):  # its weight is [in, out, k, k], and stride^2 inputs overlap
-            trunc_normal_(layer.weight.transpose(0, 1), scale * math.prod(layer.stride) ** 0.5)
+            trunc_normal_(layer.weight.transpose(0, 1), scale * math.prod(layer.stride) ** 0.5, style)
         else:
-            trunc_normal_(layer.weight, scale)
+            trunc_normal_(layer.weight, scale, style)
         if layer.bias is not None:
             nn.init.zeros_(layer.bias)
     return layer

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from jaxtyping import Float
 from torch import Tensor
 
@@ -12,11 +14,15 @@ from worldmodels.objectives.base import Context, Objective
 
 
 class Reconstruction(Objective):
-    """Log-likelihood of every observation under unit-variance decoders (DreamerV3, eq. 3), named by observation key."""
+    """Log-likelihood of every observation under unit-variance decoders (DreamerV3, eq. 3), named by observation key.
 
-    def __init__(self, feat_dim: int, observations: ObservationSpec, depth: int, units: int, layers: int = 3) -> None:
+    Args:
+        decoder: builds the decoder.
+    """
+
+    def __init__(self, feat_dim: int, observations: ObservationSpec, decoder: Callable[..., Decoder]) -> None:
         super().__init__()
-        self.decoder = Decoder(feat_dim, observations, depth, units, layers)
+        self.decoder = decoder(feat_dim=feat_dim, observations=observations)
 
     def forward(
         self, rollout: Rollout, embed: Float[Tensor, "B T E"], batch: dict[str, Tensor], context: Context

@@ -15,11 +15,11 @@ from worldmodels.errors import UserError, near_match
 from worldmodels.runs.folders import AVERAGE, CONFIG, NotLearned
 from worldmodels.scales import OVER_ALL, learner_of, require_scales
 
-WITHIN = ("size", "space", "denoiser")
+WITHIN = ("size", "space", "decoder", "denoiser")
 """Groups that others are made with."""
 NET = "planner.learner.trajectories.net"
 """Where a planner keeps its denoiser."""
-WEIGHTS = ("dynamics", "space", "size", "encoder", "objective", "heads")
+WEIGHTS = ("dynamics", "space", "size", "nets", "encoder", "decoder", "objective", "heads")
 """Groups that a run's weights depend on."""
 MISSING = object()
 

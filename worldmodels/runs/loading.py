@@ -69,7 +69,9 @@ def load_run(path: str | Path, overrides: list[str] | None = None, device: str =
     spaces = checkpoint["spaces"]
     model = build_model(cfg, observation_spec(checkpoint), spaces["action_dim"])
     require_length(cfg, model.dynamics.max_length, prefix_rows(cfg))
-    planner = build_planner(cfg.planner, spaces["action_dim"], spaces["discrete"], **model.dynamics.feature_spec)
+    planner = build_planner(
+        cfg.planner, spaces["action_dim"], spaces["discrete"], nets=cfg.nets, **model.dynamics.feature_spec
+    )
     load_weights(model, checkpoint, AVERAGE + "model.", checkpoint["file"])
     if list(planner.parameters()):
         require_learned(cfg, before, path)

@@ -160,7 +160,7 @@ def build_module(cfg: DictConfig, folder: Path, model: Any, envs: VectorEnv | Sp
         envs.action_dim,
         envs.discrete,
         seed=cfg.seed,
-        std=cfg.size.get("init_std"),
+        nets=cfg.nets,
         **model.dynamics.feature_spec,
     )
     learning = [place for place, part in {**model.parts, "planner": planner}.items() if model.learns(part)]
