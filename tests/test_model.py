@@ -68,7 +68,7 @@ def test_acting_sees_what_training_sees():
             state = world.obs_step(frame, rows["action"][:, t], rows["reset"][:, t], state)
             torch.testing.assert_close(state.feat, rollout.feat[:, t], atol=2e-5, rtol=2e-5)
     torch.testing.assert_close(state.feat, last.feat, atol=2e-5, rtol=2e-5)
-    assert embed.shape == (3, 20, world.encoder.out_dim)
+    assert embed.shape == (3, 20, *world.encoder.embed_shape)
 
 
 def test_every_loss_is_named_and_unreduced():

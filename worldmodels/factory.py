@@ -80,7 +80,7 @@ def build_model(cfg: DictConfig, observations: ObservationSpec, action_dim: int)
         torch.manual_seed(cfg.seed)
         present = without_goal(observations)
         encoder = build(cfg.encoder, observations=present)
-        dynamics = build(cfg.dynamics, embed_dim=encoder.out_dim, action_dim=action_dim)
+        dynamics = build(cfg.dynamics, embed_dim=encoder.embed_shape[-1], action_dim=action_dim)
         if len(present) < len(observations):
             encoder = GoalEncoder(encoder, observations, cfg.env.get("still", []))
             dynamics = GoalConditioned(dynamics)

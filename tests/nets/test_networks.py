@@ -73,8 +73,8 @@ def test_encoders_take_any_leading_axes_and_sizes(side, cells, channels, lead):
     encoder = randomize(Encoder(spec, depth=2, units=6, layers=1))
     obs = {"pixels": torch.randint(256, (*lead, 3, side, side), dtype=torch.uint8), "state": torch.randn(*lead, 4)}
     embed = encoder(obs)
-    assert embed.shape == (*lead, encoder.out_dim)
-    assert encoder.out_dim == channels * cells**2 + 6
+    assert embed.shape == (*lead, *encoder.embed_shape)
+    assert encoder.embed_shape == (channels * cells**2 + 6,)
     one = encoder({key: value.flatten(0, len(lead) - 1)[-1:] for key, value in obs.items()})
     torch.testing.assert_close(embed.flatten(0, -2)[-1:], one)
 
