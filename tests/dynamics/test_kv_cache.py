@@ -89,8 +89,9 @@ def test_a_step_sees_its_episode_as_far_as_the_window(way, before):
             torch.testing.assert_close(outputs[n, :, t], attended(q[n, :, t], past[n][before + t]))
 
 
-def test_both_ways_leave_the_same_ring():
-    (q, k, v), reset = drawn(), resets()
+@pytest.mark.parametrize("steps", [1, 3, STEPS])
+def test_both_ways_leave_the_same_ring(steps):
+    q, k, v, reset = (*(x[:, :, :steps] for x in drawn()), resets()[:, :steps])
     ring, _ = warm(3)
     one, all_at_once = stepped(q, k, v, reset, ring)[1], scanned(q, k, v, reset, ring)[1]
     assert torch.equal(one["pos"], all_at_once["pos"])
