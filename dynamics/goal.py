@@ -87,23 +87,22 @@ class GoalConditioned(Dynamics):
         reset: Bool[Tensor, " N"],
         state: State,
         generator: Generator | None = None,
+        sample: bool | None = None,
     ) -> State:
-        """Likewise."""
+        """Filter the present, and see the goal beside it."""
         self.check(action, state)
         present, shown = embed.unbind(1)
         goal = self.encode_goal(shown, generator)
-        return self._with(self.backbone.obs_step(present, action, reset, self._without(state), generator), goal)
+        state = self.backbone.obs_step(present, action, reset, self._without(state), generator, sample)
+        return self._with(state, goal)
 
     @torch.no_grad()
     def encode_goal(self, embed: Float[Tensor, "N *E"], generator: Generator | None = None) -> Float[Tensor, "N F"]:
         """What the backbone makes of single frames, each seen as an episode's first; latents take their mode."""
         n = len(embed)
         reset, action = embed.new_ones(n, dtype=torch.bool), embed.new_zeros(n, self.action_dim)
-        before, self.backbone.sample = self.backbone.sample, False  # else a goal would be another one in every frame
-        try:
-            return self.backbone.obs_step(embed, action, reset, self.backbone.initial(n), generator).feat
-        finally:
-            self.backbone.sample = before
+        # Latents take their mode: else a goal would be another one in every frame.
+        return self.backbone.obs_step(embed, action, reset, self.backbone.initial(n), generator, sample=False).feat
 
     def with_goal(self, state: State, goal: Float[Tensor, "N G"]) -> State:
         """The state with another goal, given as a latent of the backbone's; ``UserError`` where it is none."""

@@ -9,6 +9,7 @@ import torch
 from model_cases import ACTION, BOTH, PIXELS, STATE, batch, config, model, with_reset
 from torch import nn
 
+from dynamics.base import FeatureSpec
 from planners.learning.returns import discounted_return
 from worldmodels.config import load_config
 from worldmodels.errors import UserError
@@ -202,3 +203,17 @@ def test_what_a_latent_holds_can_be_shown():
 def test_the_smallest_size_has_about_a_million_parameters():
     world = build_model(load_config([]), {"pixels": ((3, 32, 32), torch.uint8)}, 6)
     assert 0.7e6 < sum(p.numel() for p in world.parameters()) < 1.5e6
+
+
+def test_what_learns_finds_the_features_that_its_constructor_names():
+    features = FeatureSpec(latent_dim=5, goal_dim=3)
+    assert features.feat_dim == 8
+    names = ("actor_critic", "cloning", "tdmpc")
+    planners = [build_planner(config(f"planner={name}").planner, ACTION, False, features) for name in names]
+    assert [planner.trainable.goal_dim for planner in planners] == [3, 3, 3]
+    assert [planner.trainable.actor.net[0][0].in_features for planner in planners] == [8, 8, 8]
+    denoising = build_planner(config("planner=diffusion").planner, ACTION, False, features).learner
+    assert (denoising.goal_dim, denoising.trajectories.feat_dim) == (3, 5)
+    assert build_planner(config("planner=random").planner, ACTION, False, features).action_dim == ACTION
+    with pytest.raises(UserError, match="feat_dim"):
+        build_planner(config("planner=cloning").planner, ACTION, False)

@@ -87,7 +87,7 @@ def test_values_are_learned_across_a_change_of_goals_for_the_former(name, monkey
     world = build_model(config("dynamics=implicit"), {key: WITH_GOAL[key] for key in ("state", "goal_state")}, ACTION)
     size = world.dynamics.goal_dim
     words = [f"planner={name}", "denoiser.width=16"] + (["planner.plan_horizon=2"] if name == "diffuser" else [])
-    planner = build_planner(config(*words).planner, ACTION, False, **world.dynamics.feature_spec)
+    planner = build_planner(config(*words).planner, ACTION, False, world.dynamics.feature_spec)
     batch = changing_goals() | {"state": torch.randn(3, 6, 4)}
     rollout, _, _ = world.observe(batch, world.initial(3))
     goal = batch["goal_state"][..., :1].expand(-1, -1, size)

@@ -169,7 +169,7 @@ def test_a_deviation_for_all_weights_spares_what_begins_at_zero():
 def test_tdmpc2_begins_with_weights_of_its_published_deviation():
     cfg = load_config(["experiment=tdmpc2_cpu"])
     world = build_model(cfg, STATE, ACTION)
-    planner = build_planner(cfg.planner, ACTION, False, nets=cfg.nets, **world.dynamics.feature_spec)
+    planner = build_planner(cfg.planner, ACTION, False, world.dynamics.feature_spec, nets=cfg.nets)
     weights = {
         "dynamics": world.dynamics.transition[0][0][0].weight,
         "encoder": world.encoder.state[0][0].weight,
