@@ -41,6 +41,21 @@ class State:
 
 
 @dataclass(frozen=True)
+class FeatureSpec:
+    """What a planner that learns has to know of features."""
+
+    latent_dim: int
+    """Numbers of the latent, the first."""
+    goal_dim: int = 0
+    """Numbers of a goal, the last; 0 where there is none."""
+
+    @property
+    def feat_dim(self) -> int:
+        """All numbers of a feature."""
+        return self.latent_dim + self.goal_dim
+
+
+@dataclass(frozen=True)
 class Rollout:
     """What :meth:`Dynamics.observe` made of a batch of sequences."""
 
@@ -85,9 +100,9 @@ class Dynamics(nn.Module, ABC):
     """Of every form that the memory of a state takes, the initial one first."""
 
     @property
-    def feature_spec(self) -> dict[str, int]:
-        """What a planner that learns has to know of features: ``feat_dim`` and ``goal_dim``."""
-        return {"feat_dim": self.feat_dim, "goal_dim": self.goal_dim}
+    def feature_spec(self) -> FeatureSpec:
+        """What a planner that learns has to know of features."""
+        return FeatureSpec(self.feat_dim - self.goal_dim, self.goal_dim)
 
     @abstractmethod
     def initial(self, n: int) -> State:
@@ -126,8 +141,9 @@ class Dynamics(nn.Module, ABC):
         reset: Bool[Tensor, " N"],
         state: State,
         generator: Generator | None = None,
+        sample: bool | None = None,
     ) -> State:
-        """Filter one frame, as while acting."""
+        """Filter one frame, as while acting. ``sample`` says whether the latent is drawn; None: as :attr:`sample`."""
 
     @abstractmethod
     def img_step(self, action: Float[Tensor, "N A"], state: State, generator: Generator | None = None) -> State:

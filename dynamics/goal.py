@@ -39,7 +39,7 @@ class GoalConditioned(Dynamics):
     It may change in mid-episode: :func:`new_goal`, :func:`next_features`.
 
     Args:
-        backbone: of whatever kind; its embeddings are the first half of those given here, the goal's the second.
+        backbone: of whatever kind; of the two embeddings of every row it reads the first, and the goal is the second.
     """
 
     def __init__(self, backbone: Dynamics) -> None:
@@ -66,14 +66,14 @@ class GoalConditioned(Dynamics):
 
     def observe(
         self,
-        embed: Float[Tensor, "B T E2"],
+        embed: Float[Tensor, "B T 2 *E"],
         action: Float[Tensor, "B T A"],
         reset: Bool[Tensor, "B T"],
         state: State,
     ) -> tuple[Rollout, State]:
         """The backbone's, with each row's own goal."""
         self.check(action, state)
-        present, shown = embed.chunk(2, dim=-1)
+        present, shown = embed.unbind(2)
         rollout, last = self.backbone.observe(present, action, reset, self._without(state))
         goal = self.encode_goal(shown.flatten(0, 1)).unflatten(0, shown.shape[:2])
         feat, post = (torch.cat([x, goal], dim=-1) for x in (rollout.feat, rollout.post))
@@ -82,28 +82,27 @@ class GoalConditioned(Dynamics):
 
     def obs_step(
         self,
-        embed: Float[Tensor, "N E2"],
+        embed: Float[Tensor, "N 2 *E"],
         action: Float[Tensor, "N A"],
         reset: Bool[Tensor, " N"],
         state: State,
         generator: Generator | None = None,
+        sample: bool | None = None,
     ) -> State:
-        """Likewise."""
+        """Filter the present, and see the goal beside it."""
         self.check(action, state)
-        present, shown = embed.chunk(2, dim=-1)
+        present, shown = embed.unbind(1)
         goal = self.encode_goal(shown, generator)
-        return self._with(self.backbone.obs_step(present, action, reset, self._without(state), generator), goal)
+        state = self.backbone.obs_step(present, action, reset, self._without(state), generator, sample)
+        return self._with(state, goal)
 
     @torch.no_grad()
-    def encode_goal(self, embed: Float[Tensor, "N E"], generator: Generator | None = None) -> Float[Tensor, "N F"]:
+    def encode_goal(self, embed: Float[Tensor, "N *E"], generator: Generator | None = None) -> Float[Tensor, "N F"]:
         """What the backbone makes of single frames, each seen as an episode's first; latents take their mode."""
         n = len(embed)
         reset, action = embed.new_ones(n, dtype=torch.bool), embed.new_zeros(n, self.action_dim)
-        before, self.backbone.sample = self.backbone.sample, False  # else a goal would be another one in every frame
-        try:
-            return self.backbone.obs_step(embed, action, reset, self.backbone.initial(n), generator).feat
-        finally:
-            self.backbone.sample = before
+        # Latents take their mode: else a goal would be another one in every frame.
+        return self.backbone.obs_step(embed, action, reset, self.backbone.initial(n), generator, sample=False).feat
 
     def with_goal(self, state: State, goal: Float[Tensor, "N G"]) -> State:
         """The state with another goal, given as a latent of the backbone's; ``UserError`` where it is none."""

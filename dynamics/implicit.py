@@ -85,8 +85,9 @@ class Implicit(Dynamics):
         reset: Bool[Tensor, " N"],
         state: State,
         generator: Generator | None = None,
+        sample: bool | None = None,
     ) -> State:
-        """The frame alone decides."""
+        """The frame alone decides; nothing is drawn."""
         self.check(action, state)
         return self._state(self._normed(self.encode(embed)))
 

@@ -113,13 +113,15 @@ class StochasticLatent(Dynamics):
         reset: Bool[Tensor, " N"],
         state: State,
         generator: Generator | None = None,
+        sample: bool | None = None,
     ) -> State:
         """One core step, then the posterior."""
         self.check(action, state)
         x = self._input(state.memory[STOCH], self.from_action(action), reset)
         deter, memory = self.core.step(x, reset, _core_part(state.memory))
         post = self._posterior(self.post_embed(embed), deter)
-        return self._state(self.space.draw(post, self.sample, generator), deter, memory)
+        drawn = self.space.draw(post, self.sample if sample is None else sample, generator)
+        return self._state(drawn, deter, memory)
 
     def img_step(self, action: Float[Tensor, "N A"], state: State, generator: Generator | None = None) -> State:
         """One core step, then the prior."""

@@ -9,6 +9,7 @@ import torch
 from model_cases import ACTION, BOTH, PIXELS, STATE, batch, config, model, with_reset
 from torch import nn
 
+from dynamics.base import FeatureSpec
 from worldmodels.config import load_config
 from worldmodels.errors import UserError
 from worldmodels.factory import build_model, build_planner, loss_scales
@@ -67,7 +68,7 @@ def test_acting_sees_what_training_sees():
             state = world.obs_step(frame, rows["action"][:, t], rows["reset"][:, t], state)
             torch.testing.assert_close(state.feat, rollout.feat[:, t], atol=2e-5, rtol=2e-5)
     torch.testing.assert_close(state.feat, last.feat, atol=2e-5, rtol=2e-5)
-    assert embed.shape == (3, 20, world.encoder.out_dim)
+    assert embed.shape == (3, 20, *world.encoder.embed_shape)
 
 
 def test_every_loss_is_named_and_unreduced():
@@ -201,3 +202,17 @@ def test_what_a_latent_holds_can_be_shown():
 def test_the_smallest_size_has_about_a_million_parameters():
     world = build_model(load_config([]), {"pixels": ((3, 32, 32), torch.uint8)}, 6)
     assert 0.7e6 < sum(p.numel() for p in world.parameters()) < 1.5e6
+
+
+def test_what_learns_finds_the_features_that_its_constructor_names():
+    features = FeatureSpec(latent_dim=5, goal_dim=3)
+    assert features.feat_dim == 8
+    names = ("actor_critic", "cloning", "tdmpc")
+    planners = [build_planner(config(f"planner={name}").planner, ACTION, False, features) for name in names]
+    assert [planner.trainable.goal_dim for planner in planners] == [3, 3, 3]
+    assert [planner.trainable.actor.net[0][0].in_features for planner in planners] == [8, 8, 8]
+    denoising = build_planner(config("planner=diffusion").planner, ACTION, False, features).learner
+    assert (denoising.goal_dim, denoising.trajectories.feat_dim) == (3, 5)
+    assert build_planner(config("planner=random").planner, ACTION, False, features).action_dim == ACTION
+    with pytest.raises(UserError, match="feat_dim"):
+        build_planner(config("planner=cloning").planner, ACTION, False)

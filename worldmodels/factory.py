@@ -12,6 +12,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from dynamics.base import FeatureSpec
 from dynamics.goal import GoalConditioned
 from planners.base import Planner
 from worldmodels.common.batch import context_rows
@@ -80,7 +81,7 @@ def build_model(cfg: DictConfig, observations: ObservationSpec, action_dim: int)
         torch.manual_seed(cfg.seed)
         present = without_goal(observations)
         encoder = build(cfg.encoder, observations=present)
-        dynamics = build(cfg.dynamics, embed_dim=encoder.out_dim, action_dim=action_dim)
+        dynamics = build(cfg.dynamics, embed_dim=encoder.embed_shape[-1], action_dim=action_dim)
         if len(present) < len(observations):
             encoder = GoalEncoder(encoder, observations, cfg.env.get("still", []))
             dynamics = GoalConditioned(dynamics)
@@ -103,20 +104,21 @@ def build_planner(
     cfg: DictConfig,
     action_dim: int,
     discrete: bool,
-    feat_dim: int | None = None,
+    features: FeatureSpec | None = None,
     seed: int = 0,
-    goal_dim: int = 0,
     nets: DictConfig | None = None,
 ) -> Planner:
-    """A planner from its group of the configuration, initialised likewise; what learns reads ``feat_dim`` features.
+    """A planner from its group of the configuration, initialised likewise.
 
-    The last ``goal_dim`` of them are a goal's. ``nets``: the style of its networks; None: the default.
+    ``features``: of the model that it learns on, in which the constructor of what learns finds the ``feat_dim`` and
+    ``goal_dim`` that it names. ``nets``: the style of its networks; None: the default.
     """
     options = OmegaConf.create(OmegaConf.to_container(cfg))
     for key in TRAINING_KEYS:
         learner_of(options).pop(key, None)
-    known = {"feat_dim": feat_dim, "goal_dim": goal_dim}
-    learner_of(options).update({key: value for key, value in known.items() if key in learner_of(options)})
+    learner = learner_of(options)
+    known = {} if features is None else {"feat_dim": features.feat_dim, "goal_dim": features.goal_dim}
+    learner.update({key: value for key, value in known.items() if key in parameters_of(learner._target_)})
     if nets is not None:
         options = styled(options, nets)
     with torch.random.fork_rng(devices=[]):

@@ -57,7 +57,7 @@ class WorldModel(nn.Module):
         """The state before an episode's first frame."""
         return self.dynamics.initial(n)
 
-    def observe(self, batch: dict[str, Tensor], state: State) -> tuple[Rollout, State, Float[Tensor, "B T E"]]:
+    def observe(self, batch: dict[str, Tensor], state: State) -> tuple[Rollout, State, Float[Tensor, "B T *E"]]:
         """Filter a batch of sequences that continue ``state``; also return the last state and the embeddings."""
         embed = self.encoder(batch)
         rollout, last = self.dynamics.observe(embed, batch["action"], batch["reset"], state)

@@ -29,7 +29,7 @@ def pair(request):
 
 def with_goals(data, seed=1):
     goal = torch.randn(data.embed.shape, generator=torch.Generator().manual_seed(seed))
-    return torch.cat([data.embed, goal], dim=-1), goal
+    return torch.stack([data.embed, goal], dim=2), goal
 
 
 def test_the_present_half_is_what_the_backbone_makes_of_it(pair):
@@ -87,7 +87,7 @@ def test_values_are_learned_across_a_change_of_goals_for_the_former(name, monkey
     world = build_model(config("dynamics=implicit"), {key: WITH_GOAL[key] for key in ("state", "goal_state")}, ACTION)
     size = world.dynamics.goal_dim
     words = [f"planner={name}", "denoiser.width=16"] + (["planner.plan_horizon=2"] if name == "diffuser" else [])
-    planner = build_planner(config(*words).planner, ACTION, False, **world.dynamics.feature_spec)
+    planner = build_planner(config(*words).planner, ACTION, False, world.dynamics.feature_spec)
     batch = changing_goals() | {"state": torch.randn(3, 6, 4)}
     rollout, _, _ = world.observe(batch, world.initial(3))
     goal = batch["goal_state"][..., :1].expand(-1, -1, size)
@@ -163,7 +163,7 @@ def test_goals_are_embedded_once_for_as_long_as_they_are_shown(monkeypatch):
         type(encoder.encoder), "forward", lambda self, o: embedded.append(len(o["state"])) or embed(self, o)
     )
     goal = {key: obs[f"goal_{key}"] for key in ("pixels", "state")}
-    assert torch.allclose(encoder(obs), torch.cat([encoder.encoder(obs), encoder.encoder(goal)], dim=-1), atol=1e-6)
+    assert torch.allclose(encoder(obs), torch.stack([encoder.encoder(obs), encoder.encoder(goal)], dim=-2), atol=1e-6)
     assert embedded == [2, 4, 2, 2]  # rows of obs; goals: of row 0 two, row 1 goes on with the second, then two more
 
 

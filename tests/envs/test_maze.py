@@ -168,7 +168,7 @@ def test_every_planner_is_built_on_what_a_maze_is_learned_with(planner):
     cfg = load_config(["experiment=maze", f"planner={planner}"])
     spec = dict.fromkeys(("state", "goal_state"), ((4,), torch.float32))
     world = build_model(cfg, spec, 2)
-    built = build_planner(cfg.planner, 2, False, **world.dynamics.feature_spec)
+    built = build_planner(cfg.planner, 2, False, world.dynamics.feature_spec)
     assert getattr(built, "plan_horizon", None) == cfg.planner.get("plan_horizon")
     assert world.encoder.still == [2, 3]
 

@@ -73,8 +73,8 @@ def test_encoders_take_any_leading_axes_and_sizes(side, cells, channels, lead):
     encoder = randomize(Encoder(spec, depth=2, units=6, layers=1))
     obs = {"pixels": torch.randint(256, (*lead, 3, side, side), dtype=torch.uint8), "state": torch.randn(*lead, 4)}
     embed = encoder(obs)
-    assert embed.shape == (*lead, encoder.out_dim)
-    assert encoder.out_dim == channels * cells**2 + 6
+    assert embed.shape == (*lead, *encoder.embed_shape)
+    assert encoder.embed_shape == (channels * cells**2 + 6,)
     one = encoder({key: value.flatten(0, len(lead) - 1)[-1:] for key, value in obs.items()})
     torch.testing.assert_close(embed.flatten(0, -2)[-1:], one)
 
@@ -169,7 +169,7 @@ def test_a_deviation_for_all_weights_spares_what_begins_at_zero():
 def test_tdmpc2_begins_with_weights_of_its_published_deviation():
     cfg = load_config(["experiment=tdmpc2_cpu"])
     world = build_model(cfg, STATE, ACTION)
-    planner = build_planner(cfg.planner, ACTION, False, nets=cfg.nets, **world.dynamics.feature_spec)
+    planner = build_planner(cfg.planner, ACTION, False, world.dynamics.feature_spec, nets=cfg.nets)
     weights = {
         "dynamics": world.dynamics.transition[0][0][0].weight,
         "encoder": world.encoder.state[0][0].weight,

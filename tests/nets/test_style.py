@@ -66,7 +66,7 @@ def test_images_are_normalised_over_channels():
 def test_one_word_reaches_every_network(name):
     cfg = config(f"dynamics={name}", "nets.norm=rms", "nets.norm_eps=1e-3", "planner=tdmpc")
     world = build_model(cfg, BOTH, ACTION)
-    planner = build_planner(cfg.planner, ACTION, False, nets=cfg.nets, **world.dynamics.feature_spec)
+    planner = build_planner(cfg.planner, ACTION, False, world.dynamics.feature_spec, nets=cfg.nets)
     found = norms_of(world, planner)
     assert len(found) > 10
     assert all(isinstance(norm, nn.RMSNorm) and norm.eps == 1e-3 for norm in found)

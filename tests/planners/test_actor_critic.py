@@ -12,7 +12,7 @@ from planner_cases import build, seeded
 from torch import nn
 from true_models import Chain, LinearGaussian
 
-from dynamics.base import Rollout, State
+from dynamics.base import FeatureSpec, Rollout, State
 from planners.learning.critics import Critic, ReturnScale
 from planners.learning.policies import BoundedNormal, OneHot, PolicyNetwork, SquashedNormal
 from planners.learning.returns import lambda_returns, reach_weights, recorded_returns
@@ -166,7 +166,7 @@ def test_returns_are_scaled_by_their_percentiles_and_never_blown_up():
 def learner(*words):
     cfg = config("planner=actor_critic", "planner.imag_horizon=3", *words)
     world = model(observations=STATE)
-    return world, build_planner(cfg.planner, ACTION, False, world.dynamics.feat_dim)
+    return world, build_planner(cfg.planner, ACTION, False, world.dynamics.feature_spec)
 
 
 def losses(world, planner, **kwargs):
@@ -308,14 +308,14 @@ def test_doubling_the_batch_leaves_the_mean_losses(monkeypatch):
 def test_categorical_latents_are_refused_for_gradients_through_the_dynamics():
     cfg = config("planner=actor_critic", "planner.gradient=dynamics", "planner.imag_horizon=2")
     world = model("space=categorical", observations=STATE)
-    planner = build_planner(cfg.planner, ACTION, False, world.dynamics.feat_dim)
+    planner = build_planner(cfg.planner, ACTION, False, world.dynamics.feature_spec)
     with pytest.raises(UserError, match="no gradient leads back through categorical latents"):
         planner.check(world.dynamics, 8)
     planner.straight_through = True
     planner.check(world.dynamics, 8)
     losses(world, planner)
     exact = model("space=gaussian", observations=STATE).dynamics
-    discrete = build_planner(cfg.planner, ACTION, True, exact.feat_dim)
+    discrete = build_planner(cfg.planner, ACTION, True, exact.feature_spec)
     with pytest.raises(UserError, match=r"Discrete actions: use planner\.gradient=reinforce"):
         discrete.check(exact, 8)
 
@@ -332,7 +332,7 @@ def test_categorical_latents_are_refused_for_gradients_through_the_dynamics():
 )
 def test_mistaken_options_are_refused(words, message):
     with pytest.raises(UserError, match=message):
-        build_planner(config("planner=actor_critic", *words).planner, ACTION, False, 4)
+        build_planner(config("planner=actor_critic", *words).planner, ACTION, False, FeatureSpec(4))
 
 
 # What it learns where the truth is known

@@ -9,7 +9,7 @@ import torch
 from model_cases import ACTION, STATE, WITH_GOAL, batch, config, model, with_reset
 from planner_cases import seeded
 
-from dynamics.base import State
+from dynamics.base import FeatureSpec, State
 from planners.base import Decision
 from planners.diffusion.conditioning import OptimalityLabel, ReturnLabel, Window
 from planners.diffusion.denoisers import TemporalUNet, TrajectoryTransformer
@@ -56,7 +56,7 @@ def planner(*words, discrete=False, observations=STATE):
         *words,
     )
     world = model("space=gaussian", observations=observations)
-    made = build_planner(cfg.planner, ACTION, discrete, world.dynamics.feat_dim, goal_dim=world.dynamics.goal_dim)
+    made = build_planner(cfg.planner, ACTION, discrete, world.dynamics.feature_spec)
     return world, randomize(made)
 
 
@@ -537,7 +537,7 @@ def to_goals(*words):
     torch.manual_seed(0)
     world = build_model(config("dynamics=implicit"), WITH_GOAL, ACTION)
     size = (f"planner.plan_horizon={L}", "denoiser.width=16", "planner.acting.steps=2", "planner.acting.soonest=2")
-    return world, build_planner(config(*size, *words).planner, ACTION, False, **world.dynamics.feature_spec)
+    return world, build_planner(config(*size, *words).planner, ACTION, False, world.dynamics.feature_spec)
 
 
 def goal_batch(n, length):
@@ -653,7 +653,7 @@ def test_every_setting_learns_and_acts(name, discrete):
     cfg = config(f"planner={name}", "denoiser.width=16", "planner.acting.steps=3")
     cfg.planner.plan_horizon = min(cfg.planner.plan_horizon, L)
     world = model("space=gaussian", observations=STATE)
-    made = build_planner(cfg.planner, ACTION, discrete, world.dynamics.feat_dim)
+    made = build_planner(cfg.planner, ACTION, discrete, world.dynamics.feature_spec)
     rows = with_reset(batch(observations=STATE, length=10))
     if discrete:
         rows["action"] = torch.eye(ACTION)[torch.randint(ACTION, rows["action"].shape[:2])]
@@ -723,7 +723,7 @@ def test_goals_in_hindsight_are_given_where_they_were_reached_and_as_goals_are_s
     cfg = config(
         "planner=diffusion", "denoiser.width=16", f"planner.plan_horizon={L}", "planner.learner.goal_share=1.0"
     )
-    made = build_planner(cfg.planner, ACTION, False, **world.dynamics.feature_spec).learner
+    made = build_planner(cfg.planner, ACTION, False, world.dynamics.feature_spec).learner
     rows = with_reset(batch(16, L + 1, observations=WITH_GOAL))
     rows |= {f"goal_{key}": rows[key] for key in ("pixels", "state")}
     rows["is_first"][:] = False
@@ -777,7 +777,7 @@ def test_a_goal_comes_nearer_with_every_step_and_is_far_again_once_it_has_come(k
     world = build_model(config("dynamics=implicit"), WITH_GOAL, ACTION)
     acting = (f"planner.acting.{word}" for word in ("steps=2", "replan_every=1", "candidates=1", f"kept={kept}"))
     cfg = config("planner=diffusion", "denoiser.width=16", f"planner.plan_horizon={L}", *acting)
-    made = build_planner(cfg.planner, ACTION, False, **world.dynamics.feature_spec)
+    made = build_planner(cfg.planner, ACTION, False, world.dynamics.feature_spec)
     made.judge.values = lambda model, learner, plans, generator: torch.arange(float(plans.ends.shape[1])).expand(2, -1)
     state, memory, ends = world.initial(2), made.initial(2), []
     for step in range(L + 1):
@@ -803,7 +803,7 @@ def test_goals_that_were_never_given_are_not_given():
     world = build_model(config("dynamics=implicit"), WITH_GOAL, ACTION)
     cfg = config("planner=diffusion", "planner.learner.goal_share=0.0", "denoiser.width=16", "planner.acting.steps=2")
     size = world.dynamics.goal_dim
-    made = build_planner(cfg.planner, ACTION, False, 2 * size, goal_dim=size)
+    made = build_planner(cfg.planner, ACTION, False, FeatureSpec(size, size))
     masks = []
     made.learner.trajectories.net.register_forward_pre_hook(lambda module, args: masks.append(args[0][..., -1]))
     made.act(world, world.initial(2), made.initial(2), torch.ones(2, dtype=torch.bool), False, seeded())
@@ -817,7 +817,7 @@ def test_actions_can_be_asked_to_reach_a_goal():
     torch.manual_seed(0)
     world = build_model(config("dynamics=implicit"), WITH_GOAL, ACTION)
     cfg = config("planner=cfgrl_goals", "denoiser.width=16", "planner.acting.steps=2")
-    made = randomize(build_planner(cfg.planner, ACTION, False, **world.dynamics.feature_spec))
+    made = randomize(build_planner(cfg.planner, ACTION, False, world.dynamics.feature_spec))
     state, goal_dim = world.initial(2), world.dynamics.goal_dim
     feat = torch.randn_like(state.feat)
     near, far = (State(feat + move * (torch.arange(feat.shape[1]) >= feat.shape[1] - goal_dim), state.memory)
@@ -866,7 +866,7 @@ def test_mistaken_options_are_refused(words, message):
 def test_labels_of_what_was_earned_are_refused_where_goals_are_shown(name):
     world = build_model(config("dynamics=implicit"), WITH_GOAL, ACTION)
     with pytest.raises(UserError, match=r"depends on the goal that was shown.*planner=cfgrl_goals"):
-        build_planner(config(f"planner={name}").planner, ACTION, False, **world.dynamics.feature_spec)
+        build_planner(config(f"planner={name}").planner, ACTION, False, world.dynamics.feature_spec)
 
 
 @pytest.mark.parametrize("discrete", [False, True])
@@ -874,7 +874,7 @@ def test_inverse_dynamics_find_the_action_between_two_latents(discrete):
     torch.manual_seed(0)
     world = model("space=gaussian", observations=STATE)
     cfg = config("planner=decision_diffuser", "denoiser.width=16", "planner.learner.inverse={units: 64, layers: 2}")
-    made = build_planner(cfg.planner, ACTION, discrete, world.dynamics.feat_dim).learner.train()
+    made = build_planner(cfg.planner, ACTION, discrete, world.dynamics.feature_spec).learner.train()
     weights = torch.randn(ACTION, world.dynamics.feat_dim)
     optimizer = torch.optim.Adam(made.inverse_model.parameters(), 3e-3)
     for _ in range(300):

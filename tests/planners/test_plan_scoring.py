@@ -8,7 +8,7 @@ from model_cases import ACTION, STATE, WITH_GOAL, batch, config, model, with_res
 from planner_cases import seeded
 from true_models import TrueModel
 
-from dynamics.base import State
+from dynamics.base import FeatureSpec, State
 from planners.diffusion.conditioning import Window
 from planners.diffusion.plan_scoring import ImaginedReturn, PlanBatch, StepConsistency
 from worldmodels.errors import UserError
@@ -124,7 +124,7 @@ def test_recorded_steps_are_foreseen_and_jump_by_one_on_average():
     cfg = config("planner=diffusion", "planner.plan_horizon=4", "planner.acting.replan_every=2", "denoiser.width=16",
                  "planner.learner.forward_model={units: 32, layers: 1}")  # fmt: skip
     size = world.dynamics.feat_dim
-    made = build_planner(cfg.planner, ACTION, False, 2 * size, goal_dim=size).learner.train()
+    made = build_planner(cfg.planner, ACTION, False, FeatureSpec(size, size)).learner.train()
     weights, shown = torch.randn(ACTION, size), (torch.arange(size) % 2).float()
     noise = 0.3
     optimizer = torch.optim.Adam(made.forward_model.parameters(), 1e-2)
@@ -156,7 +156,7 @@ def test_recorded_steps_are_foreseen_and_jump_by_one_on_average():
 def test_imagined_plans_lose_what_their_actions_do_not_lead_to():
     world = model("space=gaussian", observations=STATE)
     cfg = config("planner=diffusion", "planner.plan_horizon=4", "planner.acting.replan_every=2", "denoiser.width=16")
-    learner = randomize(build_planner(cfg.planner, ACTION, False, world.dynamics.feat_dim)).learner
+    learner = randomize(build_planner(cfg.planner, ACTION, False, world.dynamics.feature_spec)).learner
     rows = with_reset(batch(observations=STATE))
     state = world.observe(rows, world.initial(2))[1].map(torch.detach)
     actions = torch.rand(2, 3, 4, ACTION) * 2 - 1
@@ -174,6 +174,6 @@ def test_a_judge_says_what_it_lacks():
     words = ["planner=diffusion_goals", "denoiser.width=16", "planner.learner.forward_model=null"]
     world = build_model(config("dynamics=implicit"), WITH_GOAL, ACTION)
     with pytest.raises(UserError, match=r"give planner\.learner\.forward_model its units"):
-        build_planner(config(*words).planner, ACTION, False, **world.dynamics.feature_spec)
+        build_planner(config(*words).planner, ACTION, False, world.dynamics.feature_spec)
     with pytest.raises(UserError, match="consistency=-1"):
         ImaginedReturn(consistency=-1.0)

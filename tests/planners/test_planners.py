@@ -59,8 +59,7 @@ def test_initialisation_reaches_what_is_learned(name, discrete):
     torch.use_deterministic_algorithms(True)  # fills what is allocated and not initialised with NaN
     try:
         first, other, again = (
-            build_planner(config, model.action_dim, discrete, model.feat_dim, seed, model.goal_dim)
-            for seed in (0, 1, 0)
+            build_planner(config, model.action_dim, discrete, model.feature_spec, seed) for seed in (0, 1, 0)
         )
     finally:
         torch.use_deterministic_algorithms(False)

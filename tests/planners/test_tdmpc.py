@@ -10,7 +10,7 @@ from model_cases import ACTION, STATE, batch, config, model, with_reset
 from planner_cases import build, learning, none, replanning, seeded, world
 from true_models import Chain, LinearGaussian, TrueModel
 
-from dynamics.base import Rollout, State
+from dynamics.base import FeatureSpec, Rollout, State
 from planners.tdmpc import QEnsemble, TDLearner
 from worldmodels.errors import UserError
 from worldmodels.factory import build_planner
@@ -231,7 +231,7 @@ def test_entropy_is_rewarded_once_and_nothing_is_decided_after_an_end():
 def test_it_shapes_an_implicit_latent_through_open_loop_steps():
     cfg = config("dynamics=implicit", "planner=tdmpc", "planner.search.num_samples=32", "planner.search.num_elites=4")
     made = model("dynamics=implicit", observations=STATE)
-    planner = randomize(build_planner(cfg.planner, ACTION, False, made.dynamics.feat_dim))
+    planner = randomize(build_planner(cfg.planner, ACTION, False, made.dynamics.feature_spec))
     rows = with_reset(batch(observations=STATE))
     rollout, _, _ = made.observe(rows, made.initial(2))
     torch.testing.assert_close(rollout.weight[1], torch.tensor([1.0, 0.5, 0.25, 0.125, 1.0]))
@@ -318,7 +318,7 @@ def test_a_window_of_one_step_is_refused_beforehand():
 def test_more_policy_samples_than_candidates_are_refused():
     cfg = config("planner=tdmpc", "planner.search.num_samples=32", "planner.search.num_elites=16")
     with pytest.raises(UserError, match="policy_samples=24 must lie between 0 and 16"):
-        build_planner(cfg.planner, ACTION, False, 4)
+        build_planner(cfg.planner, ACTION, False, FeatureSpec(4))
 
 
 def test_planning_with_values_as_they_are():

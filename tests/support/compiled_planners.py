@@ -33,7 +33,7 @@ def updates(words: str, compiled: bool) -> tuple[list[dict[str, float]], list[di
     observations = STATE | ({"goal_state": STATE["state"]} if goals else {})
     world = model(f"dynamics={BACKBONE.get(name, 'implicit')}", observations=observations)
     chosen = OmegaConf.create(options(name, plan_horizon=HORIZON, **dict(word.split("=") for word in more)))
-    planner = build_planner(chosen, ACTION, False, world.dynamics.feat_dim, goal_dim=world.dynamics.goal_dim)
+    planner = build_planner(chosen, ACTION, False, world.dynamics.feature_spec)
     module = WorldModelModule(
         world, planner, partial(torch.optim.SGD, lr=1e-3), NormClip(1.0), {}, {}, 0, 0.0, Path()
     ).train()

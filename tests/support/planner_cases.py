@@ -88,7 +88,7 @@ def options(name, **overrides):
 
 def build(name, model, terminal_value=None, **overrides):
     config = OmegaConf.create(options(name, **overrides))
-    planner = build_planner(config, model.action_dim, model.discrete, model.feat_dim, goal_dim=model.goal_dim)
+    planner = build_planner(config, model.action_dim, model.discrete, model.feature_spec)
     if terminal_value is not None:
         planner.terminal_value = terminal_value
     return planner.eval()

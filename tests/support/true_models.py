@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor
 
-from dynamics.base import State, stack_memories
+from dynamics.base import FeatureSpec, State, stack_memories
 from dynamics.goal import split_goal
 from worldmodels.trajectory import Trajectory, as_policy
 
@@ -28,6 +28,10 @@ class TrueModel:
         self.heads: dict = {}
         self.asked: list[Tensor] = []
         self.forks: list[int] = []
+
+    @property
+    def feature_spec(self) -> FeatureSpec:
+        return FeatureSpec(self.feat_dim - self.goal_dim, self.goal_dim)
 
     def _fork(self, state: State, n: int) -> State:
         self.forks.append(n)

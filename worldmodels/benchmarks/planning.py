@@ -64,7 +64,7 @@ def time_planner(name: str, overrides: list[str], repeats: int, envs: Sequence[i
     device = precision.device_of(cfg.trainer.accelerator)
     amp = precision.context(cfg.trainer.precision, device)
     model = build_model(cfg, {"state": ((OBSERVED,), torch.float32)}, ACTIONS).to(device).eval()
-    planner = build_planner(cfg.planner, ACTIONS, False, model.dynamics.feat_dim).to(device).eval()
+    planner = build_planner(cfg.planner, ACTIONS, False, model.dynamics.feature_spec).to(device).eval()
     row = {"planner": name, "parameters": sum(p.numel() for p in (*model.parameters(), *planner.parameters()))}
     generator = torch.Generator(device)
 

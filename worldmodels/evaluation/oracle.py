@@ -116,7 +116,13 @@ class OracleDynamics(Dynamics):
         raise UserError("model=oracle observes nothing: it is for planning in evaluate.py and compare.py.")
 
     def obs_step(
-        self, embed: Tensor, action: Tensor, reset: Tensor, state: State, generator: Generator | None = None
+        self,
+        embed: Tensor,
+        action: Tensor,
+        reset: Tensor,
+        state: State,
+        generator: Generator | None = None,
+        sample: bool | None = None,
     ) -> State:
         """``embed`` holds the snapshots themselves."""
         return State(torch.zeros(len(embed), 1), {SNAPSHOT: embed})

@@ -104,8 +104,8 @@ def play_held_out(run: Run, episodes: int, seed: int, explore: bool = True) -> E
 def with_random_weights(run: Run) -> Run:
     """The run before any training, of its world model and of what its planner learns."""
     model = build_model(run.cfg, observation_spec(run.checkpoint), run.action_dim)
-    nets, widths = run.cfg.nets, model.dynamics.feature_spec
-    planner = build_planner(run.cfg.planner, run.action_dim, run.discrete, seed=run.cfg.seed, nets=nets, **widths)
+    features = model.dynamics.feature_spec
+    planner = build_planner(run.cfg.planner, run.action_dim, run.discrete, features, run.cfg.seed, run.cfg.nets)
     device = run.model.device
     return replace(run, model=model.to(device).eval(), planner=planner.to(device).eval())
 

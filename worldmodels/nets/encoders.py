@@ -89,6 +89,8 @@ class PixelEncoder(nn.Sequential):
 class Encoder(nn.Module):
     """Embeds whatever the observations hold; the embedding is the concatenation in a fixed order.
 
+    ``embed_shape`` is the shape of one embedding, whose last axis a backbone reads.
+
     Args:
         observations: what there is.
         depth: channels of the first convolution.
@@ -117,7 +119,7 @@ class Encoder(nn.Module):
         parts = [part for part in (self.pixels, self.state) if part is not None]
         if not parts:
             raise UserError(f"observations hold neither 'pixels' nor 'state' but {sorted(observations)}; set env.obs")
-        self.out_dim = sum(part.out_dim for part in parts)
+        self.embed_shape = (sum(part.out_dim for part in parts),)
 
     def forward(self, obs: dict[str, Tensor]) -> Float[Tensor, "... E"]:
         """Embed observations with any leading axes: ``pixels`` [..., C, S, S] and ``state`` [..., n]."""
@@ -133,7 +135,7 @@ class Encoder(nn.Module):
 
 
 class GoalEncoder(nn.Module):
-    """An encoder of observations for those that hold a goal too: the goal's embedding comes after the present's.
+    """An encoder of observations for those that hold a goal too: embeddings [2, *E], of the present and of the goal.
 
     Args:
         encoder: of either.
@@ -144,14 +146,14 @@ class GoalEncoder(nn.Module):
     def __init__(self, encoder: Encoder, observations: ObservationSpec, still: Sequence[int] = ()) -> None:
         super().__init__()
         self.encoder, self.observations, self.still = encoder, dict(observations), list(still)
-        self.out_dim = 2 * encoder.out_dim
+        self.embed_shape = (2, *encoder.embed_shape)
         numbers = math.prod(observations["state"][0]) if "state" in observations else 0
         if "state" in observations and not all(0 <= number < numbers for number in self.still):
             raise UserError(f"env.still={self.still} names numbers of a state that has only {numbers}.")
 
-    def forward(self, obs: dict[str, Tensor]) -> Float[Tensor, "... E2"]:
+    def forward(self, obs: dict[str, Tensor]) -> Float[Tensor, "..."]:
         """Embed both."""
-        return torch.cat([self.encoder(obs), self._embed_goals(obs)], dim=-1)
+        return torch.stack([self.encoder(obs), self._embed_goals(obs)], dim=-len(self.embed_shape))
 
     def _embed_goals(self, obs: dict[str, Tensor]) -> Float[Tensor, "... E"]:
         """Each goal once, however many rows in succession show it."""

@@ -40,7 +40,7 @@ class Objective(nn.Module, ABC):
 
     @abstractmethod
     def forward(
-        self, rollout: Rollout, embed: Float[Tensor, "B T E"], batch: dict[str, Tensor], context: Context
+        self, rollout: Rollout, embed: Float[Tensor, "B T *E"], batch: dict[str, Tensor], context: Context
     ) -> dict[str, Float[Tensor, "B T"]]:
         """Return named losses, unreduced [B, T]. No other part may name a loss alike."""
 

@@ -25,7 +25,7 @@ class Reconstruction(Objective):
         self.decoder = decoder(feat_dim=feat_dim, observations=observations)
 
     def forward(
-        self, rollout: Rollout, embed: Float[Tensor, "B T E"], batch: dict[str, Tensor], context: Context
+        self, rollout: Rollout, embed: Float[Tensor, "B T *E"], batch: dict[str, Tensor], context: Context
     ) -> dict[str, Float[Tensor, "B T"]]:
         """``pixels`` and ``state``, where observed."""
         return self.decoder.loss(rollout.feat, batch)

@@ -68,7 +68,7 @@ def override(cfg: DictConfig, overrides: list[str], learned: bool = True) -> Dic
 def keep_learned(planner: DictConfig, before: DictConfig) -> DictConfig:
     """A planner chosen for a run, with the options of its learned parts as they were trained, and their discount."""
     learner, trained = learner_of(planner), learner_of(before)
-    if learner.get("feat_dim", MISSING) is MISSING or learner_signature(planner) != learner_signature(before):
+    if not learner.get("loss_scales") or learner_signature(planner) != learner_signature(before):
         return planner
     with open_dict(planner):
         for key in get_class(planner._target_).trained_with:

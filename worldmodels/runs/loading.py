@@ -70,7 +70,7 @@ def load_run(path: str | Path, overrides: list[str] | None = None, device: str =
     model = build_model(cfg, observation_spec(checkpoint), spaces["action_dim"])
     require_length(cfg, model.dynamics.max_length, prefix_rows(cfg))
     planner = build_planner(
-        cfg.planner, spaces["action_dim"], spaces["discrete"], nets=cfg.nets, **model.dynamics.feature_spec
+        cfg.planner, spaces["action_dim"], spaces["discrete"], model.dynamics.feature_spec, nets=cfg.nets
     )
     load_weights(model, checkpoint, AVERAGE + "model.", checkpoint["file"])
     if list(planner.parameters()):

@@ -151,3 +151,19 @@ class Isolation:
             draws.append((after.feat, dynamics.img_step(action, after, generator).feat))
             assert torch.equal(before, torch.get_rng_state())
         assert all(torch.equal(a, b) for a, b in zip(draws[0], draws[1], strict=True))
+
+    @torch.no_grad()
+    def test_a_frame_may_be_filtered_at_the_mode_or_drawn_whatever_the_module_says(self, dynamics):
+        state, (embed, action, reset) = warm(dynamics), sequences(1).frame(0)
+
+        def filtered_once(attribute, argument):
+            dynamics.sample = attribute
+            torch.manual_seed(0)
+            feat = dynamics.obs_step(embed, action, reset, state, None, argument).feat
+            assert dynamics.sample == attribute
+            return feat
+
+        for argument in (True, False):
+            own = filtered_once(argument, None)
+            assert torch.equal(filtered_once(True, argument), own)
+            assert torch.equal(filtered_once(False, argument), own)

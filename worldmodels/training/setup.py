@@ -159,9 +159,9 @@ def build_module(cfg: DictConfig, folder: Path, model: Any, envs: VectorEnv | Sp
         cfg.planner,
         envs.action_dim,
         envs.discrete,
+        model.dynamics.feature_spec,
         seed=cfg.seed,
         nets=cfg.nets,
-        **model.dynamics.feature_spec,
     )
     learning = [place for place, part in {**model.parts, "planner": planner}.items() if model.learns(part)]
     return WorldModelModule(
