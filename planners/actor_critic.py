@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from dynamics.base import Dynamics, Rollout, State
 from dynamics.goal import next_features
-from planners.base import Learner, require_gradients
 from planners.learning.critics import Critic, ReturnScale
-from planners.learning.policies import ActionDistribution, PolicyNetwork
+from planners.learning.learner import Learner, require_gradients
+from planners.learning.policies import ActionDistribution, PolicyNetwork, SampledPolicy
 from planners.learning.returns import lambda_returns, reach_weights, recorded_returns
 from worldmodels.common.batch import goal_changed
 from worldmodels.errors import near_match, require
 from worldmodels.nets.layers import DEFAULT_STYLE, NetStyle, call_frozen
-from worldmodels.trajectory import Trajectory
-
-if TYPE_CHECKING:
-    from worldmodels.model import WorldModel
+from worldmodels.trajectory import Model, Trajectory, imagine_shaped
 
 GRADIENTS = ("reinforce", "dynamics")
 
@@ -91,7 +86,7 @@ class ActorCritic(Learner):
         """The critic's value."""
         return self.critic(feat)
 
-    def loss(self, model: WorldModel, rollout: Rollout, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def loss(self, model: Model, rollout: Rollout, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """``actor`` and ``critic`` on imagined states, ``replay_critic`` on those of the batch.
 
         Each loss reaches its own network only, but for ``replay_critic`` with ``replay_gradient``.
@@ -109,21 +104,12 @@ class ActorCritic(Learner):
             "replay_critic": self._replay_loss(rollout, batch, returns[:, 0].unflatten(0, (-1, last)).detach()),
         }
 
-    def _imagine(self, model: WorldModel, start: State) -> tuple[Trajectory, Tensor]:
+    def _imagine(self, model: Model, start: State) -> tuple[Trajectory, Tensor]:
         """Futures of the actor's choice and the raw actions in them; gradients flow as the actor's loss needs."""
-        raws = []
-
-        def choose(feat: Tensor) -> Tensor:
-            actions = self.actor(feat.detach())  # a gradient leads back by actions alone
-            raws.append(actions.draw(torch.randn(len(feat), self.action_dim, device=feat.device)))
-            return actions.action(raws[-1])
-
-        if self.gradient == "dynamics":
-            imagined = model.imagine_frozen(start, choose, self.imag_horizon)
-        else:
-            with torch.no_grad():
-                imagined = model.imagine(start, choose, self.imag_horizon)
-        return imagined, torch.stack(raws, dim=1)
+        policy, through_model = SampledPolicy(self.actor, self.action_dim), self.gradient == "dynamics"
+        with torch.set_grad_enabled(through_model and torch.is_grad_enabled()):
+            imagined = imagine_shaped(model, start, policy, self.imag_horizon, frozen=through_model)
+        return imagined, imagined.carry["raw"]
 
     def _actor_loss(self, feat: Tensor, raw: Tensor, value: Tensor, returns: Tensor) -> Tensor:
         """Unweighted, [N, H]: policy gradient with the critic as baseline, or minus the returns themselves."""

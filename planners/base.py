@@ -4,25 +4,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
+from dataclasses import MISSING, dataclass, fields, replace
+from typing import Any, ClassVar, NamedTuple, TypeVar, final
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Generator, Tensor, nn
 
-from dynamics.base import Dynamics, Memory, Rollout, State
-from worldmodels.common.randomness import row_noise
+from dynamics.base import Dynamics, Memory, Rollout, State, clear_rows
 from worldmodels.errors import near_match, require
-
-if TYPE_CHECKING:
-    from planners.learning.policies import ActionDistribution
-    from worldmodels.model import WorldModel
-
+from worldmodels.trajectory import Model
 
 Options = TypeVar("Options")
-PREVIEW_STEPS = 15
-"""Imagined decisions of a policy that is looked at."""
 
 
 class ImaginationSize(NamedTuple):
@@ -35,15 +28,36 @@ class ImaginationSize(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Decision:
+    """All that one decision for N environments may read beside the planner's own memory."""
+
+    model: Model | None
+    """None for planners that consult no model."""
+    state: State
+    explore: bool
+    generator: Generator | None
+    """Every random draw of the decision comes from it; None: the global stream."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the states live."""
+        return self.state.feat.device
+
+    def select(self, rows: Int64[Tensor, " K"] | slice) -> Decision:
+        """Return the same decision for some of the environments."""
+        return replace(self, state=self.model.dynamics.select(self.state, rows))
+
+
+@dataclass(frozen=True)
 class PlanInfo:
-    """What a planner has in mind for N environments, for people to look at."""
+    """A planner's current plan for N environments, and what it chose from, for people to look at."""
 
     plan: Float[Tensor, "N H A"]
     """The actions planned from the present state on."""
     candidates: Float[Tensor, "N S H A"] | None = None
-    """What it chose from, if it tries sequences."""
+    """The sequences that were tried, if any are."""
     values: Float[Tensor, "N S"] | None = None
-    """And what each is worth to it."""
+    """Their values."""
 
 
 class Planner(nn.Module, ABC):
@@ -51,7 +65,7 @@ class Planner(nn.Module, ABC):
 
     Box actions live in [-1, 1]; discrete actions are one-hot. What survives from one decision to the next (a warm
     start, the rest of a plan) is the ``memory`` argument, so that collecting, evaluating and drawing never touch one
-    another's. Every random draw of ``act`` comes from ``generator``.
+    another's. Subclasses write :meth:`initial` and :meth:`_act`.
     """
 
     reads_state: bool = False
@@ -81,7 +95,7 @@ class Planner(nn.Module, ABC):
         return 1
 
     def cold_start_fraction(self, length: int) -> float:
-        """Share of the trajectories it learns from that begin in the first of a training window's ``length`` rows."""
+        """Return the share of its training trajectories that begin in a window's first row, of ``length``."""
         return 0.0
 
     def check(self, dynamics: Dynamics, length: int) -> None:
@@ -90,84 +104,59 @@ class Planner(nn.Module, ABC):
 
     @abstractmethod
     def initial(self, n: int) -> Memory:
-        """Memory before the first decision of ``n`` environments."""
+        """Return the memory before the first decision of ``n`` environments."""
 
-    @abstractmethod
+    @final
+    @torch.no_grad()
     def act(
         self,
-        model: WorldModel,
+        model: Model | None,
         state: State,
         memory: Memory,
         reset: Bool[Tensor, " N"],
         explore: bool,
         generator: Generator | None = None,
     ) -> tuple[Float[Tensor, "N A"], Memory]:
-        """Choose one action a row; rows under ``reset`` start an episode and forget their memory first."""
+        """Choose one action a row; rows under ``reset`` start an episode and forget their memory first.
 
+        Raises:
+            FloatingPointError: the model predicts a value that is not finite.
+        """
+        device = state.feat.device
+        fresh = {key: value.to(device) for key, value in self.initial(len(reset)).items()}
+        memory = clear_rows({key: value.to(device) for key, value in memory.items()}, reset, fresh)
+        return self._act(Decision(model, state, explore, generator), memory)
+
+    @abstractmethod
+    def _act(self, decision: Decision, memory: Memory) -> tuple[Float[Tensor, "N A"], Memory]:
+        """Choose actions; ``memory`` is on the right device and cleared where episodes start."""
+
+    @final
+    @torch.no_grad()
     def inspect(
-        self, model: WorldModel, state: State, memory: Memory, generator: Generator | None = None
+        self, model: Model, state: State, memory: Memory, generator: Generator | None = None
     ) -> PlanInfo | None:
-        """What it would do from ``state``, leaving everything as it is; None where nothing is imagined.
+        """Return the current plan and its candidates without side effects, or None if nothing is imagined.
 
         ``memory`` is what :meth:`act` returned in that state, or the initial one.
         """
+        return self._inspect(Decision(model, state, False, generator), memory)
+
+    def _inspect(self, decision: Decision, memory: Memory) -> PlanInfo | None:
+        """Look without acting."""
         return None
 
-    def loss(self, model: WorldModel, rollout: Rollout, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Losses of the planner's learned parts, unreduced; empty where nothing is learned."""
+    def loss(self, model: Model, rollout: Rollout, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the losses of the learned parts by name, unreduced; empty where nothing is learned."""
         return {}
 
     def metrics(self, rollout: Rollout) -> dict[str, Tensor]:
-        """What is worth watching beside the losses, by name; means are logged."""
+        """Return by name what is worth watching beside the losses; means are logged."""
         return {}
 
     def after_step(self) -> None:
-        """Called after every optimiser step, for moving averages."""
+        """Move averages, after every optimizer step."""
         return
-
-
-class PolicyPlanner(Planner):
-    """A planner that learns a policy and acts by it."""
-
-    def initial(self, n: int) -> Memory:
-        """A policy remembers nothing."""
-        return {}
-
-    @torch.no_grad()
-    def act(
-        self,
-        model: WorldModel,
-        state: State,
-        memory: Memory,
-        reset: Bool[Tensor, " N"],
-        explore: bool,
-        generator: Generator | None = None,
-    ) -> tuple[Float[Tensor, "N A"], Memory]:
-        """Draw from the policy or, not exploring, take its mode."""
-        noise = row_noise(len(reset), (self.action_dim,), state.feat.device, generator) if explore else None
-        return self.policy(state.feat).choose(noise), memory
-
-    @torch.no_grad()
-    def inspect(self, model: WorldModel, state: State, memory: Memory, generator: Generator | None = None) -> PlanInfo:
-        """The policy's modes, imagined."""
-        imagined = model.imagine(state, lambda feat: self.policy(feat).mode(), PREVIEW_STEPS, generator)
-        return PlanInfo(imagined.action)
-
-    @abstractmethod
-    def policy(self, feat: Float[Tensor, "... F"]) -> ActionDistribution:
-        """The distribution over the next action."""
-
-
-class Learner(PolicyPlanner):
-    """A planner that learns a policy and a value: it acts by the policy, and a search may consult both."""
-
-    @abstractmethod
-    def value(self, feat: Float[Tensor, "N S F"], noise: Float[Tensor, "N K"]) -> Float[Tensor, "N S"]:
-        """Expected discounted return from each of S states a row; ``noise`` is standard normal."""
-
-    def value_noise(self, states: int) -> int:
-        """K: how many numbers of ``noise`` a row :meth:`value` needs for so many states."""
-        return 0
 
 
 def from_options(kind: type[Options], options: Mapping[str, Any], whose: str) -> Options:
@@ -178,13 +167,3 @@ def from_options(kind: type[Options], options: Mapping[str, Any], whose: str) ->
     for field in fields(kind):
         require(field.name in options or field.default is not MISSING, f"{whose} needs the option {field.name!r}.")
     return kind(**options)
-
-
-def require_gradients(gradient: str, straight_through: bool, instead: str) -> None:
-    """Refuse back-propagation where a model's ``gradient`` is ``none``, or biased and nobody asked for it."""
-    require(gradient != "none", f"no gradient leads back through a simulator: use {instead}.")
-    require(
-        straight_through or gradient == "exact",
-        f"no gradient leads back through categorical latents or Discrete actions: use {instead}, train with "
-        "space=gaussian where it is the latents, or accept a biased estimate with planner.straight_through=true.",
-    )

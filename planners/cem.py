@@ -9,10 +9,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dynamics.base import Memory
-from planners.learning.returns import ValueFunction
+from planners.base import Decision
 from planners.search.proposals import Proposal
-from planners.search.shooting import SamplingPlanner, SearchResult
+from planners.search.shooting import SamplingPlanner, SearchNoise, SearchResult
 from worldmodels.errors import require
+from worldmodels.trajectory import ValueFunction
 
 
 class CEM(SamplingPlanner):
@@ -26,6 +27,8 @@ class CEM(SamplingPlanner):
     elites and the mean replace drawn candidates, so that their number stays what it says. Exploring, the fitted
     distribution is sampled. ``options`` are those of :class:`planners.search.shooting.SearchConfig`.
     """
+
+    plan_keys = (*SamplingPlanner.plan_keys, "elites")
 
     def __init__(
         self,
@@ -58,17 +61,43 @@ class CEM(SamplingPlanner):
         """Keep the best elites for the next plan."""
         return {"elites": found.elites[:, : self.kept]}
 
-    def propose(self, i: int, proposal: Proposal, noise: Tensor, found: SearchResult | None, memory: Memory) -> Tensor:
-        """Draw fewer candidates at each iteration; kept elites come first, the mean last."""
-        settings = self.settings
-        least = min(settings.num_samples, 2 * settings.num_elites)
-        count = max(int(settings.num_samples * self.decay**-i), least)
-        candidates = super().propose(i, proposal, noise[:, :count], found, memory)
+    def run_search(self, decision: Decision, memory: Memory, noise: SearchNoise) -> SearchResult:
+        """Iterate: draw sequences, imagine them, keep the elites, refit mean and spread to them."""
+        guide, settings = self.ask_guide(decision, noise), self.settings
+        proposal, found, forked, count = self.family.widen(memory["mean"]), None, decision.state, 0
+        for i in range(settings.iterations):
+            # Draw candidates, fewer at each iteration; kept elites and the mean replace some of them.
+            drawn = noise.candidates[:, i, guide.actions.shape[1] :]
+            candidates = self._replaced(i, proposal, self._drawn(i, proposal, drawn), found, memory)
+            candidates = torch.cat([candidates, guide.actions], dim=1)
+            if candidates.shape[1] != count:
+                count = candidates.shape[1]
+                forked = decision.model.dynamics.fork(decision.state, count)
+            # Imagine each from its own copy of the state.
+            values = self.evaluate(decision, forked, candidates, guide.values[i])
+            # Keep the best; each counts alike.
+            elites, best = self.elites(candidates, values)
+            weights = torch.full_like(best, 1 / best.shape[1])
+            # Refit the proposal.
+            proposal = proposal.interpolate(self.family.fit(elites, weights), settings.momentum)
+            found = SearchResult(candidates, values, proposal, elites, weights)
+        return found
+
+    def _drawn(self, i: int, proposal: Proposal, noise: Float[Tensor, "N S H A"]) -> Float[Tensor, "N S2 H A"]:
+        """Draw fewer candidates at each iteration, down to twice the elites."""
+        least = min(self.settings.num_samples, 2 * self.settings.num_elites)
+        count = max(int(self.settings.num_samples * self.decay**-i), least)
+        return self.family.draw(proposal.mean[:, None], proposal.spread[:, None], noise[:, :count])
+
+    def _replaced(
+        self, i: int, proposal: Proposal, candidates: Tensor, found: SearchResult | None, memory: Memory
+    ) -> Float[Tensor, "N S H A"]:
+        """Put kept elites in place of the first candidates, and in the last iteration the mean in the last's."""
         if self.kept > 0 and found is not None:
             candidates[:, : self.kept] = found.elites[:, : self.kept]
         elif self.kept > 0 and self.warm_start:
             candidates[:, : self.kept] = self._earlier(candidates[:, : self.kept], memory)
-        if self.add_mean and i == settings.iterations - 1:
+        if self.add_mean and i == self.settings.iterations - 1:
             candidates[:, -1] = self.family.mode(proposal.mean)
         return candidates
 
@@ -77,10 +106,6 @@ class CEM(SamplingPlanner):
         rest = self.plan_horizon - self.replan_every
         elites = torch.cat([memory["elites"][:, :, :rest], drawn[:, :, rest:]], dim=2)
         return torch.where((memory["age"] > 0)[:, None, None, None], elites, drawn)
-
-    def weigh(self, values: Float[Tensor, "N E"]) -> Float[Tensor, "N E"]:
-        """Every elite counts alike."""
-        return torch.full_like(values, 1 / values.shape[1])
 
     def choose(self, found: SearchResult, explore: bool, noise: Float[Tensor, "N E"]) -> Float[Tensor, "N H A"]:
         """Return the best candidate or, exploring, the mean."""

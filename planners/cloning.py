@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from dynamics.base import Dynamics, Rollout
 from dynamics.goal import split_goal
-from planners.base import PolicyPlanner
 from planners.learning.hindsight import encode_goals, sample_future_rows
+from planners.learning.learner import PolicyPlanner
 from planners.learning.policies import ActionDistribution, PolicyNetwork
 from worldmodels.common.batch import mean_weights
 from worldmodels.errors import require
 from worldmodels.nets.layers import DEFAULT_STYLE, NetStyle
-
-if TYPE_CHECKING:
-    from worldmodels.model import WorldModel
+from worldmodels.trajectory import Model
 
 
 class Cloning(PolicyPlanner):
@@ -53,7 +49,7 @@ class Cloning(PolicyPlanner):
         """The policy's distribution."""
         return self.actor(feat)
 
-    def loss(self, model: WorldModel, rollout: Rollout, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def loss(self, model: Model, rollout: Rollout, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """``clone`` [B, T - 1]: minus the log-density of the action that followed each latent; none across a reset."""
         feat = rollout.post[:, :-1].detach()
         if self.goal_dim:
@@ -61,7 +57,7 @@ class Cloning(PolicyPlanner):
         valid = ~batch["is_first"][:, 1:]
         return {"clone": -self.policy(feat).log_prob(batch["action"][:, 1:]) * mean_weights(valid)}
 
-    def _relabelled(self, model: WorldModel, feat: Tensor, batch: dict[str, Tensor]) -> Tensor:
+    def _relabelled(self, model: Model, feat: Tensor, batch: dict[str, Tensor]) -> Tensor:
         """Goals as frames that came later in the same episode."""
         b, t = feat.shape[:2]
         now = torch.arange(t, device=feat.device).expand(b, -1)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from jaxtyping import Float
-from torch import Generator, Tensor
+from torch import Tensor
 
 from dynamics.base import Dynamics, Memory, State
-from planners.base import ImaginationSize, PlanInfo, require_gradients
+from planners.base import Decision, ImaginationSize, PlanInfo
+from planners.learning.learner import require_gradients
 from planners.search.proposals import CategoricalProposal, GaussianProposal
-from planners.search.receding_horizon import Replanner
+from planners.search.receding_horizon import Replanner, finite
 from worldmodels.common.randomness import row_noise
 from worldmodels.errors import require
+from worldmodels.trajectory import imagine_shaped
 
 
 class Gradient(Replanner):
@@ -65,29 +65,27 @@ class Gradient(Replanner):
         """There must be a gradient."""
         self._require(dynamics.gradient)
 
-    def search(
-        self, model: Any, state: State, memory: Memory, explore: bool, generator: Generator | None, guide: Any
-    ) -> Memory:
+    def search(self, decision: Decision, memory: Memory) -> Memory:
         """Ascend from ``restarts`` starts and keep the best of what they end in."""
-        self._require(model.dynamics.gradient)
+        dynamics = decision.model.dynamics
+        self._require(dynamics.gradient)
         n, shape = len(memory["mean"]), (self.restarts, self.plan_horizon, self.action_dim)
-        noise = row_noise(n, (self.restarts + 1, *shape[1:]), memory["mean"].device, generator)
-        forked = model.dynamics.fork(state.map(torch.detach), self.restarts)
+        noise = row_noise(n, (self.restarts + 1, *shape[1:]), memory["mean"].device, decision.generator)
+        forked = dynamics.fork(decision.state.map(torch.detach), self.restarts)
         free = self._start(memory["mean"], noise[:, 1:])
-        free = self._ascend(model, forked, free, generator)
+        free = self._ascend(decision, forked, free)
         candidates = self.family.mode(self._actions(free))
-        values = self.imagined_values(model, forked, candidates.flatten(0, 1), None, generator).unflatten(0, (n, -1))
+        values = self._values(decision, forked, candidates.flatten(0, 1)).unflatten(0, (n, -1))
         best = values.argmax(1)
         rows = torch.arange(n, device=best.device)
         actions = candidates[rows, best]
-        if explore:
+        if decision.explore:
             actions = self.family.draw(actions, torch.full_like(actions, self.noise_std), noise[:, 0])
         return memory | {"mean": self._actions(free)[rows, best], "actions": actions}
 
-    @torch.no_grad()
-    def inspect(self, model: Any, state: State, memory: Memory, generator: Generator | None = None) -> PlanInfo:
-        """The plan that is followed; where there is none yet, what an ascent ends in."""
-        fallback = self.search(model, state, self.search_start(memory), False, generator, None)["actions"]
+    def _inspect(self, decision: Decision, memory: Memory) -> PlanInfo:
+        """Return the plan that is followed; where there is none yet, what an ascent ends in."""
+        fallback = self.search(decision, self.search_start(memory))["actions"]
         return PlanInfo(self.current_plan(memory, fallback))
 
     def _start(self, mean: Float[Tensor, "N H A"], noise: Float[Tensor, "N R H A"]) -> Float[Tensor, "N R H A"]:
@@ -96,18 +94,27 @@ class Gradient(Replanner):
         noise = torch.cat([torch.zeros_like(noise[:, :1]), self.spread * noise[:, 1:]], dim=1)
         return self._projected(around[:, None] + noise)
 
-    def _ascend(self, model: Any, forked: State, free: Tensor, generator: Generator | None) -> Tensor:
+    def _ascend(self, decision: Decision, forked: State, free: Tensor) -> Tensor:
         """Adam on every number for itself, so that rows do not see one another."""
         with torch.enable_grad():
             free = free.clone().requires_grad_()
             optimizer = torch.optim.Adam([free], self.lr)
             for _ in range(self.iterations):
                 actions = self._actions(free).flatten(0, 1)
-                values = self.imagined_values(model, forked, actions, None, generator, frozen=True)
+                values = self._values(decision, forked, actions, frozen=True)
                 (free.grad,) = torch.autograd.grad(-values.sum(), [free])
                 optimizer.step()
                 free.data = self._projected(free.data)
         return free.detach()
+
+    def _values(
+        self, decision: Decision, forked: State, actions: Float[Tensor, "M H A"], frozen: bool = False
+    ) -> Float[Tensor, " M"]:
+        """Imagined returns, with gradients to the actions if ``frozen``."""
+        imagined = imagine_shaped(
+            decision.model, forked, actions, self.plan_horizon, generator=decision.generator, frozen=frozen
+        )
+        return finite(imagined.discounted_return(self.gamma))
 
     def _actions(self, free: Tensor) -> Tensor:
         """What the model is given: numbers of the box, or probabilities."""

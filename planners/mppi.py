@@ -1,4 +1,4 @@
-"""Model predictive path integral control."""
+"""Model predictive path integral control: the whole algorithm, from top to bottom."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from planners.learning.returns import ValueFunction
-from planners.search.shooting import SamplingPlanner, SearchResult
+from dynamics.base import Memory
+from planners.base import Decision
+from planners.search.shooting import SamplingPlanner, SearchNoise, SearchResult
 from worldmodels.common.randomness import exponential
 from worldmodels.errors import require
+from worldmodels.trajectory import ValueFunction
 
 SPREAD_FLOOR = 1e-4
-"""Elites whose values differ by less count alike: normalising must not blow up rounding errors."""
+"""Elites whose values differ by less count alike: normalizing must not blow up rounding errors."""
 
 
 class MPPI(SamplingPlanner):
@@ -41,8 +43,28 @@ class MPPI(SamplingPlanner):
         require(temperature > 0, f"temperature={temperature} must be positive.")
         self.temperature, self.relative = temperature, relative
 
+    def run_search(self, decision: Decision, memory: Memory, noise: SearchNoise) -> SearchResult:
+        """Iterate: draw sequences around the mean, imagine them, keep the elites, refit mean and spread."""
+        guide = self.ask_guide(decision, noise)
+        forked = decision.model.dynamics.fork(decision.state, self.settings.num_samples)
+        # Begin around the rest of the plan before, as broadly as without one.
+        proposal = self.family.widen(memory["mean"])
+        for i in range(self.settings.iterations):
+            # Draw candidates [N, S, H, A]; a guide's policy contributes the last of them.
+            drawn = noise.candidates[:, i, guide.actions.shape[1] :]
+            candidates = self.family.draw(proposal.mean[:, None], proposal.spread[:, None], drawn)
+            candidates = torch.cat([candidates, guide.actions], dim=1)
+            # Imagine each from its own copy of the state: discounted rewards, then the value of the last state.
+            values = self.evaluate(decision, forked, candidates, guide.values[i])
+            # Keep the best E and weigh them by the exponential of their value.
+            elites, best = self.elites(candidates, values)
+            weights = self.weigh(best)
+            # Refit the proposal to the weighted elites.
+            proposal = proposal.interpolate(self.family.fit(elites, weights), self.settings.momentum)
+        return SearchResult(candidates, values, proposal, elites, weights)
+
     def weigh(self, values: Float[Tensor, "N E"]) -> Float[Tensor, "N E"]:
-        """Softmax of the values, normalised unless they are to count as they are."""
+        """Return weights of the elites that sum to 1 a row, given their values, best first; shifts do not matter."""
         advantage = values - values[:, :1]
         if not self.relative:
             return torch.softmax(advantage / self.temperature, dim=1)

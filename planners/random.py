@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
-from jaxtyping import Bool, Float
-from torch import Generator, Tensor
+from jaxtyping import Float
+from torch import Tensor
 
-from dynamics.base import Memory, State, clear_rows
-from planners.base import Planner
+from dynamics.base import Memory
+from planners.base import Decision, Planner
 from planners.search.proposals import CategoricalProposal
 from worldmodels.common.randomness import color_noise, row_noise
 from worldmodels.errors import require
@@ -39,27 +37,16 @@ class Random(Planner):
             "age": torch.full((n,), self.length, dtype=torch.int64),
         }
 
-    @torch.no_grad()
-    def act(
-        self,
-        model: Any,
-        state: State,
-        memory: Memory,
-        reset: Bool[Tensor, " N"],
-        explore: bool,
-        generator: Generator | None = None,
-    ) -> tuple[Float[Tensor, "N A"], Memory]:
+    def _act(self, decision: Decision, memory: Memory) -> tuple[Float[Tensor, "N A"], Memory]:
         """Take the next step of each row's sequence, drawing new ones where they are used up or an episode starts."""
-        device, n = state.feat.device, len(reset)
-        fresh = {key: value.to(device) for key, value in self.initial(n).items()}
-        memory = clear_rows({key: value.to(device) for key, value in memory.items()}, reset, fresh)
         age, noise = memory["age"], memory["noise"]
         rows = (age >= self.length).nonzero().squeeze(1)
         if len(rows) > 0:
-            drawn = color_noise(row_noise(len(rows), (self.length, self.action_dim), device, generator), self.beta)
+            shape = (self.length, self.action_dim)
+            drawn = color_noise(row_noise(len(rows), shape, decision.device, decision.generator), self.beta)
             noise = noise.index_copy(0, rows, drawn)
             age = age.index_fill(0, rows, 0)
-        normal = noise[torch.arange(n, device=device), age]
+        normal = noise[torch.arange(len(age), device=age.device), age]
         return self.actions(normal), {"noise": noise, "age": age + 1}
 
     def actions(self, normal: Float[Tensor, "... A"]) -> Float[Tensor, "... A"]:

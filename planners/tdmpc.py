@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from dynamics.base import Dynamics, Rollout
 from dynamics.goal import next_features
-from planners.base import Learner
 from planners.learning.critics import ReturnScale, follow, slow_copy
+from planners.learning.learner import Learner
 from planners.learning.policies import ActionDistribution, PolicyNetwork
 from worldmodels.common.batch import mean_weights
 from worldmodels.errors import require
 from worldmodels.nets.distributions import TwoHot
 from worldmodels.nets.layers import DEFAULT_STYLE, EnsembleMLP, NetStyle, call_frozen
-
-if TYPE_CHECKING:
-    from worldmodels.model import WorldModel
-
+from worldmodels.trajectory import Model
 
 ALL = slice(None)
 
@@ -129,7 +124,7 @@ class TDLearner(Learner):
                 total.index_add_(0, rows, self.q.two_hot.decode(logits))
         return total / self.pair
 
-    def loss(self, model: WorldModel, rollout: Rollout, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def loss(self, model: Model, rollout: Rollout, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """``q`` and ``policy``, [B, T - 1] and [B, T]."""
         return {"q": self._q_loss(rollout, batch), "policy": self._policy_loss(rollout, batch)}
 

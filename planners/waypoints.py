@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
-from torch import Generator, Tensor
+from jaxtyping import Float
+from torch import Tensor
 
-from dynamics.base import Memory, State
-from planners.base import Planner
+from dynamics.base import Memory
+from planners.base import Decision, Planner
 from worldmodels.common.randomness import row_noise
 from worldmodels.envs.maze import grid_of
 from worldmodels.errors import require
@@ -48,24 +46,17 @@ class Waypoints(Planner):
         """Nothing is remembered."""
         return {}
 
-    def act(
-        self,
-        model: Any,
-        state: State,
-        memory: Memory,
-        reset: Bool[Tensor, " N"],
-        explore: bool,
-        generator: Generator | None = None,
-    ) -> tuple[Float[Tensor, "N A"], Memory]:
+    def _act(self, decision: Decision, memory: Memory) -> tuple[Float[Tensor, "N A"], Memory]:
         """Towards the next cell, or the goal once in its cell."""
-        require(state.feat.shape[-1] == 8, "planner=waypoints reads env=maze's positions, not a model's features.")
-        place, speed, goal, _ = state.feat.chunk(4, dim=-1)
+        feat = decision.state.feat
+        require(feat.shape[-1] == 8, "planner=waypoints reads env=maze's positions, not a model's features.")
+        place, speed, goal, _ = feat.chunk(4, dim=-1)
         target = torch.from_numpy(
             np.stack([self._next(a, b) for a, b in zip(place.numpy(), goal.numpy(), strict=True)])
         )
         force = self.stiffness * (target.to(place.dtype) - place) - self.damping * speed
-        if explore:
-            force = force + self.noise_std * row_noise(len(force), (2,), force.device, generator)
+        if decision.explore:
+            force = force + self.noise_std * row_noise(len(force), (2,), force.device, decision.generator)
         return force.clamp(-1, 1), memory
 
     def _next(self, place: np.ndarray, goal: np.ndarray) -> np.ndarray:

@@ -14,6 +14,16 @@ choose_backend()  # before any test file imports dm_control, which decides once 
 
 def pytest_addoption(parser):
     parser.addoption("--grid", action="store_true", help="every backbone x planner x kind of action and observation")
+    parser.addoption("--all", action="store_true", help="also the tests marked slow, which cost more than they tell")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leave the slow tests out unless they are asked for."""
+    if config.getoption("--all"):
+        return
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    config.hook.pytest_deselected(items=slow)
+    items[:] = [item for item in items if not item.get_closest_marker("slow")]
 
 
 @pytest.fixture(scope="session")

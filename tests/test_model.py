@@ -10,7 +10,6 @@ from model_cases import ACTION, BOTH, PIXELS, STATE, batch, config, model, with_
 from torch import nn
 
 from dynamics.base import FeatureSpec
-from planners.learning.returns import discounted_return
 from worldmodels.config import load_config
 from worldmodels.errors import UserError
 from worldmodels.factory import build_model, build_planner, loss_scales
@@ -162,7 +161,7 @@ def test_returns_are_made_of_decoded_scalars_never_logits():
     torch.testing.assert_close(trajectory.reward, torch.full((3, 4), 7.5), rtol=1e-4, atol=0)
     torch.testing.assert_close(trajectory.cont, torch.full((3, 4), 0.9))
     expected = sum(0.99**t * 0.9**t * 7.5 for t in range(4))
-    torch.testing.assert_close(discounted_return(trajectory, 0.99), torch.full((3,), expected), rtol=1e-4, atol=0)
+    torch.testing.assert_close(trajectory.discounted_return(0.99), torch.full((3,), expected), rtol=1e-4, atol=0)
 
 
 def test_the_continue_head_cuts_imagination():
@@ -174,7 +173,7 @@ def test_the_continue_head_cuts_imagination():
             nn.init.zeros_(part)
         nn.init.constant_(world.heads["cont"].net[-1].bias, bias)
         trajectory = world.imagine(state, plan, 5)
-        return trajectory, discounted_return(trajectory, 0.9, lambda feat: torch.full((len(feat),), 1e6))
+        return trajectory, trajectory.discounted_return(0.9, lambda feat: torch.full((len(feat),), 1e6))
 
     trajectory, value = ended_by(-200.0)
     torch.testing.assert_close(value, trajectory.reward[:, 0])

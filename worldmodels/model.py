@@ -3,39 +3,20 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
-from typing import Protocol, runtime_checkable
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Generator, Tensor, nn
 
-from dynamics.base import Dynamics, Rollout, State
+from dynamics.base import Dynamics, Rollout, State, stack_memories
 from worldmodels.errors import UserError, require
 from worldmodels.heads.base import Head
 from worldmodels.nets.encoders import Encoder, GoalEncoder
 from worldmodels.nets.layers import call_frozen
 from worldmodels.objectives.base import Context, Objective
-from worldmodels.trajectory import Trajectory
-
-ActionSource = Tensor | Callable[[Tensor], Tensor]
-"""Actions [N, H, A] fixed in advance, or a function from features [N, F] to actions [N, A]."""
-
-
-@runtime_checkable
-class Model(Protocol):
-    """What a planner may consult: a learned :class:`WorldModel`, or the simulator itself."""
-
-    dynamics: Dynamics
-    device: torch.device
-
-    def initial(self, n: int) -> State:
-        """The state before an episode's first frame."""
-
-    def imagine(
-        self, state: State, policy: ActionSource, imag_horizon: int, generator: Generator | None = None
-    ) -> Trajectory:
-        """What follows from N states."""
+from worldmodels.trajectory import ActionSource, Trajectory, as_policy
 
 
 class WorldModel(nn.Module):
@@ -148,28 +129,43 @@ class WorldModel(nn.Module):
             objective.after_step(self)
 
     def imagine(
-        self, state: State, policy: ActionSource, imag_horizon: int, generator: Generator | None = None
+        self,
+        state: State,
+        policy: ActionSource,
+        imag_horizon: int,
+        generator: Generator | None = None,
+        noise: Float[Tensor, "N H K"] | None = None,
     ) -> Trajectory:
-        """Roll the prior ``imag_horizon`` steps from N states and read the heads along the way."""
-        feats, actions = [state.feat], []
+        """Roll the prior ``imag_horizon`` steps from N states and read the heads along the way.
+
+        ``noise`` is handed to the policy, a step at a time.
+        """
+        policy, noise = as_policy(policy, noise)
+        carry, feats, actions, carries = policy.initial(len(state.feat)), [state.feat], [], []
         for t in range(imag_horizon):
-            action = policy[:, t] if isinstance(policy, Tensor) else policy(state.feat)
+            action, carry = policy(state, carry, None if noise is None else noise[:, t])
             state = self.dynamics.img_step(action, state, generator)
             feats.append(state.feat)
             actions.append(action)
+            carries.append(carry)
         feat, action = torch.stack(feats, dim=1), torch.stack(actions, dim=1)
         read = {name: head(feat, action) for name, head in self.heads.items()}
-        return Trajectory(feat, action, read.pop("reward"), read.pop("cont"), read)
+        return Trajectory(feat, action, read.pop("reward"), read.pop("cont"), read, stack_memories(carries))
 
     def imagine_frozen(
-        self, state: State, policy: ActionSource, imag_horizon: int, generator: Generator | None = None
+        self,
+        state: State,
+        policy: ActionSource,
+        imag_horizon: int,
+        generator: Generator | None = None,
+        noise: Float[Tensor, "N H K"] | None = None,
     ) -> Trajectory:
         """:meth:`imagine`, with gradients that reach states and actions but none of this model's parameters."""
-        return call_frozen(self, state, policy, imag_horizon, generator)
+        return call_frozen(self, state, policy, imag_horizon, generator, noise)
 
-    def forward(self, state: State, policy: ActionSource, imag_horizon: int, generator: Generator | None) -> Trajectory:
+    def forward(self, *arguments: Any) -> Trajectory:
         """:meth:`imagine`, under the name that lets it be called with other parameters."""
-        return self.imagine(state, policy, imag_horizon, generator)
+        return self.imagine(*arguments)
 
     def decode(self, feat: Float[Tensor, "... F"]) -> dict[str, Tensor]:
         """Observations as the latent holds them: ``pixels`` in [0, 1], ``state`` in the environment's units."""

@@ -13,12 +13,13 @@ from tqdm import tqdm
 
 from planners.base import Planner
 from planners.random import Random
+from worldmodels.agent import Agent, ModelFreeAgent, StateAgent, require_same_spaces
 from worldmodels.cli import CtrlC, Interrupted
 from worldmodels.common import precision
 from worldmodels.common.timing import Stopwatch
 from worldmodels.config import load_config
 from worldmodels.data.card import write_card
-from worldmodels.data.collect import Agent, Collector, ModelFreeAgent, StateAgent, require_same_spaces, row_spec
+from worldmodels.data.collect import Collector, row_spec
 from worldmodels.data.replay import Replay
 from worldmodels.envs import describe
 from worldmodels.envs.vector import VectorEnv

@@ -11,17 +11,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from worldmodels.errors import UserError, require
+from worldmodels.trajectory import LearnedModel
 
 if TYPE_CHECKING:
     from planners.diffusion.trajectory_learner import TrajectoryLearner
-    from worldmodels.model import WorldModel
 
 
 @dataclass(frozen=True)
 class GuidedPlans:
     """M plans as a step of denoising takes them to be, and who can say more of them."""
 
-    model: WorldModel
+    model: LearnedModel
     learner: TrajectoryLearner
     feat: Float[Tensor, "M L F"]
     """Whole features, the goal's too."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -13,30 +13,35 @@ from torch import Generator, Tensor
 
 from dynamics.base import State
 from dynamics.goal import split_goal
-from planners.learning.returns import discounted_return
 from worldmodels.errors import require
-from worldmodels.trajectory import Trajectory
+from worldmodels.trajectory import LearnedModel, Trajectory, imagine_shaped
 
 if TYPE_CHECKING:
     from planners.diffusion.trajectory_learner import TrajectoryLearner
 
 
 @dataclass(frozen=True)
-class ScoredPlans:
+class PlanBatch:
     """K plans for each of N rows."""
 
     state: State
     """Where they begin, N rows."""
     latents: Float[Tensor, "N K L F"]
     actions: Float[Tensor, "N K L A"]
-    """As they are executed."""
     ends: Int64[Tensor, "N K"]
     """The step at which the goal is to be reached, where there is one."""
+    values: Float[Tensor, "N K"] | None = None
+    """What they are worth, once scored."""
 
     def before_end(self, goals: bool) -> Bool[Tensor, "N K L1"]:
-        """Steps 1, 2, … that lie before the goal; all of them where there is none."""
+        """Mark steps 1, 2, … that lie before the goal; all of them where there is none."""
         steps = torch.arange(1, self.latents.shape[2], device=self.ends.device)
         return (steps < self.ends[..., None]) | (not goals)
+
+    def best(self) -> tuple[Float[Tensor, "N L F"], Float[Tensor, "N L A"], Int64[Tensor, " N"]]:
+        """Return latents, actions and end of each row's plan of the highest value."""
+        rows, best = torch.arange(len(self.values), device=self.values.device), self.values.argmax(1)
+        return self.latents[rows, best], self.actions[rows, best], self.ends[rows, best]
 
 
 class PlanScorer(ABC):
@@ -56,7 +61,7 @@ class PlanScorer(ABC):
 
     @abstractmethod
     def values(
-        self, model: Any, learner: TrajectoryLearner, plans: ScoredPlans, generator: Generator | None
+        self, model: LearnedModel, learner: TrajectoryLearner, plans: PlanBatch, generator: Generator | None
     ) -> Float[Tensor, "N K"]:
         """Higher is better."""
 
@@ -68,13 +73,13 @@ class ImaginedReturn(PlanScorer):
     """
 
     def values(
-        self, model: Any, learner: TrajectoryLearner, plans: ScoredPlans, generator: Generator | None
+        self, model: LearnedModel, learner: TrajectoryLearner, plans: PlanBatch, generator: Generator | None
     ) -> Float[Tensor, "N K"]:
         """Imagined return, less what the plan got wrong on the way."""
         count, length = plans.latents.shape[1:3]
         forked = model.dynamics.fork(plans.state, count)
-        imagined = model.imagine(forked, plans.actions.flatten(0, 1), length, generator)
-        worth = discounted_return(imagined, learner.gamma).unflatten(0, (-1, count))
+        imagined = imagine_shaped(model, forked, plans.actions.flatten(0, 1), length, generator=generator)
+        worth = imagined.discounted_return(learner.gamma).unflatten(0, (-1, count))
         predicted = split_goal(imagined.feat, learner.goal_dim)[0][:, 1:-1].unflatten(0, (-1, count))
         away = ((predicted - plans.latents[:, :, 1:]) / learner.trajectories.latent_std()).square().mean(-1)
         on_the_way = plans.before_end(learner.goal_dim > 0)
@@ -105,7 +110,7 @@ class StepConsistency(PlanScorer):
         )
 
     def values(
-        self, model: Any, learner: TrajectoryLearner, plans: ScoredPlans, generator: Generator | None
+        self, model: LearnedModel, learner: TrajectoryLearner, plans: PlanBatch, generator: Generator | None
     ) -> Float[Tensor, "N K"]:
         """Discounted return as foreseen, or with goals the discount's logarithm, less jumps."""
         predicted = learner.predict_next(plans.latents, plans.actions)  # [N, K, L, F], after each step
@@ -119,5 +124,5 @@ class StepConsistency(PlanScorer):
         latents = torch.cat([plans.latents[:, :, :1], predicted], dim=2).flatten(0, 1)
         action = plans.actions.flatten(0, 1)
         reward, cont = (model.heads[name](latents, action) for name in ("reward", "cont"))
-        worth = discounted_return(Trajectory(latents, action, reward, cont), learner.gamma)
+        worth = Trajectory(latents, action, reward, cont).discounted_return(learner.gamma)
         return worth.unflatten(0, plans.ends.shape) - self.consistency * transition_error.mean(-1)

@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Generator, Tensor
 
-from dynamics.base import Dynamics, Memory, Rollout, State
+from dynamics.base import Dynamics, Memory, Rollout
 from dynamics.goal import join_goal, split_goal
-from planners.base import ImaginationSize, PlanInfo, from_options
+from planners.base import Decision, ImaginationSize, PlanInfo, from_options
 from planners.diffusion.guidance import GuidanceTerm, GuidedPlans
 from planners.diffusion.noise_schedule import Sampler
-from planners.diffusion.plan_scoring import PlanScorer, ScoredPlans
+from planners.diffusion.plan_scoring import PlanBatch, PlanScorer
 from planners.diffusion.trajectory_learner import TrajectoryLearner, window_slots
 from planners.diffusion.trajectory_model import Condition, Score
 from planners.search.proposals import CategoricalProposal, GaussianProposal
 from planners.search.receding_horizon import Replanner, finite
 from worldmodels.common.randomness import row_generators
 from worldmodels.errors import require
-
-if TYPE_CHECKING:
-    from worldmodels.model import WorldModel
+from worldmodels.trajectory import LearnedModel
 
 DenoisingHook = Callable[[Tensor], None]
 """Is shown every step's estimate of the plans from pure noise, [N * candidates, L, D]."""
@@ -57,22 +55,6 @@ class SamplingConfig:
         require(0 < self.share <= 1, f"planner.acting.share={self.share} must lie in (0, 1].")
         require(self.soonest >= 1, f"planner.acting.soonest={self.soonest} must be at least 1.")
         require(self.noise_std > 0, f"planner.acting.noise_std={self.noise_std} must be positive.")
-
-
-@dataclass(frozen=True)
-class SampledPlans:
-    """K plans for each of N rows, and what the world model says of them."""
-
-    latents: Float[Tensor, "N K L F"]
-    actions: Float[Tensor, "N K L A"]
-    ends: Int64[Tensor, "N K"]
-    """The step at which the goal is to be reached, where there is one."""
-    values: Float[Tensor, "N K"]
-
-    def best(self) -> tuple[Float[Tensor, "N L F"], Float[Tensor, "N L A"], Int64[Tensor, " N"]]:
-        """Latents, actions and end of each row's plan of the highest value."""
-        rows, best = torch.arange(len(self.values), device=self.values.device), self.values.argmax(1)
-        return self.latents[rows, best], self.actions[rows, best], self.ends[rows, best]
 
 
 class Diffusion(Replanner):
@@ -155,7 +137,7 @@ class Diffusion(Replanner):
             f"must be at least {self.min_window}.",
         )
 
-    def loss(self, model: WorldModel, rollout: Rollout, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def loss(self, model: LearnedModel, rollout: Rollout, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """The learner's."""
         return self.learner.loss(model, rollout, batch, self.plan_horizon)
 
@@ -178,74 +160,71 @@ class Diffusion(Replanner):
         end = torch.where(memory["end"] > 1, memory["end"] - 1, max(1, self.plan_horizon - 1))
         return super().shift_plan(memory) | {"latents": latents, "end": end}
 
-    def search(
-        self, model: Any, state: State, memory: Memory, explore: bool, generator: Generator | None, guide: Any
-    ) -> Memory:
-        """Sample, judge, and take the best; exploring, with noise on its actions."""
-        sampled, noise = self.sampled(model, state, memory, generator)
-        latents, mean, end = sampled.best()
+    def search(self, decision: Decision, memory: Memory) -> Memory:
+        """Sample, score, and take the best; exploring, with noise on its actions."""
+        plans, noise = self.sample_plans(decision, memory)
+        latents, mean, end = plans.best()
         actions = self.family.mode(mean)
-        if explore:
+        if decision.explore:
             actions = self.family.draw(actions, torch.full_like(mean, self.acting.noise_std), noise)
         planned = torch.ones_like(memory["planned"])
         return memory | {"mean": mean, "actions": actions, "latents": latents, "end": end, "planned": planned}
 
-    def inspect(self, model: Any, state: State, memory: Memory, generator: Generator | None = None) -> PlanInfo:
-        """The plan that is followed, beside all that it samples from the same state."""
-        sampled, _ = self.sampled(model, state, memory, generator)
-        plan = self.current_plan(memory, self.family.mode(sampled.best()[1]))
-        return PlanInfo(plan, sampled.actions, sampled.values)
+    def _inspect(self, decision: Decision, memory: Memory) -> PlanInfo:
+        """Return the plan that is followed, beside all that are sampled from the same state."""
+        plans, _ = self.sample_plans(decision, memory)
+        plan = self.current_plan(memory, self.family.mode(plans.best()[1]))
+        return PlanInfo(plan, plans.actions, plans.values)
 
     @torch.no_grad()
-    def sampled(
+    def sample_plans(
         self,
-        model: Any,
-        state: State,
+        decision: Decision,
         memory: Memory,
-        generator: Generator | None,
-        watch: DenoisingHook | None = None,
+        hook: DenoisingHook | None = None,
         weights: Mapping[str, float] | None = None,
-    ) -> tuple[SampledPlans, Float[Tensor, "N L A"]]:
-        """Plans from pure noise and from the rest of the plan before, judged; and noise to explore with.
+    ) -> tuple[PlanBatch, Float[Tensor, "N L A"]]:
+        """Return scored plans, from pure noise and from the rest of the plan before, and noise to explore with.
 
         ``weights`` of labels and gradients go before their own, by name.
         """
         fresh, kept, weights = self.acting.candidates, self.acting.kept, weights or {}
-        n, device = len(state.feat), state.feat.device
+        n, device = len(decision.state.feat), decision.device
         each = fresh + kept + 1
-        drawn = row_generators(n * each, generator, device)
+        drawn = row_generators(n * each, decision.generator, device)
         by_row = [drawn[row * each : (row + 1) * each] for row in range(n)]
         ends = self._spread_ends(fresh, device).expand(n, -1)
         if not kept:  # else those go on to where the plan before was to end
             going_on = torch.where(memory["planned"], memory["end"], ends[:, 0])
             ends = torch.cat([going_on[:, None], ends[:, 1:]], dim=1)
-        x = self._sample(model, state, ends, [g for row in by_row for g in row[:fresh]], weights, watch=watch)
+        x = self._sample(decision, ends, [g for row in by_row for g in row[:fresh]], weights, hook=hook)
         if kept and memory["planned"].any():
             begin = self.learner.concat(memory["latents"], memory["mean"]).repeat_interleave(kept, dim=0)
             again, rest = memory["end"][:, None].expand(-1, kept), [g for row in by_row for g in row[fresh:-1]]
-            x = torch.cat([x, self._sample(model, state, again, rest, weights, begin)], dim=1)
+            x = torch.cat([x, self._sample(decision, again, rest, weights, begin)], dim=1)
             ends = torch.cat([ends, again], dim=1)
         latents, actions = x[..., : self.learner.trajectories.feat_dim], self.learner.actions(x)
-        plans = ScoredPlans(state, latents, self.family.mode(actions), ends)
-        values = finite(self.judge.values(model, self.learner, plans, generator).flatten()).unflatten(0, ends.shape)
+        plans = PlanBatch(decision.state, latents, actions, ends)
+        executed = replace(plans, actions=self.family.mode(actions))
+        values = self.judge.values(decision.model, self.learner, executed, decision.generator)
+        values = finite(values.flatten()).unflatten(0, ends.shape)
         values[:, fresh:] = torch.where(memory["planned"][:, None], values[:, fresh:], -torch.inf)
         plan = (self.plan_horizon, self.action_dim)
         noise = torch.stack([torch.randn(plan, generator=row[-1], device=device) for row in by_row])
-        return SampledPlans(latents, actions, ends, values), noise
+        return replace(plans, values=values), noise
 
     def _sample(
         self,
-        model: Any,
-        state: State,
+        decision: Decision,
         ends: Int64[Tensor, "N K"],
         generators: list[Generator],
         weights: Mapping[str, float],
         begin: Float[Tensor, "M L D"] | None = None,
-        watch: DenoisingHook | None = None,
+        hook: DenoisingHook | None = None,
     ) -> Float[Tensor, "N K L D"]:
         """K trajectories a row from its latent, ending in its goal where it has one; from noise, or from ``begin``."""
         learner, count = self.learner, ends.shape[1]
-        latent, goal = split_goal(state.feat.repeat_interleave(count, dim=0), learner.goal_dim)
+        latent, goal = split_goal(decision.state.feat.repeat_interleave(count, dim=0), learner.goal_dim)
         steps = torch.arange(self.plan_horizon, device=latent.device)
         given = (steps == 0).expand(len(latent), -1)
         known = latent[:, None].expand(-1, self.plan_horizon, -1)
@@ -259,10 +238,10 @@ class Diffusion(Replanner):
             self._conditions(len(latent), goal, weights),
             self.sampler,
             generators,
-            self._score(model, goal, weights),
+            self._score(decision.model, goal, weights),
             begin,
             1.0 if begin is None else self.acting.share,
-            watch,
+            hook,
         )
         return x.unflatten(0, (-1, count))
 
@@ -276,7 +255,9 @@ class Diffusion(Replanner):
             if value is not None
         }
 
-    def _score(self, model: Any, goal: Float[Tensor, "M G"] | None, weights: Mapping[str, float]) -> Score | None:
+    def _score(
+        self, model: LearnedModel, goal: Float[Tensor, "M G"] | None, weights: Mapping[str, float]
+    ) -> Score | None:
         """The weighted sum of all gradients in use, of trajectories."""
         terms, learner = self.terms(weights), self.learner
         if not terms:

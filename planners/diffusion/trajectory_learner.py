@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
@@ -19,9 +19,7 @@ from planners.learning.returns import recorded_returns
 from worldmodels.common.batch import mean_weights
 from worldmodels.errors import require
 from worldmodels.nets.layers import DEFAULT_STYLE, MLP, NetStyle
-
-if TYPE_CHECKING:
-    from worldmodels.model import WorldModel
+from worldmodels.trajectory import LearnedModel
 
 
 def window_slots(rows: int, length: int) -> tuple[int, int]:
@@ -88,7 +86,7 @@ class TrajectoryLearner(nn.Module):
             self.step_errors = Normalizer(latent)
             self.arrival_errors = Normalizer(latent) if goal_dim else None
 
-    def loss(self, model: WorldModel, rollout: Rollout, batch: dict[str, Tensor], length: int) -> dict[str, Tensor]:
+    def loss(self, model: LearnedModel, rollout: Rollout, batch: dict[str, Tensor], length: int) -> dict[str, Tensor]:
         """``denoise`` [B K, L] on the K windows of L steps in each row, and what else is learned.
 
         ``inverse`` and ``forward`` are [B K, L - 1] on the same windows, ``critic`` is [B, T - 1].
@@ -113,7 +111,7 @@ class TrajectoryLearner(nn.Module):
         return losses
 
     def _windows(
-        self, model: WorldModel, rollout: Rollout, batch: dict[str, Tensor], length: int
+        self, model: LearnedModel, rollout: Rollout, batch: dict[str, Tensor], length: int
     ) -> tuple[Window, Int64[Tensor, " N"]]:
         """All that a batch holds, N = B K: windows of L steps end to end, from a random row on.
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from worldmodels.model import WorldModel
+from worldmodels.trajectory import LearnedModel
 
 
 def last_rows(is_first: Bool[Tensor, "B T"]) -> Int64[Tensor, "B T"]:
@@ -32,7 +29,7 @@ def sample_future_rows(is_first: Bool[Tensor, "B T"], now: Int64[Tensor, "B N"],
     return (now + drawn).clamp(max=length - 1)
 
 
-def encode_goals(model: WorldModel, batch: dict[str, Tensor], rows: Int64[Tensor, "B N"]) -> Float[Tensor, "B N G"]:
+def encode_goals(model: LearnedModel, batch: dict[str, Tensor], rows: Int64[Tensor, "B N"]) -> Float[Tensor, "B N G"]:
     """Latents of these rows' frames, as goals are seen."""
     each = torch.arange(len(rows), device=rows.device)[:, None].expand_as(rows)
     seen = {key: batch[key][each, rows].flatten(0, 1) for key in ("pixels", "state") if key in batch}

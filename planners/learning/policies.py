@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from dynamics.base import Memory, State
 from worldmodels.common.randomness import exponential
 from worldmodels.nets.distributions import mix_uniform, straight_through
 from worldmodels.nets.layers import DEFAULT_STYLE, MLP, NetStyle
@@ -172,6 +174,30 @@ class PolicyNetwork(nn.Module):
             return SquashedNormal(mean, low + 0.5 * (high - low) * (spread.tanh() + 1))
         std = (self.max_std - self.min_std) * torch.sigmoid(spread + 2) + self.min_std
         return BoundedNormal(mean.tanh(), std)
+
+
+@dataclass(frozen=True)
+class SampledPolicy:
+    """Draw from a policy while imagining; its carry is the raw action, which a policy gradient needs.
+
+    No gradient leads through a feature to the states before: it leads back by actions alone.
+    """
+
+    policy: Callable[[Tensor], ActionDistribution]
+    action_dim: int
+
+    def initial(self, n: int) -> Memory:
+        """Return an empty carry."""
+        return {}
+
+    def __call__(self, state: State, carry: Memory, noise: Tensor | None) -> tuple[Float[Tensor, "N A"], Memory]:
+        """Draw with ``noise`` [N, A], or where there is none with numbers of the global stream."""
+        feat = state.feat.detach()
+        actions = self.policy(feat)
+        if noise is None:
+            noise = torch.randn(len(feat), self.action_dim, device=feat.device)
+        raw = actions.draw(noise)
+        return actions.action(raw), {"raw": raw}
 
 
 def _normal_log_prob(unit: Tensor, log_std: Tensor) -> Tensor:

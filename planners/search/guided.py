@@ -4,26 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
-from jaxtyping import Bool, Float
-from torch import Generator, Tensor
+from jaxtyping import Float
+from torch import Tensor
 
-from dynamics.base import Dynamics, Memory, Rollout, State
-from planners.base import ImaginationSize, Learner, PlanInfo, Planner
-from planners.learning.returns import ValueFunction
-from planners.search.shooting import SamplingPlanner
+from dynamics.base import Dynamics, Memory, Rollout
+from planners.base import Decision, ImaginationSize, PlanInfo, Planner
+from planners.learning.learner import Learner
+from planners.learning.policies import SampledPolicy
+from planners.search.shooting import GuideProposals, SamplingPlanner
 from worldmodels.errors import require
-
-if TYPE_CHECKING:
-    from worldmodels.model import WorldModel
+from worldmodels.trajectory import Model, ValueFunction
 
 
 class Guided(Planner):
     """Searches with a learner's policy among the candidates and its value at the end of each (TD-MPC2, section 3).
 
-    ``mppi`` and ``cem`` may be guided by any :class:`~planners.base.Learner`: by ``tdmpc``'s this is TD-MPC2, by
-    ``actor_critic``'s a hybrid of the two schools.
+    ``mppi`` and ``cem`` may be guided by any :class:`~planners.learning.learner.Learner`: by ``tdmpc``'s this is
+    TD-MPC2, by ``actor_critic``'s a hybrid of the two schools.
 
     Args:
         learner: builds what learns.
@@ -56,116 +54,98 @@ class Guided(Planner):
             "elites.",
         )
         self.mpc = mpc
-        self.guide = Guide(self.learner, policy_samples, terminal_value)
+        self.search.guide = LearnedGuide(self.learner, policy_samples, terminal_value)
+
+    @property
+    def acting(self) -> Planner:
+        """Who chooses: the search, or the policy alone."""
+        return self.search if self.mpc else self.learner
 
     @property
     def imagination_size(self) -> ImaginationSize:
-        """The search's."""
-        return self.search.imagination_size if self.mpc else ImaginationSize(0, 0)
+        """The search's, or nothing."""
+        return self.acting.imagination_size
 
     @property
     def trainable(self) -> Learner:
-        """What a checkpoint must hold."""
+        """The part that a checkpoint must hold."""
         return self.learner
 
     def check(self, dynamics: Dynamics, length: int) -> None:
-        """What the learner refuses."""
+        """Refuse what the learner refuses."""
         self.learner.check(dynamics, length)
 
     def initial(self, n: int) -> Memory:
-        """The search's, or nothing."""
-        return self.search.initial(n) if self.mpc else self.learner.initial(n)
+        """Return the memory of who chooses."""
+        return self.acting.initial(n)
 
-    def act(
-        self,
-        model: WorldModel,
-        state: State,
-        memory: Memory,
-        reset: Bool[Tensor, " N"],
-        explore: bool,
-        generator: Generator | None = None,
-    ) -> tuple[Float[Tensor, "N A"], Memory]:
+    def _act(self, decision: Decision, memory: Memory) -> tuple[Float[Tensor, "N A"], Memory]:
         """Search, or act by the policy alone."""
-        if not self.mpc:
-            return self.learner.act(model, state, memory, reset, explore, generator)
-        return self.search.act(model, state, memory, reset, explore, generator, self.guide)
+        return self.acting._act(decision, memory)
 
-    def inspect(self, model: WorldModel, state: State, memory: Memory, generator: Generator | None = None) -> PlanInfo:
-        """The search's, guided, or the policy's."""
-        if not self.mpc:
-            return self.learner.inspect(model, state, memory, generator)
-        return self.search.inspect(model, state, memory, generator, self.guide)
+    def _inspect(self, decision: Decision, memory: Memory) -> PlanInfo | None:
+        """Return the guided search's plan, or the policy's."""
+        return self.acting._inspect(decision, memory)
 
-    def loss(self, model: WorldModel, rollout: Rollout, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The learner's."""
+    def loss(self, model: Model, rollout: Rollout, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the learner's losses."""
         return self.learner.loss(model, rollout, batch)
 
     def metrics(self, rollout: Rollout) -> dict[str, Tensor]:
-        """The learner's."""
+        """Return the learner's metrics."""
         return self.learner.metrics(rollout)
 
     def after_step(self) -> None:
-        """The learner's."""
+        """Let the learner move its averages."""
         self.learner.after_step()
 
 
 @dataclass(frozen=True)
-class Guide:
-    """What a :class:`~planners.search.shooting.SamplingPlanner` may ask a learner."""
+class LearnedGuide:
+    """A learner as a search's :class:`~planners.search.shooting.Guide`."""
 
     learner: Learner
     policy_samples: int
     terminal_value: bool
 
-    def noise(self, search: SamplingPlanner) -> int:
-        """Standard normal numbers a row that one plan takes of a guide."""
+    def noise_size(self, search: SamplingPlanner) -> int:
+        """Return the standard normal numbers a row that one search takes of it."""
         return sum(self._sizes(search))
 
-    def ask(
-        self,
-        search: SamplingPlanner,
-        model: Any,
-        state: State,
-        noise: Float[Tensor, "N K"],
-        generator: Generator | None,
-    ) -> GuideProposals:
-        """Let the policy imagine its candidates; keep the rest of the noise for values."""
-        n, drawn = len(state.feat), noise.split(self._sizes(search), dim=1)
-        steps = iter(drawn[0].reshape(n * self.policy_samples, search.plan_horizon, search.action_dim).unbind(1))
+    def propose(self, search: SamplingPlanner, decision: Decision, noise: Float[Tensor, "N K"]) -> GuideProposals:
+        """Let the policy imagine its candidates, and give each iteration a value with noise of its own."""
+        policy_noise, *value_noise = noise.split(self._sizes(search), dim=1)
+        return GuideProposals(
+            self._candidates(search, decision, policy_noise),
+            tuple(self._value(drawn) if self.terminal_value else None for drawn in value_noise),
+        )
 
-        def choose(feat: Tensor) -> Tensor:
-            return self.learner.policy(feat).choose(next(steps))
-
+    def _candidates(
+        self, search: SamplingPlanner, decision: Decision, noise: Float[Tensor, "N K"]
+    ) -> Float[Tensor, "N P H A"]:
+        n, plan = len(noise), (search.plan_horizon, search.action_dim)
         if self.policy_samples == 0:
-            actions = noise.new_zeros(n, 0, search.plan_horizon, search.action_dim)
-        else:
-            forked = model.dynamics.fork(state, self.policy_samples)
-            actions = model.imagine(forked, choose, search.plan_horizon, generator).action
-            actions = actions.unflatten(0, (n, self.policy_samples))
-        return GuideProposals(self.learner if self.terminal_value else None, actions, drawn[1:])
+            return noise.new_zeros(n, 0, *plan)
+        model = decision.model
+        imagined = model.imagine(
+            model.dynamics.fork(decision.state, self.policy_samples),
+            SampledPolicy(self.learner.policy, search.action_dim),
+            search.plan_horizon,
+            decision.generator,
+            noise.reshape(n * self.policy_samples, *plan),
+        )
+        return imagined.action.unflatten(0, (n, self.policy_samples))
+
+    def _value(self, noise: Float[Tensor, "N K"]) -> ValueFunction:
+        """Return the learner's value as a function of features [N S, F]."""
+
+        def value(feat: Tensor) -> Tensor:
+            return self.learner.value(feat.unflatten(0, (len(noise), -1)), noise).flatten()
+
+        return value
 
     def _sizes(self, search: SamplingPlanner) -> list[int]:
         """Numbers for the policy's candidates, then for the values of each iteration."""
         per_value = self.learner.value_noise(search.settings.num_samples) if self.terminal_value else 0
         candidates = self.policy_samples * search.plan_horizon * search.action_dim
         return [candidates] + [per_value] * search.settings.iterations
-
-
-@dataclass(frozen=True)
-class GuideProposals:
-    """A guide's answer for one plan of N rows."""
-
-    learner: Learner | None
-    actions: Float[Tensor, "N P H A"]
-    """The policy's candidates."""
-    noise: tuple[Tensor, ...]
-
-    def value(self, i: int, candidates: int) -> ValueFunction | None:
-        """The learner's value as a function of features [N * candidates, F], for iteration ``i``."""
-        if self.learner is None:
-            return None
-
-        def value(feat: Tensor) -> Tensor:
-            return self.learner.value(feat.unflatten(0, (-1, candidates)), self.noise[i]).flatten()
-
-        return value

@@ -1,17 +1,15 @@
-"""What planners share that search for a sequence of actions, execute some of it, and search again."""
+"""Receding horizon: plan a sequence of actions, execute some of it, and plan again."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
-from torch import Generator, Tensor
+from jaxtyping import Float
+from torch import Tensor
 
-from dynamics.base import Memory, State, clear_rows
-from planners.base import Planner
-from planners.learning.returns import ValueFunction, discounted_return
+from dynamics.base import Memory
+from planners.base import Decision, Planner
 from planners.search.memory import ROWS_AT_ONCE
 from planners.search.proposals import ProposalFamily
 from worldmodels.errors import require
@@ -25,6 +23,8 @@ class Replanner(Planner):
     ``age`` steps taken from the current plan, 0 before any. All of them move up by one step at each decision.
     """
 
+    plan_keys: tuple[str, ...] = ("plan", "mean", "actions")
+    """Keys of the memory that hold plans [N, ..., H, A] and move up with every step."""
     warm_start_option = "warm_start=false"
     """The option without which there is a warm start."""
 
@@ -54,16 +54,14 @@ class Replanner(Planner):
         self.replan_every, self.warm_start = replan_every, warm_start
 
     @abstractmethod
-    def search(
-        self, model: Any, state: State, memory: Memory, explore: bool, generator: Generator | None, guide: Any
-    ) -> Memory:
-        """The memory of N rows with ``mean`` and ``actions`` of a new plan in it, both [N, H, A].
+    def search(self, decision: Decision, memory: Memory) -> Memory:
+        """Return the memory of N rows with ``mean`` and ``actions`` of a new plan in it, both [N, H, A].
 
         ``memory["mean"]`` holds the rest of the plan before, or what is known where there was none.
         """
 
     def initial(self, n: int) -> Memory:
-        """No plan yet."""
+        """Return a memory without a plan."""
         mean = torch.full((n, self.plan_horizon, self.action_dim), self.family.default_mean)
         return {
             "plan": self.family.mode(mean),
@@ -72,90 +70,53 @@ class Replanner(Planner):
             "age": torch.zeros(n, dtype=torch.int64),
         }
 
-    @torch.no_grad()
-    def act(
-        self,
-        model: Any,
-        state: State,
-        memory: Memory,
-        reset: Bool[Tensor, " N"],
-        explore: bool,
-        generator: Generator | None = None,
-        guide: Any = None,
-    ) -> tuple[Float[Tensor, "N A"], Memory]:
-        """Go on with the plan, or make a new one in the rows where ``replan_every`` steps of it are used up.
-
-        ``model`` needs ``dynamics.fork``, ``dynamics.select`` and ``imagine``. ``guide`` is handed to :meth:`search`.
-        Raises ``FloatingPointError`` when the model predicts a value that is not finite.
-        """
-        device = state.feat.device
-        fresh = {key: value.to(device) for key, value in self.initial(len(reset)).items()}
-        memory = clear_rows({key: value.to(device) for key, value in memory.items()}, reset, fresh)
+    def _act(self, decision: Decision, memory: Memory) -> tuple[Float[Tensor, "N A"], Memory]:
+        """Go on with the plan, or make a new one in the rows where ``replan_every`` steps of it are used up."""
         memory = self.shift_plan(memory)
         due = (memory["age"] == 0) | (memory["age"] >= self.replan_every)
         if self.replan_every == 1:  # without asking a GPU which rows are due
-            memory = self._planned(model, state, memory, explore, generator, guide)
+            memory = self._replan(decision, memory)
         elif due.any():
             rows = due.nonzero().squeeze(1)
-            part = {key: value[rows] for key, value in memory.items()}
-            chosen = model.dynamics.select(state, rows)
-            part = self._planned(model, chosen, part, explore, generator, guide)
+            part = self._replan(decision.select(rows), {key: value[rows] for key, value in memory.items()})
             memory = {key: value.index_copy(0, rows, part[key]) for key, value in memory.items()}
         memory["plan"] = self.family.mode(memory["mean"])
         memory["age"] = memory["age"] + 1
         return memory["actions"][:, 0], memory
 
-    def _planned(
-        self, model: Any, state: State, memory: Memory, explore: bool, generator: Generator | None, guide: Any
-    ) -> Memory:
-        """A new plan in every row, a group of rows at a time where that is faster."""
+    def _replan(self, decision: Decision, memory: Memory) -> Memory:
+        """Make a new plan in every row, a group of rows at a time where that is faster."""
         memory = self.search_start(memory)
         n, found = len(memory["age"]), []
         size = n if memory["age"].is_cuda else max(1, ROWS_AT_ONCE // max(1, self.imagination_size.rows))
         for begin in range(0, n, size):
             rows = slice(begin, begin + size)
-            part, chosen = {key: value[rows] for key, value in memory.items()}, model.dynamics.select(state, rows)
-            found.append(self.search(model, chosen, part, explore, generator, guide))
+            found.append(self.search(decision.select(rows), {key: value[rows] for key, value in memory.items()}))
         whole = {key: torch.cat([part[key] for part in found]) for key in found[0]}
         return whole | {"age": torch.zeros_like(memory["age"])}
 
     def search_start(self, memory: Memory) -> Memory:
-        """The memory that a search begins with: without the plan before, unless there is a warm start."""
+        """Return the memory that a search begins with: without the plan before, unless there is a warm start."""
         if self.warm_start:
             return memory
         return memory | {"mean": torch.full_like(memory["mean"], self.family.default_mean)}
 
     def current_plan(self, memory: Memory, fallback: Float[Tensor, "N H A"]) -> Float[Tensor, "N H A"]:
-        """The plan that is being followed, for looking at; ``fallback`` in rows that have none yet."""
+        """Return the plan that is being followed, for looking at; ``fallback`` in rows that have none yet."""
         return torch.where((memory["age"] > 0)[:, None, None], memory["plan"], fallback)
 
     def shift_plan(self, memory: Memory) -> Memory:
-        """Drop the first step of what is [N, ..., H, A] and know nothing about a new last one."""
+        """Drop the first step of every plan; nothing is known about its new last one."""
 
-        def moved(value: Tensor) -> Tensor:
-            if value.ndim < 3:
-                return value
-            return torch.cat([value[..., 1:, :], torch.full_like(value[..., :1, :], self.family.default_mean)], dim=-2)
+        def shifted(value: Tensor) -> Tensor:
+            unknown = torch.full_like(value[..., :1, :], self.family.default_mean)
+            return torch.cat([value[..., 1:, :], unknown], dim=-2)
 
-        return {key: moved(value) for key, value in memory.items()}
-
-    def imagined_values(
-        self,
-        model: Any,
-        state: State,
-        actions: Float[Tensor, "M H A"],
-        terminal_value: ValueFunction | None,
-        generator: Generator | None,
-        frozen: bool = False,
-    ) -> Float[Tensor, " M"]:
-        """What sequences of actions are worth from M states, with gradients to the actions if ``frozen``."""
-        imagine = model.imagine_frozen if frozen else model.imagine
-        trajectory = imagine(state, actions, self.plan_horizon, generator)
-        return finite(discounted_return(trajectory, self.gamma, terminal_value))
+        return memory | {key: shifted(memory[key]) for key in self.plan_keys}
 
 
 def finite(values: Float[Tensor, " M"]) -> Float[Tensor, " M"]:
-    """``values`` themselves; ``FloatingPointError`` where one is not finite."""
+    """Return ``values`` themselves; ``FloatingPointError`` where one is not finite."""
     if not values.isfinite().all():
         raise FloatingPointError(
             f"The world model predicts a return that is not finite for {int((~values.isfinite()).sum())} of "

@@ -1,23 +1,22 @@
-"""What planners share that try many action sequences in imagination and keep the best: MPPI, CEM and their kin."""
+"""Shooting: try many action sequences in imagination and keep the best. MPPI and CEM are built from these parts."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
-import torch
 from jaxtyping import Float
-from torch import Generator, Tensor
+from torch import Tensor
 
 from dynamics.base import Memory, State
-from planners.base import ImaginationSize, PlanInfo, from_options
-from planners.learning.returns import ValueFunction
+from planners.base import Decision, ImaginationSize, PlanInfo, from_options
 from planners.search.proposals import CategoricalProposal, GaussianProposal, Proposal
-from planners.search.receding_horizon import Replanner
+from planners.search.receding_horizon import Replanner, finite
 from worldmodels.common.randomness import color_noise, row_noise
 from worldmodels.errors import require
+from worldmodels.trajectory import ValueFunction, imagine_shaped
 
 
 @dataclass(frozen=True)
@@ -63,23 +62,62 @@ class SearchConfig:
 
 
 @dataclass(frozen=True)
+class SearchNoise:
+    """All noise of one search for N rows, standard normal, in one draw a row."""
+
+    candidates: Float[Tensor, "N I S H A"]
+    """For the candidates of each iteration."""
+    pick: Float[Tensor, "N E"]
+    """For choosing among elites."""
+    jitter: Float[Tensor, "N H A"]
+    """For exploring around what is executed."""
+    guide: Float[Tensor, "N K"]
+    """For a guide."""
+
+
+@dataclass(frozen=True)
 class SearchResult:
-    """Where a search has got to, for N rows: the latest candidates, what they are worth, and the best of them."""
+    """The last iteration of a search for N rows."""
 
     candidates: Float[Tensor, "N S H A"]
     values: Float[Tensor, "N S"]
     proposal: Proposal
+    """Refitted to the elites."""
     elites: Float[Tensor, "N E H A"]
     """Best first."""
     weights: Float[Tensor, "N E"]
 
 
-class SamplingPlanner(Replanner):
-    """Propose, imagine, keep the best, propose again; subclasses say how elites count and what is executed.
+@dataclass(frozen=True)
+class GuideProposals:
+    """A guide's answer for one search of N rows."""
 
-    ``act(guide=…)`` takes a :class:`planners.search.guided.Guide`, whose policy takes part in the search and whose
-    value tells what lies beyond the plan; ``terminal_value`` tells it where there is no guide.
+    actions: Float[Tensor, "N P H A"]
+    """Candidates of its own."""
+    values: tuple[ValueFunction | None, ...]
+    """For each iteration the value of a plan's last state; None: plans end without one."""
+
+
+class Guide(Protocol):
+    """What a search may consult beside the model (:class:`planners.search.guided.LearnedGuide`)."""
+
+    def noise_size(self, search: SamplingPlanner) -> int:
+        """Return the standard normal numbers a row that one search takes of a guide."""
+
+    def propose(self, search: SamplingPlanner, decision: Decision, noise: Float[Tensor, "N K"]) -> GuideProposals:
+        """Return candidates and values for one search."""
+
+
+class SamplingPlanner(Replanner):
+    """Executes what a search over sampled action sequences found; subclasses write the search's iterations.
+
+    Args:
+        options: those of :class:`SearchConfig`.
+        terminal_value: the value of a plan's last state, where no guide tells one.
     """
+
+    guide: Guide | None = None
+    """Set once by :class:`planners.search.guided.Guided`."""
 
     def __init__(
         self, action_dim: int, discrete: bool, options: Mapping[str, Any], terminal_value: ValueFunction | None = None
@@ -89,12 +127,15 @@ class SamplingPlanner(Replanner):
             not discrete or 0 < settings.min_prob * action_dim < 1,
             f"min_prob={settings.min_prob} must lie between 0 and 1 / {action_dim}, the number of actions.",
         )
+        family = (
+            CategoricalProposal(action_dim, settings.min_prob)
+            if discrete
+            else GaussianProposal(settings.min_std, settings.max_std)
+        )
         super().__init__(
             action_dim,
             discrete,
-            CategoricalProposal(action_dim, settings.min_prob)
-            if discrete
-            else GaussianProposal(settings.min_std, settings.max_std),
+            family,
             settings.plan_horizon,
             settings.gamma,
             settings.replan_every,
@@ -108,86 +149,71 @@ class SamplingPlanner(Replanner):
         return ImaginationSize(self.settings.num_samples, self.plan_horizon)
 
     @abstractmethod
-    def weigh(self, values: Float[Tensor, "N E"]) -> Float[Tensor, "N E"]:
-        """Weights of the elites, summing to 1 a row, given their values, best first; shifts must not matter."""
+    def run_search(self, decision: Decision, memory: Memory, noise: SearchNoise) -> SearchResult:
+        """Search from ``memory["mean"]``: the algorithm itself, iteration by iteration."""
 
     @abstractmethod
     def choose(self, found: SearchResult, explore: bool, noise: Float[Tensor, "N E"]) -> Float[Tensor, "N H A"]:
         """Pick what to execute: sequences, or where exploring, means to which the proposal's spread is added."""
 
-    def propose(
-        self, i: int, proposal: Proposal, noise: Float[Tensor, "N S H A"], found: SearchResult | None, memory: Memory
-    ) -> Float[Tensor, "N S H A"]:
-        """Candidates of iteration ``i``, as many as the noise or fewer; ``found`` is None in the first one."""
-        return self.family.draw(proposal.mean[:, None], proposal.spread[:, None], noise)
-
     def remember(self, found: SearchResult) -> Memory:
-        """What else the next plan starts from, [N, ..., H, A]; must have the keys of :meth:`initial`."""
+        """Return what else the next plan starts from; it must have the keys of :meth:`initial`."""
         return {}
 
-    def search(
-        self, model: Any, state: State, memory: Memory, explore: bool, generator: Generator | None, guide: Any
-    ) -> Memory:
-        """Search from ``state`` and choose."""
-        found, pick, jitter = self.run_search(model, state, memory, generator, guide)
-        actions = self.choose(found, explore, pick)
-        if explore:
-            actions = self.family.draw(actions, found.proposal.spread, jitter)
+    def search(self, decision: Decision, memory: Memory) -> Memory:
+        """Search, choose, and add noise where exploring."""
+        noise = self.draw_noise(decision)
+        found = self.run_search(decision, memory, noise)
+        actions = self.choose(found, decision.explore, noise.pick)
+        if decision.explore:
+            actions = self.family.draw(actions, found.proposal.spread, noise.jitter)
         return memory | {"mean": found.proposal.mean, "actions": actions, **self.remember(found)}
 
-    def run_search(
-        self, model: Any, state: State, memory: Memory, generator: Generator | None, guide: Any = None
-    ) -> tuple[SearchResult, Tensor, Tensor]:
-        """What a search finds, and the noise [N, E] and [N, H, A] by which of it an action is chosen."""
-        settings, n = self.settings, len(memory["mean"])
-        numbers = guide.noise(self) if guide else 0
-        draws, pick, jitter, spare = self._draw(n, numbers, memory["mean"].device, generator)
-        asked = guide.ask(self, model, state, spare, generator) if guide else None
-        proposal, found, forked, count = self.family.widen(memory["mean"]), None, state, 0
-        for i in range(settings.iterations):
-            noise = draws[:, i] if asked is None else draws[:, i, asked.actions.shape[1] :]
-            candidates = self.propose(i, proposal, noise, found, memory)
-            if asked is not None:
-                candidates = torch.cat([candidates, asked.actions], dim=1)
-            if candidates.shape[1] != count:
-                count = candidates.shape[1]
-                forked = model.dynamics.fork(state, count)
-            terminal_value = asked.value(i, count) if asked is not None else self.terminal_value
-            values = self.imagined_values(model, forked, candidates.flatten(0, 1), terminal_value, generator)
-            values = values.unflatten(0, candidates.shape[:2])
-            best, index = values.topk(min(settings.num_elites, count), dim=1)
-            elites = candidates.gather(1, index[:, :, None, None].expand(-1, -1, *candidates.shape[2:]))
-            weights = self.weigh(best)
-            proposal = proposal.interpolate(self.family.fit(elites, weights), settings.momentum)
-            found = SearchResult(candidates, values, proposal, elites, weights)
-        return found, pick, jitter
+    def evaluate(
+        self,
+        decision: Decision,
+        forked: State,
+        candidates: Float[Tensor, "N S H A"],
+        terminal_value: ValueFunction | None,
+    ) -> Float[Tensor, "N S"]:
+        """Return the imagined discounted return of every candidate; ``forked`` has a row for each."""
+        actions = candidates.flatten(0, 1)
+        imagined = imagine_shaped(decision.model, forked, actions, self.plan_horizon, generator=decision.generator)
+        return finite(imagined.discounted_return(self.gamma, terminal_value)).unflatten(0, candidates.shape[:2])
 
-    @torch.no_grad()
-    def inspect(
-        self, model: Any, state: State, memory: Memory, generator: Generator | None = None, guide: Any = None
-    ) -> PlanInfo:
-        """The plan that is followed, beside the last iteration of a search from the same state."""
-        found, _, _ = self.run_search(model, state, self.search_start(memory), generator, guide)
-        plan = self.current_plan(memory, self.family.mode(found.proposal.mean))
-        return PlanInfo(plan, found.candidates, found.values)
+    def elites(
+        self, candidates: Float[Tensor, "N S H A"], values: Float[Tensor, "N S"]
+    ) -> tuple[Float[Tensor, "N E H A"], Float[Tensor, "N E"]]:
+        """Return the candidates of the highest values, best first, and these values."""
+        best, index = values.topk(min(self.settings.num_elites, values.shape[1]), dim=1)
+        return candidates.gather(1, index[:, :, None, None].expand(-1, -1, *candidates.shape[2:])), best
 
-    def _draw(
-        self, n: int, spare: int, device: torch.device, generator: Generator | None
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """All noise of one plan, in one draw a row.
+    def ask_guide(self, decision: Decision, noise: SearchNoise) -> GuideProposals:
+        """Return the guide's candidates and values; without a guide, none and ``terminal_value``."""
+        if self.guide is not None:
+            return self.guide.propose(self, decision, noise.guide)
+        nothing = noise.jitter[:, None][:, :0]
+        return GuideProposals(nothing, (self.terminal_value,) * self.settings.iterations)
 
-        [N, I, S, H, A] for candidates, [N, E] and [N, H, A] for execution, [N, spare] for a guide.
-        """
-        settings = self.settings
+    def draw_noise(self, decision: Decision) -> SearchNoise:
+        """Draw all noise of one search, so that rows searched together equal rows searched alone."""
+        settings, n = self.settings, len(decision.state.feat)
         plan = (self.plan_horizon, self.action_dim)
         steps = plan[0] * plan[1]
+        spare = 0 if self.guide is None else self.guide.noise_size(self)
         sizes = (settings.iterations * settings.num_samples * steps, settings.num_elites, steps, spare)
-        noise = row_noise(n, (sum(sizes),), device, generator)
-        candidates, pick, jitter, rest = noise.split(sizes, dim=1)
+        noise = row_noise(n, (sum(sizes),), decision.device, decision.generator)
+        candidates, pick, jitter, guide = noise.split(sizes, dim=1)
         shape = (n, settings.iterations, settings.num_samples, *plan)
-        return (
+        return SearchNoise(
             color_noise(candidates.reshape(shape), settings.noise_beta),
             pick,
             color_noise(jitter.reshape(n, *plan), settings.noise_beta),
-            rest,
+            guide,
         )
+
+    def _inspect(self, decision: Decision, memory: Memory) -> PlanInfo:
+        """Return the plan that is followed, beside the last iteration of a search from the same state."""
+        found = self.run_search(decision, self.search_start(memory), self.draw_noise(decision))
+        plan = self.current_plan(memory, self.family.mode(found.proposal.mean))
+        return PlanInfo(plan, found.candidates, found.values)

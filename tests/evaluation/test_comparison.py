@@ -12,9 +12,9 @@ import torch
 from planner_cases import seeded
 from toy_runs import WORDS, script
 
-from planners.base import require_gradients
 from planners.gradient import Gradient
-from worldmodels.data.collect import Agent
+from planners.learning.learner import require_gradients
+from worldmodels.agent import Agent
 from worldmodels.errors import UserError
 from worldmodels.evaluation.comparison import Entry, bounds, open_run_or_reason, over_oracle, with_intervals
 from worldmodels.evaluation.comparison_report import draw, label, table

@@ -11,9 +11,9 @@ from true_models import TrueModel
 
 from dynamics.base import Rollout, State
 from planners.random import Random
+from worldmodels.agent import Agent
 from worldmodels.common.seeds import HELD_OUT, derive_seed
 from worldmodels.config import load_config
-from worldmodels.data.collect import Agent
 from worldmodels.envs.toy import LinearGaussian
 from worldmodels.envs.vector import VectorEnv
 from worldmodels.evaluation.baselines import Constant

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from worldmodels.data.collect import Agent, ModelFreeAgent
+from worldmodels.agent import Agent, ModelFreeAgent
 from worldmodels.envs.vector import VectorEnv
 from worldmodels.errors import UserError
 from worldmodels.evaluation import report, rollout

@@ -344,16 +344,19 @@ class Dreamt(nn.Module):
     def __init__(self, true, starts) -> None:
         super().__init__()
         self.true, self.starts_from, self.dynamics = true, starts, self
-        self.gradient = "exact"
+        self.gradient, self.device = "exact", true.device
+
+    def initial(self, n):
+        return self.true.initial(n)
 
     def starts(self, rollout, last=None):
         return self.starts_from()
 
-    def imagine(self, *args):
-        return self.true.imagine(*args)
+    def imagine(self, *args, **options):
+        return self.true.imagine(*args, **options)
 
-    def imagine_frozen(self, *args):
-        return self.true.imagine_frozen(*args)
+    def imagine_frozen(self, *args, **options):
+        return self.true.imagine_frozen(*args, **options)
 
 
 def taught(planner, true, start, updates, lr):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from model_cases import ACTION, STATE, WITH_GOAL, batch, config, with_reset
+from true_models import TrueModel
 
 from dynamics.base import Rollout
 from planners.cloning import Cloning
@@ -27,7 +28,7 @@ def test_it_learns_the_action_that_followed():
         rows = {"action": torch.zeros(16, 5, ACTION), "is_first": torch.zeros(16, 5, dtype=torch.bool)}
         rows["action"][:, 1:] = feat[:, :-1, :2].tanh()  # led into the row after
         optimizer.zero_grad()
-        planner.loss(None, rollout_of(feat), rows)["clone"].mean().backward()
+        planner.loss(TrueModel(), rollout_of(feat), rows)["clone"].mean().backward()
         optimizer.step()
     feat = torch.randn(100, 3)
     error = planner.policy(feat).mode() - feat[:, :2].tanh()
@@ -37,7 +38,7 @@ def test_it_learns_the_action_that_followed():
 def test_nothing_is_learned_across_a_reset():
     planner = Cloning(3, ACTION, False, POLICY)
     rows = with_reset(batch(observations=STATE))
-    loss = planner.loss(None, rollout_of(torch.randn(2, 5, 3)), rows)["clone"]
+    loss = planner.loss(TrueModel(), rollout_of(torch.randn(2, 5, 3)), rows)["clone"]
     assert loss.shape == (2, 4)
     assert torch.equal(loss == 0, rows["is_first"][:, 1:])
 

@@ -10,6 +10,7 @@ from model_cases import ACTION, STATE, WITH_GOAL, batch, config, model, with_res
 from planner_cases import seeded
 
 from dynamics.base import FeatureSpec, State
+from planners.base import Decision
 from planners.diffusion.conditioning import OptimalityLabel, ReturnLabel, Window
 from planners.diffusion.denoisers import TemporalUNet, TrajectoryTransformer
 from planners.diffusion.guidance import GuidedPlans
@@ -439,7 +440,7 @@ def test_the_rest_of_a_plan_is_partly_renoised_and_takes_part_again():
     inner = made.learner.trajectories.sample
     made.learner.trajectories.sample = lambda *args, **kw: begun.append(args[6:8]) or inner(*args, **kw)
     memory = made.shift_plan(memory)
-    sampled, _ = made.sampled(world, state, memory, seeded())
+    sampled, _ = made.sample_plans(Decision(world, state, False, seeded()), memory)
     assert [begin is None for begin, _ in begun] == [True, False]
     begin, share = begun[1]
     assert share == made.acting.share
@@ -447,7 +448,7 @@ def test_the_rest_of_a_plan_is_partly_renoised_and_takes_part_again():
     assert torch.equal(begin, rest.repeat_interleave(3, dim=0))
     assert sampled.values.shape == (2, 4)
     memory["planned"][0] = False
-    sampled, _ = made.sampled(world, state, memory, seeded())
+    sampled, _ = made.sample_plans(Decision(world, state, False, seeded()), memory)
     assert torch.isinf(sampled.values[0, 1:]).all()
     assert sampled.values[1].isfinite().all()
 
@@ -461,7 +462,7 @@ def test_weights_given_go_before_their_own():
     assert made.terms({"reward": 0.0}) == {}
     state, memory = randomise_state(world, 2), made.initial(2)
     plans = [
-        made.sampled(world, state, memory, seeded(), weights=weights)[0].actions
+        made.sample_plans(Decision(world, state, False, seeded()), memory, weights=weights)[0].actions
         for weights in (None, {"return": 1.3, "reward": 0.2}, {"return": 4.0}, {"reward": 4.0})
     ]
     assert torch.equal(plans[0], plans[1])
@@ -634,7 +635,7 @@ def test_the_world_model_chooses_among_candidates():
     world.dynamics.sample = False
     state = randomise_state(world, 2)
     memory = made.initial(2)
-    sampled, _ = made.sampled(world, state, memory, seeded())
+    sampled, _ = made.sample_plans(Decision(world, state, False, seeded()), memory)
     forked = world.dynamics.fork(state, 5)
     imagined = world.imagine(forked, sampled.actions.flatten(0, 1), L)
     gammas = 0.99 ** torch.arange(L)
@@ -822,7 +823,7 @@ def test_actions_can_be_asked_to_reach_a_goal():
     near, far = (State(feat + move * (torch.arange(feat.shape[1]) >= feat.shape[1] - goal_dim), state.memory)
                  for move in (0.0, 1.0))  # fmt: skip
     one, other, weaker = (
-        made.sampled(world, at, made.initial(2), seeded(), weights=weights)[0].actions
+        made.sample_plans(Decision(world, at, False, seeded()), made.initial(2), weights=weights)[0].actions
         for at, weights in ((near, None), (far, None), (far, {"goal": 0.0}))
     )
     assert not torch.allclose(one, other)

@@ -6,10 +6,11 @@ import pytest
 import torch
 from model_cases import ACTION, STATE, WITH_GOAL, batch, config, model, with_reset
 from planner_cases import seeded
+from true_models import TrueModel
 
 from dynamics.base import FeatureSpec, State
 from planners.diffusion.conditioning import Window
-from planners.diffusion.plan_scoring import ImaginedReturn, ScoredPlans, StepConsistency
+from planners.diffusion.plan_scoring import ImaginedReturn, PlanBatch, StepConsistency
 from worldmodels.errors import UserError
 from worldmodels.factory import build_model, build_planner
 from worldmodels.testing.sequences import randomize
@@ -18,10 +19,11 @@ L, STEP = 12, 0.5
 TARGET = torch.tensor([2.0, 0.0])
 
 
-class Plane:
+class Plane(TrueModel):
     """Points in a plane, moved by actions; the reward is for being within 0.3 of (2, 0), shown as a goal or not."""
 
     def __init__(self, goal_dim, reads_arrival=True):
+        super().__init__()
         self.goal_dim, self.reads_arrival = goal_dim, reads_arrival
         self.heads = {"reward": self.reward, "cont": lambda feat, action: torch.ones(action.shape[:2])}
         self.gamma, self.forward_model = 0.9, True
@@ -61,7 +63,7 @@ def judged(*plans, goals=True, arrival=True):
         latents[0, torch.arange(len(plans)), ends[0]] = TARGET  # given
         feat = torch.cat([feat, TARGET[None]], dim=-1)
     plane = Plane(2 if goals else 0, arrival)
-    return StepConsistency().values(plane, plane, ScoredPlans(State(feat, {}), latents, actions, ends), None)[0]
+    return StepConsistency().values(plane, plane, PlanBatch(State(feat, {}), latents, actions, ends), None)[0]
 
 
 def test_the_soonest_plan_to_a_goal_without_a_jump_is_the_best():
@@ -161,10 +163,10 @@ def test_imagined_plans_lose_what_their_actions_do_not_lead_to():
     imagined = world.imagine(world.dynamics.fork(state, 3), actions.flatten(0, 1), 4, seeded())
     latents = imagined.feat[:, :-1].unflatten(0, (2, 3)).detach()
     ends = torch.full((2, 3), 3)
-    true = ImaginedReturn(2.0).values(world, learner, ScoredPlans(state, latents, actions, ends), seeded())
+    true = ImaginedReturn(2.0).values(world, learner, PlanBatch(state, latents, actions, ends), seeded())
     off = latents.clone()
     off[:, 1, 2] += 3 * learner.trajectories.latent_std()
-    lost = true - ImaginedReturn(2.0).values(world, learner, ScoredPlans(state, off, actions, ends), seeded())
+    lost = true - ImaginedReturn(2.0).values(world, learner, PlanBatch(state, off, actions, ends), seeded())
     torch.testing.assert_close(lost, torch.tensor([[0.0, 2 * 9 / 3, 0.0]] * 2), atol=1e-3, rtol=1e-3)
 
 

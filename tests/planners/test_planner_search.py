@@ -9,7 +9,6 @@ from planner_cases import PLANNERS, both_spaces, build, flags, none, searching, 
 from planner_cases import replanning as each_replanner
 from true_models import Chain, LinearGaussian
 
-from planners.learning.returns import discounted_return
 from planners.search import receding_horizon
 from planners.search.proposals import Proposal
 
@@ -55,7 +54,7 @@ def test_warm_start_moves_up_by_the_steps_executed(name, discrete, replan_every)
         spread=0.0,
     )
     if PLANNERS[name] == "guided":
-        planner.guide = replace(planner.guide, policy_samples=0)
+        planner.search.guide = replace(planner.search.guide, policy_samples=0)
     _, memory = planner.act(model, state, planner.initial(5), none(5), False, seeded())
     length = planner.imagination_size.steps
     ramp = torch.linspace(-0.9, 0.9, length)[None, :, None].expand(5, -1, model.action_dim)
@@ -83,7 +82,7 @@ def test_cem_tries_its_best_again_moved_up_but_not_after_a_reset(fraction):
     kept = int(4 * fraction)
     _, memory = planner.act(model, state, planner.initial(5), none(5), False, seeded())
     last = model.asked[-1].reshape(5, -1, 12, 2)
-    values = discounted_return(model_imagine(model, state, last), 0.99).reshape(5, -1)
+    values = model_imagine(model, state, last).discounted_return(0.99).reshape(5, -1)
     best = values.topk(kept, dim=1).indices
     model.asked.clear()
     planner.act(model, state, memory, flags(0, 1, 0, 0, 0), False, seeded())
@@ -205,7 +204,7 @@ def test_cem_tries_fewer_each_time_its_best_again_and_its_mean_last():
     assert tried[0][:, :, :-1].abs().sum(dim=(2, 3)).min() > 0
 
     def best(candidates, count):
-        values = discounted_return(model_imagine(model, state, candidates), 0.99).reshape(5, -1)
+        values = model_imagine(model, state, candidates).discounted_return(0.99).reshape(5, -1)
         return torch.stack([candidates[n, values[n].topk(count).indices] for n in range(5)])
 
     for earlier, later in pairwise(tried):

@@ -6,7 +6,6 @@ from planner_cases import GUIDED, SEARCHING, both_spaces, build, guided, none, p
 from true_models import Chain, LinearGaussian
 
 from dynamics.base import State
-from planners.learning.returns import discounted_return
 from worldmodels.trajectory import Trajectory
 
 
@@ -71,17 +70,17 @@ def test_returns_are_exact_on_the_chain(discrete):
         trajectory = model.imagine(model.at(3, 0, 1, 4), model.actions(moves), 5)
     crumbs = sum(model.crumb * gamma**t for t in range(5))
     expected = torch.tensor([gamma**2, 0.0, crumbs, gamma**2])
-    torch.testing.assert_close(discounted_return(trajectory, gamma), expected)
+    torch.testing.assert_close(trajectory.discounted_return(gamma), expected)
     # Beyond the goal there is nothing to bootstrap from; elsewhere the value counts from the last cell.
     ends = torch.tensor([0.0, gamma**5 * gamma**0, gamma**5 * gamma**5, 0.0])
-    torch.testing.assert_close(discounted_return(trajectory, gamma, model.value(gamma)), expected + ends)
+    torch.testing.assert_close(trajectory.discounted_return(gamma, model.value(gamma)), expected + ends)
 
 
 def test_a_likely_end_discounts_what_follows():
     trajectory = Trajectory(
         torch.zeros(1, 4, 2), torch.zeros(1, 3, 1), torch.tensor([[1.0, 2.0, 4.0]]), torch.tensor([[0.5, 0.25, 0.5]])
     )
-    value = discounted_return(trajectory, 0.5, lambda feat: torch.tensor([64.0]))
+    value = trajectory.discounted_return(0.5, lambda feat: torch.tensor([64.0]))
     torch.testing.assert_close(value, torch.tensor([1 + 0.5 * 0.5 * 2 + 0.25 * 0.125 * 4 + 0.125 * 0.0625 * 64]))
 
 
@@ -125,7 +124,7 @@ def test_the_true_model_gives_the_optimum(name, noise_beta):
     assert best.abs().max() < 1
     action, memory = planner.act(model, state, planner.initial(5), none(5), False, seeded())
     with torch.no_grad():
-        top, reached = (discounted_return(model.imagine(state, plan, 12), 0.99) for plan in (best, memory["actions"]))
+        top, reached = (model.imagine(state, plan, 12).discounted_return(0.99) for plan in (best, memory["actions"]))
     assert ((top - reached) / top.abs()).min() > -1e-5
     assert (top - reached).mean() / top.mean().abs() < 0.02
     assert (action - best[:, 0]).abs().mean() < 0.15

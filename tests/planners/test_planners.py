@@ -8,7 +8,7 @@ from hydra.utils import get_class
 from omegaconf import OmegaConf
 from places import python_in
 from planner_cases import (
-    CONFIGS,
+    PLANNER_CONFIGS,
     PLANNERS,
     both_spaces,
     build,
@@ -23,7 +23,6 @@ from planner_cases import (
 from true_models import LinearGaussian
 
 from dynamics.base import State
-from planners.learning.returns import discounted_return
 from worldmodels.common.randomness import color_noise
 from worldmodels.errors import UserError
 from worldmodels.factory import build_planner
@@ -32,7 +31,7 @@ from worldmodels.testing.sequences import randomize
 
 def test_the_documented_planner_finds_the_optimum():
     found = {}
-    exec(python_in("planners.md", "class Ranked(SamplingPlanner)"), found)  # what a reader would run
+    exec(python_in("planners.md", "class Ranked(MPPI)"), found)  # what a reader would run
     config = {
         key: value for key, value in options("mppi").items() if key not in ("_target_", "temperature", "relative")
     }
@@ -42,14 +41,14 @@ def test_the_documented_planner_finds_the_optimum():
     best = model.best_plan(state.feat, 12, 0.99)
     with torch.no_grad():
         top, reached, nothing = (
-            discounted_return(model.imagine(state, plan, 12), 0.99)
+            model.imagine(state, plan, 12).discounted_return(0.99)
             for plan in (best, memory["actions"], torch.zeros_like(best))
         )
     assert ((top - reached) / (top - nothing)).max() < 0.05
 
 
 def test_every_config_has_a_row():
-    assert {path.stem for path in CONFIGS.glob("*.yaml")} == set(PLANNERS)
+    assert {path.stem for path in PLANNER_CONFIGS.glob("*.yaml")} == set(PLANNERS)
 
 
 @every

@@ -8,7 +8,7 @@ import pytest
 import torch
 from model_cases import ACTION, STATE, batch, config, model, with_reset
 from planner_cases import build, learning, none, replanning, seeded, world
-from true_models import Chain, LinearGaussian
+from true_models import Chain, LinearGaussian, TrueModel
 
 from dynamics.base import FeatureSpec, Rollout, State
 from planners.tdmpc import QEnsemble, TDLearner
@@ -47,7 +47,7 @@ def test_doubling_the_batch_leaves_the_mean_losses(monkeypatch):
     means = []
     for times in (1, 2):
         more = {key: torch.cat([value] * times) for key, value in rows.items()}
-        found = planner.loss(None, rollout_of(torch.cat([feat] * times)), more)
+        found = planner.loss(TrueModel(), rollout_of(torch.cat([feat] * times)), more)
         means.append(torch.stack([loss.mean() for loss in found.values()]))
     assert means[0].abs().min() > 1e-3
     torch.testing.assert_close(means[0], means[1], atol=1e-4, rtol=1e-4)
@@ -132,7 +132,7 @@ def test_targets_are_grounded_and_know_ends_and_resets():
     planner.actor.min_std = planner.actor.max_std = 1e-6
     rows = batch()
     feat, post, weight = torch.randn(2, 5, 6), torch.randn(2, 5, 6), torch.rand(2, 5)
-    loss = planner.loss(None, rollout_of(feat, post, weight), rows)["q"]
+    loss = planner.loss(TrueModel(), rollout_of(feat, post, weight), rows)["q"]
     assert loss.shape == (2, 4)
     assert loss[0, 2] == 0  # into an episode's first frame
     for b, t in ((0, 1), (1, 0), (0, 3)):
@@ -151,7 +151,7 @@ def test_a_time_limit_bootstraps():
     rows = {**batch(), "is_first": torch.zeros(2, 5, dtype=torch.bool)}
     cut = {**rows, "is_last": torch.ones(2, 5, dtype=torch.bool)}
     feat = rollout_of(torch.randn(2, 5, 6))
-    plain, limited = (planner.loss(None, feat, data)["q"] for data in (rows, cut))
+    plain, limited = (planner.loss(TrueModel(), feat, data)["q"] for data in (rows, cut))
     torch.testing.assert_close(plain, limited, atol=1e-2, rtol=1e-3)
 
 
@@ -159,7 +159,7 @@ def test_gradients_reach_what_they_should():
     planner = randomize(learner())
     feat = torch.randn(2, 5, 6).requires_grad_()
     post = torch.randn(2, 5, 6).requires_grad_()
-    found = planner.loss(None, rollout_of(feat, post), batch())
+    found = planner.loss(TrueModel(), rollout_of(feat, post), batch())
     found["q"].sum().backward(retain_graph=True)
     assert feat.grad.abs().sum() > 0
     assert post.grad is None
@@ -256,7 +256,7 @@ def test_the_plan_is_kept_for_looking_at(name):
 def test_the_policys_candidates_take_part_in_every_iteration(name):
     true = LinearGaussian()
     planner = build(name, true, decay=1.0)
-    planner.guide = type(planner.guide)(planner.learner, 5, True)
+    planner.search.guide = type(planner.search.guide)(planner.learner, 5, True)
     planner.learner.policy = Pushed
     planner.act(true, true.start(3), planner.initial(3), none(3), False, seeded())
     assert len(true.asked) == 4
@@ -271,8 +271,14 @@ class Pushed:
     def __init__(self, feat):
         self.feat = feat
 
-    def choose(self, noise):
+    def draw(self, noise):
         return torch.full((*self.feat.shape[:-1], 2), 0.77)
+
+    def action(self, raw):
+        return raw
+
+    def choose(self, noise):
+        return self.action(self.draw(noise))
 
 
 @pytest.mark.parametrize("name", ["mppi_actor_critic", "cem_actor_critic", "tdmpc"])
@@ -280,7 +286,7 @@ def test_the_learners_value_sees_beyond_the_plan(name):
     true = Chain(goal=40, crumb=0.0)
     for seen in (True, False):
         planner = build(name, true, plan_horizon=5, gamma=0.9)
-        planner.guide = type(planner.guide)(planner.learner, 0, seen)
+        planner.search.guide = type(planner.search.guide)(planner.learner, 0, seen)
         planner.learner.value = lambda feat, noise: true.value(0.9)(feat.flatten(0, 1)).unflatten(0, feat.shape[:2])
         start = true.at(3, 30, 10)
         _, memory = planner.act(true, start, planner.initial(3), none(3), False, seeded())
@@ -346,7 +352,7 @@ def test_it_learns_the_linear_gaussian_world_from_transitions():
             "is_terminal": no,
             "is_first": no,
         }
-        found = planner.loss(None, rollout_of(torch.stack([feat, after], 1)), rows)
+        found = planner.loss(TrueModel(), rollout_of(torch.stack([feat, after], 1)), rows)
         (found["q"].mean() + found["policy"].mean()).backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -396,7 +402,7 @@ def test_it_learns_the_values_of_the_chain_and_that_nothing_follows_its_end(disc
             "is_terminal": torch.stack([no[:, 0], cont < 0.5], 1),
             "is_first": no,
         }
-        found = planner.loss(None, rollout_of(torch.stack([cells, after], 1)), rows)
+        found = planner.loss(TrueModel(), rollout_of(torch.stack([cells, after], 1)), rows)
         (found["q"].mean() + found["policy"].mean()).backward()
         optimizer.step()
         optimizer.zero_grad()

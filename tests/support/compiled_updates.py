@@ -1,4 +1,4 @@
-"""Compiles a tiny world model with the backbone that is named, and prints, as JSON, how it differs from eager.
+"""Compiles a tiny world model with the named backbone and compiler, and prints, as JSON, how it differs from eager.
 
 Run by test_precision as a process.
 
@@ -143,6 +143,7 @@ def many_steps(name: str) -> None:
 
 if __name__ == "__main__":
     logging.disable(logging.WARNING)
+    torch.compile = partial(torch.compile, backend=sys.argv[2])  # what the code itself compiles with
     torch._dynamo.config.error_on_recompile = True
     one_graph(sys.argv[1])
     many_steps(sys.argv[1])

@@ -13,7 +13,7 @@ from true_models import Chain, LinearGaussian, WithGoal
 from worldmodels.config import load_config
 from worldmodels.factory import build_planner
 
-GROUP = CONFIGS / "planner"
+PLANNER_CONFIGS = CONFIGS / "planner"
 
 # One row a planner: what it does, of which tests follow.
 #   blind     looks at nothing

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor
 
-from dynamics.base import FeatureSpec, State
+from dynamics.base import FeatureSpec, State, stack_memories
 from dynamics.goal import split_goal
-from worldmodels.trajectory import Trajectory
+from worldmodels.trajectory import Trajectory, as_policy
 
 
 class TrueModel:
@@ -19,11 +19,13 @@ class TrueModel:
     goal_dim: int = 0
     action_dim: int
     discrete: bool
+    device = torch.device("cpu")
 
     def __init__(self) -> None:
         self.dynamics = SimpleNamespace(
             fork=self._fork, select=lambda state, rows: state.map(lambda x: x[rows]), gradient="exact"
         )
+        self.heads: dict = {}
         self.asked: list[Tensor] = []
         self.forks: list[int] = []
 
@@ -35,25 +37,36 @@ class TrueModel:
         self.forks.append(n)
         return state.map(lambda x: x.repeat_interleave(n, dim=0))
 
+    def decode(self, feat: Tensor) -> dict[str, Tensor]:
+        return {}
+
+    def initial(self, n: int) -> State:
+        return State(torch.zeros(n, self.feat_dim), {})
+
     def step(self, feat: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         raise NotImplementedError
 
-    def imagine(self, state: State, policy, imag_horizon: int, generator=None) -> Trajectory:
+    def imagine(self, state: State, policy, imag_horizon: int, generator=None, noise=None) -> Trajectory:
         assert not torch.is_grad_enabled()
-        return self.imagine_frozen(state, policy, imag_horizon, generator)
+        return self.imagine_frozen(state, policy, imag_horizon, generator, noise)
 
-    def imagine_frozen(self, state: State, policy, imag_horizon: int, generator=None) -> Trajectory:
+    def imagine_frozen(self, state: State, policy, imag_horizon: int, generator=None, noise=None) -> Trajectory:
         if isinstance(policy, Tensor):
             assert policy.shape == (len(state.feat), imag_horizon, self.action_dim)
             self.asked.append(policy.detach().clone())
-        feats, actions, rewards, conts = [state.feat], [], [], []
+        feats, actions, rewards, conts, carries = [state.feat], [], [], [], []
+        policy, noise = as_policy(policy, noise)
+        carry = policy.initial(len(state.feat))
         for t in range(imag_horizon):
-            actions.append(policy[:, t] if isinstance(policy, Tensor) else policy(feats[-1]))
+            action, carry = policy(State(feats[-1], {}), carry, None if noise is None else noise[:, t])
+            actions.append(action)
+            carries.append(carry)
             feat, reward, cont = self.step(feats[-1], actions[-1])
             feats.append(feat)
             rewards.append(reward)
             conts.append(cont)
-        return Trajectory(*(torch.stack(x, 1) for x in (feats, actions, rewards, conts)))
+        imagined = (torch.stack(x, 1) for x in (feats, actions, rewards, conts))
+        return Trajectory(*imagined, carry=stack_memories(carries))
 
 
 class LinearGaussian(TrueModel):

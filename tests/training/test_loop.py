@@ -147,10 +147,10 @@ class Tally(Planner):
     def initial(self, n):
         return self.planner.initial(n)
 
-    def act(self, model, state, memory, reset, explore, generator=None):
+    def _act(self, decision, memory):
         self.asked += 1
         self.memories.append(set(memory))
-        return self.planner.act(model, state, memory, reset, explore, generator)
+        return self.planner._act(decision, memory)
 
 
 def test_updates_follow_decisions_without_debt_when_the_prefill_ends(tmp_path):

@@ -37,7 +37,7 @@ class Learner(Planner):
     def initial(self, n):
         return {}
 
-    def act(self, model, state, memory, reset, explore, generator=None):
+    def _act(self, decision, memory):
         raise NotImplementedError
 
     def loss(self, model, rollout, batch):

@@ -18,7 +18,6 @@ from places import SUPPORT
 from planner_cases import PLANNERS
 
 from dynamics.gru import GRU
-from planners.learning.returns import discounted_return
 from worldmodels.common.precision import context, lightning_precision
 from worldmodels.errors import UserError
 from worldmodels.trajectory import Trajectory
@@ -47,7 +46,7 @@ def test_losses_and_decoded_values_are_fp32_under_autocast():
         losses, rollout = world.losses(rows, world.initial(2))
         decoded = world.decode(rollout.feat)
         trajectory = world.imagine(world.dynamics.starts(rollout), torch.zeros(10, 3, ACTION), 3)
-        value = discounted_return(trajectory, 0.997)
+        value = trajectory.discounted_return(0.997)
     carried = [
         *(x for x in rollout.memory.values() if x.is_floating_point()),
         rollout.feat,
@@ -90,7 +89,7 @@ def test_discounts_are_not_rounded(dtype):
     """Whatever a model computes in; 0.99609375 is exact in bf16, its powers and 0.997 are not."""
     n, h, going_on = 1, 300, 0.99609375
     reward, cont = torch.ones(n, h, dtype=dtype), torch.full((n, h), going_on, dtype=dtype)
-    value = discounted_return(Trajectory(torch.zeros(n, h + 1, 1), torch.zeros(n, h, 1), reward, cont), 0.997)
+    value = Trajectory(torch.zeros(n, h + 1, 1), torch.zeros(n, h, 1), reward, cont).discounted_return(0.997)
     assert value.dtype == torch.float32
     ratio = 0.997 * going_on
     assert value.item() == pytest.approx((1 - ratio**h) / (1 - ratio), rel=1e-5)
@@ -100,12 +99,12 @@ def test_discounts_are_not_rounded(dtype):
 
 
 @cache
-def compiled(name: str, script: str = "compiled_updates.py") -> dict:
+def compiled(name: str, script: str = "compiled_updates.py", backend: str = "inductor") -> dict:
     """What the script found: it raises where the model is not one graph for every pattern of resets."""
     script = SUPPORT / script
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
-        [sys.executable, script, name],
+        [sys.executable, script, name, backend],
         capture_output=True,
         text=True,
         timeout=600,
@@ -116,9 +115,18 @@ def compiled(name: str, script: str = "compiled_updates.py") -> dict:
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize("name", BACKBONES)
-def test_compiled_updates_are_the_eager_ones(name):
-    updates = compiled(name)["updates"]
+COMPILERS = [
+    pytest.param(name, backend, marks=[pytest.mark.slow] if backend == "inductor" and name != "rssm" else [])
+    for name in BACKBONES
+    for backend in ("inductor", "aot_eager")
+    if (name, backend) != ("rssm", "aot_eager")
+]
+"""The compiler itself for one backbone, for the others what it is handed; all of them with ``--all``."""
+
+
+@pytest.mark.parametrize(("name", "backend"), COMPILERS)
+def test_compiled_updates_are_the_eager_ones(name, backend):
+    updates = compiled(name, backend=backend)["updates"]
     assert len(updates["eager"]) == 3
     assert updates["same_parameters"]
     assert len(set(updates["eager"])) == 3

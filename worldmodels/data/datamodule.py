@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from planners.base import Planner
+from worldmodels.agent import Agent
 from worldmodels.common.timing import Stopwatch
-from worldmodels.data.collect import Agent, Collector, Episode
+from worldmodels.data.collect import Collector, Episode
 from worldmodels.data.replay import Replay
 
 

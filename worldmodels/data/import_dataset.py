@@ -15,8 +15,8 @@ from tqdm import tqdm
 from worldmodels.common.batch import ROW_FLAGS
 from worldmodels.common.columns import GOAL_PREFIX
 from worldmodels.data.card import write_card
-from worldmodels.data.readers import read
-from worldmodels.data.readers.base import SKILL, Recording, resized
+from worldmodels.data.readers import READERS, read
+from worldmodels.data.readers.base import SKILL, Reader, Recording, resized
 from worldmodels.data.readers.own import own_folder
 from worldmodels.data.replay import Replay
 from worldmodels.data.storage import Spec
@@ -34,20 +34,21 @@ def open_dataset(
     seed: int,
     action_repeat: int = 1,
     shown: Mapping[str, np.ndarray] | None = None,
+    readers: Sequence[Reader] = READERS,
 ) -> Replay:
     """The dataset ``name``, or several as one, with the columns of ``spec`` in it.
 
     A folder that ``scripts/collect.py`` or a training wrote is read where it is; anything else is copied into a replay
     in ``folder``, where it is found again when a training is resumed, with a card of what it holds. Of several, the
     column ``skill`` tells which one a row is from, unless they have such a column themselves. ``shown`` is what every
-    row of a copy shows where files lack it: the goal that ``env.goal`` names.
+    row of a copy shows where files lack it: the goal that ``env.goal`` names. ``readers`` are the known formats.
 
     Raises:
         UserError: it does not exist, is of no known layout, or lacks a column or has it in another shape.
     """
     own = replay_folder(name, folder)
     if not (own / "replay.json").exists():
-        copy_into(own, name, spec, limit_gib, action_repeat, shown or {})
+        copy_into(own, name, spec, limit_gib, action_repeat, shown or {}, readers)
     replay = Replay.open(own, cross_resets, seed)
     if not replay.layout.spec.keys() >= (shown or {}).keys():
         raise UserError(
@@ -71,15 +72,17 @@ def copy_into(
     limit_gib: int | float,
     action_repeat: int,
     shown: Mapping[str, np.ndarray],
+    readers: Sequence[Reader],
 ) -> None:
     """Write every episode of datasets into a replay of one environment, one episode in memory at a time."""
-    counted = [(len(episode.action), episode.skill is not None) for episode in episodes(name)]
+    counted = [(len(episode.action), episode.skill is not None) for episode in episodes(name, readers)]
     if not counted:
         raise UserError(f"data={name} holds no episode.")
     if all(skilled for _, skilled in counted):
         spec = {**spec, SKILL: ((), torch.int64)}
     replay = Replay(folder, spec, 1, sum(length for length, _ in counted), limit_gib)
-    for episode in tqdm(episodes(name), f"copying data={name}", len(counted), unit="episode", file=sys.stdout):
+    copied = tqdm(episodes(name, readers), f"copying data={name}", len(counted), unit="episode", file=sys.stdout)
+    for episode in copied:
         for row in rows_of(episode, spec, shown):
             replay.extend(row)
     frames = action_repeat * sum(length - 1 for length, _ in counted)
@@ -87,13 +90,13 @@ def copy_into(
     log.info("data=%s: %d episodes, %d rows, as %s says", name, card["episodes"], card["rows"], folder / "card.md")
 
 
-def episodes(name: str | Sequence[str]) -> Iterator[Recording]:
+def episodes(name: str | Sequence[str], readers: Sequence[Reader]) -> Iterator[Recording]:
     """Of one dataset, or of several, whose number is then the skill of episodes that tell none."""
     if isinstance(name, str):
-        yield from read(name)
+        yield from read(name, readers)
         return
     for number, one in enumerate(name):
-        for episode in read(one):
+        for episode in read(one, readers):
             skill = np.full(len(episode.action), number) if episode.skill is None else episode.skill
             yield replace(episode, skill=skill)
 

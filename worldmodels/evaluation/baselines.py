@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable
-from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
-from torch import Generator, Tensor
+from jaxtyping import Float
+from torch import Tensor
 
-from dynamics.base import Memory, State
-from planners.base import Planner
+from dynamics.base import Memory
+from planners.base import Decision, Planner
 from planners.random import Random
 from worldmodels.evaluation.rollout import play_baseline
 from worldmodels.factory import build_planner
@@ -29,17 +28,9 @@ class Constant(Planner):
         """Nothing to remember."""
         return {}
 
-    def act(
-        self,
-        model: Any,
-        state: State,
-        memory: Memory,
-        reset: Bool[Tensor, " N"],
-        explore: bool,
-        generator: Generator | None = None,
-    ) -> tuple[Float[Tensor, "N A"], Memory]:
+    def _act(self, decision: Decision, memory: Memory) -> tuple[Float[Tensor, "N A"], Memory]:
         """The constant, whatever the state."""
-        return torch.full((len(reset), self.action_dim), self.value), memory
+        return torch.full((len(decision.state.feat), self.action_dim), self.value), memory
 
 
 def baseline_policies(run: Run) -> dict[str, Callable[[int, bool], Planner]]:

@@ -11,20 +11,19 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from dynamics.base import State
-from planners.learning.returns import discounted_return
 from planners.random import Random
+from worldmodels.agent import Agent
 from worldmodels.common.batch import split_context
 from worldmodels.common.frames import last_frame, pixels_to_float
 from worldmodels.common.randomness import color_noise, own_randomness, row_noise
 from worldmodels.common.seeds import HELD_OUT, derive_seed
-from worldmodels.data.collect import Agent
 from worldmodels.envs.vector import VectorEnv
 from worldmodels.evaluation.oracle import Oracle, OracleAgent, Simulators
 from worldmodels.evaluation.report import play_held_out, windows
 from worldmodels.evaluation.rollout import EpisodeBatch, record_baseline
 from worldmodels.factory import build_planner
-from worldmodels.model import Model
 from worldmodels.runs.loading import Run
+from worldmodels.trajectory import Model
 
 ROWS, STOPS, APART = 4, 4, 20
 """States from which sequences are ranked: episodes, states of each, and the decisions between these."""
@@ -140,9 +139,8 @@ def returns(
 ) -> Float[Tensor, "N S"]:
     """Undiscounted returns of sequences from N states."""
     forked = model.dynamics.fork(state, SEQUENCES)
-    return discounted_return(model.imagine(forked, tried.flatten(0, 1), tried.shape[2], generator), 1.0).unflatten(
-        0, tried.shape[:2]
-    )
+    imagined = model.imagine(forked, tried.flatten(0, 1), tried.shape[2], generator)
+    return imagined.discounted_return(1.0).unflatten(0, tried.shape[:2])
 
 
 def correlate(guess: Float[Tensor, "N S"], actual: Float[Tensor, "N S"]) -> list[float]:

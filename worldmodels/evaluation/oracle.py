@@ -16,13 +16,12 @@ from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
 from dynamics.base import Dynamics, Rollout, State
-from worldmodels.data.collect import Agent
+from worldmodels.agent import Agent
 from worldmodels.envs import describe, make
 from worldmodels.envs.stream import enter_worker
 from worldmodels.envs.vector import VectorEnv, array_state, plain_config
 from worldmodels.errors import UserError
-from worldmodels.model import ActionSource
-from worldmodels.trajectory import Trajectory
+from worldmodels.trajectory import ActionSource, Trajectory
 
 SNAPSHOT = "snapshot"
 """The memory of a state: a simulator's snapshot as bytes, behind their number in eight."""
@@ -162,7 +161,12 @@ class Oracle:
         return self.dynamics.initial(n)
 
     def imagine(
-        self, state: State, policy: ActionSource, imag_horizon: int, generator: Generator | None = None
+        self,
+        state: State,
+        policy: ActionSource,
+        imag_horizon: int,
+        generator: Generator | None = None,
+        noise: Tensor | None = None,
     ) -> Trajectory:
         """Play actions [N, H, A] in the simulator."""
         if not isinstance(policy, Tensor):

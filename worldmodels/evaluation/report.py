@@ -25,10 +25,9 @@ from worldmodels.data.replay import Replay
 from worldmodels.errors import UserError
 from worldmodels.evaluation.baselines import baselines
 from worldmodels.evaluation.rollout import EPISODES_AT_ONCE, EpisodeBatch, evaluate, evaluate_oracle, table
-from worldmodels.factory import build_model, build_planner
+from worldmodels.factory import build_model, build_planner, construct
 from worldmodels.runs.folders import observation_spec
 from worldmodels.runs.loading import Run
-from worldmodels.visualization import diffusion_figures, plan_figures
 from worldmodels.visualization.imagination import OpenLoop, draw_clips, draw_errors, draw_returns, draw_strip, open_loop
 
 log = logging.getLogger(__name__)
@@ -55,8 +54,8 @@ def score(run: Run, episodes: int, seed: int) -> EpisodeBatch:
     write_scores(run, run.path / "evaluation.json", played, seed, beside)
     if "pixels" in played[False].rows:
         write_video(run, played[False])
-    plan_figures.write_plan_figures(run, seed)
-    diffusion_figures.write_diffusion_figures(run, seed)
+    for picture in run.cfg.pictures.values():
+        construct(picture, run=run, seed=seed)
     return played[True]
 
 

@@ -14,8 +14,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from planners.base import Planner
+from worldmodels.agent import Agent, ModelFreeAgent, StateAgent, require_same_spaces
 from worldmodels.common.seeds import HELD_OUT, derive_seed
-from worldmodels.data.collect import Agent, ModelFreeAgent, StateAgent, require_same_spaces
 from worldmodels.envs.vector import VectorEnv
 from worldmodels.errors import UserError
 from worldmodels.evaluation.oracle import Oracle, OracleAgent, Simulators

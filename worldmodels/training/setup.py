@@ -15,11 +15,12 @@ import torch
 from omegaconf import DictConfig
 
 from planners.search.memory import require_memory
+from worldmodels.agent import Agent
 from worldmodels.cli import CtrlC
 from worldmodels.common import precision
 from worldmodels.common.columns import GOAL_PREFIX
 from worldmodels.common.timing import Stopwatch
-from worldmodels.data.collect import Agent, Collector, row_spec
+from worldmodels.data.collect import Collector, row_spec
 from worldmodels.data.datamodule import OfflineDataset, OnlineData, OnlineDataset, UpdateSchedule
 from worldmodels.data.import_dataset import open_dataset
 from worldmodels.data.replay import Replay
@@ -250,7 +251,9 @@ def build_offline(
     require_same_world(data.dataset, cfg.env)
     repeat = cfg.env.get("action_repeat", 1)
     where = (folder / "replay", data.limit_gib, data.cross_resets, cfg.seed, repeat)
-    replay = open_dataset(data.dataset, row_spec(envs), *where, shown_goal(envs) if cfg.env.get("goal") else None)
+    readers = [construct(reader) for reader in cfg.readers.values()]
+    shown = shown_goal(envs) if cfg.env.get("goal") else None
+    replay = open_dataset(data.dataset, row_spec(envs), *where, shown, readers)
     log.info("data=%s: %s", data.dataset, replay.describe())
     longest, rows = max(replay.episode_lengths(), default=0), data.length + module.prefix
     needed = module.planner.min_window if data.cross_resets else max(rows, module.planner.min_window)

@@ -15,12 +15,14 @@ from torch import Tensor
 
 from dynamics.base import Memory, State
 from dynamics.goal import join_goal, split_goal
-from planners.diffusion.planner import Diffusion, SampledPlans
+from planners.base import Decision
+from planners.diffusion.plan_scoring import PlanBatch
+from planners.diffusion.planner import Diffusion
+from worldmodels.agent import Agent
 from worldmodels.common import precision
 from worldmodels.common.columns import GOAL_PREFIX
 from worldmodels.common.frames import enlarge, gif_bytes, last_frame, to_uint8
 from worldmodels.common.seeds import HELD_OUT, derive_seed
-from worldmodels.data.collect import Agent
 from worldmodels.envs.grid import Grid
 from worldmodels.envs.maze import grid_of
 from worldmodels.envs.vector import VectorEnv
@@ -80,8 +82,8 @@ def goal_of(rows: dict[str, Tensor]) -> Float[np.ndarray, " 2"] | None:
 def denoising(situation: Situation, generator: torch.Generator) -> UInt8[np.ndarray, "T H W 3"]:
     """Animated: what every step of sampling takes to be the plan; the last frame is the plan."""
     estimates: list[Tensor] = []
-    sampled, _ = situation.planner.sampled(
-        situation.model, situation.state, situation.memory, generator, estimates.append
+    sampled, _ = situation.planner.sample_plans(
+        Decision(situation.model, situation.state, False, generator), situation.memory, estimates.append
     )
     width = situation.planner.learner.trajectories.feat_dim
     steps, best = (
@@ -106,8 +108,8 @@ def guidance(situation: Situation, generator: torch.Generator) -> Figure:
     for times in WEIGHTS:
         weights = {name: times * weight for name, weight in own.items()}
         again = torch.Generator(generator.device).manual_seed(seed)
-        sampled, _ = situation.planner.sampled(
-            situation.model, situation.state, situation.memory, again, weights=weights
+        sampled, _ = situation.planner.sample_plans(
+            Decision(situation.model, situation.state, False, again), situation.memory, weights=weights
         )
         shown.append(sampled)
         asked = ", ".join(f"{name} {weight:g}" for name, weight in weights.items())
@@ -135,7 +137,7 @@ def guiding(planner: Diffusion) -> dict[str, float]:
     return labels | planner.terms({}) or {"reward": 1.0}
 
 
-def mean_return(situation: Situation, sampled: SampledPlans) -> float:
+def mean_return(situation: Situation, sampled: PlanBatch) -> float:
     """What the world model imagines the plans to earn, undiscounted."""
     actions = situation.planner.family.mode(sampled.actions[0])
     forked = situation.model.dynamics.fork(situation.state, len(actions))

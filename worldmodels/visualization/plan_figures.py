@@ -14,11 +14,12 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from dynamics.base import Memory, State
-from planners.base import Learner, PlanInfo, Planner
+from planners.base import PlanInfo, Planner
+from planners.learning.learner import Learner
+from worldmodels.agent import Agent
 from worldmodels.common import precision
 from worldmodels.common.frames import border, enlarge, gif_bytes, last_frame, pixels_to_float, to_uint8
 from worldmodels.common.seeds import HELD_OUT, derive_seed
-from worldmodels.data.collect import Agent
 from worldmodels.envs.vector import VectorEnv
 from worldmodels.model import WorldModel
 from worldmodels.runs.loading import Run

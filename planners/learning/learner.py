@@ -1,0 +1,63 @@
+"""Planners that learn a policy: what they act by, and what a guided search may consult."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+from jaxtyping import Float
+from torch import Tensor
+
+from dynamics.base import Memory
+from planners.base import Decision, PlanInfo, Planner
+from planners.learning.policies import ActionDistribution
+from worldmodels.common.randomness import row_noise
+from worldmodels.errors import require
+
+PREVIEW_STEPS = 15
+"""Imagined decisions of a policy that is inspected."""
+
+
+class PolicyPlanner(Planner):
+    """A planner that learns a policy and acts by it."""
+
+    def initial(self, n: int) -> Memory:
+        """Return an empty memory: a policy remembers nothing."""
+        return {}
+
+    def _act(self, decision: Decision, memory: Memory) -> tuple[Float[Tensor, "N A"], Memory]:
+        """Draw from the policy or, not exploring, take its mode."""
+        feat, noise = decision.state.feat, None
+        if decision.explore:
+            noise = row_noise(len(feat), (self.action_dim,), feat.device, decision.generator)
+        return self.policy(feat).choose(noise), memory
+
+    def _inspect(self, decision: Decision, memory: Memory) -> PlanInfo:
+        """Imagine the policy's modes."""
+        modes = lambda feat: self.policy(feat).mode()  # noqa: E731
+        return PlanInfo(decision.model.imagine(decision.state, modes, PREVIEW_STEPS, decision.generator).action)
+
+    @abstractmethod
+    def policy(self, feat: Float[Tensor, "... F"]) -> ActionDistribution:
+        """Return the distribution over the next action."""
+
+
+class Learner(PolicyPlanner):
+    """A planner that learns a policy and a value: it acts by the policy, and a search may consult both."""
+
+    @abstractmethod
+    def value(self, feat: Float[Tensor, "N S F"], noise: Float[Tensor, "N K"]) -> Float[Tensor, "N S"]:
+        """Return the expected discounted return from each of S states a row; ``noise`` is standard normal."""
+
+    def value_noise(self, states: int) -> int:
+        """Return K, the numbers of ``noise`` a row that :meth:`value` needs for so many states."""
+        return 0
+
+
+def require_gradients(gradient: str, straight_through: bool, instead: str) -> None:
+    """Refuse back-propagation where a model's ``gradient`` is ``none``, or biased and nobody asked for it."""
+    require(gradient != "none", f"no gradient leads back through a simulator: use {instead}.")
+    require(
+        straight_through or gradient == "exact",
+        f"no gradient leads back through categorical latents or Discrete actions: use {instead}, train with "
+        "space=gaussian where it is the latents, or accept a biased estimate with planner.straight_through=true.",
+    )
