@@ -6,13 +6,16 @@ start from and keep only their own.
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from dynamics.base import Core, Memory, MemoryLayout, layout_of, since_reset
-from worldmodels.errors import UserError
+from worldmodels.common.options import Count, checked
+from worldmodels.errors import OptionError, UserError
 from worldmodels.nets.layers import apply_rotary, init_linear_, rotary_angles
 
 NOWHERE = -2
@@ -56,15 +59,19 @@ class Transformer(Core):
     - ``pos`` of the step to come: shared slots that it has left ``window`` steps behind age out.
     """
 
-    def __init__(self, in_dim: int, width: int, layers: int, heads: int, window: int) -> None:
+    @checked
+    def __init__(
+        self,
+        in_dim: int,
+        width: Annotated[Count, "channels of the residual stream"],
+        layers: Annotated[Count, "blocks"],
+        heads: Annotated[Count, "of attention"],
+        window: Annotated[Count, "steps it sees back: at least a window of training, and every imagined horizon"],
+    ) -> None:
         super().__init__()
         if width % heads or (width // heads) % 2:
-            raise UserError(
-                f"{heads} heads do not divide {width} channels into heads of even size, which rotary positions need: "
-                "change dynamics.core.heads."
-            )
-        if window < 1:
-            raise UserError(f"dynamics.core.window={window} must be at least 1.")
+            reason = f"must divide {width} channels into heads of even size, which rotary positions need"
+            raise OptionError("heads", heads, reason)
         self.out_dim, self.heads, self.window, self.max_length = width, heads, window, window
         self.embed = init_linear_(nn.Linear(in_dim, width))
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
@@ -113,8 +120,8 @@ class Transformer(Core):
         self._require_rings(memory)
         if x.shape[1] > self.window:
             raise UserError(
-                f"a sequence of {x.shape[1]} steps is longer than the transformer's window of {self.window}: raise "
-                "dynamics.core.window or lower data.length."
+                f"a sequence of {x.shape[1]} steps is longer than the transformer's window of {self.window}: use a "
+                "larger window or shorter sequences."
             )
         pos, episode = self._places(reset, memory["pos"])
         old_pos, old_episode = self._slots(memory["pos"])
@@ -163,7 +170,7 @@ class Transformer(Core):
         if steps == self.window:
             raise UserError(
                 f"the transformer cannot imagine more than its window of {steps} steps: lower the horizon, or train "
-                "with a larger dynamics.core.window."
+                "with a larger window."
             )
         rooted = (memory[key].unflatten(0, (-1, each))[..., None] for key in ("pos", "root", "episode"))
         (now, root, episode), slot = rooted, memory["shared_pos"][:, None]

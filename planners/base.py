@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 import torch
@@ -12,8 +12,9 @@ from jaxtyping import Bool, Float
 from torch import Generator, Tensor, nn
 
 from dynamics.base import Dynamics, Memory, Rollout, State
+from worldmodels.common.options import validate
 from worldmodels.common.randomness import row_noise
-from worldmodels.errors import near_match, require
+from worldmodels.errors import require
 
 if TYPE_CHECKING:
     from planners.learning.policies import ActionDistribution
@@ -170,14 +171,9 @@ class Learner(PolicyPlanner):
         return 0
 
 
-def from_options(kind: type[Options], options: Mapping[str, Any], whose: str) -> Options:
-    """A dataclass from a mapping; an unknown or missing option is a ``UserError`` that names it."""
-    known = [field.name for field in fields(kind)]
-    for key in options:
-        require(key in known, f"{whose} has no option {key!r}.{near_match(key, known)}")
-    for field in fields(kind):
-        require(field.name in options or field.default is not MISSING, f"{whose} needs the option {field.name!r}.")
-    return kind(**options)
+def from_options(kind: type[Options], options: Mapping[str, Any]) -> Options:
+    """Make a dataclass of options from a mapping that was held against its annotations."""
+    return kind(**validate(kind, options))
 
 
 def require_gradients(gradient: str, straight_through: bool, instead: str) -> None:
@@ -186,5 +182,5 @@ def require_gradients(gradient: str, straight_through: bool, instead: str) -> No
     require(
         straight_through or gradient == "exact",
         f"no gradient leads back through categorical latents or Discrete actions: use {instead}, train with "
-        "space=gaussian where it is the latents, or accept a biased estimate with planner.straight_through=true.",
+        "latent=gaussian where it is the latents, or accept a biased estimate with planner.straight_through=true.",
     )

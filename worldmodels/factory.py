@@ -2,50 +2,53 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from dynamics.goal import GoalConditioned
 from planners.base import Planner
 from worldmodels.common.batch import context_rows
-from worldmodels.errors import UserError
+from worldmodels.common.build import build
+from worldmodels.config.nodes import TRAINING_KEYS
+from worldmodels.envs.options import GoalReading, read
+from worldmodels.errors import OptionError, UserError
 from worldmodels.model import WorldModel
 from worldmodels.nets.encoders import GoalEncoder, ObservationSpec, without_goal
 from worldmodels.nets.layers import init_std
 
 OBSERVATION_KEYS = ("pixels", "state")
-TRAINING_KEYS = ("loss_scales", "parts")
-"""What a learner's configuration says about its training: the scales of its losses, the optimiser's options by part."""
 
 
 def construct(cfg: DictConfig, **options: Any) -> Any:
-    """Hydra's instantiate without its hand on ``options``, which it would turn into configuration objects.
+    """Build what a node of a configuration describes, with ``options`` that only its caller knows."""
+    return build(OmegaConf.to_container(cfg, resolve=True), path_of(cfg), **options)
 
-    Nor its traceback: raises :class:`UserError`, the constructor's own where it raised one.
-    """
-    try:
-        return instantiate(cfg, _partial_=True, _convert_="all")(**options)
-    except (InstantiationException, TypeError, ValueError) as error:
-        cause = error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
-        if isinstance(cause, UserError):
-            raise cause from None
-        reason = " ".join(str(cause).split())
-        raise UserError(f"{cfg.get('_target_')} cannot be built as configured: {reason}") from error
+
+def path_of(cfg: DictConfig) -> str:
+    """Where a node stands in its configuration."""
+    return str(cfg._get_full_key(None))
+
+
+def model_nodes(cfg: DictConfig) -> dict[str, Any]:
+    """List what :func:`build_model` reads: the nodes that a model's weights depend on."""
+    nodes = {key: cfg[key] for key in ("encoder", "dynamics", "heads", "objective")}
+    return nodes | {"init_std": cfg.size.init_std}
 
 
 def build_model(cfg: DictConfig, observations: ObservationSpec, action_dim: int) -> WorldModel:
     """The world model, initialised from ``cfg.seed`` without disturbing the global random stream."""
-    with torch.random.fork_rng(devices=[]), init_std(cfg.size.get("init_std")):
+    with torch.random.fork_rng(devices=[]), init_std(cfg.size.init_std):
         torch.manual_seed(cfg.seed)
         present = without_goal(observations)
         encoder = construct(cfg.encoder, observations=present)
         dynamics = construct(cfg.dynamics, embed_dim=encoder.out_dim, action_dim=action_dim)
         if len(present) < len(observations):
-            encoder = GoalEncoder(encoder, observations, cfg.env.get("still", []))
+            with located(cfg.env):
+                encoder = GoalEncoder(encoder, observations, zero_in_goals(cfg.env))
             dynamics = GoalConditioned(dynamics)
         heads = {
             name: construct(head, feat_dim=dynamics.feat_dim, action_dim=action_dim) for name, head in cfg.heads.items()
@@ -62,6 +65,20 @@ def build_model(cfg: DictConfig, observations: ObservationSpec, action_dim: int)
         return WorldModel(encoder, dynamics, heads, objectives)
 
 
+def zero_in_goals(env: DictConfig) -> Sequence[int]:
+    """Read which numbers of the state are 0 in every goal."""
+    return read(GoalReading, OmegaConf.to_container(env, resolve=True)).goal_zero_indices
+
+
+@contextmanager
+def located(cfg: DictConfig) -> Iterator[None]:
+    """Let wrong options say that they stand in this node."""
+    try:
+        yield
+    except OptionError as error:
+        raise error.with_path(path_of(cfg)) from None
+
+
 def build_planner(
     cfg: DictConfig,
     action_dim: int,
@@ -75,14 +92,15 @@ def build_planner(
 
     The last ``goal_dim`` of them are a goal's. ``std``: the model's ``size.init_std``.
     """
-    options = OmegaConf.create(OmegaConf.to_container(cfg))
+    options = OmegaConf.to_container(cfg, resolve=True)
+    learner = options.get("learner", options)
     for key in TRAINING_KEYS:
-        learner_of(options).pop(key, None)
+        learner.pop(key, None)
     known = {"feat_dim": feat_dim, "goal_dim": goal_dim}
-    learner_of(options).update({key: value for key, value in known.items() if key in learner_of(options)})
+    learner.update({key: value for key, value in known.items() if key in learner})
     with torch.random.fork_rng(devices=[]), init_std(std):
         torch.manual_seed(seed)
-        return construct(options, action_dim=action_dim, discrete=discrete)
+        return build(options, path_of(cfg), action_dim=action_dim, discrete=discrete)
 
 
 def learner_of(cfg: DictConfig) -> DictConfig:
@@ -103,7 +121,8 @@ def loss_scales(cfg: DictConfig, observations: ObservationSpec) -> dict[str, flo
 
 def prefix_rows(cfg: DictConfig) -> int:
     """Rows drawn in front of every training window."""
-    return context_rows(cfg.data.context, cfg.data.burn_in)
+    with located(cfg.data):
+        return context_rows(cfg.data.context, cfg.data.burn_in)
 
 
 def require_length(cfg: DictConfig, longest: int | None, prefix: int) -> None:

@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from worldmodels.common.batch import goal_changed
+from worldmodels.common.options import AtLeast, Count, MoreThan, checked
 from worldmodels.nets.distributions import TwoHot
 from worldmodels.nets.layers import MLP
+
+Units = Annotated[Count, "units of a hidden layer"]
+Layers = Annotated[int, AtLeast(0), "hidden layers"]
 
 
 class RewardHead(nn.Module):
     """Reward for arriving in a state, as symexp two-hot; predicts exactly zero before training (DreamerV3)."""
 
+    @checked
     def __init__(
-        self, feat_dim: int, action_dim: int, units: int, layers: int = 1, num_bins: int = 255, limit: float = 20.0
+        self,
+        feat_dim: int,
+        action_dim: int,
+        units: Units,
+        layers: Layers = 1,
+        num_bins: Annotated[int, AtLeast(2), "bins of the two-hot distribution"] = 255,
+        symlog_limit: Annotated[float, MoreThan(0), "of the bins, under symlog"] = 20.0,
     ) -> None:
         super().__init__()
-        self.two_hot = TwoHot(num_bins, limit)
+        self.two_hot = TwoHot(num_bins, symlog_limit)
         self.net = MLP(feat_dim, units, layers, num_bins, out_scale=0.0)
 
     def forward(self, feat: Float[Tensor, "... H1 F"], action: Float[Tensor, "... H A"]) -> Float[Tensor, "... H"]:
@@ -44,10 +57,17 @@ class RewardHead(nn.Module):
 class TransitionRewardHead(RewardHead):
     """Reward of an action taken in a state, which a planner knows before it imagines where that leads (TD-MPC2)."""
 
+    @checked
     def __init__(
-        self, feat_dim: int, action_dim: int, units: int, layers: int = 1, num_bins: int = 255, limit: float = 20.0
+        self,
+        feat_dim: int,
+        action_dim: int,
+        units: Units,
+        layers: Layers = 1,
+        num_bins: Annotated[int, AtLeast(2), "bins of the two-hot distribution"] = 255,
+        symlog_limit: Annotated[float, MoreThan(0), "of the bins, under symlog"] = 20.0,
     ) -> None:
-        super().__init__(feat_dim + action_dim, action_dim, units, layers, num_bins, limit)
+        super().__init__(feat_dim + action_dim, action_dim, units, layers, num_bins, symlog_limit)
 
     def forward(self, feat: Float[Tensor, "... H1 F"], action: Float[Tensor, "... H A"]) -> Float[Tensor, "... H"]:
         """Decoded reward of H steps from the H states they are taken in."""
@@ -71,7 +91,8 @@ class TransitionRewardHead(RewardHead):
 class ContinueHead(nn.Module):
     """Probability that an episode goes on after arriving in a state; a time limit does not count as an end."""
 
-    def __init__(self, feat_dim: int, action_dim: int, units: int, layers: int = 1) -> None:
+    @checked
+    def __init__(self, feat_dim: int, action_dim: int, units: Units, layers: Layers = 1) -> None:
         super().__init__()
         self.net = MLP(feat_dim, units, layers, 1, out_scale=0.0)
 

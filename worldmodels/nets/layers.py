@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Float, Int64
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import layer_norm, silu
 
-from worldmodels.errors import UserError
+from worldmodels.common.options import MoreThan, checked
 
 
 class BlockLinear(nn.Module):
@@ -124,13 +124,12 @@ _init_std: ContextVar[float | None] = ContextVar("init_std", default=None)
 
 
 @contextmanager
-def init_std(std: float | None) -> Iterator[None]:
+@checked
+def init_std(std: Annotated[float | None, MoreThan(0)]) -> Iterator[None]:
     """Draw linear maps with this deviation while a network is built, instead of one that follows from their inputs.
 
     In front of a LayerNorm small weights compute what large ones do, and learn faster. None changes nothing.
     """
-    if std is not None and std <= 0:
-        raise UserError(f"size.init_std={std} must be positive.")
     token = _init_std.set(std)
     try:
         yield

@@ -100,7 +100,7 @@ def assemble(cfg: DictConfig, folder: Path, ctrl_c: CtrlC, resumed_at: int = 0) 
             checkpoints,
             ImaginationLogger(
                 dataset,
-                trainer_cfg.watch_updates,
+                trainer_cfg.video_every,
                 precision.context(trainer_cfg.precision, precision.device_of(trainer_cfg.accelerator)),
             ),
         ]
@@ -153,7 +153,7 @@ def build_trainer(
             FrameCurves(folder, clock, resumed_at),
             MetricsCsv(folder / "metrics.csv", clock, resumed_at),
         ],
-        log_every_n_steps=min(cfg.log_updates, len(dataset)),
+        log_every_n_steps=min(cfg.log_every, len(dataset)),
         callbacks=callbacks,
         plugins=[PlainFiles()],
         enable_checkpointing=False,
@@ -171,7 +171,7 @@ def build_module(cfg: DictConfig, folder: Path, model: Any, envs: VectorEnv | Sp
             envs.action_dim,
             envs.discrete,
             seed=cfg.seed,
-            std=cfg.size.get("init_std"),
+            std=cfg.size.init_std,
             **model.dynamics.feature_spec,
         ),
         lambda groups: construct(cfg.optimizer.build, params=groups, lr=cfg.optimizer.lr),
@@ -179,18 +179,18 @@ def build_module(cfg: DictConfig, folder: Path, model: Any, envs: VectorEnv | Sp
         loss_scales(cfg, envs.observation_spec),
         parts(cfg),
         prefix_rows(cfg),
-        cfg.optimizer.average,
+        cfg.optimizer.ema_decay,
         folder / "bad_batch.pt",
     )
 
 
 def parts(cfg: DictConfig) -> dict[str, dict[str, float]]:
     """The optimiser's options by part, those that the planner brings for its own parts among them."""
-    named = OmegaConf.to_container(cfg.optimizer, resolve=True)["parts"] or {}
+    named = OmegaConf.to_container(cfg.optimizer, resolve=True)["param_groups"] or {}
     if not isinstance(named, dict) or not all(isinstance(own, dict) for own in named.values()):
         raise UserError(
-            f"optimizer.parts={named} must name parts and their options, such as {{model.encoder: {{lr: 1e-4}}}}; "
-            "the rate of all others is optimizer.lr."
+            f"optimizer.param_groups={named} must name parts and their options, such as "
+            "{model.encoder: {lr: 1e-4}}; the rate of all others is optimizer.lr."
         )
     place = "planner.learner." if "learner" in cfg.planner else "planner."
     own = OmegaConf.to_container(learner_of(cfg.planner).get("parts", OmegaConf.create({})))
