@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from dynamics.base import Core, Memory, clear_rows
+from worldmodels.common.options import Count, checked
+from worldmodels.errors import OptionError
 from worldmodels.nets.layers import DEFAULT_STYLE, BlockLinear, DenseNormAct, NetStyle, init_linear_
 
 
@@ -17,8 +21,18 @@ class GRU(Core):
     part. The memory is kept in fp32 under autocast, or small updates would be lost.
     """
 
-    def __init__(self, in_dim: int, deter: int, hidden: int, blocks: int = 8, style: NetStyle = DEFAULT_STYLE) -> None:
+    @checked
+    def __init__(
+        self,
+        in_dim: int,
+        deter: Annotated[Count, "numbers of the memory"],
+        hidden: Annotated[Count, "units of what blocks share"],
+        blocks: Annotated[Count, "parts of the memory with recurrent weights of their own"] = 8,
+        style: NetStyle = DEFAULT_STYLE,
+    ) -> None:
         super().__init__()
+        if deter % blocks:
+            raise OptionError("blocks", blocks, f"must divide a memory of {deter} numbers")
         self.out_dim = deter
         self.blocks = blocks
         self.mix = DenseNormAct(deter, hidden, style)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Generator, Tensor, nn
@@ -9,7 +11,8 @@ from torch import Generator, Tensor, nn
 from dynamics.base import Dynamics, Rollout, State, last_steps, since_reset
 from dynamics.latents import SimNormLatent
 from worldmodels.common.batch import mean_over
-from worldmodels.errors import UserError
+from worldmodels.common.options import Between, Count, checked
+from worldmodels.errors import OptionError
 from worldmodels.nets.layers import DEFAULT_STYLE, MLP, NetStyle, init_linear_
 
 
@@ -18,33 +21,27 @@ class Implicit(Dynamics):
 
     Observing makes latents open-loop, as planning will: they are grounded in the frame at resets and every
     ``unroll`` + 1 steps, and follow from actions between. Heads are trained on these; ``post`` is the encoder's.
-
-    Args:
-        latent: numbers in z, in simplices of ``simplex``.
-        unroll: open-loop steps after each grounding.
-        rho: factor by which the losses of each further step count less (eq. 3).
     """
 
     recurrent = False
 
+    @checked
     def __init__(
         self,
         embed_dim: int,
         action_dim: int,
-        latent: int,
-        hidden: int,
-        simplex: int = 8,
-        unroll: int = 3,
-        rho: float = 0.5,
+        latent: Annotated[Count, "numbers in a latent"],
+        hidden: Annotated[Count, "units of hidden layers"],
+        simplex: Annotated[Count, "numbers in a simplex"] = 8,
+        unroll: Annotated[Count, "open-loop steps after each grounding"] = 3,
+        rho: Annotated[
+            float, Between(0, 1), "weight of each further step's losses, beside the one before (eq. 3)"
+        ] = 0.5,
         style: NetStyle = DEFAULT_STYLE,
     ) -> None:
         super().__init__()
         if latent % simplex:
-            raise UserError(f"a latent of {latent} numbers does not divide into simplices of {simplex}.")
-        if unroll < 1:
-            raise UserError(
-                f"dynamics.unroll={unroll} must be at least 1: without open-loop steps nothing is predicted."
-            )
+            raise OptionError("simplex", simplex, f"must divide a latent of {latent} numbers")
         self.feat_dim, self.action_dim, self.unroll, self.rho = latent, action_dim, unroll, rho
         self.layouts = [{"latent": (latent,)}]
         self.simnorm = SimNormLatent(latent // simplex, simplex)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from dynamics.base import Core, Memory
 from dynamics.scan import linear_scan, reset_decay
+from worldmodels.common.options import Count, checked
 from worldmodels.nets.layers import DEFAULT_STYLE, NetStyle, init_linear_
 
 SLOWEST, FASTEST = 0.999, 0.5
@@ -29,7 +31,10 @@ class Koopman(Core):
     scaled by ``sqrt(1 - |lambda|^2)``, which keeps slow ones from growing (eq. 7, there learned from this start).
     """
 
-    def __init__(self, in_dim: int, state: int, style: NetStyle = DEFAULT_STYLE) -> None:
+    @checked
+    def __init__(
+        self, in_dim: int, state: Annotated[Count, "complex numbers"], style: NetStyle = DEFAULT_STYLE
+    ) -> None:
         super().__init__()
         self.out_dim = 2 * state
         spread = torch.linspace(math.log(1 - SLOWEST), math.log(1 - FASTEST), state)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Annotated, Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -10,10 +11,11 @@ from torch import Generator, Tensor, nn
 
 from dynamics.base import Core, Dynamics, Memory, Rollout, State, last_steps, stack_memories
 from dynamics.latents import LatentSpace
-from worldmodels.errors import UserError, near_match
+from worldmodels.common.options import AtLeast, Count, checked
 from worldmodels.nets.layers import DEFAULT_STYLE, MLP, DenseNormAct, NetStyle, init_linear_
 
-POSTERIORS = ("filter", "obs")
+Posterior = Literal["filter", "obs"]
+POSTERIORS: tuple[Posterior, ...] = get_args(Posterior)
 STOCH, RESET, ENTRY, BEFORE = "stoch", "reset", "entry.", "before."
 """Keys, and prefixes of keys, in the memories of states and rollouts."""
 
@@ -26,19 +28,20 @@ class StochasticLatent(Dynamics):
     (PlaNet, Hafner et al. 2019) is ``Latent(GRU, "filter")``. A feature is [z_t, h_t].
     """
 
+    @checked
     def __init__(
         self,
         embed_dim: int,
         action_dim: int,
-        core: Callable[..., Core],
-        space: LatentSpace,
-        posterior: str = "filter",
-        hidden: int = 256,
-        free_nats: float = 1.0,
+        core: Annotated[Callable[..., Core], "the deterministic part"],
+        latent: Annotated[LatentSpace, "what latent= chooses"],
+        posterior: Annotated[Posterior, "what it reads: memory and frame, or the frame alone"] = "filter",
+        hidden: Annotated[Count, "units of hidden layers"] = 256,
+        free_nats: Annotated[float, AtLeast(0), "KL below which neither side is pulled"] = 1.0,
         style: NetStyle = DEFAULT_STYLE,
     ) -> None:
         super().__init__()
-        require_posterior(posterior)
+        space = latent
         self.space, self.gradient = space, space.gradient
         self.sequential = posterior == "filter"
         self.free_nats = free_nats
@@ -178,12 +181,6 @@ class StochasticLatent(Dynamics):
 
     def _state(self, stoch: Tensor, deter: Tensor, memory: Memory) -> State:
         return State(torch.cat([stoch, deter], dim=-1), {STOCH: stoch, **memory})
-
-
-def require_posterior(word: str) -> None:
-    """Refuse what is neither ``filter`` nor ``obs``."""
-    if word not in POSTERIORS:
-        raise UserError(f"dynamics.posterior is 'filter' or 'obs', not {word!r}.{near_match(word, POSTERIORS)}")
 
 
 def _core_part(memory: Memory) -> Memory:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Generator, Tensor
 
+from worldmodels.common.options import AtLeast, Between, Count, checked
 from worldmodels.nets.distributions import (
     categorical_kl,
     log_softmax,
@@ -55,7 +57,13 @@ class CategoricalLatent(LatentSpace):
 
     gradient = "straight_through"
 
-    def __init__(self, groups: int = 32, classes: int = 32, unimix: float = 0.01) -> None:
+    @checked
+    def __init__(
+        self,
+        groups: Annotated[Count, "one-hot variables"] = 32,
+        classes: Annotated[Count, "values of each"] = 32,
+        unimix: Annotated[float, Between(0, 1), "share of the probability that is uniform"] = 0.01,
+    ) -> None:
         self.groups, self.classes, self.unimix = groups, classes, unimix
         self.dim = self.raw_dim = groups * classes
 
@@ -81,7 +89,10 @@ class SimNormLatent(CategoricalLatent):
 
     gradient = "exact"
 
-    def __init__(self, groups: int = 32, classes: int = 8) -> None:
+    @checked
+    def __init__(
+        self, groups: Annotated[Count, "simplices"] = 32, classes: Annotated[Count, "numbers of each"] = 8
+    ) -> None:
         super().__init__(groups, classes, unimix=0.0)
 
     def params(self, raw: Float[Tensor, "... R"]) -> Float[Tensor, "... S C"]:
@@ -100,7 +111,12 @@ class SimNormLatent(CategoricalLatent):
 class GaussianLatent(LatentSpace):
     """Independent normals with a floor under the standard deviation (PlaNet: 0.1)."""
 
-    def __init__(self, dim: int = 32, min_std: float = 0.1) -> None:
+    @checked
+    def __init__(
+        self,
+        dim: Annotated[Count, "numbers in a latent"] = 32,
+        min_std: Annotated[float, AtLeast(0), "floor under the standard deviation"] = 0.1,
+    ) -> None:
         self.dim, self.raw_dim, self.min_std = dim, 2 * dim, min_std
 
     def params(self, raw: Float[Tensor, "... R"]) -> Float[Tensor, "... Z 2"]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +18,8 @@ from torch import Tensor, nn
 from dynamics.base import Core, Memory
 from dynamics.mamba_scan import chunked_scan, fused_is_exact, fused_scan
 from dynamics.scan import linear_scan
-from worldmodels.errors import UserError
+from worldmodels.common.options import Count, MoreThan, checked
+from worldmodels.errors import OptionError
 from worldmodels.nets.layers import DEFAULT_STYLE, NetStyle, init_linear_
 
 
@@ -34,15 +36,15 @@ class Mixer(nn.Module):
         head: int,
         state: int,
         kernel: int,
-        rates: Sequence[int | float],
+        decay_range: Sequence[int | float],
         style: NetStyle = DEFAULT_STYLE,
     ) -> None:
         super().__init__()
         inner = expand * width
         if inner % head:
-            raise UserError(f"heads of {head} do not divide the {inner} channels of mamba: change dynamics.core.head.")
-        if len(rates) != 2 or not 0 < rates[0] <= rates[1]:
-            raise UserError(f"dynamics.core.rates={list(rates)} must be two positive numbers, the smaller one first.")
+            raise OptionError("head_dim", head, f"must divide the {inner} channels of expand * width")
+        if len(decay_range) != 2 or decay_range[0] > decay_range[1]:
+            raise OptionError("decay_range", list(decay_range), "must be two positive numbers, the smaller one first")
         self.heads, self.head, self.state, self.kernel, self.inner = inner // head, head, state, kernel, inner
         self.convolved = inner + 2 * state
         self.inputs = self.convolved + self.heads
@@ -51,7 +53,7 @@ class Mixer(nn.Module):
         self.bias = nn.Parameter(torch.zeros(self.convolved))
         step = torch.exp(torch.empty(self.heads).uniform_(math.log(1e-3), math.log(1e-1)))
         self.step_bias = nn.Parameter(step + torch.log(-torch.expm1(-step)))
-        self.log_rate = nn.Parameter(torch.empty(self.heads).uniform_(*rates).log())
+        self.log_rate = nn.Parameter(torch.empty(self.heads).uniform_(*decay_range).log())
         self.skip = nn.Parameter(torch.ones(self.heads))
         self.norm = style.make_norm(inner)
         self.out = init_linear_(nn.Linear(inner, width, bias=False), style=style)
@@ -100,23 +102,29 @@ class Mamba(Core):
     inputs are kept: states are [H, P, S] numbers a step, so :meth:`starts` makes again those that are asked for.
     """
 
+    @checked
     def __init__(
         self,
         in_dim: int,
-        width: int,
-        layers: int,
-        expand: int = 2,
-        head: int = 32,
-        state: int = 16,
-        kernel: int = 4,
-        rates: Sequence[int | float] = (1.0, 16.0),
+        width: Annotated[Count, "channels of the residual stream"],
+        layers: Annotated[Count, "mixers"],
+        expand: Annotated[Count, "channels of a mixer, in units of the width"] = 2,
+        head_dim: Annotated[Count, "channels of a head"] = 32,
+        state_dim: Annotated[Count, "numbers a channel"] = 16,
+        kernel: Annotated[Count, "steps the convolution reaches"] = 4,
+        decay_range: Annotated[
+            Sequence[Annotated[int | float, MoreThan(0)]],
+            "range of -A at the start; times steps of 0.001 to 0.1, what is forgotten at each",
+        ] = (1.0, 16.0),
         style: NetStyle = DEFAULT_STYLE,
     ) -> None:
         super().__init__()
         self.out_dim = width
         self.embed = init_linear_(nn.Linear(in_dim, width), style=style)
         self.norms = nn.ModuleList(style.make_norm(width) for _ in range(layers))
-        self.mixers = nn.ModuleList(Mixer(width, expand, head, state, kernel, rates, style) for _ in range(layers))
+        self.mixers = nn.ModuleList(
+            Mixer(width, expand, head_dim, state_dim, kernel, decay_range, style) for _ in range(layers)
+        )
         self.norm = style.make_norm(width)
 
     def initial(self, n: int) -> Memory:

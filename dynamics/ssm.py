@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from dynamics.base import Core, Memory
 from dynamics.scan import linear_scan, reset_decay
+from worldmodels.common.options import Count, checked
 from worldmodels.nets.layers import DEFAULT_STYLE, NetStyle, init_linear_
 
 FASTEST, SLOWEST = 1e-1, 1e-3
@@ -68,7 +70,8 @@ class StateSpace(nn.Module, ABC):
 class S5(StateSpace):
     """All channels share one state of ``state`` complex numbers: many inputs, many outputs."""
 
-    def __init__(self, width: int, state: int) -> None:
+    @checked
+    def __init__(self, width: int, state: Annotated[Count, "complex numbers in a layer"]) -> None:
         eigenvalues, vectors = hippo_eigenvalues(state)
         super().__init__(eigenvalues, (state,), width)
         in_proj = vectors.mH @ torch.randn(2 * state, width, dtype=torch.double).cdouble() / math.sqrt(width)
@@ -91,7 +94,8 @@ class S4D(StateSpace):
     Channels share Lambda; step sizes and C are their own.
     """
 
-    def __init__(self, width: int, state: int) -> None:
+    @checked
+    def __init__(self, width: int, state: Annotated[Count, "complex numbers in a channel"]) -> None:
         eigenvalues, _ = hippo_eigenvalues(state)
         super().__init__(eigenvalues, (width, 1), width)
         self.out = nn.Parameter(torch.randn(width, state, 2) / math.sqrt(2))
@@ -141,8 +145,14 @@ class Block(nn.Module):
 class SSM(Core):
     """``layers`` blocks on a residual stream of ``width``; the memory is each layer's complex state, in fp32."""
 
+    @checked
     def __init__(
-        self, in_dim: int, width: int, layers: int, space: Callable[..., StateSpace], style: NetStyle = DEFAULT_STYLE
+        self,
+        in_dim: int,
+        width: Annotated[Count, "channels of the residual stream"],
+        layers: Annotated[Count, "blocks"],
+        space: Annotated[Callable[..., StateSpace], "a layer's state space"],
+        style: NetStyle = DEFAULT_STYLE,
     ) -> None:
         super().__init__()
         self.out_dim = width

@@ -6,6 +6,8 @@ start from and keep only their own (``kv_cache.py``).
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
@@ -13,7 +15,8 @@ from torch import Tensor, nn
 
 from dynamics.base import Core, Memory, MemoryLayout
 from dynamics.kv_cache import KVCache
-from worldmodels.errors import UserError
+from worldmodels.common.options import Count, checked
+from worldmodels.errors import OptionError, UserError
 from worldmodels.nets.layers import DEFAULT_STYLE, NetStyle, apply_rotary, init_linear_, rotary_angles
 
 
@@ -51,23 +54,20 @@ class Transformer(Core):
     Its memories are those of a :class:`~dynamics.kv_cache.KVCache`.
     """
 
+    @checked
     def __init__(
         self,
         in_dim: int,
-        width: int,
-        layers: int,
-        heads: int,
-        window: int,
+        width: Annotated[Count, "channels of the residual stream"],
+        layers: Annotated[Count, "blocks"],
+        heads: Annotated[Count, "of attention"],
+        window: Annotated[Count, "steps it sees back: at least a window of training, and every imagined horizon"],
         style: NetStyle = DEFAULT_STYLE,
     ) -> None:
         super().__init__()
         if width % heads or (width // heads) % 2:
-            raise UserError(
-                f"{heads} heads do not divide {width} channels into heads of even size, which rotary positions need: "
-                "change dynamics.core.heads."
-            )
-        if window < 1:
-            raise UserError(f"dynamics.core.window={window} must be at least 1.")
+            reason = f"must divide {width} channels into heads of even size, which rotary positions need"
+            raise OptionError("heads", heads, reason)
         self.out_dim, self.heads, self.window, self.max_length = width, heads, window, window
         self.cache = KVCache(layers, heads, width // heads, window)
         self.embed = init_linear_(nn.Linear(in_dim, width), style=style)
@@ -109,8 +109,8 @@ class Transformer(Core):
         self._require_rings(memory)
         if x.shape[1] > self.window:
             raise UserError(
-                f"a sequence of {x.shape[1]} steps is longer than the transformer's window of {self.window}: raise "
-                "dynamics.core.window or lower data.length."
+                f"a sequence of {x.shape[1]} steps is longer than the transformer's window of {self.window}: use a "
+                "larger window or shorter sequences."
             )
         pos, seen = self.cache.sequence(reset, memory["pos"])
         u, entries, after, turn = self.embed(x), {}, {"pos": pos[:, -1] + 1}, self._rotary_angles(pos)
@@ -144,7 +144,7 @@ class Transformer(Core):
         if memory["own_k0"].shape[2] == self.window:
             raise UserError(
                 f"the transformer cannot imagine more than its window of {self.window} steps: lower the horizon, or "
-                "train with a larger dynamics.core.window."
+                "train with a larger window."
             )
         pos, seen = memory["pos"], self.cache.seen(memory)
         u, after, turn = self.embed(x)[:, None], dict(memory), self._rotary_angles(pos[:, None])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple, TypeVar, final
 
 import torch
@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Generator, Tensor, nn
 
 from dynamics.base import Dynamics, Memory, Rollout, State, clear_rows
-from worldmodels.errors import near_match, require
+from worldmodels.common.options import validate
 from worldmodels.trajectory import Model
 
 Options = TypeVar("Options")
@@ -159,11 +159,6 @@ class Planner(nn.Module, ABC):
         return
 
 
-def from_options(kind: type[Options], options: Mapping[str, Any], whose: str) -> Options:
-    """A dataclass from a mapping; an unknown or missing option is a ``UserError`` that names it."""
-    known = [field.name for field in fields(kind)]
-    for key in options:
-        require(key in known, f"{whose} has no option {key!r}.{near_match(key, known)}")
-    for field in fields(kind):
-        require(field.name in options or field.default is not MISSING, f"{whose} needs the option {field.name!r}.")
-    return kind(**options)
+def from_options(kind: type[Options], options: Mapping[str, Any]) -> Options:
+    """Make a dataclass of options from a mapping that was held against its annotations."""
+    return kind(**validate(kind, options))

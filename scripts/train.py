@@ -1,4 +1,8 @@
-"""Train a world model and a planner: `python scripts/train.py env.task=walker_walk planner=cem`."""
+"""Train a world model and a planner: `python scripts/train.py env.task=walker_walk planner=cem`.
+
+Words are `group=file` and `key=value`; `--help` lists those that there are, with the others given. `resume=<run>`
+continues a run, `world_model=<run>` trains a planner on its frozen model, `data=<recording>` learns without acting.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,14 @@ def main(words: list[str]) -> None:
     train(words)
 
 
+def options(words: list[str]) -> str:
+    """List groups and options."""
+    from worldmodels.config.reference import help_text
+
+    return help_text(words)
+
+
 if __name__ == "__main__":  # workers are spawned, which imports this file again: everything heavy waits until here
     from worldmodels.cli import run
 
-    run(main)
+    run(main, options)

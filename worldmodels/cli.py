@@ -13,6 +13,7 @@ from typing import Any
 from worldmodels.errors import UserError
 
 DONE, MISTAKE, INTERRUPTED = 0, 1, 130
+HELP = {"--help", "-h"}
 
 
 USER_ERRNOS = (errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
@@ -92,11 +93,20 @@ EXPECTED = {
 }
 
 
-def run(main: Callable[[list[str]], None]) -> None:
-    """Run a script's main with its arguments; exit 0 when done, 1 on a mistake, 130 when interrupted and saved."""
+def run(main: Callable[[list[str]], None], more_help: Callable[[list[str]], str] | None = None) -> None:
+    """Run a script's main with its arguments; exit 0 when done, 1 on a mistake, 130 when interrupted and saved.
+
+    ``--help`` prints the script's own text instead, and ``more_help`` about the other words.
+    """
     show_log()
+    words = sys.argv[1:]
     try:
-        main(sys.argv[1:])
+        if asked := HELP.intersection(words):
+            rest = [word for word in words if word not in asked]
+            parts = [main.__globals__["__doc__"], more_help(rest) if more_help else ""]
+            sys.stdout.write("\n".join(part.strip() + "\n" for part in parts if part))
+        else:
+            main(words)
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(MISTAKE)

@@ -4,10 +4,75 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
+
+MISSING: Any = type("Missing", (), {"__repr__": lambda self: "missing", "__reduce__": lambda self: "MISSING"})()
+"""The value of an option that was not given."""
+LONGEST = 80
+"""Characters of a value that a message shows."""
 
 
 class UserError(Exception):
-    """A user's mistake; the command line prints its one sentence and exits with status 1."""
+    """A user's mistake; the command line prints its one sentence and exits with status 1.
+
+    Args:
+        message: what is wrong, what is allowed, what to do; ends with a full stop or a question.
+        option: the option or key that is wrong, where it is one.
+        value: what it was given.
+        allowed: what it may be.
+    """
+
+    def __init__(self, message: str, *, option: str | None = None, value: Any = None, allowed: Any = None) -> None:
+        super().__init__(message)
+        self.option, self.value, self.allowed = option, value, allowed
+
+
+class OptionError(UserError):
+    """A wrong option, raised by a class that knows its own argument names and not where a configuration has them.
+
+    The message is ``<path>.<option>=<value> <reason>.``; whoever builds from a configuration adds the path.
+
+    Args:
+        option: the argument's name.
+        value: what it was given; :data:`MISSING` where it was not.
+        reason: what is wrong or allowed, as ``must lie in (0, 1)``; no full stop.
+        allowed: what it may be.
+        hint: a further question, from :func:`near_match`.
+    """
+
+    def __init__(self, option: str, value: Any, reason: str, *, allowed: Any = None, hint: str = "") -> None:
+        super().__init__(reason, option=option, value=value, allowed=allowed)
+        self.args = (option, value, reason)
+        self.reason, self.hint, self.located = reason, hint, False
+
+    def __str__(self) -> str:
+        given = "" if self.value is MISSING else f"={shown(self.value)}"
+        return f"{self.option}{given} {self.reason}.{self.hint}"
+
+    def with_path(self, path: str) -> OptionError:
+        """Say where in a configuration the option stands; the first to know the whole path is right."""
+        if path and not self.located:
+            self.option, self.located = f"{path}.{self.option}", True
+        return self
+
+    def inside(self, option: str) -> OptionError:
+        """Say which option of one's own holds the wrong one, as ``policy`` does ``min_std``."""
+        if not self.located:
+            self.option = f"{option}.{self.option}"
+        return self
+
+
+def shown(value: object) -> str:
+    """Write a value as a command line has it, in one line and cut where it is long."""
+    plain = {None: "null", True: "true", False: "false"}
+    text = plain[value] if value is None or isinstance(value, bool) else " ".join(str(value).split())
+    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+
+
+def sentence(text: object) -> str:
+    """Write a text, another program's reason for example, in one line that ends as a sentence does."""
+    line = " ".join(str(text).split())
+    return line if line.endswith((".", "?")) else f"{line}."
 
 
 def near_match(word: object, known: Iterable[str]) -> str:

@@ -4,41 +4,43 @@ from __future__ import annotations
 
 import inspect
 import pkgutil
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from dynamics.base import FeatureSpec
 from dynamics.goal import GoalConditioned
 from planners.base import Planner
 from worldmodels.common.batch import context_rows
-from worldmodels.errors import UserError
+from worldmodels.common.build import build
+from worldmodels.config.nodes import TRAINING_KEYS
+from worldmodels.envs.options import GoalReading, read
+from worldmodels.errors import OptionError, UserError
 from worldmodels.model import WorldModel
 from worldmodels.nets.encoders import GoalEncoder, ObservationSpec, without_goal
 from worldmodels.scales import learner_of, scales_by_part
 
 OBSERVATION_KEYS = ("pixels", "state")
-TRAINING_KEYS = ("loss_scales", "parts")
-"""What a part's configuration says about its training: the scales of its losses, the optimiser's options by part."""
 
 
 def construct(cfg: DictConfig, **options: Any) -> Any:
-    """Hydra's instantiate without its hand on ``options``, which it would turn into configuration objects.
+    """Build what a node of a configuration describes, with ``options`` that only its caller knows."""
+    return build(plain(cfg), path_of(cfg), **options)
 
-    Nor its traceback: raises :class:`UserError`, the constructor's own where it raised one.
-    """
-    try:
-        return instantiate(cfg, _partial_=True, _convert_="all")(**options)
-    except (InstantiationException, TypeError, ValueError) as error:
-        cause = error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
-        if isinstance(cause, UserError):
-            raise cause from None
-        reason = " ".join(str(cause).split())
-        raise UserError(f"{cfg.get('_target_')} cannot be built as configured: {reason}") from error
+
+def path_of(cfg: DictConfig) -> str:
+    """Where a node stands in its configuration."""
+    return str(cfg._get_full_key(None))
+
+
+def model_nodes(cfg: DictConfig) -> dict[str, Any]:
+    """List what :func:`build_model` reads: the nodes that a model's weights depend on."""
+    named = {f"{group}.{name}": node for group in ("heads", "objective") for name, node in cfg[group].items()}
+    nodes = {"encoder": cfg.encoder, "dynamics": cfg.dynamics, **named}
+    return {place: without_training_keys(node) for place, node in nodes.items()} | {"nets": plain(cfg.nets)}
 
 
 def with_style(node: Any, nets: Mapping[str, Any]) -> Any:
@@ -53,11 +55,6 @@ def with_style(node: Any, nets: Mapping[str, Any]) -> Any:
     return node
 
 
-def styled(cfg: DictConfig, nets: DictConfig) -> DictConfig:
-    """:func:`with_style`, of configurations."""
-    return OmegaConf.create(with_style(OmegaConf.to_container(cfg), OmegaConf.to_container(nets)))
-
-
 def parameters_of(target: str) -> Collection[str]:
     """Return the names of a constructor's parameters; none where there is no such constructor."""
     try:
@@ -66,30 +63,36 @@ def parameters_of(target: str) -> Collection[str]:
         return ()
 
 
-def without_training_keys(cfg: DictConfig) -> DictConfig:
-    """Return a part's configuration as its constructor wants it."""
-    return OmegaConf.create({key: v for key, v in OmegaConf.to_container(cfg).items() if key not in TRAINING_KEYS})
+def plain(cfg: DictConfig) -> dict[str, Any]:
+    """Return a node as plain containers, resolved."""
+    return OmegaConf.to_container(cfg, resolve=True)
+
+
+def without_training_keys(cfg: DictConfig) -> dict[str, Any]:
+    """Return a part's node as its constructor wants it."""
+    return {key: value for key, value in plain(cfg).items() if key not in TRAINING_KEYS}
 
 
 def build_model(cfg: DictConfig, observations: ObservationSpec, action_dim: int) -> WorldModel:
     """The world model, initialised from ``cfg.seed`` without disturbing the global random stream."""
 
-    def build(part: DictConfig, **options: Any) -> Any:
-        return construct(styled(without_training_keys(part), cfg.nets), **options)
+    def part(node: DictConfig, **options: Any) -> Any:
+        return build(with_style(without_training_keys(node), plain(cfg.nets)), path_of(node), **options)
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(cfg.seed)
         present = without_goal(observations)
-        encoder = build(cfg.encoder, observations=present)
-        dynamics = build(cfg.dynamics, embed_dim=encoder.embed_shape[-1], action_dim=action_dim)
+        encoder = part(cfg.encoder, observations=present)
+        dynamics = part(cfg.dynamics, embed_dim=encoder.embed_shape[-1], action_dim=action_dim)
         if len(present) < len(observations):
-            encoder = GoalEncoder(encoder, observations, cfg.env.get("still", []))
+            with located(cfg.env):
+                encoder = GoalEncoder(encoder, observations, zero_in_goals(cfg.env))
             dynamics = GoalConditioned(dynamics)
         heads = {
-            name: build(head, feat_dim=dynamics.feat_dim, action_dim=action_dim) for name, head in cfg.heads.items()
+            name: part(head, feat_dim=dynamics.feat_dim, action_dim=action_dim) for name, head in cfg.heads.items()
         }
         objectives = {
-            name: build(objective, feat_dim=dynamics.feat_dim - dynamics.goal_dim, observations=present)
+            name: part(objective, feat_dim=dynamics.feat_dim - dynamics.goal_dim, observations=present)
             for name, objective in cfg.objective.items()
         }
         if all(objective.decoder is None for objective in objectives.values()):
@@ -98,6 +101,20 @@ def build_model(cfg: DictConfig, observations: ObservationSpec, action_dim: int)
                 "configs/objective/probe.yaml does."
             )
         return WorldModel(encoder, dynamics, heads, objectives)
+
+
+def zero_in_goals(env: DictConfig) -> Sequence[int]:
+    """Read which numbers of the state are 0 in every goal."""
+    return read(GoalReading, OmegaConf.to_container(env, resolve=True)).goal_zero_indices
+
+
+@contextmanager
+def located(cfg: DictConfig) -> Iterator[None]:
+    """Let wrong options say that they stand in this node."""
+    try:
+        yield
+    except OptionError as error:
+        raise error.with_path(path_of(cfg)) from None
 
 
 def build_planner(
@@ -113,17 +130,17 @@ def build_planner(
     ``features``: of the model that it learns on, in which the constructor of what learns finds the ``feat_dim`` and
     ``goal_dim`` that it names. ``nets``: the style of its networks; None: the default.
     """
-    options = OmegaConf.create(OmegaConf.to_container(cfg))
+    options = plain(cfg)
+    learner = options.get("learner", options)
     for key in TRAINING_KEYS:
-        learner_of(options).pop(key, None)
-    learner = learner_of(options)
+        learner.pop(key, None)
     known = {} if features is None else {"feat_dim": features.feat_dim, "goal_dim": features.goal_dim}
-    learner.update({key: value for key, value in known.items() if key in parameters_of(learner._target_)})
+    learner.update({key: value for key, value in known.items() if key in parameters_of(learner["_target_"])})
     if nets is not None:
-        options = styled(options, nets)
+        options = with_style(options, plain(nets))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return construct(options, action_dim=action_dim, discrete=discrete)
+        return build(options, path_of(cfg), action_dim=action_dim, discrete=discrete)
 
 
 def loss_scales(
@@ -144,7 +161,8 @@ def loss_scales(
 
 def prefix_rows(cfg: DictConfig) -> int:
     """Rows drawn in front of every training window."""
-    return context_rows(cfg.data.context, cfg.data.burn_in)
+    with located(cfg.data):
+        return context_rows(cfg.data.context, cfg.data.burn_in)
 
 
 def require_length(cfg: DictConfig, longest: int | None, prefix: int) -> None:

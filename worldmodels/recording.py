@@ -22,6 +22,7 @@ from worldmodels.data.card import write_card
 from worldmodels.data.collect import Collector, row_spec
 from worldmodels.data.replay import Replay
 from worldmodels.envs import describe
+from worldmodels.envs.options import Baselines, keys_of
 from worldmodels.envs.vector import VectorEnv
 from worldmodels.errors import UserError
 from worldmodels.factory import build_planner
@@ -64,7 +65,7 @@ def record(to: str, run_folder: str | None, frames: int | None, overrides: list[
                 bar.set_postfix({"return": f"{episode.return_:.1f}"})
             bar.update(collector.frames - bar.n)
         replay.trim()
-    settings = [f"{key}={value}" for key, value in cfg.env.items() if key not in ("_target_", "blind", "reference")]
+    settings = [f"{key}={value}" for key, value in cfg.env.items() if key not in ("_target_", *keys_of(Baselines))]
     what = {
         "env": describe(cfg.env),
         "settings": settings,

@@ -20,6 +20,7 @@ from planners.diffusion.trajectory_learner import TrajectoryLearner, window_slot
 from planners.diffusion.trajectory_model import Condition, Score
 from planners.search.proposals import CategoricalProposal, GaussianProposal
 from planners.search.receding_horizon import Replanner, finite
+from worldmodels.common.options import inside
 from worldmodels.common.randomness import row_generators
 from worldmodels.errors import require
 from worldmodels.trajectory import LearnedModel
@@ -84,7 +85,8 @@ class Diffusion(Replanner):
         judge: PlanScorer,
         guidance: Mapping[str, GuidanceTerm] | None = None,
     ) -> None:
-        how = from_options(SamplingConfig, acting, "planner.acting")
+        with inside("acting"):
+            how = from_options(SamplingConfig, acting)
         family = CategoricalProposal(action_dim, 0.0) if discrete else GaussianProposal(how.noise_std, how.noise_std)
         learner = learner(action_dim=action_dim, discrete=discrete)
         super().__init__(action_dim, discrete, family, plan_horizon, learner.gamma, how.replan_every, how.kept > 0)

@@ -59,5 +59,5 @@ def require_gradients(gradient: str, straight_through: bool, instead: str) -> No
     require(
         straight_through or gradient == "exact",
         f"no gradient leads back through categorical latents or Discrete actions: use {instead}, train with "
-        "space=gaussian where it is the latents, or accept a biased estimate with planner.straight_through=true.",
+        "latent=gaussian where it is the latents, or accept a biased estimate with planner.straight_through=true.",
     )

@@ -122,7 +122,7 @@ class SamplingPlanner(Replanner):
     def __init__(
         self, action_dim: int, discrete: bool, options: Mapping[str, Any], terminal_value: ValueFunction | None = None
     ) -> None:
-        settings = from_options(SearchConfig, options, "The planner")
+        settings = from_options(SearchConfig, options)
         require(
             not discrete or 0 < settings.min_prob * action_dim < 1,
             f"min_prob={settings.min_prob} must lie between 0 and 1 / {action_dim}, the number of actions.",

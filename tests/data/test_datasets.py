@@ -27,7 +27,7 @@ from worldmodels.runs.recordings import require_same_world
 from worldmodels.training.run import train
 
 LENGTHS = (5, 8)
-OFFLINE = ("data.length=4", "data.cross_resets=false", "updates=12", "trainer.watch_updates=6")
+OFFLINE = ("data.length=4", "data.cross_resets=false", "updates=12", "trainer.video_every=6")
 BARE = tuple(word for word in REST if not word.startswith(("planner.", "data.length", "trainer.watch")))
 DENOISES = ("planner.plan_horizon=3", "denoiser.width=16", "planner.acting.steps=2", "planner.acting.replan_every=1")
 SPEC = {

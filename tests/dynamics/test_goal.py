@@ -137,13 +137,13 @@ def test_a_goal_is_the_same_however_often_it_is_looked_at(name):
 def test_goals_are_shown_at_rest_and_stacks_as_their_newest_frame():
     spec = {"pixels": ((9, 16, 16), torch.uint8), "state": ((4,), torch.float32)}
     both = spec | {f"goal_{key}": value for key, value in spec.items()}
-    encoder = build_model(config("dynamics=implicit", "++env.still=[1,3]"), both, ACTION).encoder
+    encoder = build_model(config("dynamics=implicit", "++env.goal_zero_indices=[1,3]"), both, ACTION).encoder
     obs = {"pixels": torch.randint(256, (2, 9, 16, 16), dtype=torch.uint8), "state": torch.randn(2, 4)}
     shown = encoder.as_goal(obs)
     assert torch.equal(shown["pixels"], obs["pixels"][:, 6:].repeat(1, 3, 1, 1))
     assert torch.equal(shown["state"], obs["state"] * torch.tensor([1.0, 0.0, 1.0, 0.0]))
-    with pytest.raises(UserError, match=r"env\.still=\[4\] names numbers of a state that has only 4"):
-        build_model(config("dynamics=implicit", "++env.still=[4]"), both, ACTION)
+    with pytest.raises(UserError, match=r"env\.goal_zero_indices=\[4\] names numbers of a state that has only 4"):
+        build_model(config("dynamics=implicit", "++env.goal_zero_indices=[4]"), both, ACTION)
 
 
 def test_goals_are_embedded_once_for_as_long_as_they_are_shown(monkeypatch):

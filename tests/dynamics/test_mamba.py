@@ -91,16 +91,17 @@ def test_a_fused_kernel_is_used_only_where_it_gives_the_same_numbers(monkeypatch
 
 
 def test_heads_that_do_not_divide_are_refused():
-    with pytest.raises(UserError, match="heads of 7 do not divide the 16 channels"):
-        Mamba(IN, 8, 1, expand=2, head=7)
+    with pytest.raises(UserError, match="head_dim=7 must divide the 16 channels"):
+        Mamba(IN, 8, 1, expand=2, head_dim=7)
 
 
 def test_rates_begin_where_asked_and_are_refused_where_they_mean_nothing():
-    core = Mamba(IN, 16, 2, head=2, rates=(0.25, 0.5))
+    core = Mamba(IN, 16, 2, head_dim=2, decay_range=(0.25, 0.5))
     rates = torch.cat([mixer.log_rate for mixer in core.mixers]).exp()
     assert len(rates) == 32
     assert rates.min() >= 0.25 - 1e-6
     assert rates.max() <= 0.5 + 1e-6
     for rates in ((1.0,), (0.0, 1.0), (2.0, 1.0)):
-        with pytest.raises(UserError, match="must be two positive numbers, the smaller one first"):
-            Mamba(IN, 16, 1, rates=rates)
+        with pytest.raises(UserError) as caught:
+            Mamba(IN, 16, 1, decay_range=rates)
+        assert caught.value.option == "decay_range"

@@ -181,14 +181,14 @@ def test_nan_and_divergence_are_errors_that_name_the_task(monkeypatch):
     ("options", "said"),
     [
         ({"task": "cheeta_run"}, "Did you mean 'cheetah_run'"),
-        ({"task": "walker"}, "is not a dm_control task"),
-        ({"camera": "sid"}, r"cameras 0 \(side\), 1 \(back\). Did you mean 'side'"),
-        ({"camera": 2}, r"cameras 0 \(side\), 1 \(back\)"),
+        ({"task": "walker"}, "is not a task of dm_control.suite"),
+        ({"camera": "sid"}, r"which has 0 \(side\), 1 \(back\). Did you mean 'side'"),
+        ({"camera": 2}, r"which has 0 \(side\), 1 \(back\)"),
         ({"size": 50}, "multiple of 16"),
         ({"obs": "pixel"}, "Did you mean 'pixels'"),
         ({"action_repeat": 0}, "action_repeat=0"),
         ({"render": {"quality": "fasst"}}, "Did you mean 'fast'"),
-        ({"render": {"shadow": False}}, "only 'quality'"),
+        ({"render": {"shadow": False}}, "render.shadow=false is not an option of Render"),
     ],
 )
 def test_mistakes_are_one_sentence(options, said):

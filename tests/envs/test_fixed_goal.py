@@ -63,7 +63,7 @@ def test_a_goal_is_stacked_like_what_is_seen(image):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"obs": "state", "goal": [1.0, 2.0]}, r"env\.goal: state must be \d+ finite numbers, not \[1\.0, 2\.0\]"),
+        ({"obs": "state", "goal": [1.0, 2.0]}, r"goal=\[1\.0, 2\.0\] must be \d+ finite numbers for state"),
         ({"obs": "state", "goal": ["a", 2.0]}, "is not a list of numbers"),
         ({"obs": "pixels", "goal": [1.0]}, "must give what is observed, pixels, and gives state"),
         ({"obs": "both", "goal": "a.png"}, "must give what is observed, pixels and state, and gives pixels"),

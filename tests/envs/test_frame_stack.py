@@ -55,7 +55,7 @@ def test_a_stacked_snapshot_fits_an_environment_without_a_stack():
 
 
 def test_there_is_nothing_to_stack_in_a_state():
-    with pytest.raises(UserError, match=r"env\.stack stacks frames"):
+    with pytest.raises(UserError, match=r"env\.stack=3 stacks frames"):
         make(stacked(obs="state"), 0)
     with pytest.raises(UserError, match=r"env\.stack=0 must be a whole number of at least 1"):
         make(stacked(stack=0), 0)
@@ -82,9 +82,9 @@ def test_training_moves_each_image_by_whole_pixels_and_acting_none():
 
 def test_an_encoder_shifts_while_it_learns():
     spec = {"pixels": ((9, 16, 16), torch.uint8)}
-    encoder = Encoder(spec, depth=4, units=8, shift=3)
+    encoder = Encoder(spec, depth=4, units=8, random_shift=3)
     obs = {"pixels": torch.randint(256, (2, 5, 9, 16, 16), dtype=torch.uint8)}
     assert not torch.equal(encoder(obs), encoder(obs))
     assert torch.equal(encoder.eval()(obs), encoder(obs))
-    with pytest.raises(UserError, match=r"encoder\.shift=-1"):
-        Encoder(spec, depth=4, units=8, shift=-1)
+    with pytest.raises(UserError, match="random_shift=-1 must be"):
+        Encoder(spec, depth=4, units=8, random_shift=-1)

@@ -150,7 +150,7 @@ def test_an_environment_that_does_not_repeat_itself_is_refused():
         ({"id": "CartPol-v1"}, "Did you mean"),
         ({"id": "CartPole-v1", "kwargs": {"sped": 1}}, "cannot be made"),
         ({"id": "FrozenLake-v1", "obs": "state"}, "only images and vectors"),
-        ({"id": "Painter-v0", "obs": "state"}, "use env.obs=pixels"),
+        ({"id": "Painter-v0", "obs": "state"}, "use obs=pixels"),
         ({"id": "Painter-v0", "kwargs": {"channels": 5}}, "observes images of shape"),
         ({"id": "Wide-v0", "obs": "state", "kwargs": {"high": float("inf")}}, "without bounds"),
         ({"id": "Painter-v0", "size": 50}, "multiple of 16"),

@@ -45,7 +45,7 @@ def test_the_shipped_configuration_passes_the_checker(obs):
 
 @pytest.mark.parametrize("maze", ["umaze", "medium", "large"])
 def test_starts_and_goals_lie_apart_and_in_free_cells(maze):
-    env = Maze(maze, obs="state", apart=4, seed=3)
+    env = Maze(maze, obs="state", min_start_goal_cells=4, seed=3)
     seen = set()
     for _ in range(60):
         observation, info = env.reset()
@@ -62,12 +62,12 @@ def test_starts_and_goals_lie_apart_and_in_free_cells(maze):
 
 
 def test_a_negative_leg_is_refused():
-    with pytest.raises(UserError, match=r"env\.legs=-1 must be 0"):
-        Maze(obs="state", legs=-1)
+    with pytest.raises(UserError, match=r"max_leg_cells=-1 must be a whole number of at least 0"):
+        Maze(obs="state", max_leg_cells=-1)
 
 
 def test_legs_are_short_and_follow_one_another():
-    env = Maze(obs="state", legs=2, steps=4000, seed=1)
+    env = Maze(obs="state", max_leg_cells=2, steps=4000, seed=1)
     planner = Waypoints(2, False, "umaze")
     observation, _ = env.reset()
     goals, over = [observation["goal_state"][:2]], False
@@ -147,7 +147,7 @@ def test_waypoints_find_the_way(maze):
     ("options", "message"),
     [
         ({"maze": "umase"}, "Did you mean 'umaze'?"),
-        ({"apart": 7}, "no two cells of maze=umaze lie so far apart"),
+        ({"min_start_goal_cells": 7}, "min_start_goal_cells=7 is more than lie between any two cells of maze=umaze"),
         ({"steps": 0}, "env.steps=0"),
         ({"obs": "statt"}, "Did you mean 'state'?"),
     ],

@@ -307,14 +307,14 @@ def test_doubling_the_batch_leaves_the_mean_losses(monkeypatch):
 
 def test_categorical_latents_are_refused_for_gradients_through_the_dynamics():
     cfg = config("planner=actor_critic", "planner.gradient=dynamics", "planner.imag_horizon=2")
-    world = model("space=categorical", observations=STATE)
+    world = model("latent=categorical", observations=STATE)
     planner = build_planner(cfg.planner, ACTION, False, world.dynamics.feature_spec)
     with pytest.raises(UserError, match="no gradient leads back through categorical latents"):
         planner.check(world.dynamics, 8)
     planner.straight_through = True
     planner.check(world.dynamics, 8)
     losses(world, planner)
-    exact = model("space=gaussian", observations=STATE).dynamics
+    exact = model("latent=gaussian", observations=STATE).dynamics
     discrete = build_planner(cfg.planner, ACTION, True, exact.feature_spec)
     with pytest.raises(UserError, match=r"Discrete actions: use planner\.gradient=reinforce"):
         discrete.check(exact, 8)

@@ -55,7 +55,7 @@ def planner(*words, discrete=False, observations=STATE):
         "planner.acting.replan_every=2",
         *words,
     )
-    world = model("space=gaussian", observations=observations)
+    world = model("latent=gaussian", observations=observations)
     made = build_planner(cfg.planner, ACTION, discrete, world.dynamics.feature_spec)
     return world, randomize(made)
 
@@ -652,7 +652,7 @@ def test_the_world_model_chooses_among_candidates():
 def test_every_setting_learns_and_acts(name, discrete):
     cfg = config(f"planner={name}", "denoiser.width=16", "planner.acting.steps=3")
     cfg.planner.plan_horizon = min(cfg.planner.plan_horizon, L)
-    world = model("space=gaussian", observations=STATE)
+    world = model("latent=gaussian", observations=STATE)
     made = build_planner(cfg.planner, ACTION, discrete, world.dynamics.feature_spec)
     rows = with_reset(batch(observations=STATE, length=10))
     if discrete:
@@ -719,7 +719,7 @@ def test_a_window_pairs_each_latent_with_the_action_and_reward_that_followed(mon
 
 def test_goals_in_hindsight_are_given_where_they_were_reached_and_as_goals_are_seen():
     torch.manual_seed(0)
-    world = build_model(config("dynamics=implicit", "++env.still=[2,3]"), WITH_GOAL, ACTION)
+    world = build_model(config("dynamics=implicit", "++env.goal_zero_indices=[2,3]"), WITH_GOAL, ACTION)
     cfg = config(
         "planner=diffusion", "denoiser.width=16", f"planner.plan_horizon={L}", "planner.learner.goal_share=1.0"
     )
@@ -872,7 +872,7 @@ def test_labels_of_what_was_earned_are_refused_where_goals_are_shown(name):
 @pytest.mark.parametrize("discrete", [False, True])
 def test_inverse_dynamics_find_the_action_between_two_latents(discrete):
     torch.manual_seed(0)
-    world = model("space=gaussian", observations=STATE)
+    world = model("latent=gaussian", observations=STATE)
     cfg = config("planner=decision_diffuser", "denoiser.width=16", "planner.learner.inverse={units: 64, layers: 2}")
     made = build_planner(cfg.planner, ACTION, discrete, world.dynamics.feature_spec).learner.train()
     weights = torch.randn(ACTION, world.dynamics.feat_dim)

@@ -120,7 +120,7 @@ def test_what_comes_after_the_goal_does_not_matter():
 
 def test_recorded_steps_are_foreseen_and_jump_by_one_on_average():
     torch.manual_seed(0)
-    world = model("space=gaussian", observations=STATE)
+    world = model("latent=gaussian", observations=STATE)
     cfg = config("planner=diffusion", "planner.plan_horizon=4", "planner.acting.replan_every=2", "denoiser.width=16",
                  "planner.learner.forward_model={units: 32, layers: 1}")  # fmt: skip
     size = world.dynamics.feat_dim
@@ -154,7 +154,7 @@ def test_recorded_steps_are_foreseen_and_jump_by_one_on_average():
 
 
 def test_imagined_plans_lose_what_their_actions_do_not_lead_to():
-    world = model("space=gaussian", observations=STATE)
+    world = model("latent=gaussian", observations=STATE)
     cfg = config("planner=diffusion", "planner.plan_horizon=4", "planner.acting.replan_every=2", "denoiser.width=16")
     learner = randomize(build_planner(cfg.planner, ACTION, False, world.dynamics.feature_spec)).learner
     rows = with_reset(batch(observations=STATE))

@@ -214,7 +214,7 @@ def test_a_training_that_fails_is_named_and_the_others_go_on(tmp_path):
     words = ("memory.backbones=[rssm,koopman]", "memory.posteriors=[obs]", "memory.controls=[]", "size.blocks=7")
     with pytest.raises(UserError, match=r"^1 trainings failed, rssm-obs-4 first: see .*failed\.txt, and continue"):
         train([*SHORT, *words, f"run_dir={folder}"])
-    assert "do not divide into 7 blocks" in (folder / "cells" / "rssm-obs-4" / "failed.txt").read_text()
+    assert "blocks=7 must divide" in (folder / "cells" / "rssm-obs-4" / "failed.txt").read_text()
     text = (folder / "memory.md").read_text()
     assert text.endswith("failed: rssm-obs-4\n")
     assert "| koopman obs |" in text
@@ -246,10 +246,10 @@ def test_trainings_that_ran_out_of_time_are_marked():
     ("word", "sentence"),
     [
         ("memory.delays=[10,0]", "memory.delays=0 must be a whole number of at least 1"),
-        ("memory.posteriors=[obz]", "dynamics.posterior is 'filter' or 'obs', not 'obz'. Did you mean 'obs'"),
+        ("memory.posteriors=[obz]", "memory.posteriors=obz must be one of filter, obs. Did you mean 'obs'"),
         ("memory.backbones=[mambo]", "dynamics=mambo is not one of"),
         ("memory.delays=[3]", "memory.delays=3 leaves no half of the hallway to imagine: 4 is the least."),
-        ("memory.delays=10", "memory.delays=10 must be a list, such as memory.delays=[10]."),
+        ("memory.delays=10", "memory.delays=10 must be a list"),
         ("memory.workers=0", "memory.workers=0 must be a whole number of at least 1"),
         ("dynamics=ssm", "dynamics=ssm has no effect in experiment=memory, where memory.backbones decides."),
         ("env.delay=9", "env.delay=9 has no effect in experiment=memory, where memory.delays decides."),

@@ -34,7 +34,7 @@ Updates = tuple[list, list[dict[str, torch.Tensor]]]  # losses and gradients of 
 
 
 def module(name: str) -> WorldModelModule:
-    words = (f"dynamics={name}", "space=categorical")
+    words = (f"dynamics={name}", "latent=categorical")
     return WorldModelModule(
         model(*words, observations=BOTH),
         Random(ACTION, False),

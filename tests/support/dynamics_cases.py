@@ -27,13 +27,13 @@ TINY = (
     "size.units=16",
     "size.layers=2",
 )
-SPACES = tuple(sorted(path.stem for path in (config_dir() / "space").glob("*.yaml")))
+SPACES = tuple(sorted(path.stem for path in (config_dir() / "latent").glob("*.yaml")))
 
 
 @cache
 def config(name: str, space: str | None = None) -> DictConfig:
     """The whole training configuration with this backbone and latent space, tiny; do not change it."""
-    return load_config([f"dynamics={name}", *([f"space={space}"] if space else []), *TINY])
+    return load_config([f"dynamics={name}", *([f"latent={space}"] if space else []), *TINY])
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,6 @@ def subjects() -> list[Subject]:
         found += [
             Subject(path.stem, posterior, space)
             for posterior in (POSTERIORS if "posterior" in cfg else (None,))
-            for space in (SPACES if "space" in cfg else (None,))
+            for space in (SPACES if "core" in cfg else (None,))
         ]
     return found

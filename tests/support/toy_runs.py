@@ -40,9 +40,9 @@ TINY = (
     "data.length=8",
     "train_ratio=16",
     "trainer.threads=1",
-    "trainer.log_updates=1",
+    "trainer.log_every=1",
 )
-SHORT = ("frames=120", "prefill=60", "trainer.watch_updates=7")
+SHORT = ("frames=120", "prefill=60", "trainer.video_every=7")
 """30 updates: 16 steps a decision, 32 an update, 60 decisions after the prefill."""
 UPDATES = 30
 EVALUATION = ("evaluation.episodes=2", "evaluation.context=2", "evaluation.imag_horizon=3")

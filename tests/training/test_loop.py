@@ -200,7 +200,7 @@ def test_watching_and_evaluating_in_mid_training_change_nothing(tmp_path, contex
     from worldmodels.evaluation.rollout import evaluate
 
     words = ("frames=90", f"data.context={context}")
-    quiet = trained(tmp_path / "a", *words, "trainer.watch_updates=1000", "trainer.log_updates=1000")
+    quiet = trained(tmp_path / "a", *words, "trainer.video_every=1000", "trainer.log_every=1000")
     played, states = [], []
 
     def run_search(training) -> None:
@@ -214,7 +214,7 @@ def test_watching_and_evaluating_in_mid_training_change_nothing(tmp_path, contex
         states.append(all(torch.equal(one, other) for one, other in zip(before, after, strict=True)))
         states.append(same(weights, module.state_dict()))
 
-    watched = trained(tmp_path / "b", *words, "trainer.watch_updates=3", at=[At(7, run_search)])
+    watched = trained(tmp_path / "b", *words, "trainer.video_every=3", at=[At(7, run_search)])
     assert all(states)
     assert len(played) == 2
     assert same(quiet, watched)
@@ -246,7 +246,7 @@ def test_a_training_whose_episodes_are_all_too_short_ends_with_what_is_wrong(tmp
 
 
 def test_windows_of_one_step_leave_nothing_to_draw(tmp_path):
-    trained(tmp_path, "data.length=1", "data.batch_size=32", "trainer.watch_updates=1", "frames=70")
+    trained(tmp_path, "data.length=1", "data.batch_size=32", "trainer.video_every=1", "frames=70")
 
 
 def test_environments_that_cannot_be_saved_go_on(tmp_path, caplog):

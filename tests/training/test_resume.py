@@ -23,7 +23,7 @@ CONTEXTS = {
     "none": (),
     "latent": ("data.context=latent",),
     "burn_in": ("data.context=burn_in", "data.burn_in=3"),
-    "published": ("env=chain", "env.num_envs=2", "optimizer=laprop", "space=categorical"),
+    "published": ("env=chain", "env.num_envs=2", "optimizer=laprop", "latent=categorical"),
 }
 """Words of trainings: each context, and discrete actions with the published latents and optimiser."""
 

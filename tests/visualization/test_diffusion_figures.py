@@ -20,15 +20,22 @@ from worldmodels.training.run import train
 from worldmodels.visualization.diffusion_figures import draw_paths, grid_of, guiding
 
 TINY = [word for word in WHOLE if not word.startswith(("planner.", "train_ratio", "data."))]
-MAZE = ("env=maze", "env.num_envs=1", "env.size=16", "env.steps=80", "env.action_repeat=4", "env.apart=1")
+MAZE = (
+    "env=maze",
+    "env.num_envs=1",
+    "env.size=16",
+    "env.steps=80",
+    "env.action_repeat=4",
+    "env.min_start_goal_cells=1",
+)
 SHORT = ("denoiser.width=16", "planner.plan_horizon=6", "planner.acting.steps=3", "planner.acting.replan_every=2")
-OFFLINE = ("data.batch_size=4", "data.length=8", "data.cross_resets=false", "updates=6", "trainer.watch_updates=6")
+OFFLINE = ("data.batch_size=4", "data.length=8", "data.cross_resets=false", "updates=6", "trainer.video_every=6")
 
 
 @pytest.fixture(scope="module")
 def recording(tmp_path_factory):
     folder = tmp_path_factory.mktemp("maze") / "set"
-    script("collect")([f"to={folder}", "frames=600", *MAZE, "env.obs=both", "env.legs=2", "planner=waypoints"])
+    script("collect")([f"to={folder}", "frames=600", *MAZE, "env.obs=both", "env.max_leg_cells=2", "planner=waypoints"])
     return folder
 
 
@@ -53,7 +60,7 @@ def test_scores_say_what_was_solved_and_what_a_way_through_would_score(runs):
     assert 0 <= result["success_rate"] <= 1
     assert len(result["successes"]) == 2
     best, worst = result["baselines"]["reference"], result["baselines"]["random"]
-    assert result["normalised_score"] == pytest.approx(100 * (result["return_mean"] - worst) / (best - worst))
+    assert result["normalized_score"] == pytest.approx(100 * (result["return_mean"] - worst) / (best - worst))
 
 
 def test_pictures_show_how_a_plan_comes_about(runs):

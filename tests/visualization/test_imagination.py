@@ -98,7 +98,7 @@ def test_a_training_writes_clips_plans_and_curves_and_files(finished_run):
     events = EventAccumulator(str(finished_run), size_guidance={"images": 0})
     events.Reload()
     tags = events.Tags()["images"]
-    assert {"imagination/open_loop", "imagination/error_against_step", "planner/chosen_plan"} <= set(tags)
+    assert {"imagination/open_loop", "open_loop/error", "planner/chosen_plan"} <= set(tags)
     clips = events.Images("imagination/open_loop")
     assert len(clips) == 4  # after updates 7, 14, 21 and 28
     assert_animated(clips[-1].encoded_image_string, 8)
@@ -106,12 +106,12 @@ def test_a_training_writes_clips_plans_and_curves_and_files(finished_run):
     plans = events.Images("planner/chosen_plan")
     with Image.open(io.BytesIO(plans[0].encoded_image_string)) as image:
         assert image.n_frames == 1 + 3
-    later = events.Images("planner/planned_and_what_came")
+    later = events.Images("plan/imagined_vs_observed")
     assert [event.step for event in later] == [event.step for event in plans][1:]  # each when the next one is drawn
     for event in later:
         with Image.open(io.BytesIO(event.encoded_image_string)) as image:
             assert 2 <= image.n_frames <= 1 + 3  # as far as the episode went
-    assert len(events.Images("planner/considered_and_what_came")) == len(later)
+    assert len(events.Images("plan/predicted_vs_actual")) == len(later)
     assert_animated((finished_run / "imagine.gif").read_bytes(), 5)
     with Image.open(finished_run / "imagine.png") as image:
         assert image.format == "PNG"

@@ -65,8 +65,9 @@ def looked_at(request, tmp_path_factory):
 def test_every_searching_planner_shows_its_plan_beside_what_happened(looked_at):
     events = EventAccumulator(str(looked_at), size_guidance={"images": 0})
     events.Reload()
-    planner = {tag.removeprefix("planner/") for tag in events.Tags()["images"] if tag.startswith("planner/")}
-    assert planner == {"considered", "considered_and_what_came", "chosen_plan", "planned_and_what_came"}
+    tags = {tag for tag in events.Tags()["images"] if tag.startswith(("plan/", "planner/"))}
+    drawn = {"planner/considered", "planner/chosen_plan", "plan/predicted_vs_actual", "plan/imagined_vs_observed"}
+    assert tags == drawn
     with Image.open(looked_at / "plan.png") as image:
         assert image.format == "PNG"
     assert_animated((looked_at / "plan.gif").read_bytes(), 4)

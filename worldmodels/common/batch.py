@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from worldmodels.common.columns import GOAL_PREFIX
-from worldmodels.errors import UserError, near_match
+from worldmodels.common.options import checked
+from worldmodels.errors import OptionError
 
 ROW_FLAGS = {"is_first": torch.bool, "is_last": torch.bool, "is_terminal": torch.bool}
 """Columns of flags in every row, and their types."""
@@ -51,11 +53,9 @@ def split_context(
     return {key: value[:, :prefix] for key, value in whole.items()} if prefix else None, window
 
 
-def context_rows(context: str, burn_in: int) -> int:
-    """How many extra rows a context draws in front of a window; ``UserError`` for one that does not exist."""
-    prefix = {"none": 0, "burn_in": burn_in, "latent": 1}
-    if context not in prefix:
-        raise UserError(f"`context={context}` is not one of {', '.join(prefix)}.{near_match(context, prefix)}")
+@checked
+def context_rows(context: Literal["none", "burn_in", "latent"], burn_in: int) -> int:
+    """Return how many extra rows a context draws in front of a window."""
     if context == "burn_in" and burn_in < 1:
-        raise UserError(f"`context=burn_in` with {burn_in} rows burns nothing in: give at least 1, or `context=none`.")
-    return prefix[context]
+        raise OptionError("burn_in", burn_in, "must be at least 1 with context=burn_in: use context=none for nothing")
+    return {"none": 0, "burn_in": burn_in, "latent": 1}[context]

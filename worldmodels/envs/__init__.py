@@ -2,55 +2,64 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
 import gymnasium
-from hydra.errors import InstantiationException
-from hydra.utils import get_object, instantiate
 
+from worldmodels.common.build import TARGET, build, find
+from worldmodels.common.options import open_ended, options_of
 from worldmodels.common.seeds import derive_seed
-from worldmodels.envs.shown_goal import with_goal
-from worldmodels.envs.stack import stacked
-from worldmodels.errors import UserError, near_match
+from worldmodels.envs.options import WRAPPERS, read, shared_keys
+from worldmodels.errors import OptionError, UserError, near_match
 
-VECTOR_KEYS = ("num_envs", "step_timeout", "blind", "reference", "still")
-"""Keys of the ``env`` group that belong to the vector of environments or to a model, not to one environment."""
-WRAPPER_KEYS = ("goal", "stack")
-"""Keys that belong to what any environment can be wrapped in."""
+PATH = "env"
+"""Where a configuration has what an environment is made from."""
 
 
 def describe(env: Mapping[str, Any]) -> str:
-    """What to call this environment in messages: its task, its id or its class."""
-    return str(env.get("task") or env.get("id") or str(env.get("_target_", "environment")).rpartition(".")[2])
+    """Name an environment in messages: by its task, its id or its class."""
+    return str(env.get("task") or env.get("id") or str(env.get(TARGET, "environment")).rpartition(".")[2])
 
 
 def make(env: Mapping[str, Any], seed: int, index: int = 0) -> gymnasium.Env:
     """Build environment number ``index`` from the ``env`` config group, seeded by (seed, index) and by nothing else.
 
-    The class under ``_target_`` gets the group's keywords and ``seed``, and ``index`` where it has such an argument.
-    Raises :class:`UserError` for an unknown class or keyword.
+    The class under ``_target_`` gets the keys that are not shared by all, ``seed``, and ``index`` where it has such an
+    argument. Raises :class:`UserError` for an unknown class or key.
     """
-    options = {key: value for key, value in env.items() if key not in VECTOR_KEYS + WRAPPER_KEYS}
-    target = options.get("_target_")
-    if not target:
-        raise UserError("The environment has no _target_: name its class, for example worldmodels.envs.dmc.DMC.")
+    own = own_options(env)
+    given = {"seed": derive_seed(seed, index)}
+    if "index" in options_of(find(own[TARGET], PATH)):
+        given["index"] = index
     try:
-        parameters = inspect.signature(get_object(target)).parameters
+        built = build(own, PATH, **given)
+        for wrapper in WRAPPERS:
+            built = read(wrapper, env, built)
+    except OptionError as error:
+        raise error.with_path(PATH) from None
+    except UserError:
+        raise
     except Exception as error:
-        raise UserError(f"The environment class {target!r} cannot be loaded: {error}") from error
-    open_ended = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
-    if "seed" not in parameters and not open_ended:
-        raise UserError(f"{target} must accept a keyword argument 'seed', so that environments differ and runs repeat.")
-    for key in options:
-        if not key.startswith("_") and key not in parameters and not open_ended:
-            raise UserError(f"{target} has no option {key!r}.{near_match(key, parameters)}")
-    extra = {"index": index} if "index" in parameters else {}
-    try:
-        built = instantiate(options, seed=derive_seed(seed, index), _convert_="all", **extra)
-    except InstantiationException as error:
-        if isinstance(error.__cause__, UserError):
-            raise error.__cause__ from None
-        raise UserError(f"{describe(env)} could not be built: {error.__cause__ or error}") from error
-    return stacked(with_goal(built, env.get("goal")), env.get("stack", 1))
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise UserError(f"{describe(env)} could not be built: {type(error).__name__}: {reason}.") from error
+    return built
+
+
+def own_options(env: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of an ``env`` group that its class takes, ``_target_`` included; unknown ones are refused."""
+    if not env.get(TARGET):
+        raise UserError("env has no _target_: name its class, for example worldmodels.envs.dmc.DMC.")
+    shared = shared_keys()
+    own = {key: value for key, value in env.items() if key not in shared}
+    target = find(own[TARGET], PATH)
+    known, any_goes = options_of(target), open_ended(target)
+    if "seed" not in known and not any_goes:
+        reason = "must take an argument 'seed', so that environments differ and runs repeat"
+        raise OptionError(TARGET, own[TARGET], reason).with_path(PATH)
+    for key, value in own.items():
+        if key != TARGET and key not in known and not any_goes:
+            every = (*known, *shared)
+            reason = f"is not an option of {target.__name__}"
+            raise OptionError(key, value, reason, allowed=every, hint=near_match(key, every)).with_path(PATH)
+    return own

@@ -3,37 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from gymnasium import spaces
 
 from worldmodels.common.columns import GOAL_PREFIX
-from worldmodels.errors import UserError, near_match
+from worldmodels.common.options import AtLeast, MultipleOf
+from worldmodels.errors import UserError
 
-OBS_CHOICES = ("pixels", "state", "both")
-"""What ``env.obs`` may be."""
-
-
-def check_obs(obs: str) -> str:
-    """``obs`` itself, or a :class:`UserError` naming the possibilities."""
-    if obs not in OBS_CHOICES:
-        raise UserError(f"env.obs={obs!r} is not one of {', '.join(OBS_CHOICES)}.{near_match(str(obs), OBS_CHOICES)}")
-    return obs
-
-
-def check_count(name: str, value: int) -> int:
-    """``value`` itself, if it is a whole number of at least one."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise UserError(f"{name}={value!r} must be a whole number of at least 1.")
-    return value
-
-
-def check_size(size: int) -> int:
-    """``size`` itself, if the encoders can halve it four times: a positive multiple of 16."""
-    if isinstance(size, bool) or not isinstance(size, int) or size < 16 or size % 16:
-        raise UserError(f"env.size={size!r} must be a positive multiple of 16, such as 32, 64 or 96.")
-    return size
+Obs = Annotated[Literal["pixels", "state", "both"], "what is observed: frames, a vector or both"]
+Size = Annotated[int, MultipleOf(16), "side of the square image, which encoders halve up to four times"]
+Repeat = Annotated[int, AtLeast(1), "control steps a decision; rewards are summed"]
+Limit = Annotated[int, AtLeast(1), "steps after which an episode is truncated"]
+Seed = Annotated[int, "of everything that is drawn at random"]
 
 
 def observation_space(obs: str, size: int, state_dim: int) -> spaces.Space:

@@ -11,7 +11,7 @@ import numpy as np
 
 from worldmodels.envs import describe, make
 from worldmodels.envs.base import check_spaces, require_finite
-from worldmodels.errors import UserError
+from worldmodels.errors import UserError, sentence
 
 STEPS = 60
 """Steps that each check takes; episodes that end on the way are begun again."""
@@ -158,7 +158,7 @@ def _transported(snapshot: Any) -> Any:
         return array_state(torch.load(file, weights_only=True))
     except Exception as error:
         raise UserError(
-            f"the snapshot holds more than plain containers, numbers, strings and arrays: {error}"
+            f"the snapshot holds more than plain containers, numbers, strings and arrays: {sentence(error)}"
         ) from error
 
 

@@ -5,17 +5,29 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from worldmodels.common.options import Fields, checked
 from worldmodels.envs import base, rendering
-from worldmodels.errors import UserError, near_match
+from worldmodels.errors import OptionError, UserError, near_match, sentence
 
 QUALITIES = {"full": {}, "fast": {"shadow": False, "reflection": False}}
 """Rendering flags of each ``render.quality``."""
+
+
+@checked
+@dataclass(frozen=True)
+class Render:
+    """How frames are drawn."""
+
+    quality: Annotated[Literal["full", "fast"], "fast: no shadows, no reflections"] = "full"
+
+
 CAMERAS = {"quadruped": 2, "dog": "y-axis"}
 """Domains whose first camera does not show the body well enough to learn from; everywhere else it is camera 0."""
 STEP_LIMIT = 1000
@@ -53,36 +65,35 @@ def find_task(task: str) -> tuple[str, str]:
     """The (domain, task) pair behind ``<domain>_<task>``, looked up, never split: both may hold underscores."""
     known = {"_".join(pair): pair for pair in load_suite().ALL_TASKS}
     if task not in known:
-        raise UserError(f"env.task={task!r} is not a dm_control task.{near_match(str(task), known)}")
+        reason = "is not a task of dm_control.suite"
+        raise OptionError("task", task, reason, allowed=tuple(known), hint=near_match(task, known))
     return known[task]
 
 
 class DMC(gymnasium.Env):
     """A dm_control task with action repeat, drawn only if pixels are wanted.
 
-    ``obs`` is pixels, state or both; ``size`` the side of the square image; ``camera`` a name, a number or None for one
-    that shows the body; ``render.quality`` full, or fast (no shadows, no reflections). Actions in [-1, 1] map to the
-    actuators' ranges (taken as they are where the suite sets no range: ``lqr``). Only a discount of 0 terminates.
+    Actions in [-1, 1] map to the actuators' ranges (taken as they are where the suite sets no range: ``lqr``). Only a
+    discount of 0 terminates.
     """
 
     metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012 - Gymnasium declares it as an instance attribute
     render_mode = "rgb_array"
 
+    @checked
     def __init__(
         self,
-        task: str,
-        obs: str = "pixels",
-        size: int = 64,
-        action_repeat: int = 2,
-        camera: int | str | None = None,
-        render: Mapping[str, Any] | None = None,
-        seed: int = 0,
+        task: Annotated[str, "<domain>_<task> of dm_control.suite"],
+        obs: base.Obs = "pixels",
+        size: base.Size = 64,
+        action_repeat: base.Repeat = 2,
+        camera: Annotated[int | str | None, "name or number; null: one that shows the body"] = None,
+        render: Annotated[Mapping[str, Any] | None, Fields(Render), "how frames are drawn"] = None,
+        seed: base.Seed = 0,
     ) -> None:
         self.name = task
-        self._obs = base.check_obs(obs)
-        self._size = base.check_size(size)
-        self._repeat = base.check_count("env.action_repeat", action_repeat)
-        self._flags = _flags(render)
+        self._obs, self._size, self._repeat = obs, size, action_repeat
+        self._flags = QUALITIES[Render(**(render or {})).quality]
         self._domain, _ = pair = find_task(task)
         with _without_deprecations():
             self._env = load_suite().load(*pair, task_kwargs={"random": np.random.RandomState(seed)})
@@ -193,7 +204,9 @@ class DMC(gymnasium.Env):
         try:
             return self._env.step(control)
         except PhysicsError as error:
-            raise UserError(f"{self.name}: the simulation diverged at step {self._env._step_count}: {error}") from error
+            raise UserError(
+                f"{self.name}: the simulation diverged at step {self._env._step_count}: {sentence(error)}"
+            ) from error
 
     def _read_state(self, observation: Mapping[str, np.ndarray]) -> None:
         self._state = np.concatenate([np.ravel(value) for value in observation.values()]).astype(np.float32)
@@ -224,7 +237,8 @@ class DMC(gymnasium.Env):
             return camera
         known = ", ".join(f"{i} ({name})" for i, name in enumerate(names))
         hint = near_match(camera, names) if isinstance(camera, str) else ""
-        raise UserError(f"env.camera={camera!r}: {self.name} has the cameras {known}.{hint}")
+        reason = f"is no camera of {self.name}, which has {known}"
+        raise OptionError("camera", camera, reason, allowed=tuple(names), hint=hint)
 
     def _restore_model(self, saved: Mapping[str, Any]) -> bool:
         """Write the model's fields back; True if the terrain changed, which a renderer keeps its own copy of."""
@@ -257,13 +271,3 @@ def _without_deprecations() -> Iterator[None]:
         yield
     finally:
         logger.removeFilter(keep)
-
-
-def _flags(render: Mapping[str, Any] | None) -> dict[str, bool]:
-    render = dict(render or {})
-    quality = render.pop("quality", "full")
-    if render:
-        raise UserError(f"env.render has only 'quality', not {', '.join(map(repr, render))}.")
-    if quality not in QUALITIES:
-        raise UserError(f"env.render.quality={quality!r} is not full or fast.{near_match(str(quality), QUALITIES)}")
-    return QUALITIES[quality]

@@ -3,43 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import cv2
 import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from worldmodels.common.options import checked
 from worldmodels.common.seeds import derive_seed
 from worldmodels.envs import base, rendering
-from worldmodels.errors import UserError, near_match
+from worldmodels.errors import OptionError, UserError, near_match, sentence
 
 
 class GymEnv(gymnasium.Env):
     """A Gymnasium environment with action repeat, its images resized and its actions rescaled from [-1, 1].
 
-    ``obs``: an image environment has only pixels; a vector environment has its vector as state, and its
-    ``rgb_array`` rendering as pixels. Every episode has a seed of its own, derived from (seed, episode), so that a
+    An image environment has only pixels; a vector environment has its vector as state, and its ``rgb_array`` rendering
+    as pixels. Every episode has a seed of its own, derived from (seed, episode), so that a
     snapshot is the episode's number and the actions taken in it: exact for every environment that repeats itself, at
-    the price of replaying them. ``kwargs`` go to ``gymnasium.make``. A ``TimeLimit`` truncates, nothing else does here.
+    the price of replaying them. A ``TimeLimit`` truncates, nothing else does here.
     """
 
     metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012 - Gymnasium declares it as an instance attribute
     render_mode = "rgb_array"
 
+    @checked
     def __init__(
         self,
-        id: str,
-        obs: str = "pixels",
-        size: int = 64,
-        action_repeat: int = 1,
-        kwargs: Mapping[str, Any] | None = None,
-        seed: int = 0,
+        id: Annotated[str, "Gymnasium's name of the environment"],
+        obs: base.Obs = "pixels",
+        size: base.Size = 64,
+        action_repeat: base.Repeat = 1,
+        kwargs: Annotated[Mapping[str, Any] | None, "further arguments of gymnasium.make"] = None,
+        seed: base.Seed = 0,
     ) -> None:
         self.name = id
-        self._obs = base.check_obs(obs)
-        self._size = base.check_size(size)
-        self._repeat = base.check_count("env.action_repeat", action_repeat)
+        self._obs, self._size, self._repeat = obs, size, action_repeat
         self._seed, self._episode = seed, -1
         self._tape: list[np.ndarray] = []
         self._last: dict[str, np.ndarray] = {}
@@ -79,7 +79,7 @@ class GymEnv(gymnasium.Env):
     def render(self) -> np.ndarray:
         """The present frame, uint8 [S, S, 3]."""
         if "pixels" not in self._last:
-            raise UserError(f"{self.name} has no frame: ask for env.obs=pixels or both, and call reset() first.")
+            raise UserError(f"{self.name} has no frame: ask for obs=pixels or both, and call reset() first.")
         return self._last["pixels"].transpose(1, 2, 0)
 
     def snapshot(self) -> dict[str, Any]:
@@ -136,10 +136,10 @@ class GymEnv(gymnasium.Env):
         except Exception as error:
             # Where drawing fails for want of a Python package, Gymnasium's own message names it.
             if isinstance(error, gymnasium.error.DependencyNotInstalled):
-                raise UserError(f"{self.name} cannot be drawn: {error}") from error
+                raise UserError(f"{self.name} cannot be drawn: {sentence(error)}") from error
             raise UserError(rendering.advice(error)) from error
         if not isinstance(frame, np.ndarray):
-            raise UserError(f"{self.name} draws nothing with render_mode='rgb_array'; observe env.obs=state.")
+            raise UserError(f"{self.name} draws nothing with render_mode='rgb_array'; observe obs=state.")
         return frame
 
     def _resize(self, image: np.ndarray) -> np.ndarray:
@@ -160,7 +160,7 @@ class GymEnv(gymnasium.Env):
         if len(space.shape) > 3 or (len(space.shape) == 3 and space.shape[-1] not in (1, 3)):
             raise UserError(f"{self.name} observes images of shape {space.shape}; they must be [H, W], [H, W, 1] or 3.")
         if self._obs != "pixels":
-            raise UserError(f"{self.name} observes images and has no state vector; use env.obs=pixels.")
+            raise UserError(f"{self.name} observes images and has no state vector; use obs=pixels.")
         return True
 
     def _find_actions(self, space: spaces.Space) -> spaces.Space:
@@ -185,9 +185,10 @@ def _make(id: str, kwargs: dict[str, Any]) -> gymnasium.Env:
     try:
         return gymnasium.make(id, disable_env_checker=True, **kwargs)
     except (gymnasium.error.Error, ImportError) as error:
-        reason = " ".join(str(error).split())
+        reason = " ".join(str(error).split()).rstrip(".")
         known = "Did you mean" in reason or id in gymnasium.registry
         hint = "" if known else near_match(str(id), gymnasium.registry)
-        raise UserError(f"env.id={id!r} cannot be made: {reason}{hint}") from error
+        raise OptionError("id", id, f"cannot be made: {reason}", hint=hint) from error
     except Exception as error:
-        raise UserError(f"env.id={id!r} cannot be made: {type(error).__name__}: {error}") from error
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise OptionError("id", id, f"cannot be made: {type(error).__name__}: {reason}") from error

@@ -6,16 +6,17 @@ import io
 from collections.abc import Mapping
 from contextlib import redirect_stderr
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
 
 from worldmodels.common.columns import GOAL_PREFIX
+from worldmodels.common.options import AtLeast, checked
 from worldmodels.envs import base, rendering
 from worldmodels.envs.grid import Grid
-from worldmodels.errors import UserError, near_match
+from worldmodels.errors import OptionError, UserError, near_match
 
 MAZES = {
     "umaze": ("PointMaze_UMaze-v3", 300),
@@ -38,47 +39,37 @@ class Maze(gymnasium.Env):
     ``pixels`` a camera above the maze in which no marker gives the goal away. Reward is 1 for each decision that ends
     within 0.45 of the goal; episodes go on there, to D4RL's number of steps. ``info["success"]``: there now.
 
-    With ``legs=n`` it is an environment to record in instead: goals lie at most n cells away, and whenever one is
-    reached (to within 0.2) the next is drawn.
-
-    Args:
-        maze: umaze, medium or large.
-        obs: pixels, state or both.
-        size: side of the image.
-        action_repeat: control steps of 10 ms a decision.
-        apart: fewest cells between start and goal, on foot.
-        legs: most cells of a leg, 0: none.
-        steps: control steps of an episode; None: D4RL's.
+    With ``max_leg_cells=n`` it is an environment to record in instead: goals lie at most n cells away, and whenever one
+    is reached (to within 0.2) the next is drawn. A control step is 10 ms.
     """
 
     metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012 - Gymnasium declares it as an instance attribute
     render_mode = "rgb_array"
 
+    @checked
     def __init__(
         self,
-        maze: str = "umaze",
-        obs: str = "pixels",
-        size: int = 32,
-        action_repeat: int = 8,
-        apart: int = 4,
-        legs: int = 0,
-        steps: int | None = None,
-        seed: int = 0,
+        maze: Annotated[Literal["umaze", "medium", "large"], "which of D4RL's"] = "umaze",
+        obs: base.Obs = "pixels",
+        size: base.Size = 32,
+        action_repeat: base.Repeat = 8,
+        min_start_goal_cells: Annotated[int, AtLeast(0), "fewest cells between start and goal, on foot"] = 4,
+        max_leg_cells: Annotated[int, AtLeast(0), "most cells between successive goals; 0: one an episode"] = 0,
+        steps: Annotated[int | None, AtLeast(1), "control steps of an episode; null: D4RL's 300, 600 or 800"] = None,
+        seed: base.Seed = 0,
     ) -> None:
         self.grid = grid_of(maze)
         self.name = f"maze {maze}"
-        self._obs, self._size = base.check_obs(obs), base.check_size(size)
-        self._repeat = base.check_count("env.action_repeat", action_repeat)
+        self._obs, self._size, self._repeat = obs, size, action_repeat
         id, longest = MAZES[maze]
-        self._limit = longest if steps is None else base.check_count("env.steps", steps)
+        self._limit = longest if steps is None else steps
         self._maze = _make(id)
         self._point = self._maze.point_env
-        if legs < 0:
-            raise UserError(f"env.legs={legs} must be 0 (one goal an episode) or the most cells of a leg.")
-        self._legs = legs
-        self._pairs = self.grid.pairs(1, legs) if legs else self.grid.pairs(apart, len(self.grid.cells))
+        self._legs, every = max_leg_cells, len(self.grid.cells)
+        self._pairs = self.grid.pairs(1, self._legs) if self._legs else self.grid.pairs(min_start_goal_cells, every)
         if not self._pairs:
-            raise UserError(f"env.apart={apart}: no two cells of maze={maze} lie so far apart.")
+            reason = f"is more than lie between any two cells of maze={maze}"
+            raise OptionError("min_start_goal_cells", min_start_goal_cells, reason)
         self._random = np.random.RandomState(seed)
         self._renderer: Any = None
         self._goal, self._goal_pixels, self._step, self._over = np.zeros(2), None, 0, True
@@ -227,7 +218,8 @@ def grid_of(maze: str) -> Grid:
     maps = _robotics().envs.maze.maps
     known = {"umaze": maps.U_MAZE, "medium": maps.MEDIUM_MAZE, "large": maps.LARGE_MAZE}
     if maze not in known:
-        raise UserError(f"env.maze={maze!r} is not one of {', '.join(known)}.{near_match(str(maze), known)}")
+        hint = near_match(maze, known)
+        raise OptionError("maze", maze, f"must be one of {', '.join(known)}", allowed=tuple(known), hint=hint)
     return Grid(known[maze])
 
 

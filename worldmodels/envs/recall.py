@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from worldmodels.common.options import AtLeast, checked
 from worldmodels.envs import base
 
 SHOWN = 2
@@ -34,8 +35,15 @@ class Recall(gymnasium.Env):
     Without ``cue`` the room is grey when the episode begins, so nothing that follows can be known: a control.
     """
 
-    def __init__(self, delay: int = 10, cue: bool = True, size: int = 16, seed: int = 0) -> None:
-        self.delay, self._cue, self._size = base.check_count("delay", delay), bool(cue), base.check_size(size)
+    @checked
+    def __init__(
+        self,
+        delay: Annotated[int, AtLeast(1), "steps of the hallway"] = 10,
+        cue: Annotated[bool, "false: the room is not shown at first, a control"] = True,
+        size: base.Size = 16,
+        seed: base.Seed = 0,
+    ) -> None:
+        self.delay, self._cue, self._size = delay, cue, size
         self._random = np.random.RandomState(seed)
         self._room, self._place, self._step = np.zeros(4, np.int64), 0, 0
         self.doors = SHOWN + delay

@@ -41,10 +41,10 @@ def advice(reason: object, backend: str | None = None) -> str:
     """One sentence: no frame can be drawn, why, and the exact package to install."""
     backend = backend or choose_backend()
     if backend in OFF:
-        return f"{VARIABLE}={backend} turns drawing off: unset it, or observe env.obs=state."
+        return f"{VARIABLE}={backend} turns drawing off: unset it, or observe obs=state."
     install = APT[backend]
     why = " ".join(str(reason).split()) or type(reason).__name__
     return (
         f"No frame can be drawn with {VARIABLE}={backend} ({why}): on Debian or Ubuntu run `{install}`, "
-        f"or observe env.obs=state; `python scripts/doctor.py` says more."
+        f"or observe obs=state; `python scripts/doctor.py` says more."
     )

@@ -4,37 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import cv2
 import gymnasium
 import numpy as np
 
 from worldmodels.common.columns import GOAL_PREFIX
-from worldmodels.errors import UserError
+from worldmodels.errors import OptionError
 
 GoalOption = str | Sequence[Any] | Mapping[str, Any]
 """An image file, the numbers of a state, or ``{pixels: file, state: numbers}``."""
+HELP = "shown as goal_pixels, goal_state: an image file, a state's numbers, {pixels: …, state: …}"
 
 
 class FixedGoal(gymnasium.Wrapper):
     """Each observation gets a twin ``goal_…`` that is the same always; rewards and ends stay what they were.
 
     Args:
-        goal: what ``env.goal`` says: as many of ``pixels`` and ``state`` as are observed.
+        goal: as many of ``pixels`` and ``state`` as are observed.
     """
 
     def __init__(self, env: gymnasium.Env, goal: GoalOption) -> None:
         super().__init__(env)
         spaces = env.observation_space.spaces
         if any(key.startswith(GOAL_PREFIX) for key in spaces):
-            raise UserError(f"env.goal={goal}: this environment shows goals of its own.")
+            raise OptionError("goal", goal, "has no place where an environment shows goals of its own")
         given = _by_key(goal)
         wrong = sorted(given.keys() ^ spaces.keys())
         if wrong:
-            raise UserError(
-                f"env.goal must give what is observed, {' and '.join(sorted(spaces))}, and gives "
-                f"{' and '.join(sorted(given)) or 'nothing'}: the two differ in {wrong[0]}."
+            raise OptionError(
+                "goal",
+                goal,
+                f"must give what is observed, {' and '.join(sorted(spaces))}, and gives "
+                f"{' and '.join(sorted(given)) or 'nothing'}: the two differ in {wrong[0]}",
+                allowed=tuple(sorted(spaces)),
             )
         shown = {key: _of_space(key, value, spaces[key]) for key, value in given.items()}
         self._shown = {GOAL_PREFIX + key: value for key, value in shown.items()}
@@ -60,8 +64,8 @@ class FixedGoal(gymnasium.Wrapper):
         return {**self.env.restore(snapshot), **self._shown}
 
 
-def with_goal(env: gymnasium.Env, goal: GoalOption | None) -> gymnasium.Env:
-    """``env`` beside a goal; itself for None."""
+def with_goal(env: gymnasium.Env, goal: Annotated[GoalOption | None, HELP] = None) -> gymnasium.Env:
+    """Show a goal beside what is observed; return ``env`` itself for None."""
     return env if goal is None else FixedGoal(env, goal)
 
 
@@ -72,25 +76,24 @@ def _by_key(goal: GoalOption) -> dict[str, Any]:
 
 
 def _of_space(key: str, value: Any, space: gymnasium.Space) -> np.ndarray:
-    """A goal in the shape and type of what is observed; ``UserError`` where it cannot be."""
+    """A goal in the shape and type of what is observed; :class:`OptionError` where it cannot be."""
     if key == "pixels":
         return _read_image(value, space.shape[-1])
     try:
         numbers = np.asarray(value, space.dtype)
     except (TypeError, ValueError) as error:
-        raise UserError(f"env.goal: {key}={value} is not a list of numbers.") from error
+        raise OptionError("goal", value, "is not a list of numbers") from error
     if numbers.shape != space.shape or not np.isfinite(numbers).all():
-        raise UserError(f"env.goal: {key} must be {space.shape[0]} finite numbers, not {value}.")
+        raise OptionError("goal", value, f"must be {space.shape[0]} finite numbers for {key}")
     return numbers
 
 
 def _read_image(path: Any, size: int) -> np.ndarray:
     image = cv2.imread(str(path)) if Path(str(path)).is_file() else None
     if image is None:
-        raise UserError(f"env.goal={path} is not an image that can be read.")
+        raise OptionError("goal", path, "is not an image that can be read")
     if image.shape[0] != image.shape[1]:
-        raise UserError(
-            f"env.goal={path} is {image.shape[1]} x {image.shape[0]}: an image must be square, as frames are."
-        )
+        reason = f"is {image.shape[1]} x {image.shape[0]}: an image must be square, as frames are"
+        raise OptionError("goal", path, reason)
     resized = image if len(image) == size else cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)
     return np.ascontiguousarray(resized[..., ::-1].transpose(2, 0, 1))

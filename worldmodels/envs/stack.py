@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import gymnasium
 import numpy as np
 
 from worldmodels.common.columns import GOAL_PREFIX
-from worldmodels.envs import base
-from worldmodels.errors import UserError
+from worldmodels.common.options import AtLeast, checked
+from worldmodels.errors import OptionError
 
 GOAL_PIXELS = GOAL_PREFIX + "pixels"
 SEEN = "stacked frames"
@@ -25,7 +25,7 @@ class FrameStack(gymnasium.Wrapper):
     def __init__(self, env: gymnasium.Env, frames: int) -> None:
         super().__init__(env)
         if "pixels" not in env.observation_space.spaces:
-            raise UserError("env.stack stacks frames, and there are none with env.obs=state: leave it at 1.")
+            raise OptionError("stack", frames, "stacks frames, and there are none with obs=state: leave it at 1")
         self._seen = np.zeros((frames, *env.observation_space["pixels"].shape), np.uint8)
         shape = (frames * self._seen.shape[1], *self._seen.shape[2:])
         pixels = {
@@ -63,6 +63,9 @@ class FrameStack(gymnasium.Wrapper):
         return {**observation, **stacks}
 
 
-def stacked(env: gymnasium.Env, frames: int) -> gymnasium.Env:
-    """``env`` with so many frames an observation; itself for 1."""
-    return env if base.check_count("env.stack", frames) == 1 else FrameStack(env, frames)
+@checked
+def stacked(
+    env: gymnasium.Env, stack: Annotated[int, AtLeast(1), "newest frames in one observation; TD-MPC2: 3"] = 1
+) -> gymnasium.Env:
+    """Show so many frames in an observation; return ``env`` itself for 1."""
+    return env if stack == 1 else FrameStack(env, stack)

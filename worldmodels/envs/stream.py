@@ -53,7 +53,7 @@ def explain(error: BaseException) -> str:
         return str(error)
     frames = traceback.extract_tb(error.__traceback__)
     place = f" ({os.path.basename(frames[-1].filename)}, line {frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}{place}"
+    return f"{type(error).__name__}: {' '.join(str(error).split()).rstrip('.')}{place}."
 
 
 def probe_spaces(env: Mapping[str, Any], seed: int, connection: Connection) -> None:
@@ -64,8 +64,10 @@ def probe_spaces(env: Mapping[str, Any], seed: int, connection: Connection) -> N
         check_spaces(describe(env), built.observation_space, built.action_space)
         connection.send((built.observation_space, built.action_space, psutil.Process().memory_full_info().uss))
         built.close()
+    except UserError as error:
+        connection.send(error)
     except Exception as error:
-        connection.send(explain(error))
+        connection.send(UserError(explain(error)))
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,7 @@ class Stream(gymnasium.Env):
         if self._env is None:
             env = make(self._config, self._seed, self._index)
             if (env.observation_space, env.action_space) != (self.observation_space, self.action_space):
-                raise UserError("its spaces differ from those of environment 0")
+                raise UserError("its spaces differ from those of environment 0.")
             self._env = env
         return self._env
 
@@ -153,7 +155,7 @@ class Stream(gymnasium.Env):
             value = observation.get(key)
             shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
             if shape != space.shape or dtype != space.dtype:
-                raise UserError(f"observation {key!r} is {dtype} {shape}, not {space.dtype} {space.shape} as declared")
+                raise UserError(f"observation {key!r} is {dtype} {shape}, not {space.dtype} {space.shape} as declared.")
         require_finite(describe(self._config), observation, reward)
 
     def _guarded(self, work: Callable[[], Any]) -> tuple[dict[str, np.ndarray], float, bool, bool, dict]:

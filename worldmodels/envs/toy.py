@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from worldmodels.common.options import AtLeast, checked
 from worldmodels.envs import base
-from worldmodels.errors import UserError, near_match
+from worldmodels.errors import OptionError
 
-ENDS = ("truncate", "terminate", "both")
+End = Literal["truncate", "terminate", "both"]
 
 
 class Counter(gymnasium.Env):
@@ -24,21 +25,19 @@ class Counter(gymnasium.Env):
     terminate or both at once. The reward for arriving in step ``s`` of episode ``k`` is ``100 k + s + a[0] / 2``.
     """
 
+    @checked
     def __init__(
         self,
-        lengths: Sequence[int] = (5, 3, 7),
-        ends: Sequence[str] = ("truncate",),
-        action_dim: int = 2,
-        obs: str = "state",
-        size: int = 16,
-        seed: int = 0,
-        index: int = 0,
+        lengths: Annotated[Sequence[Annotated[int, AtLeast(1)]], "steps of episodes, in turn"] = (5, 3, 7),
+        ends: Annotated[Sequence[End], "how episodes end, in turn"] = ("truncate",),
+        action_dim: Annotated[int, AtLeast(1), "numbers of an action"] = 2,
+        obs: base.Obs = "state",
+        size: base.Size = 16,
+        seed: base.Seed = 0,
+        index: Annotated[int, "which of the vector's environments it is"] = 0,
     ) -> None:
-        for end in ends:
-            if end not in ENDS:
-                raise UserError(f"ends={end!r} is not one of {', '.join(ENDS)}.{near_match(end, ENDS)}")
-        self._lengths = [base.check_count("a length", length) for length in lengths]
-        self._ends, self._index, self._size, self._obs = list(ends), index, base.check_size(size), base.check_obs(obs)
+        self._lengths, self._ends = list(lengths), list(ends)
+        self._index, self._size, self._obs = index, size, obs
         self._episode, self._step = -1, 0
         self._action, self._reward = np.zeros(action_dim, np.float32), 0.0
         self.observation_space = base.observation_space(obs, size, 4 + action_dim)
@@ -93,11 +92,16 @@ class Chain(gymnasium.Env):
     ``state`` is the place, one-hot. Episodes begin at ``start`` and are truncated after ``limit`` steps.
     """
 
-    def __init__(self, length: int = 6, start: int = 0, limit: int = 50, seed: int = 0) -> None:
-        base.check_count("length", length - 1)
-        base.check_count("limit", limit)
-        if not 0 <= start < length - 1:
-            raise UserError(f"start={start} must be at least 0 and below the goal, which is place {length - 1}.")
+    @checked
+    def __init__(
+        self,
+        length: Annotated[int, AtLeast(2), "places"] = 6,
+        start: Annotated[int, AtLeast(0), "place where episodes begin"] = 0,
+        limit: base.Limit = 50,
+        seed: base.Seed = 0,
+    ) -> None:
+        if start >= length - 1:
+            raise OptionError("start", start, f"must lie below the goal, which is place {length - 1}")
         self.length, self._start, self._limit = length, start, limit
         self._place, self._step = start, 0
         self.observation_space = base.observation_space("state", 16, length)
@@ -155,13 +159,18 @@ class LinearGaussian(gymnasium.Env):
     Q = np.diag([1.0, 0.1])
     R = np.array([[0.5]])
 
+    @checked
     def __init__(
-        self, start: Sequence[float] | np.ndarray = (0.5, 0.0), limit: int = 50, noise: float = 0.0, seed: int = 0
+        self,
+        start: Annotated[Sequence[float] | np.ndarray, "position and velocity where episodes begin"] = (0.5, 0.0),
+        limit: base.Limit = 50,
+        noise: Annotated[float, AtLeast(0), "standard deviation added to each part of the state"] = 0.0,
+        seed: base.Seed = 0,
     ) -> None:
         self._start = np.array(start, np.float64)
         if self._start.shape != (2,):
-            raise UserError(f"start={list(start)} must be two numbers: position and velocity.")
-        self._limit, self._noise = base.check_count("limit", limit), float(noise)
+            raise OptionError("start", list(start), "must be two numbers: position and velocity")
+        self._limit, self._noise = limit, noise
         self._random = np.random.RandomState(seed)
         self._x, self._step = self._start.copy(), 0
         self.observation_space = base.observation_space("state", 16, 2)

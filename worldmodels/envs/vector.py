@@ -13,7 +13,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import psutil
@@ -24,9 +24,10 @@ from gymnasium.vector.async_vector_env import AsyncState
 from jaxtyping import Float
 from torch import Tensor
 
+from worldmodels.common.options import Count, MoreThan, checked
 from worldmodels.envs import describe
 from worldmodels.envs.stream import Spaces, StreamFactory, probe_spaces
-from worldmodels.errors import UserError
+from worldmodels.errors import UserError, sentence
 
 Rows = dict[str, Tensor]
 """Observation keys, ``action`` [N, A], ``reward`` [N], ``is_first``/``is_last``/``is_terminal`` [N], ``frames`` [N],
@@ -44,13 +45,12 @@ class VectorEnv:
     or takes more than ``timeout`` seconds over a step.
     """
 
-    def __init__(self, env: Mapping[str, Any], num_envs: int, seed: int, timeout: int | float = 60.0) -> None:
-        if num_envs < 1:
-            raise UserError(f"env.num_envs={num_envs} must be at least 1.")
-        if timeout <= 0:
-            raise UserError(f"env.step_timeout={timeout} must be a positive number of seconds.")
+    @checked
+    def __init__(
+        self, env: Mapping[str, Any], num_envs: Count, seed: int, timeout: Annotated[float, MoreThan(0)] = 60.0
+    ) -> None:
         env = plain_config(env)
-        self.name, self.num_envs, self.timeout = describe(env), num_envs, float(timeout)
+        self.name, self.num_envs, self.timeout = describe(env), num_envs, timeout
         self._failure: UserError | None = None
         self._envs: AsyncVectorEnv | None = None
         spaces = self._find_spaces(env, seed)
@@ -143,7 +143,7 @@ class VectorEnv:
             answers = envs.call_wait(max(self.timeout, START_SECONDS))
         for index, answer in enumerate(answers):
             if "error" in answer:
-                raise UserError(f"Environment {self._worker(index)} failed: {answer['error']}")
+                raise UserError(f"Environment {self._worker(index)} failed: {sentence(answer['error'])}")
         return [answer["value"] for answer in answers]
 
     def _clean(self, action: Tensor) -> Tensor:
@@ -190,7 +190,7 @@ class VectorEnv:
         return f"worker {index} ({self.name}, pid {self._envs.processes[index].pid})"
 
     def _fail(self, message: str) -> UserError:
-        self._failure = UserError(message[0].upper() + message[1:])
+        self._failure = UserError(sentence(message[0].upper() + message[1:]))
         if self._envs is not None:
             _kill(self._envs)
         return self._failure
@@ -213,11 +213,11 @@ class VectorEnv:
             if process.exitcode is not None:
                 return (
                     f"environment {self._worker(index)} died with exit code {process.exitcode}; "
-                    "if it was killed for memory, start a run with fewer env.num_envs"
+                    "if it was killed for memory, start a run with a lower num_envs"
                 )
         hanging = [i for i, pipe in enumerate(self._envs.parent_pipes) if pipe is not None and not pipe.poll(0)]
         who = ", ".join(self._worker(index) for index in hanging) or f"worker ({self.name})"
-        return f"environment {who} did not answer within {self.timeout:g} s; raise env.step_timeout if it is only slow"
+        return f"environment {who} did not answer within {self.timeout:g} s; raise step_timeout if it is only slow"
 
     def _find_spaces(self, env: dict[str, Any], seed: int) -> Spaces:
         """The spaces, asked of a process that builds one environment, so that the parent loads no simulator."""
@@ -239,8 +239,8 @@ class VectorEnv:
         finally:
             process.kill()
             process.join()
-        if isinstance(answer, str):
-            raise UserError(answer)
+        if isinstance(answer, UserError):
+            raise answer
         observation, action, size = answer
         self._require_memory(size)
         return observation, action
@@ -250,8 +250,8 @@ class VectorEnv:
         needed, free = self.num_envs * size, psutil.virtual_memory().available
         if needed > free:
             raise UserError(
-                f"env.num_envs={self.num_envs} processes of {self.name} take at least {needed / 2**30:.1f} GiB and "
-                f"{free / 2**30:.1f} GiB of memory are free: lower env.num_envs."
+                f"num_envs={self.num_envs} processes of {self.name} take at least {needed / 2**30:.1f} GiB and "
+                f"{free / 2**30:.1f} GiB of memory are free: lower num_envs."
             )
 
 

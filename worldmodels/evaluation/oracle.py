@@ -18,9 +18,10 @@ from torch import Generator, Tensor
 from dynamics.base import Dynamics, Rollout, State
 from worldmodels.agent import Agent
 from worldmodels.envs import describe, make
+from worldmodels.envs.options import Baselines, read
 from worldmodels.envs.stream import enter_worker
 from worldmodels.envs.vector import VectorEnv, array_state, plain_config
-from worldmodels.errors import UserError
+from worldmodels.errors import UserError, sentence
 from worldmodels.trajectory import ActionSource, Trajectory
 
 SNAPSHOT = "snapshot"
@@ -35,7 +36,7 @@ class Simulators:
 
     def __init__(self, env: Mapping[str, Any], discrete: bool, workers: int | None = None) -> None:
         env = plain_config(env)
-        env = {**env, **env.get("blind", {})}
+        env = {**env, **(read(Baselines, env).baseline_overrides or {})}
         self.name, self.discrete = describe(env), discrete
         self.workers = workers or os.cpu_count() or 1
         self._pool = ProcessPoolExecutor(
@@ -60,7 +61,7 @@ class Simulators:
             answers = [self._pool.submit(_play, [snapshots[i] for i in start[part]], actions[part]) for part in parts]
             played = [answer.result() for answer in answers]
         except BrokenProcessPool as error:
-            raise UserError(f"a process that simulates {self.name} for the oracle died: {error}") from error
+            raise UserError(f"a process that simulates {self.name} for the oracle died: {sentence(error)}") from error
         feat, reward, cont = (np.concatenate([part[k] for part in played]) for k in range(3))
         return feat, reward, cont, [snapshot for part in played for snapshot in part[3]]
 
@@ -195,7 +196,7 @@ class OracleAgent(Agent):
             snapshots = self.envs.snapshot()
         except UserError as error:
             raise UserError(
-                f"model=oracle needs to save and restore {self.envs.name}, which cannot: {error}"
+                f"model=oracle needs to save and restore {self.envs.name}, which cannot: {sentence(error)}"
             ) from error
         self.state = State(
             torch.zeros(len(snapshots), 1), {SNAPSHOT: pack([pickle.dumps(array_state(s)) for s in snapshots])}

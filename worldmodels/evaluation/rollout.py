@@ -16,6 +16,7 @@ from tqdm import tqdm
 from planners.base import Planner
 from worldmodels.agent import Agent, ModelFreeAgent, StateAgent, require_same_spaces
 from worldmodels.common.seeds import HELD_OUT, derive_seed
+from worldmodels.envs.options import Baselines, read
 from worldmodels.envs.vector import VectorEnv
 from worldmodels.errors import UserError
 from worldmodels.evaluation.oracle import Oracle, OracleAgent, Simulators
@@ -146,7 +147,9 @@ def play_baseline(
     env: Mapping[str, Any], planner_of: Callable[[int, bool], Planner], episodes: int, seed: int
 ) -> list[float]:
     """Returns of a policy that looks at nothing, on the same seeds; frames are not drawn where that can be."""
-    return record_baseline({**env, **env.get("blind", {})}, planner_of, episodes, seed).returns
+    return record_baseline(
+        {**env, **(read(Baselines, env).baseline_overrides or {})}, planner_of, episodes, seed
+    ).returns
 
 
 def record_baseline(
@@ -171,7 +174,7 @@ def table(result: Mapping[str, Any]) -> str:
     lines.append(f"{result['planner'] + ' (stochastic)':<22}{result['return_stochastic_mean']:>9.1f}")
     if "success_rate" in result:
         lines.append(f"{'solved, of ' + str(result['episodes']):<22}{100 * result['success_rate']:>8.0f} %")
-    if "normalised_score" in result:
-        lines.append(f"{'normalised score':<22}{result['normalised_score']:>9.1f}")
+    if "normalized_score" in result:
+        lines.append(f"{'normalized score':<22}{result['normalised_score']:>9.1f}")
     lines += [f"{name:<22}{score:>9.1f}" for name, score in result["baselines"].items()]
     return "\n".join(lines)

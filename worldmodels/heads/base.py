@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Annotated
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from dynamics.base import Rollout
+from worldmodels.common.options import AtLeast, Count
+
+Units = Annotated[Count, "units of a hidden layer"]
+Layers = Annotated[int, AtLeast(0), "hidden layers"]
 
 
 class Head(nn.Module, ABC):

@@ -7,15 +7,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dynamics.base import Rollout
-from worldmodels.heads.base import Head
+from worldmodels.common.options import checked
+from worldmodels.heads.base import Head, Layers, Units
 from worldmodels.nets.layers import DEFAULT_STYLE, MLP, NetStyle
 
 
 class ContinueHead(Head):
     """Probability that an episode goes on after arriving in a state; a time limit does not count as an end."""
 
+    @checked
     def __init__(
-        self, feat_dim: int, action_dim: int, units: int, layers: int = 1, style: NetStyle = DEFAULT_STYLE
+        self, feat_dim: int, action_dim: int, units: Units, layers: Layers = 1, style: NetStyle = DEFAULT_STYLE
     ) -> None:
         super().__init__()
         self.net = MLP(feat_dim, units, layers, 1, out_scale=0.0, style=style)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from dynamics.base import Rollout
 from worldmodels.common.batch import goal_changed, mean_over
-from worldmodels.heads.base import Head
+from worldmodels.common.options import AtLeast, MoreThan, checked
+from worldmodels.heads.base import Head, Layers, Units
 from worldmodels.nets.distributions import TwoHot
 from worldmodels.nets.layers import DEFAULT_STYLE, MLP, NetStyle
 
@@ -16,18 +19,19 @@ from worldmodels.nets.layers import DEFAULT_STYLE, MLP, NetStyle
 class RewardHead(Head):
     """Reward for arriving in a state, as symexp two-hot; predicts exactly zero before training (DreamerV3)."""
 
+    @checked
     def __init__(
         self,
         feat_dim: int,
         action_dim: int,
-        units: int,
-        layers: int = 1,
-        num_bins: int = 255,
-        limit: float = 20.0,
+        units: Units,
+        layers: Layers = 1,
+        num_bins: Annotated[int, AtLeast(2), "bins of the two-hot distribution"] = 255,
+        symlog_limit: Annotated[float, MoreThan(0), "of the bins, under symlog"] = 20.0,
         style: NetStyle = DEFAULT_STYLE,
     ) -> None:
         super().__init__()
-        self.two_hot = TwoHot(num_bins, limit)
+        self.two_hot = TwoHot(num_bins, symlog_limit)
         self.net = MLP(feat_dim, units, layers, num_bins, out_scale=0.0, style=style)
 
     def forward(self, feat: Float[Tensor, "... H1 F"], action: Float[Tensor, "... H A"]) -> Float[Tensor, "... H"]:
@@ -46,17 +50,18 @@ class RewardHead(Head):
 class TransitionRewardHead(RewardHead):
     """Reward of an action taken in a state, which a planner knows before it imagines where that leads (TD-MPC2)."""
 
+    @checked
     def __init__(
         self,
         feat_dim: int,
         action_dim: int,
-        units: int,
-        layers: int = 1,
-        num_bins: int = 255,
-        limit: float = 20.0,
+        units: Units,
+        layers: Layers = 1,
+        num_bins: Annotated[int, AtLeast(2), "bins of the two-hot distribution"] = 255,
+        symlog_limit: Annotated[float, MoreThan(0), "of the bins, under symlog"] = 20.0,
         style: NetStyle = DEFAULT_STYLE,
     ) -> None:
-        super().__init__(feat_dim + action_dim, action_dim, units, layers, num_bins, limit, style)
+        super().__init__(feat_dim + action_dim, action_dim, units, layers, num_bins, symlog_limit, style)
 
     def forward(self, feat: Float[Tensor, "... H1 F"], action: Float[Tensor, "... H A"]) -> Float[Tensor, "... H"]:
         """Decode the reward of H steps from the H states they are taken in."""

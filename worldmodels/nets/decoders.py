@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Annotated
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from worldmodels.common.frames import pixels_to_float
+from worldmodels.common.options import AtLeast, Count, checked
 from worldmodels.nets.distributions import symexp, symlog
 from worldmodels.nets.encoders import CHANNEL_MULTIPLES, ObservationSpec, check_image_size, stages
 from worldmodels.nets.layers import DEFAULT_STYLE, MLP, DenseNormAct, NetStyle, init_linear_
@@ -67,13 +69,14 @@ class StateDecoder(nn.Module):
 class Decoder(nn.ModuleDict):
     """One decoder for each key of the observations; a goal behind ``feat_dim`` numbers of a feature is not read."""
 
+    @checked
     def __init__(
         self,
         feat_dim: int,
         observations: ObservationSpec,
-        depth: int,
-        units: int,
-        layers: int = 3,
+        depth: Annotated[Count, "channels of the last convolution"],
+        units: Annotated[Count, "units of a hidden layer for states"],
+        layers: Annotated[int, AtLeast(0), "hidden layers for states"] = 3,
         style: NetStyle = DEFAULT_STYLE,
     ) -> None:
         super().__init__()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +14,8 @@ from torch import Tensor, nn
 
 from worldmodels.common.columns import GOAL_PREFIX
 from worldmodels.common.frames import pixels_to_float
-from worldmodels.errors import UserError
+from worldmodels.common.options import AtLeast, Count, checked
+from worldmodels.errors import OptionError, UserError
 from worldmodels.nets.distributions import symlog
 from worldmodels.nets.layers import DEFAULT_STYLE, MLP, NetStyle, init_linear_
 
@@ -32,7 +34,7 @@ def check_image_size(shape: tuple[int, ...]) -> int:
     _, height, width = shape
     if height != width or height % 16 or height == 0:
         raise UserError(
-            f"images are square and a multiple of 16 pixels, not {height}x{width}; set env.size to 32, 64, …"
+            f"images must be square, their side a multiple of 16 pixels as 32 or 64 are, not {height}x{width}."
         )
     return height
 
@@ -47,8 +49,6 @@ class RandomShift(nn.Module):
 
     def __init__(self, most: int) -> None:
         super().__init__()
-        if most < 0:
-            raise UserError(f"encoder.shift={most} must not be negative.")
         self.most = most
 
     def forward(self, images: Float[Tensor, "N C S S"]) -> Float[Tensor, "N C S S"]:
@@ -93,24 +93,22 @@ class Encoder(nn.Module):
 
     Args:
         observations: what there is.
-        depth: channels of the first convolution.
-        units: of each hidden layer for ``state``.
-        layers: how many of them.
-        shift: pixels by which images are moved at random while training.
-        style: what the networks are made of.
     """
 
+    @checked
     def __init__(
         self,
         observations: ObservationSpec,
-        depth: int,
-        units: int,
-        layers: int = 3,
-        shift: int = 0,
+        depth: Annotated[Count, "channels of the first convolution"],
+        units: Annotated[Count, "units of a hidden layer for states"],
+        layers: Annotated[int, AtLeast(0), "hidden layers for states"] = 3,
+        random_shift: Annotated[
+            int, AtLeast(0), "pixels by which images are moved at random while training; TD-MPC2 from pixels: 3"
+        ] = 0,
         style: NetStyle = DEFAULT_STYLE,
     ) -> None:
         super().__init__()
-        self.shift = RandomShift(shift)
+        self.shift = RandomShift(random_shift)
         self.observations = dict(observations)
         self.pixels = PixelEncoder(observations["pixels"][0], depth, style) if "pixels" in observations else None
         self.state = (
@@ -118,7 +116,7 @@ class Encoder(nn.Module):
         )
         parts = [part for part in (self.pixels, self.state) if part is not None]
         if not parts:
-            raise UserError(f"observations hold neither 'pixels' nor 'state' but {sorted(observations)}; set env.obs")
+            raise UserError(f"observations hold neither 'pixels' nor 'state' but {sorted(observations)}.")
         self.embed_shape = (sum(part.out_dim for part in parts),)
 
     def forward(self, obs: dict[str, Tensor]) -> Float[Tensor, "... E"]:
@@ -140,16 +138,16 @@ class GoalEncoder(nn.Module):
     Args:
         encoder: of either.
         observations: what there is, the goal's too.
-        still: numbers of the state that are 0 in every goal, such as velocities.
+        goal_zero_indices: numbers of the state that are 0 in every goal, such as velocities.
     """
 
-    def __init__(self, encoder: Encoder, observations: ObservationSpec, still: Sequence[int] = ()) -> None:
+    def __init__(self, encoder: Encoder, observations: ObservationSpec, goal_zero_indices: Sequence[int] = ()) -> None:
         super().__init__()
-        self.encoder, self.observations, self.still = encoder, dict(observations), list(still)
+        self.encoder, self.observations, self.still = encoder, dict(observations), list(goal_zero_indices)
         self.embed_shape = (2, *encoder.embed_shape)
         numbers = math.prod(observations["state"][0]) if "state" in observations else 0
         if "state" in observations and not all(0 <= number < numbers for number in self.still):
-            raise UserError(f"env.still={self.still} names numbers of a state that has only {numbers}.")
+            raise OptionError("goal_zero_indices", self.still, f"names numbers of a state that has only {numbers}")
 
     def forward(self, obs: dict[str, Tensor]) -> Float[Tensor, "..."]:
         """Embed both."""

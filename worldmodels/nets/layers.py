@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
 from jaxtyping import Float, Int64
@@ -13,39 +13,30 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import layer_norm, rms_norm
 
-from worldmodels.errors import near_match, require
+from worldmodels.common.options import MoreThan, checked
 
-NORMS = ("layer", "rms")
 ACTIVATIONS = {"silu": nn.SiLU, "mish": nn.Mish, "gelu": nn.GELU, "elu": nn.ELU, "relu": nn.ReLU}
 
 
+@checked
 @dataclass(frozen=True)
 class NetStyle:
     """What networks are made of, whatever their sizes. An architecture that names a layer itself keeps it."""
 
-    norm: str = "layer"
+    norm: Annotated[Literal["layer", "rms"], "of hidden layers"] = "layer"
     """``layer`` or ``rms``.
 
     LayerNorm stands where DreamerV3's later versions have RMSNorm: it has a fused kernel on every device, and of a
     plan's time on a CPU the six small kernels of an RMSNorm took a fifth.
     """
-    act: str = "silu"
+    act: Annotated[Literal["silu", "mish", "gelu", "elu", "relu"], "of hidden layers"] = "silu"
     """One of :data:`ACTIVATIONS`."""
-    init_std: float | None = None
+    init_std: Annotated[float | None, MoreThan(0), "deviation of first weights"] = None
     """Deviation of a linear map's first weights, instead of one that follows from its inputs; zeros stay zeros.
 
     In front of a norm small weights compute what large ones do, and learn faster.
     """
-    norm_eps: float = 1e-5
-
-    def __post_init__(self) -> None:
-        require(self.norm in NORMS, f"norm={self.norm} is not one of {', '.join(NORMS)}.{near_match(self.norm, NORMS)}")
-        require(
-            self.act in ACTIVATIONS,
-            f"act={self.act} is not one of {', '.join(ACTIVATIONS)}.{near_match(self.act, ACTIVATIONS)}",
-        )
-        require(self.init_std is None or self.init_std > 0, f"init_std={self.init_std} must be positive.")
-        require(self.norm_eps > 0, f"norm_eps={self.norm_eps} must be positive.")
+    norm_eps: Annotated[float, MoreThan(0), "added to the variance"] = 1e-5
 
     def make_norm(self, dim: int) -> nn.Module:
         """Build the norm over the last axis."""

@@ -6,13 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig
 
-from dynamics.latent import require_posterior
 from worldmodels.config import load_config
-from worldmodels.envs.base import check_count
 from worldmodels.envs.recall import Recall
-from worldmodels.errors import UserError
+from worldmodels.errors import OptionError, UserError
 
 SHORTEST = 4
 """Least steps of a hallway."""
@@ -68,7 +66,7 @@ class Cell:
         length = Recall.length(self.delay)
         latent = [f"dynamics.posterior={self.posterior}", f"dynamics.free_nats={cfg.memory.free_nats}"]
         return [
-            *cfg.memory.words,
+            *cfg.words,
             f"dynamics={self.dynamics}",
             *(latent if self.posterior else []),
             *(word.format(length=length) for word in cfg.memory.extra.get(self.dynamics, [])),
@@ -81,16 +79,10 @@ class Cell:
 
 def require_sense(cfg: DictConfig, words: list[str], resume: Path | None) -> None:
     """Refuse what cannot be trained or scored, and words that every cell would overrule or only some would obey."""
-    for key in ("delays", "controls", "posteriors", "backbones"):
-        if not isinstance(cfg.memory[key], ListConfig):
-            raise UserError(f"memory.{key}={cfg.memory[key]} must be a list, such as memory.{key}=[{cfg.memory[key]}].")
-    for key in ("rows", "least_batch", "most_batch"):
-        check_count(f"memory.{key}", cfg.memory[key])
     for delay in (*cfg.memory.delays, *cfg.memory.controls):
-        if check_count("memory.delays", delay) < SHORTEST:
-            raise UserError(f"memory.delays={delay} leaves no half of the hallway to imagine: {SHORTEST} is the least.")
-    for posterior in cfg.memory.posteriors:
-        require_posterior(posterior)
+        if delay < SHORTEST:
+            reason = f"leaves no half of the hallway to imagine: {SHORTEST} is the least"
+            raise OptionError("memory.delays", delay, reason)
     for word in words:
         key = word.partition("=")[0]
         if key in OVERRULED:
@@ -103,7 +95,7 @@ def require_sense(cfg: DictConfig, words: list[str], resume: Path | None) -> Non
                 f"{', '.join(LATER)}."
             )
     for cell in {(cell.dynamics, cell.posterior): cell for cell in cells(cfg)}.values():
-        load_config([*cell.words(cfg), *words])
+        load_config(cell.words(cfg))
 
 
 def cells(cfg: DictConfig) -> Iterator[Cell]:

@@ -35,7 +35,6 @@ def run(cfg: DictConfig, words: list[str], resume: Path | None) -> Path:
     """
     require_sense(cfg, words, resume)
     folder = resume or new_folder(cfg, datetime.now())
-    cfg.memory.words = [*cfg.memory.words, *words]
     OmegaConf.save(cfg, folder / CONFIG)
     log.info("run folder: %s", folder)
     todo = [cell for cell in cells(cfg) if not result_file(folder, cell).exists()]

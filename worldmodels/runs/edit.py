@@ -5,83 +5,63 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import OmegaConfBaseException
 
-from worldmodels.config import dotted_keys, is_group, load_config, require_counts, require_types
-from worldmodels.errors import UserError, near_match
-from worldmodels.runs.folders import AVERAGE, CONFIG, NotLearned
-from worldmodels.scales import OVER_ALL, learner_of, require_scales
-
-WITHIN = ("size", "space", "decoder", "denoiser")
-"""Groups that others are made with."""
-NET = "planner.learner.trajectories.net"
-"""Where a planner keeps its denoiser."""
-WEIGHTS = ("dynamics", "space", "size", "nets", "encoder", "decoder", "objective", "heads")
-"""Groups that a run's weights depend on."""
-MISSING = object()
+from worldmodels.config import dotted_keys, is_group, load_config
+from worldmodels.config.aliases import bare, renamed
+from worldmodels.config.words import merge, place_of
+from worldmodels.errors import UserError
+from worldmodels.factory import model_nodes
+from worldmodels.runs.folders import AVERAGE, NotLearned
+from worldmodels.scales import learner_of
 
 
-def override(cfg: DictConfig, overrides: list[str], learned: bool = True) -> DictConfig:
-    """A copy of a run's configuration with ``key=value`` words on top; another group (``planner=cem``) replaces one.
+def override(before: DictConfig, words: list[str], learned: bool = True) -> DictConfig:
+    """Compose a run's configuration anew with ``key=value`` words on top of those it was composed from.
 
-    ``+key=value`` adds one to what is there (a label, the scale of another loss), as when a run starts.
+    Another group (``planner=cem``) replaces one, with the options that words gave it.
 
-    ``learned``: another planner keeps the options of what was learned, where it has such parts too.
+    Args:
+        before: a run's configuration.
+        words: as on a command line.
+        learned: whether another planner keeps the options of what was learned, where it has such parts too.
     """
-    before, cfg = cfg, cfg.copy()
-    adding = {word.lstrip("+"): word.startswith("+") for word in overrides}
-    for word in sorted(adding, key=is_group, reverse=True):  # a group first, then keys inside it
-        key, equals, value = word.partition("=")
-        added = adding[word] and "." in key and isinstance(OmegaConf.select(cfg, key.rpartition(".")[0]), DictConfig)
-        added = added or key.startswith(OVER_ALL)
-        if not equals:
-            raise UserError(f"{word!r} is not of the form key=value.{near_match(key, dotted_keys(cfg))}")
-        if is_group(word) and value == cfg.choices.get(key):
-            continue  # with the options it has here
-        if is_group(word):
-            inside = [f"{group}={cfg.choices[group]}" for group in WITHIN if group != key]
-            if key != "size":
-                inside += [f"size.{name}={'null' if value is None else value}" for name, value in cfg.size.items()]
-            fresh, place = load_config([word, *inside]), key.partition("@")[2] or key
-            if place not in fresh:
-                raise UserError(f"{key} can only be chosen when a run starts.")
-            keep = learned and place == "planner"
-            cfg[place] = keep_learned(fresh.planner, cfg.planner) if keep else fresh[place]
-            if not learned and place == "planner":
-                cfg.denoiser = fresh.denoiser  # its own too
-            cfg.choices[key] = fresh.choices[key]
-        elif not added and OmegaConf.select(cfg, key, default=MISSING) is MISSING:
-            raise UserError(f"this run's {CONFIG} has no key {key!r}.{near_match(key, dotted_keys(cfg))}")
-        else:
-            OmegaConf.update(cfg, key, parse(word, key), merge=False, force_add=added)
-            require_types(cfg, before, [word])
-    if any(word.startswith("denoiser") for word in overrides) and OmegaConf.select(cfg, NET):
-        OmegaConf.update(cfg, NET, cfg.denoiser, merge=False)
-    require_counts(cfg)
-    require_scales(cfg)
+    words = renamed(words, lambda: dotted_keys(before))
+    for word in words:
+        if is_group(word) and place_of(bare(word)) not in before:
+            raise UserError(f"{bare(word)} can only be chosen when a run starts.", option=bare(word))
+    cfg = load_config(merge(before.words, words, before.choices))
+    if learned and (cfg.choices.planner != before.choices.planner or keeps_learned(before)):
+        keep_learned(cfg, before, words)
     return cfg
 
 
-def keep_learned(planner: DictConfig, before: DictConfig) -> DictConfig:
-    """A planner chosen for a run, with the options of its learned parts as they were trained, and their discount."""
-    learner, trained = learner_of(planner), learner_of(before)
-    if not learner.get("loss_scales") or learner_signature(planner) != learner_signature(before):
-        return planner
-    with open_dict(planner):
+def keeps_learned(cfg: DictConfig) -> bool:
+    """Whether a planner of this configuration took options over from one that was trained before it."""
+    return load_config(list(cfg.words)).planner != cfg.planner
+
+
+def keep_learned(cfg: DictConfig, before: DictConfig, words: list[str]) -> None:
+    """Give a planner the options with which its learned parts were trained, and their discount, but for words."""
+    planner, learner, trained = cfg.planner, learner_of(cfg.planner), learner_of(before.planner)
+    if not learner.get("loss_scales") or learner_signature(planner) != learner_signature(before.planner):
+        return
+    said = [bare(word) for word in words if bare(word).startswith("planner.")]
+    chosen = {key: OmegaConf.select(cfg, key) for key in said}
+    with open_dict(cfg):
         for key in get_class(planner._target_).trained_with:
-            OmegaConf.update(planner, key, OmegaConf.select(before, key), merge=False)
+            OmegaConf.update(planner, key, OmegaConf.select(before.planner, key), merge=False)
         for key in learner.keys() & trained.keys() - {"_partial_"}:
             learner[key] = trained[key]
-        if "search" in planner:
+        for key, value in chosen.items():
+            OmegaConf.update(cfg, key, value, merge=False)
+        if "search" in planner and "planner.search.gamma" not in chosen:
             planner.search.gamma = learner.gamma
-    return planner
 
 
 def learner_signature(planner: DictConfig) -> dict[str, Any]:
-    """What a planner learns, but for sizes: the learner, what its trajectories are of, what they are asked for by."""
+    """Describe what a planner learns, but for sizes: the learner, what its trajectories are of and asked for by."""
     learner = learner_of(planner)
     return {
         "learner": learner._target_,
@@ -91,17 +71,10 @@ def learner_signature(planner: DictConfig) -> dict[str, Any]:
     }
 
 
-def learned_prefix(cfg: DictConfig) -> str:
-    """Where a run's checkpoint keeps what its planner learned."""
-    return AVERAGE + ("planner.learner." if "learner" in cfg.planner else "planner.")
-
-
-def parse(word: str, key: str) -> Any:
-    """The value of a ``key=value`` word."""
-    try:
-        return OmegaConf.select(OmegaConf.from_dotlist([word]), key)
-    except (yaml.YAMLError, OmegaConfBaseException) as error:
-        raise UserError(f"{word!r} cannot be read: {' '.join(str(error).split())}.") from error
+def learned_prefix(checkpoint: dict[str, Any]) -> str:
+    """Find where a run's checkpoint keeps what its planner learned."""
+    within = AVERAGE + "planner.learner."
+    return within if any(key.startswith(within) for key in checkpoint["state_dict"]) else AVERAGE + "planner."
 
 
 def require_learned(cfg: DictConfig, before: DictConfig, path: Path) -> None:
@@ -118,6 +91,17 @@ def require_learned(cfg: DictConfig, before: DictConfig, path: Path) -> None:
             raise UserError(
                 f"planner.{key} cannot change: what the planner in {path} learned was trained with {trained}."
             )
+
+
+def require_same_model(cfg: DictConfig, before: DictConfig, words: list[str], because: str) -> None:
+    """Refuse words that change what the weights of a world model depend on; the message names the first."""
+    if model_nodes(cfg) == model_nodes(before):
+        return
+    for word in words:
+        alone = override(before, [word], learned=False)
+        if model_nodes(alone) != model_nodes(before):
+            raise UserError(f"{word} cannot change{because}.", option=bare(word))
+    raise UserError(f"{' '.join(words)} cannot change{because}.")
 
 
 def replayed(env: DictConfig) -> dict[str, Any]:

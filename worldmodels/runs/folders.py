@@ -23,6 +23,8 @@ from worldmodels.nets.encoders import ObservationSpec
 log = logging.getLogger(__name__)
 
 CONFIG = "config.yaml"
+LAST_WITHOUT_WORDS = "fd3e02a"
+"""The last commit whose runs do not hold the words that they were composed from."""
 CHECKPOINTS = ("last.ckpt", "previous.ckpt")
 """The newest and the one before, each whole."""
 AVERAGE = "average.module."
@@ -66,7 +68,13 @@ def read_config(path: Path) -> DictConfig:
         cfg = OmegaConf.load(path / CONFIG)
     except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError) as error:
         raise UserError(f"{path / CONFIG} cannot be read: {' '.join(str(error).split())}.") from error
-    missing = sorted(load_config([]).keys() - (cfg.keys() if isinstance(cfg, DictConfig) else set()))
+    keys = cfg.keys() if isinstance(cfg, DictConfig) else set()
+    if "choices" in keys and "words" not in keys:
+        raise UserError(
+            f"{path} is a run of an earlier version: its {CONFIG} lacks the words it was composed from; use commit "
+            f"{LAST_WITHOUT_WORDS} for it."
+        )
+    missing = sorted(load_config([]).keys() - keys)
     if missing:
         raise UserError(
             f"{path} is not a run of this version: its {CONFIG} lacks {', '.join(map(str, missing[:3]))}; "

@@ -12,10 +12,9 @@ from omegaconf import DictConfig
 
 from planners.base import Planner
 from worldmodels.common import precision
-from worldmodels.errors import UserError
 from worldmodels.factory import build_model, build_planner, prefix_rows, require_length
 from worldmodels.model import WorldModel
-from worldmodels.runs.edit import WEIGHTS, learned_prefix, override, require_learned
+from worldmodels.runs.edit import learned_prefix, override, require_learned, require_same_model
 from worldmodels.runs.folders import AVERAGE, load_weights, observation_spec, read_checkpoint, read_config
 
 log = logging.getLogger(__name__)
@@ -62,9 +61,7 @@ def load_run(path: str | Path, overrides: list[str] | None = None, device: str =
     path = Path(path)
     before = read_config(path)
     cfg = override(before, overrides or [])
-    for group in WEIGHTS:
-        if cfg[group] != before[group]:
-            raise UserError(f"{group} cannot change: the weights in {path} were trained with another.")
+    require_same_model(cfg, before, overrides or [], f": the weights in {path} were trained with another")
     checkpoint = read_checkpoint(path)
     spaces = checkpoint["spaces"]
     model = build_model(cfg, observation_spec(checkpoint), spaces["action_dim"])
@@ -75,7 +72,7 @@ def load_run(path: str | Path, overrides: list[str] | None = None, device: str =
     load_weights(model, checkpoint, AVERAGE + "model.", checkpoint["file"])
     if list(planner.parameters()):
         require_learned(cfg, before, path)
-        load_weights(planner.trainable, checkpoint, learned_prefix(before), checkpoint["file"])
+        load_weights(planner.trainable, checkpoint, learned_prefix(checkpoint), checkpoint["file"])
     return Run(path, cfg, model.to(device).eval(), planner.to(device).eval(), checkpoint)
 
 

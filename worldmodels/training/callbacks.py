@@ -176,7 +176,7 @@ class ImaginationLogger(lightning.Callback):
                 start = module.start(model, prefix, window)
             clip = open_loop(model, window, start, context, length - context, generator)
         add_gif(writer, "imagination/open_loop", draw_clips(clip), frames)
-        writer.add_figure("imagination/error_against_step", draw_errors({"model": clip.error()}), frames)
+        writer.add_figure("open_loop/error", draw_errors({"model": clip.error()}), frames)
 
     def _draw_plan(
         self,
@@ -219,7 +219,7 @@ class ImaginationLogger(lightning.Callback):
         if len(rows["reward"]) < 2:
             return
         figure = draw_plan(preview, rows["reward"][1:].tolist())
-        writer.add_figure("planner/considered_and_what_came", figure, frames)
+        writer.add_figure("plan/predicted_vs_actual", figure, frames)
         if "pixels" in rows:
             clip = beside_what_happened(module.acting[0], preview, rows["pixels"])
-            add_gif(writer, "planner/planned_and_what_came", clip, frames)
+            add_gif(writer, "plan/imagined_vs_observed", clip, frames)

@@ -117,8 +117,8 @@ class WorldModelModule(lightning.LightningModule):
             self._stop_at_bad_batch(f"the gradient of {', '.join(names[:3])}")
         for together in self._clipped_together(parameters):
             self._clip(together)
-        self.log("gradient/norm", before)
-        self.log("gradient/clipped", torch.nn.utils.get_total_norm([p.grad for p in parameters]))
+        self.log("grad/norm", before)
+        self.log("grad/norm_after_clip", torch.nn.utils.get_total_norm([p.grad for p in parameters]))
 
     def _clipped_together(self, parameters: list[nn.Parameter]) -> list[list[nn.Parameter]]:
         """Split what shapes the latent, what only watches it, and the balance, into groups with a norm each.
@@ -160,7 +160,7 @@ class WorldModelModule(lightning.LightningModule):
         unknown = sorted(self.parts.keys() - groups.keys())
         if unknown:
             parts = sorted({".".join(name.split(".")[:2]) for name, _ in self._learned_parameters()})
-            raise UserError(f"optimizer.parts names {unknown[0]!r}, which has no parameters; parts are {parts}.")
+            raise UserError(f"optimizer.param_groups names {unknown[0]!r}, which has no parameters; parts are {parts}.")
         return self._optimizer([{"params": group, **self.parts.get(part, {})} for part, group in groups.items()])
 
     def _learned_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:

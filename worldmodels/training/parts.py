@@ -47,11 +47,11 @@ def parts(cfg: DictConfig, learning: Collection[str] | None = None) -> dict[str,
 
     ``learning`` names the places of parts that are not frozen; None: all.
     """
-    named = OmegaConf.to_container(cfg.optimizer, resolve=True)["parts"] or {}
+    named = OmegaConf.to_container(cfg.optimizer, resolve=True)["param_groups"] or {}
     if not isinstance(named, dict) or not all(isinstance(own, dict) for own in named.values()):
         raise UserError(
-            f"optimizer.parts={named} must name parts and their options, such as {{model.encoder: {{lr: 1e-4}}}}; "
-            "the rate of all others is optimizer.lr."
+            f"optimizer.param_groups={named} must name parts and their options, such as "
+            "{model.encoder: {lr: 1e-4}}; the rate of all others is optimizer.lr."
         )
     every = {}
     for place, part in parts_of(cfg).items():

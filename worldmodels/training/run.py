@@ -21,11 +21,13 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from worldmodels.cli import CtrlC, Interrupted, split_arguments
 from worldmodels.common.files import write_json
 from worldmodels.config import load_config
+from worldmodels.config.aliases import bare
+from worldmodels.config.words import quoted
 from worldmodels.doctor import require_rendering
 from worldmodels.errors import UserError
 from worldmodels.evaluation.report import evaluate_finished_run
 from worldmodels.factory import learner_of
-from worldmodels.runs.edit import WEIGHTS, override, replayed, require_learned, world_of
+from worldmodels.runs.edit import override, replayed, require_learned, require_same_model, world_of
 from worldmodels.runs.folders import (
     CHECKPOINTS,
     CONFIG,
@@ -173,39 +175,48 @@ def fit(training: Training, checkpoint: str | None) -> None:
 def planner_config(folder: Path, words: list[str]) -> DictConfig:
     """The configuration for training a planner on a run's world model, which stays as it is."""
     before = read_config(folder)
-    before.optimizer.parts = None  # its model's are without meaning now; a planner brings its own
-    before.data.dataset = None  # episodes of its own, unless words name a recording
+    said = {bare(word) for word in words}
+    fresh = [
+        "optimizer.param_groups=null",  # its model's are without meaning now; a planner brings its own
+        "data.dataset=null",  # episodes of its own, unless words name a recording
+        "run_dir=null",
+        quoted("world_model", folder),
+    ]
+    words = [*(word for word in fresh if bare(word) not in said), *words]
     cfg = override(before, words, learned=False)
-    cfg.new_parts = new_parts(cfg, before)
+    added = new_parts(cfg, before)
+    if added:
+        words = [*words, f"new_parts=[{','.join(added)}]"]
+        cfg = override(before, words, learned=False)
     require_same(
-        without(cfg, cfg.new_parts), before, f": the world model in {folder} was trained with another", world_of
+        without(cfg, added), before, words, f": the world model in {folder} was trained with another", world_of
     )
-    if not cfg.new_parts and not learner_of(cfg.planner).get("loss_scales"):
+    if not added and not learner_of(cfg.planner).get("loss_scales"):
         raise UserError(
             f"planner={cfg.choices.planner} has nothing to learn on a frozen world model: use it as it is, with "
             f"`python scripts/evaluate.py run={folder} planner={cfg.choices.planner}`, or name one that learns, such "
             "as planner=actor_critic."
         )
-    cfg.world_model = str(folder)
-    if "run_dir" not in {word.partition("=")[0] for word in words}:
-        cfg.run_dir = None
     return cfg
 
 
-def require_same(cfg: DictConfig, before: DictConfig, because: str, of: Callable[[DictConfig], dict[str, Any]]) -> None:
+def require_same(
+    cfg: DictConfig, before: DictConfig, words: list[str], because: str, of: Callable[[DictConfig], dict[str, Any]]
+) -> None:
     """Refuse a configuration that differs in what weights depend on, or in that part of its environment."""
-    changed = [group for group in WEIGHTS if cfg[group] != before[group]]
+    require_same_model(cfg, before, words, because)
     if of(cfg.env) != of(before.env):
-        changed.append("env")
-    if changed:
-        raise UserError(f"{changed[0]} cannot change{because}.")
+        raise UserError(f"env cannot change{because}.", option="env")
 
 
 def resumed_config(folder: Path, words: list[str]) -> DictConfig:
     """A run's configuration with words on top; what its weights or its replay depend on may not change."""
     before = read_config(folder)
+    said = {bare(word) for word in words}
+    if "data.capacity" not in said:  # rows on disk are what they are, whatever frames= says now
+        words = [f"data.capacity={before.data.capacity}", *words]
     cfg = override(before, words)
-    require_same(cfg, before, f" when resuming: {folder} was trained with another; start a new run", replayed)
+    require_same(cfg, before, words, f" when resuming: {folder} was trained with another; start a new run", replayed)
     if learner_of(cfg.planner).get("loss_scales"):
         require_learned(cfg, before, folder)
     if optimizer_layout(cfg) != optimizer_layout(before):

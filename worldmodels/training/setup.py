@@ -99,7 +99,7 @@ def assemble(cfg: DictConfig, folder: Path, ctrl_c: CtrlC, resumed_at: int = 0) 
             checkpoints,
             ImaginationLogger(
                 dataset,
-                trainer_cfg.watch_updates,
+                trainer_cfg.video_every,
                 precision.context(trainer_cfg.precision, precision.device_of(trainer_cfg.accelerator)),
             ),
         ]
@@ -144,7 +144,7 @@ def build_trainer(
             FrameCurves(folder, clock, resumed_at),
             MetricsCsv(folder / "metrics.csv", clock, resumed_at),
         ],
-        log_every_n_steps=min(cfg.log_updates, len(dataset)),
+        log_every_n_steps=min(cfg.log_every, len(dataset)),
         callbacks=callbacks,
         plugins=[PlainFiles()],
         enable_checkpointing=False,
@@ -172,7 +172,7 @@ def build_module(cfg: DictConfig, folder: Path, model: Any, envs: VectorEnv | Sp
         construct(cfg.balance, scales=loss_scales(cfg, envs.observation_spec, learning)),
         parts(cfg, learning),
         prefix_rows(cfg),
-        cfg.optimizer.average,
+        cfg.optimizer.ema_decay,
         folder / "bad_batch.pt",
     )
 

@@ -1,0 +1,126 @@
+"""Options are held against the signature that says them, wherever an object is made from."""
+
+from __future__ import annotations
+
+import functools
+import pickle
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import pytest
+import torch
+
+from worldmodels.common.build import build
+from worldmodels.common.options import (
+    AtLeast,
+    Between,
+    Count,
+    Fields,
+    MoreThan,
+    MultipleOf,
+    checked,
+    options_of,
+    validate,
+)
+from worldmodels.errors import MISSING, OptionError, UserError
+
+
+@dataclass(frozen=True)
+class Inner:
+    rate: Annotated[float, MoreThan(0)]
+    wide: bool = False
+
+
+class Thing:
+    @checked
+    def __init__(
+        self,
+        dim: int,
+        gamma: Annotated[float, Between(0, 1, "high"), "discount per decision"] = 0.99,
+        count: Annotated[int | None, AtLeast(1)] = None,
+        word: Literal["filter", "obs"] = "filter",
+        each: Sequence[Count] = (1,),
+        size: Annotated[int, MultipleOf(16)] = 16,
+        flag: bool = False,
+        either: int | float = 1,
+        inner: Annotated[Mapping[str, Any] | None, Fields(Inner)] = None,
+        weight: torch.Tensor | None = None,
+    ) -> None:
+        if gamma == 0.5:
+            raise OptionError("gamma", gamma, "must not be a half")
+        self.gamma, self.count, self.either, self.inner, self.weight = gamma, count, either, inner, weight
+
+
+WRONG = [
+    ({"gamma": 1}, "gamma", (float, Between(0, 1, "high"))),
+    ({"gamma": True}, "gamma", (float, Between(0, 1, "high"))),
+    ({"gamma": float("nan")}, "gamma", (float, Between(0, 1, "high"))),
+    ({"count": 0}, "count", (int, AtLeast(1), None)),
+    ({"count": 1.5}, "count", (int, AtLeast(1), None)),
+    ({"word": "obz"}, "word", ("filter", "obs")),
+    ({"each": [1, 0]}, "each", (int, AtLeast(1))),
+    ({"size": 33}, "size", (int, MultipleOf(16))),
+    ({"flag": 1}, "flag", (bool,)),
+    ({"either": "many"}, "either", (int, float)),
+    ({"inner": {"rate": 0}}, "inner.rate", (float, MoreThan(0))),
+    ({"inner": {"rate": 1.0, "wyde": True}}, "inner.wyde", ("rate", "wide")),
+]
+
+
+@pytest.mark.parametrize(("options", "option", "allowed"), WRONG, ids=str)
+@pytest.mark.parametrize("make", [Thing, lambda **o: build({"_target_": f"{__name__}.Thing", **o}, "a.b")])
+def test_wrong_options_are_named_with_what_is_allowed(options, option, allowed, make):
+    with pytest.raises(OptionError) as caught:
+        make(dim=3, **options)
+    assert caught.value.option == (option if make is Thing else f"a.b.{option}")
+    assert caught.value.allowed == allowed
+
+
+def test_numbers_are_of_the_type_that_is_meant():
+    thing = Thing(dim=3.0, gamma=0, count=1e6)
+    assert [type(x) for x in (thing.gamma, thing.count, thing.either)] == [float, int, int]
+    assert type(Thing(dim=3, either=1.0).either) is float
+
+
+def test_tensors_and_nothing_pass_untouched():
+    weight = torch.ones(2)
+    assert Thing(dim=3, weight=weight).weight is weight
+
+
+def test_unknown_and_missing_options():
+    with pytest.raises(OptionError) as caught:
+        validate(Thing, {"dim": 1, "gama": 0.5})
+    assert (caught.value.option, "Did you mean 'gamma'?" in str(caught.value)) == ("gama", True)
+    with pytest.raises(OptionError) as caught:
+        validate(Thing, {})
+    assert (caught.value.option, caught.value.value) == ("dim", MISSING)
+    assert validate(Thing, {}, later=True) == validate(Thing, {}, later=["dim"]) == {}
+    assert validate(functools.partial(Thing, dim=1), {}) == {}
+
+
+def test_what_a_class_refuses_later_is_located_too():
+    node = {"_target_": f"{__name__}.Thing", "_partial_": True, "gamma": 0.5}
+    holder = build({"_target_": "types.SimpleNamespace", "core": node}, "planner")
+    with pytest.raises(OptionError) as caught:
+        holder.core(dim=1)
+    assert caught.value.option == "planner.core.gamma"
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert (str(again), again.option) == (str(caught.value), "planner.core.gamma")
+
+
+def test_a_class_that_fails_is_one_sentence():
+    with pytest.raises(UserError, match=r"^builtins.int cannot be built as configured: .*\.$"):
+        build({"_target_": "builtins.int", "x": "seven"}, "x")
+
+
+def test_help_is_read_from_the_signature():
+    assert options_of(Thing)["gamma"].help == "discount per decision"
+    assert options_of(Thing)["dim"].required
+
+
+def test_workers_import_no_torch():
+    code = "import worldmodels.envs.toy, worldmodels.envs.dmc, sys; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

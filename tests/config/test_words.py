@@ -1,0 +1,61 @@
+"""Stored configurations are composed anew from their words with others on top."""
+
+from __future__ import annotations
+
+import pytest
+from omegaconf import OmegaConf
+
+from worldmodels.config import load_config
+from worldmodels.config.words import merge, quoted
+from worldmodels.errors import UserError
+from worldmodels.runs.edit import override
+
+WORDS = ["env=counter", "planner=cem", "planner.num_samples=9", "size.units=8", "+loss_scales.extra=2.0"]
+
+
+@pytest.mark.parametrize(
+    ("new", "expected"),
+    [
+        ([], WORDS),
+        (["planner=cem"], WORDS),
+        (["planner.num_samples=5"], [*WORDS[:2], *WORDS[3:], "planner.num_samples=5"]),
+        (["planner.gamma=0.5", "planner=mppi"], [WORDS[0], *WORDS[3:], "planner=mppi", "planner.gamma=0.5"]),
+        (["loss_scales.extra=3.0"], [*WORDS[:4], "+loss_scales.extra=3.0"]),
+    ],
+)
+def test_new_words_take_the_place_of_old_ones(new, expected):
+    assert merge(WORDS, new, {"env": "counter", "planner": "cem"}) == expected
+
+
+def test_a_configuration_is_its_words():
+    cfg = load_config(WORDS)
+    assert cfg.words == WORDS
+    assert load_config(list(cfg.words)) == cfg
+    assert override(cfg, []) == cfg
+
+
+def test_groups_within_groups_follow_by_themselves():
+    cfg = load_config(["planner=diffusion", "size.units=24"])
+    changed = override(cfg, ["denoiser=transformer", "denoiser.width=64"])
+    assert changed.planner.learner.trajectories.net == changed.denoiser
+    assert override(cfg, ["planner=diffuser"]).size.units == 24
+    assert override(cfg, ["size=s"]).size.units == 256
+
+
+def test_a_run_is_no_experiment_afterwards():
+    with pytest.raises(UserError) as caught:
+        override(load_config([]), ["experiment=published"])
+    assert caught.value.option == "experiment"
+
+
+def test_any_path_can_be_a_word(tmp_path):
+    path = f"{tmp_path}/it's, a {{strange}} [one]=\\"
+    assert load_config([quoted("run_dir", path)]).run_dir == path
+
+
+def test_stored_values_are_the_composed_ones(tmp_path):
+    cfg = load_config(["frames=1e6", "env.num_envs=2.0"])
+    OmegaConf.save(cfg, tmp_path / "config.yaml")
+    assert OmegaConf.load(tmp_path / "config.yaml") == cfg
+    assert (cfg.data.capacity, cfg.env.num_envs) == (1_000_000, 2)
+    assert isinstance(cfg.env.num_envs, int)

@@ -1,0 +1,95 @@
+"""Nodes of a configuration made into objects: ``_target_`` names what to call, the rest are its options.
+
+As Hydra's ``instantiate``, but options are held against the signature first, errors say where in the configuration the
+wrong one stands, and what is given beside them is not turned into configuration objects. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from hydra.utils import get_object
+
+from worldmodels.common.options import validate
+from worldmodels.errors import OptionError, UserError
+
+TARGET, PARTIAL = "_target_", "_partial_"
+
+
+class Recipe(functools.partial):
+    """What ``_partial_: true`` makes: a call that lacks options, whose errors say where the others stand."""
+
+    path: str = ""
+
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        """Call with the options that were missing."""
+        try:
+            return super().__call__(*args, **kwargs)
+        except OptionError as error:
+            raise error.with_path(self.path) from None
+
+
+def build(node: Mapping[str, Any], path: str = "", **given: Any) -> Any:
+    """Call what a node names, with its options and those ``given``; nodes within it come first, in order.
+
+    Args:
+        node: plain containers.
+        path: where the node stands, for messages.
+        given: further options, any objects; they come before the node's own.
+
+    Raises:
+        UserError: nothing of that name; an option that is wrong; a call that fails with a TypeError or ValueError.
+    """
+    target, options = _read(node, path)
+    options = _validated(target, {**options, **given}, path)
+    try:
+        return target(**options)
+    except OptionError as error:
+        raise error.with_path(path) from None
+    except (TypeError, ValueError) as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise UserError(f"{node[TARGET]} cannot be built as configured: {reason}.") from error
+
+
+def find(name: str, path: str = "") -> Callable[..., Any]:
+    """What a ``_target_`` names."""
+    try:
+        return get_object(name)
+    except Exception as error:
+        place = f"{path}._target_" if path else "_target_"
+        reason = " ".join(str(error.__cause__ or error).split()).rstrip(".")
+        raise UserError(f"{place}={name} cannot be loaded: {reason}.", option=place, value=name) from error
+
+
+def _read(node: Mapping[str, Any], path: str) -> tuple[Callable[..., Any], dict[str, Any]]:
+    if not isinstance(node.get(TARGET), str):
+        raise UserError(f"{path or 'this'} has no _target_: name its class, for example worldmodels.envs.dmc.DMC.")
+    own = {key: value for key, value in node.items() if key not in (TARGET, PARTIAL)}
+    return find(node[TARGET], path), {
+        key: _built(value, f"{path}.{key}" if path else key) for key, value in own.items()
+    }
+
+
+def _built(value: Any, path: str) -> Any:
+    """An option with whatever nodes it holds built."""
+    if isinstance(value, Mapping):
+        if TARGET not in value:
+            return {key: _built(item, f"{path}.{key}") for key, item in value.items()}
+        if not value.get(PARTIAL):
+            return build(value, path)
+        target, options = _read(value, path)
+        recipe = Recipe(target, **_validated(target, options, path, later=True))
+        recipe.path = path
+        return recipe
+    if isinstance(value, list):
+        return [_built(item, path) for item in value]
+    return value
+
+
+def _validated(target: Callable[..., Any], options: dict[str, Any], path: str, later: bool = False) -> dict[str, Any]:
+    try:
+        return validate(target, options, later)
+    except OptionError as error:
+        raise error.with_path(path) from None

@@ -1,0 +1,75 @@
+"""Options of the classes that a configuration names, held against their signatures before anything is built."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from worldmodels.common.build import PARTIAL, TARGET, find
+from worldmodels.common.options import validate
+from worldmodels.config.schema import Train
+from worldmodels.envs import PATH, own_options
+from worldmodels.envs.options import CONSUMERS, keys_of
+from worldmodels.errors import OptionError
+
+TRAINING_KEYS = ("loss_scales", "parts")
+"""What a learner's node says about its training: scales of its losses, the optimizer's options by part."""
+FILLED_IN = ("feat_dim", "goal_dim")
+"""What a learner's node leaves to the model that it is built for."""
+OURS = ("worldmodels", "dynamics", "planners")
+
+
+def check(cfg: dict[str, Any]) -> dict[str, Any]:
+    """Hold a whole configuration, as plain containers, against schemas and signatures; return it converted."""
+    cfg = validate(Train, cfg)
+    for key, value in cfg.items():
+        if isinstance(value, Mapping) and key != "choices":
+            cfg[key] = _checked_env(value) if key == PATH else _checked(value, key)
+    return cfg
+
+
+def _checked_env(env: Mapping[str, Any]) -> dict[str, Any]:
+    """An environment's class is asked for its options here if it is one of ours: others may load a simulator."""
+    inner = {key: _checked(value, f"{PATH}.{key}") if key == "expert" else value for key, value in env.items()}
+    try:
+        for consumer in CONSUMERS:
+            inner |= validate(consumer, {key: inner[key] for key in keys_of(consumer) if key in inner}, later=True)
+        if str(env.get(TARGET, "")).split(".")[0] in OURS:
+            own = own_options(inner)
+            inner |= validate(find(own.pop(TARGET), PATH), own, later=True)
+    except OptionError as error:
+        raise error.with_path(PATH) from None
+    return inner
+
+
+def _checked(node: Any, path: str) -> Any:
+    """A node, and those within it, with options converted."""
+    if isinstance(node, list):
+        return [_checked(item, path) for item in node]
+    if not isinstance(node, Mapping):
+        return node
+    inner = {key: _checked(value, f"{path}.{key}") for key, value in node.items()}
+    if not isinstance(node.get(TARGET), str):
+        return inner
+    own = {key: _stand_in(value) for key, value in inner.items() if not _is_others(key, value)}
+    try:
+        converted = validate(find(node[TARGET], path), own, later=True)
+    except OptionError as error:
+        raise error.with_path(path) from None
+    return {key: inner[key] if key not in own or _is_node(inner[key]) else converted[key] for key in inner}
+
+
+def _is_others(key: str, value: Any) -> bool:
+    return key in (TARGET, PARTIAL, *TRAINING_KEYS) or (key in FILLED_IN and value is None)
+
+
+def _is_node(value: Any) -> bool:
+    """Whether a node stands there, or within."""
+    if isinstance(value, Mapping):
+        return TARGET in value or any(_is_node(item) for item in value.values())
+    return isinstance(value, list) and any(_is_node(item) for item in value)
+
+
+def _stand_in(value: Any) -> Any:
+    """What will have been built where a node stands, of which nothing is known yet."""
+    return object() if _is_node(value) else value
