@@ -97,10 +97,10 @@ def test_only_constructors_that_take_a_style_are_given_one():
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ({"norm": "rsm"}, r"norm=rsm is not one of layer, rms\. Did you mean 'rms'"),
-        ({"act": "sily"}, r"act=sily is not one of .* Did you mean 'silu'"),
-        ({"init_std": 0.0}, "init_std=0.0 must be positive"),
-        ({"norm_eps": 0.0}, "norm_eps=0.0 must be positive"),
+        ({"norm": "rsm"}, r"norm=rsm must be one of layer, rms\. Did you mean 'rms'"),
+        ({"act": "sily"}, r"act=sily must be one of .* Did you mean 'silu'"),
+        ({"init_std": 0.0}, "init_std=0.0 must be a number above 0"),
+        ({"norm_eps": 0.0}, "norm_eps=0.0 must be a number above 0"),
     ],
 )
 def test_a_style_that_is_none_is_refused(option, message):

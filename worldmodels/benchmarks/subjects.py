@@ -10,9 +10,10 @@ import torch
 from dynamics.base import Dynamics
 from dynamics.latent import POSTERIORS
 from worldmodels.benchmarks.backbones_report import IMAGINED
+from worldmodels.common.build import build
 from worldmodels.config import load_config
 from worldmodels.errors import UserError
-from worldmodels.factory import construct, without_training_keys
+from worldmodels.factory import path_of, without_training_keys
 
 EMBED, ACTION = 768, 6
 """Numbers in an embedding (32x32 pixels, size xs) and in an action."""
@@ -37,7 +38,7 @@ class Subject:
         if "window" in cfg.get("core", {}):
             cfg.core.window = max(length, IMAGINED)
         torch.manual_seed(0)
-        return construct(without_training_keys(cfg), embed_dim=EMBED, action_dim=ACTION)
+        return build(without_training_keys(cfg), path_of(cfg), embed_dim=EMBED, action_dim=ACTION)
 
 
 def subjects(name: str, parameters: int, overrides: list[str]) -> Iterator[Subject]:
