@@ -2,6 +2,8 @@
 
 Words are `group=file` and `key=value`; `--help` lists those that there are, with the others given. `resume=<run>`
 continues a run, `world_model=<run>` trains a planner on its frozen model, `data=<recording>` learns without acting.
+`-m seed=0,1` makes a run of each value, as Hydra's multirun; `--cfg job` prints the configuration.
+`--config-dir FOLDER` adds a folder with files of groups of your own.
 """
 
 from __future__ import annotations
@@ -11,7 +13,12 @@ def main(words: list[str]) -> None:
     """Train, evaluate, draw; see configs/train.yaml for every key."""
     from worldmodels.training.run import train
 
-    train(words)
+    if any(word.startswith("-") for word in words):
+        from worldmodels.training.sweeps import run_hydra
+
+        run_hydra(words, train)
+    else:
+        train(words)
 
 
 def options(words: list[str]) -> str:

@@ -14,6 +14,7 @@ from worldmodels.errors import UserError
 
 DONE, MISTAKE, INTERRUPTED = 0, 1, 130
 HELP = {"--help", "-h"}
+CONFIG_DIR = ("--config-dir", "-cd")
 
 
 USER_ERRNOS = (errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
@@ -99,8 +100,8 @@ def run(main: Callable[[list[str]], None], more_help: Callable[[list[str]], str]
     ``--help`` prints the script's own text instead, and ``more_help`` about the other words.
     """
     show_log()
-    words = sys.argv[1:]
     try:
+        words = with_search_path(sys.argv[1:])
         if asked := HELP.intersection(words):
             rest = [word for word in words if word not in asked]
             parts = [main.__globals__["__doc__"], more_help(rest) if more_help else ""]
@@ -119,6 +120,27 @@ def run(main: Callable[[list[str]], None], more_help: Callable[[list[str]], str]
         sys.stderr.write(f"error: {error.filename or 'a file'} cannot be written ({error.strerror}): {mend}.\n")
         sys.exit(MISTAKE)
     sys.exit(DONE)
+
+
+def with_search_path(words: list[str]) -> list[str]:
+    """Turn ``--config-dir FOLDER`` into the word that adds a folder with files of groups."""
+    given, rest = None, []
+    for word in words:
+        if given == "next":
+            given = word
+        elif word in CONFIG_DIR:
+            given = "next"
+        elif word.startswith("--config-dir="):
+            given = word.partition("=")[2]
+        else:
+            rest.append(word)
+    if given == "next":
+        raise UserError("--config-dir needs a folder with files of groups.")
+    if given is None:
+        return rest
+    from worldmodels.config.compose import search_word
+
+    return [search_word(given), *rest]
 
 
 def show_log() -> None:

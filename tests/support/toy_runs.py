@@ -131,7 +131,8 @@ class Said:
 
 def spawn(name: str, *words: str, **options) -> subprocess.Popen:
     """A script as a process group of its own, without anything of pytest's."""
-    environment = {**os.environ, "PYTHONPATH": str(SUPPORT), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    here = os.pathsep.join((str(ROOT), str(SUPPORT)))  # this checkout, whichever is installed
+    environment = {**os.environ, "PYTHONPATH": here, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     return subprocess.Popen(
         [sys.executable, str(ROOT / "scripts" / f"{name}.py"), *words],
         stdout=subprocess.PIPE,

@@ -25,13 +25,31 @@ def config_dir() -> Path:
     return next(path for path in (package.parent / "configs", package / "configs") if path.is_dir())
 
 
-def load_config(words: list[str], name: str = "train") -> DictConfig:
+SHIPPED = config_dir()
+SEARCH = "hydra.searchpath"
+"""Where further files of groups are; Hydra's own key, so that a run's words hold it as they do all else."""
+
+
+def search_word(folder: str | Path) -> str:
+    """Write the word that adds a folder with files of groups."""
+    path = Path(folder).resolve()
+    if not path.is_dir():
+        raise UserError(f"{folder} is not a folder with files of groups.", option="config_dir", value=str(folder))
+    return f"{SEARCH}=['file://{path}']"
+
+
+def load_config(words: list[str], name: str = "train", config_dir: str | Path | None = None) -> DictConfig:
     """Compose a configuration from ``key=value`` words, resolved and checked.
 
     ``choices`` records the word chosen for each group, ``words`` what it was composed from.
+
+    Args:
+        words: as on a command line.
+        name: of the file to begin with.
+        config_dir: a folder with further files of the groups, which words may choose too.
     """
-    words = current(words, name)
-    with hydra_errors_to_user_errors(words, name), initialize_config_dir(str(config_dir()), version_base=None):
+    words = current([*([] if config_dir is None else [search_word(config_dir)]), *words], name)
+    with hydra_errors_to_user_errors(words, name), initialize_config_dir(str(SHIPPED), version_base=None):
         cfg = compose(name, [forced(word) for word in words], return_hydra_config=True)
         choices = {key: value for key, value in cfg.hydra.runtime.choices.items() if not key.startswith("hydra")}
         OmegaConf.set_struct(cfg, False)
@@ -52,8 +70,7 @@ def current(words: list[str], name: str = "train") -> list[str]:
     """Put new words in the place of renamed ones."""
 
     def keys() -> list[str]:
-        groups = [word for word in renamed(words, list) if is_group(word)]
-        return known_keys(name, tuple(groups))
+        return known_keys(name, _choosing(renamed(words, list)))
 
     return renamed(words, keys)
 
@@ -73,7 +90,7 @@ def _explain(message: str, overrides: list[str], name: str) -> str:
         options = sorted(path.stem for path in (config_dir() / key.partition("@")[0]).glob("[!_]*.yaml"))
         if is_group(override) and value not in (*options, "null"):
             return f"{key}={value} is not one of {', '.join(options)}.{near_match(value, options)}"
-    keys = known_keys(name, tuple(override for override in overrides if is_group(override)))
+    keys = known_keys(name, _choosing(overrides))
     for override in overrides:
         key = bare(override)
         if is_group(override):
@@ -84,6 +101,11 @@ def _explain(message: str, overrides: list[str], name: str) -> str:
             leaf = near_match(key, keys) or near_match(key.rsplit(".", 1)[-1], [k.rsplit(".", 1)[-1] for k in keys])
             return f"there is no key {key!r}.{leaf or f' configs/{name}.yaml and its groups hold all of them.'}"
     return re.sub(r"\s+", " ", message).strip().rstrip(".") + "."
+
+
+def _choosing(words: list[str]) -> tuple[str, ...]:
+    """Words that choose files, and where those are."""
+    return tuple(word for word in words if is_group(word) or bare(word) == SEARCH)
 
 
 def is_group(word: str) -> bool:

@@ -1,0 +1,86 @@
+"""A part of one's own is one file and one yaml: each kind, from outside the packages, without touching them."""
+
+from __future__ import annotations
+
+from textwrap import dedent
+
+import numpy as np
+import pytest
+import torch
+from toy_runs import REST
+
+from worldmodels.config import load_config
+from worldmodels.data.replay import Replay
+from worldmodels.runs.loading import load_run
+from worldmodels.training.run import train
+
+YAML = {
+    "dynamics/total": """
+        defaults: [_latent, _self_]
+        posterior: filter
+        core: {_target_: outside.Total, _partial_: true}
+    """,
+    "heads/speed": """
+        defaults: [arrival, _self_]
+        speed: {_target_: outside.SpeedHead, units: 8, loss_scales: {speed: 0.5}}
+    """,
+    "objective/small": """
+        defaults: [probe, _self_]
+        small: {_target_: outside.Small, loss_scales: {small: 0.1}}
+    """,
+    "planner/alternating": "_target_: outside.Alternating",
+    "readers/text": """
+        defaults: [default, _self_]
+        text: {_target_: outside.TextReader}
+    """,
+    "pictures/name": """
+        defaults: [default, _self_]
+        name: {_target_: outside.write_name}
+    """,
+}
+WORDS = [name.replace("/", "=") for name in YAML]
+SMALL = [word for word in REST if not word.startswith("planner.")]
+
+
+@pytest.fixture
+def own(tmp_path):
+    """A folder of somebody's own yaml files."""
+    for name, text in YAML.items():
+        path = tmp_path / "configs" / f"{name}.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(dedent(text).strip() + "\n")
+    return tmp_path / "configs"
+
+
+def test_one_of_each_kind_is_chosen_by_a_word(own):
+    cfg = load_config(WORDS, config_dir=own)
+    assert cfg.choices.dynamics == "total"
+    assert cfg.heads.keys() == {"reward", "cont", "speed"}
+    assert cfg.objective.keys() == {"probe", "small"}
+    assert "text" in cfg.readers
+    assert "name" in cfg.pictures
+
+
+def test_parts_of_ones_own_train_and_score(own, tmp_path):
+    """A backbone, a head, an objective, a planner and a picture, in one training and its run loaded again."""
+    words = [word for word in WORDS if not word.startswith("readers")]
+    folder = tmp_path / "run"
+    env = ["env=counter", "env.num_envs=2", "env.obs=state"]
+    train([f"hydra.searchpath=['file://{own}']", *env, *SMALL, *words, f"run_dir={folder}"])
+    assert (folder / "name.txt").read_text() == "alternating 1000"
+    run = load_run(folder)
+    imagined = run.model.imagine(run.model.initial(2), torch.zeros(2, 3, run.action_dim), 3)
+    assert imagined.extra["speed"].shape == (2, 3)
+    names = (folder / "metrics.csv").read_text().splitlines()[0].split(",")
+    assert {"loss/speed", "loss/small", "loss/dyn"} <= set(names)
+
+
+def test_a_format_of_ones_own_is_learned_from(own, tmp_path, unscored):
+    rows = np.random.default_rng(0).uniform(-1, 1, (40, 4)).astype(np.float32)  # two numbers, an action, a reward
+    np.savetxt(tmp_path / "a.txt", rows)
+    words = [f"hydra.searchpath=['file://{own}']", "env=linear_gaussian", "env.num_envs=1", *SMALL]
+    words += ["readers=text", f"data={tmp_path / 'a.txt'}", "planner=cloning", "updates=2"]
+    folder = train([*words, f"run_dir={tmp_path / 'run'}"])
+    replay = Replay.open(folder / "replay")
+    assert len(replay) == 40
+    torch.testing.assert_close(replay.all_windows(40)["state"][0], torch.from_numpy(rows[:, :2]), rtol=0, atol=1e-6)
