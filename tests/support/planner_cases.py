@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 from places import CONFIGS
 from true_models import Chain, LinearGaussian, WithGoal
 
+from dynamics.base import FeatureSpec
 from worldmodels.config import load_config
 from worldmodels.factory import build_planner
 
@@ -88,7 +89,8 @@ def options(name, **overrides):
 
 def build(name, model, terminal_value=None, **overrides):
     config = OmegaConf.create(options(name, **overrides))
-    planner = build_planner(config, model.action_dim, model.discrete, model.feature_spec)
+    features = FeatureSpec(model.feat_dim - model.goal_dim, model.goal_dim)
+    planner = build_planner(config, model.action_dim, model.discrete, features)
     if terminal_value is not None:
         planner.terminal_value = terminal_value
     return planner.eval()
