@@ -46,7 +46,8 @@ def test_exponents_are_slopes_on_logarithmic_axes():
     assert costs.exponent({256: {"train_ms": 1.0}}, "train_ms") is None
 
 
-def test_what_would_take_too_long_or_too_much_is_left_out_with_a_reason():
+def test_too_much__says_why_a_measurement_is_left_out():
+    """A reason is given for what would take too long or too much memory, or was left out at a shorter length."""
     known = {64: {"train_ms": 1e3, "train_mb": 1.0}, 128: {"train_ms": 1e5, "train_mb": 1.0}}
     assert costs.too_much(known, 256, "train", 1e4) == "would take about 800 s"
     assert costs.too_much({64: {"train_ms": 1.0, "train_mb": 1e9}}, 128, "train", 1e4).endswith("GB")

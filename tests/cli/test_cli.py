@@ -70,7 +70,8 @@ NEEDS_DMC = ("env.tsk", "env.task", "env.camera")
 
 
 @pytest.mark.parametrize("word", WRONG)
-def test_wrong_words_are_refused_with_what_to_do_and_leave_no_folder(said, tmp_path, word):
+def test_wrong_words_are_refused_and_leave_no_folder(said, tmp_path, word):
+    """Each refusal says what to do instead, and the run's folder is never made."""
     words = [*DMC, "env.obs=state"] if word.startswith(NEEDS_DMC) else WORDS
     if word.startswith("env.camera"):
         words = [*DMC]
@@ -188,7 +189,8 @@ def test_what_a_denoiser_was_trained_with_stays(run_folder, word):
         require_learned(override(before, [f"planner.learner.trajectories.schedule.{word}"]), before, run_folder)
 
 
-def test_a_planner_on_a_model_from_a_recording_collects_for_itself_unless_told(run_folder):
+def test_planner_config__forgets_the_recording_of_the_model(run_folder):
+    """A planner on a model from a recording collects for itself unless data.dataset names a recording."""
     recorded = override(read_config(run_folder), ["data.dataset=data/maze"])
     assert recorded.data.dataset == "data/maze"
     OmegaConf.save(recorded, run_folder / "config.yaml")
@@ -247,7 +249,8 @@ def test_a_prefill_does_not_begin_again(said, run_folder):
     assert_matches(message, "prefill=300 cannot begin again after 30 updates and 120 frames")
 
 
-def test_a_training_ends_well_where_no_held_out_episode_is_long_enough_to_imagine(run_folder, caplog):
+def test_evaluate_finished_run__passes_over_too_short_episodes(run_folder, caplog):
+    """If no held-out episode is long enough to imagine, the log says so and the other results are still written."""
     for name in ("imagine.json", "returns.png"):
         (run_folder / name).unlink()
     run = load_run(run_folder)
@@ -279,7 +282,8 @@ def test_resuming_with_other_parts_is_refused(said, run_folder, word):
     assert (run_folder / "config.yaml").read_text() == before
 
 
-def test_resuming_with_a_planner_that_was_not_learned_names_the_command(said, run_folder):
+def test_resume__names_the_command_that_trains_another_planner(said, run_folder):
+    """Resuming with a planner that was not learned is refused with the command that trains it on the run's model."""
     message = said.refusal("train", f"resume={run_folder}", "planner=actor_critic")
     assert f"train them with `python scripts/train.py world_model={run_folder} planner=actor_critic`" in message
 
@@ -305,7 +309,8 @@ def tear(file: Path) -> None:
     os.truncate(file, file.stat().st_size * 2 // 3)
 
 
-def test_of_torn_checkpoints_the_one_before_is_used_and_that_is_said(said, unscored, run_folder, caplog):
+def test_torn_last_checkpoint__the_one_before_is_used(said, unscored, run_folder, caplog):
+    """The log says so, and the whole one is kept when training goes on; two torn ones are refused."""
     folder = run_folder / "checkpoints"
     shutil.copy(folder / "last.ckpt", folder / "previous.ckpt")
     tear(folder / "last.ckpt")
@@ -369,7 +374,8 @@ def test_a_disk_too_full_for_a_checkpoint_keeps_the_one_before(said, unscored, r
         ("hang", 40, r"worker 1 \(Sabotaged, pid \d+\) did not answer within 2 s"),
     ],
 )
-def test_a_failing_environment_is_named_and_nothing_recorded_is_lost(said, unscored, tmp_path, how, after, sentence):
+def test_failing_environment_is_named_and_nothing_is_lost(said, unscored, tmp_path, how, after, sentence):
+    """Every row recorded before the failure is kept, and the resumed run trains to its end."""
     flag, folder = tmp_path / "flag", tmp_path / "run"
     flag.write_text(how)
     words = ("env._target_=sabotage.Sabotaged", f"+env.file={flag}", f"+env.after={after}", "env.step_timeout=2")
@@ -443,7 +449,8 @@ def test_a_plan_that_is_not_finite_ends_in_one_sentence(said, run_folder):
     ],
     ids=lambda x: x[-1] if isinstance(x, list) else "",
 )
-def test_a_backbone_that_cannot_be_built_is_refused_before_anything_is_made(said, tmp_path, words, sentence):
+def test_unbuildable_backbone_is_refused_beforehand(said, tmp_path, words, sentence):
+    """The refusal says which option does not fit, and the run's folder is never made."""
     assert_matches(said.refusal("train", *WORDS, *words, f"run_dir={tmp_path / 'run'}"), sentence)
     assert not (tmp_path / "run").exists()
 

@@ -129,7 +129,8 @@ def test_metrics_survive_a_restart_but_not_what_will_come_again(tmp_path):
 # Continuing ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_finished_run_given_more_frames_goes_on_with_the_planner_and_the_curves_it_had(run_folder, unscored):
+def test_finished_run_given_more_frames_goes_on(run_folder, unscored):
+    """Resumed with more frames and another planner, it trains with that planner and extends the curves it had."""
     before = read_rows(run_folder / "metrics.csv")
     train([f"resume={run_folder}", "frames=136", "planner=cem", "planner.num_samples=8", "planner.num_elites=2"])
     checkpoint = read_checkpoint(run_folder)
@@ -194,7 +195,9 @@ def test_collecting_keeps_every_row(tmp_path, finished_run, planner):
     assert 50 <= frames < 50 + envs
 
 
-def test_a_trained_planner_is_recorded_exploring_or_as_it_is_scored(tmp_path, finished_run):
+def test_trained_planner_is_recorded_exploring_or_as_scored(tmp_path, finished_run):
+    """With explore=false the recorded actions are other ones, which repeat, and the card says which they are."""
+
     def actions(*words):
         folder = tmp_path / str(len(list(tmp_path.iterdir())))
         script("collect")([f"to={folder}", "frames=30", f"run={finished_run}", "env.num_envs=2", *words])
@@ -263,7 +266,8 @@ def interrupt(process: subprocess.Popen) -> str:
     return said
 
 
-def test_ctrl_c_while_prefilling_and_while_training_saves_and_resumes(tmp_path, unscored):
+def test_ctrl_c_saves_and_resumes_in_prefill_and_training(tmp_path, unscored):
+    """The message after Ctrl-C names the commands that go on, and the resumed run trains until its frames are up."""
     folder = tmp_path / "run"
     slow = [*WORDS, "frames=40000", "prefill=20000", f"run_dir={folder}"]
     process = spawn("train", *slow)

@@ -283,7 +283,8 @@ def test_datasets_that_are_none_are_refused(tmp_path):
         list(read(str(tmp_path / "torn.hdf5")))
 
 
-def test_dreamers_files_end_for_good_where_their_discount_says_so(tmp_path):
+def test_dreamer_files_end_for_good_at_a_zero_discount(tmp_path):
+    """The last discount of an episode in Dreamer's files says whether its end is terminal."""
     for ended in (False, True):
         rows = episodes()[0]
         image, discount = rows["pixels"].transpose(0, 2, 3, 1), np.ones(len(rows["reward"]))
@@ -317,7 +318,8 @@ def test_a_card_says_what_is_in_a_recording(dataset):
         assert image.n_frames > 3
 
 
-def test_a_recording_with_other_decisions_or_frames_is_refused_and_another_task_is_told(tmp_path, caplog):
+def test_require_same_world__refuses_other_decisions_or_frames(tmp_path, caplog):
+    """Another action repeat, rendering or camera is refused, the last two for pixels; another task is only told."""
     made = open_dataset(
         str(write_hdf5(tmp_path / "a.hdf5", episodes())), SPEC, tmp_path / "run" / "replay", 1, False, 0
     )
@@ -417,7 +419,8 @@ def test_d4rls_flat_arrays_are_read(tmp_path, led):
     assert [first.finished, second.finished, third.finished] == [True, True, False]
 
 
-def test_d4rls_files_without_timeouts_are_cut_where_rows_do_not_follow(tmp_path):
+def test_d4rl_files_without_timeouts_are_cut_at_jumps(tmp_path):
+    """An episode ends where the next row does not follow; without next_observations the file is refused."""
     state = np.array([0.0, 1, 2, 50, 51, 90, 91])[:, None]
     path = tmp_path / "d4rl.hdf5"
     with h5py.File(path, "w") as file:
@@ -466,7 +469,7 @@ def test_several_datasets_are_one_whose_skill_tells_them_apart(dataset, tmp_path
     assert card["rows"] == 2 * len(whole)
 
 
-def test_of_a_recording_of_ours_neither_cut_nor_unfinished_episodes_are_made_whole(tmp_path):
+def test_cut_and_unfinished_episodes_are_not_made_whole(tmp_path):
     """The ring overwrote the beginning of the first; the last was still going on when recording ended."""
     first, second = episodes()
     third = {key: value[:3] for key, value in second.items()}
@@ -540,7 +543,8 @@ def test_episodes_shorter_than_a_plan_are_refused(dataset, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_goal_of_the_users_stands_beside_recordings_that_show_none(tmp_path):
+def test_open_dataset__adds_a_given_goal_to_every_row(tmp_path):
+    """Recordings that show no goal are refused unless one is given; our own are then copied to take it."""
     goal = np.full((3, 16, 16), 7, np.uint8)
     spec = SPEC | {"goal_pixels": ((3, 16, 16), torch.uint8)}
     path = write_hdf5(tmp_path / "a.hdf5", episodes())

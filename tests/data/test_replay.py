@@ -176,7 +176,8 @@ def test_contexts_that_do_not_exist():
 
 
 @pytest.mark.parametrize("rows", [STEPS - 3, STEPS, STEPS + 5])
-def test_a_recording_that_is_over_gives_back_the_space_it_did_not_need(tmp_path, rows):
+def test_trim__gives_back_the_space_that_is_not_needed(tmp_path, rows):
+    """A recording that is over holds the same windows after trimming, in files no longer than its rows."""
     replay = fill(make(tmp_path), rows)
     before, count = replay.all_windows(5), len(replay)
     replay.trim()
@@ -188,7 +189,8 @@ def test_a_recording_that_is_over_gives_back_the_space_it_did_not_need(tmp_path,
         assert (replay.directory / f"{key}.memmap").stat().st_size == kept * prod(shape) * dtype.itemsize
 
 
-def test_a_recording_whose_trimming_was_killed_is_read_all_the_same(tmp_path, monkeypatch):
+def test_trim__may_be_killed_before_the_layout_is_saved(tmp_path, monkeypatch):
+    """A recording whose trimming was killed is read all the same."""
     replay = fill(make(tmp_path), STEPS - 3)
     before = replay.all_windows(5)
     monkeypatch.setattr(ReplayLayout, "save", lambda *_: None)

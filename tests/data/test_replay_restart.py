@@ -44,7 +44,8 @@ def test_after_a_kill_everything_goes_on_bit_for_bit(tmp_path, cross_resets):
 
 
 @pytest.mark.parametrize("saved", [STEPS - 10, 3 * STEPS + 7])
-def test_rows_overwritten_since_the_checkpoint_are_dropped_and_that_is_said(tmp_path, saved, caplog):
+def test_restart__drops_rows_overwritten_since_the_checkpoint(tmp_path, saved, caplog):
+    """Newer rows are dropped too, the log counts both, and what is recorded next joins on without a seam."""
     replay = fill(make(tmp_path), saved)
     state = replay.state_dict()
     newer = 17
@@ -100,7 +101,8 @@ def test_the_capacity_on_disk_stays(tmp_path, caplog):
 
 
 @pytest.mark.parametrize("rows", [30, STEPS + 12])
-def test_of_a_truncated_file_the_whole_rows_are_used_and_that_is_said(tmp_path, rows, caplog):
+def test_truncated_file__whole_rows_are_used(tmp_path, rows, caplog):
+    """The log counts them, a second restart still leaves the lost ones out, and later rows join on without a seam."""
     replay = fill(make(tmp_path), rows)
     state, size = replay.state_dict(), ENVS * 3 * 4 * 4
     del replay

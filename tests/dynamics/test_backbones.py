@@ -84,7 +84,8 @@ def test_koopman_is_linear_in_time_and_in_its_inputs():
 # Implicit
 
 
-def test_consistency_weighs_predictions_and_stops_at_their_targets():
+def test_consistency__weighs_steps_and_stops_at_targets():
+    """Predictions weigh less with each step since their grounding, and their targets get no gradient."""
     dynamics = randomize(Implicit(7, 2, latent=16, hidden=8, simplex=4, unroll=2, rho=0.5))
     data = sequences(6, share=0.0)
     data.reset[1, 4] = True
@@ -104,7 +105,8 @@ def test_consistency_weighs_predictions_and_stops_at_their_targets():
 
 
 @torch.no_grad()
-def test_implicit_latents_are_simplices_and_open_loop_between_groundings():
+def test_implicit__latents_are_simplices_in_open_loop():
+    """Between groundings the observed latents are those of imagined steps, and every group of one sums to 1."""
     dynamics = randomize(Implicit(7, 2, latent=16, hidden=8, simplex=4, unroll=3))
     data = sequences(8, share=0.0)
     rollout, _ = observe(dynamics, data, dynamics.initial(BATCH))

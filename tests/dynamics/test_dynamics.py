@@ -150,7 +150,8 @@ def test_only_the_posterior_may_see_the_frame():
 
 
 @torch.no_grad()
-def test_a_posterior_that_reads_the_frame_alone_does_not_see_the_past():
+def test_posterior_of_the_frame_alone_does_not_see_the_past():
+    """With posterior=obs the statistics are the same whatever state the sequence goes on from."""
     dynamics = randomize(Subject("rssm", "obs").build())
     data = sequences(3)
     ours, theirs = (observe(dynamics, data, warm(dynamics, seed))[0].stats["post"] for seed in (9, 10))

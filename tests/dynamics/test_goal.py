@@ -61,7 +61,8 @@ def changing_goals():
 
 
 @pytest.mark.parametrize("kind", [RewardHead, TransitionRewardHead])
-def test_rewards_are_learned_for_the_goal_that_they_were_earned_for(kind):
+def test_reward_heads__learn_only_under_the_rewarded_goal(kind):
+    """A head on states skips the row that shows the next goal; one on transitions skips the rows after resets."""
     batch, feat = changing_goals(), torch.randn(3, 6, 5)
     head = kind(5, ACTION, 8)
     loss = head.loss(rollout_of(feat), batch)
@@ -82,7 +83,7 @@ def test_where_a_row_led_is_seen_under_its_own_goal():
 
 
 @pytest.mark.parametrize("name", ["actor_critic", "tdmpc", "diffuser"])
-def test_values_are_learned_across_a_change_of_goals_for_the_former(name, monkeypatch):
+def test_values__never_bootstrap_from_the_next_goal(name, monkeypatch):
     """Rewards of 1 for the goal that was; whoever bootstrapped from the next goal's value, 100, would show it."""
     world = build_model(config("dynamics=implicit"), {key: WITH_GOAL[key] for key in ("state", "goal_state")}, ACTION)
     size = world.dynamics.goal_dim
@@ -134,7 +135,8 @@ def test_a_goal_is_the_same_however_often_it_is_looked_at(name):
     assert wrapped.sample
 
 
-def test_goals_are_shown_at_rest_and_stacks_as_their_newest_frame():
+def test_as_goal__is_at_rest_and_repeats_the_newest_frame():
+    """The numbers of a state that env.still names are zero in a goal, and names beyond the state are refused."""
     spec = {"pixels": ((9, 16, 16), torch.uint8), "state": ((4,), torch.float32)}
     both = spec | {f"goal_{key}": value for key, value in spec.items()}
     encoder = build_model(config("dynamics=implicit", "++env.goal_zero_indices=[1,3]"), both, ACTION).encoder
@@ -176,7 +178,8 @@ def test_what_is_decoded_does_not_depend_on_the_goal():
         assert torch.equal(value, world.decode(other)[key])
 
 
-def test_parts_with_a_learning_rate_of_their_own_are_called_the_same_beside_a_goal(tmp_path):
+def test_configure_optimizers__keeps_own_rates_beside_a_goal(tmp_path):
+    """With a goal wrapped around the backbone, the encoder and its encoding still have the lower rate."""
     cfg = config("experiment=tdmpc2_cpu", "env=maze", "env.obs=state")
     spec = {key: value for key, value in WITH_GOAL.items() if "state" in key}
     module = build_module(cfg, tmp_path, build_model(cfg, spec, ACTION), Spaces(spec, ACTION, False))
@@ -210,7 +213,8 @@ def test_filtering_equals_observing(pair):
     torch.testing.assert_close(state.memory[GOAL_LATENT], last.memory[GOAL_LATENT])
 
 
-def test_imagining_leaves_the_goal_where_it_is_in_every_kind_of_state(pair):
+def test_imagining_keeps_the_goal_in_every_kind_of_state(pair):
+    """A step moves the latent but not the goal, from starts, forked states and selected states."""
     _, wrapped = pair
     data, size = sequences(6), pair[0].feat_dim
     embed, _ = with_goals(data)

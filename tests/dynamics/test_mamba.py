@@ -70,7 +70,8 @@ def fake_kernel(spoil: float):
 
 @pytest.mark.parametrize("asked_in", [nullcontext, torch.no_grad, partial(torch.autocast, "cpu", torch.bfloat16)])
 @pytest.mark.parametrize(("spoil", "used"), [(0.0, True), (0.1, False), (float("nan"), False), (None, False)])
-def test_a_fused_kernel_is_used_only_where_it_gives_the_same_numbers(monkeypatch, caplog, spoil, used, asked_in):
+def test_fused_kernel__is_used_only_where_it_is_exact(monkeypatch, caplog, spoil, used, asked_in):
+    """Where it is missing, or gives other numbers or NaN, plain PyTorch is used, and the log says which it is."""
     names = ["mamba_ssm", "mamba_ssm.ops", "mamba_ssm.ops.triton", "mamba_ssm.ops.triton.ssd_combined"]
     for name in names:
         monkeypatch.setitem(sys.modules, name, ModuleType(name))
@@ -95,7 +96,8 @@ def test_heads_that_do_not_divide_are_refused():
         Mamba(IN, 8, 1, expand=2, head_dim=7)
 
 
-def test_rates_begin_where_asked_and_are_refused_where_they_mean_nothing():
+def test_mamba__rates_begin_where_asked():
+    """Rates that are not two positive numbers, the smaller one first, are refused."""
     core = Mamba(IN, 16, 2, head_dim=2, decay_range=(0.25, 0.5))
     rates = torch.cat([mixer.log_rate for mixer in core.mixers]).exp()
     assert len(rates) == 32

@@ -79,7 +79,8 @@ class Work(TorchDispatchMode):
         return out
 
 
-def test_work_grows_with_the_length_and_rounds_with_its_logarithm():
+def test_linear_scan__work_is_linear_rounds_are_logarithmic():
+    """Numbers computed grow with the length and calls with its logarithm, the backward pass included."""
     counts = {}
     for length in (CHUNK**2, CHUNK**3):
         a, b, h = problem(length, torch.float32)

@@ -27,7 +27,7 @@ def test_hippo_is_diagonalised():
 
 @torch.no_grad()
 @pytest.mark.parametrize("kind", [S5, S4D])
-def test_a_state_space_is_its_differential_equation_held_between_steps(kind):
+def test_state_space__is_its_differential_equation_held(kind):
     """x' = Lambda x + B u with u constant over a step, integrated finely by Euler in float64."""
     torch.manual_seed(0)
     space = randomize(kind(width=4, state=3), scale=0.1)

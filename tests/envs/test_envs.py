@@ -63,7 +63,8 @@ def roll(env: DMC, actions: np.ndarray, reset_at: int) -> list:
 
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("before", [0, 7])
-def test_snapshots_are_exact_over_a_reset_and_in_another_instance(task, before):
+def test_snapshots__are_exact_over_resets_and_instances(task, before):
+    """The environment, or another instance, goes on from a snapshot with the same rows, over a reset too."""
     env = DMC(task, obs="state", action_repeat=1, seed=1)
     env.reset()
     for action in tape(env, before, seed=2):
@@ -79,7 +80,8 @@ def test_snapshots_are_exact_over_a_reset_and_in_another_instance(task, before):
         assert roll(target, actions, reset_at=6) == expected
 
 
-def test_snapshots_cover_every_part_of_the_model_that_tasks_change():
+def test_snapshots__cover_every_part_of_the_model_tasks_change():
+    """Any field of MuJoCo's model that a reset changes, in any task of the suite, is one of MODEL_FIELDS."""
     for domain, name in suite.ALL_TASKS:
         one, two = (suite.load(domain, name, task_kwargs={"random": seed}) for seed in (1, 2))
         model, other = one.physics.model.ptr, two.physics.model.ptr
@@ -110,7 +112,8 @@ def test_frames_are_those_of_dm_control_also_after_restoring(task):
     np.testing.assert_array_equal(env.restore(snapshot)["pixels"], expected)
 
 
-def test_action_repeat_sums_rewards_and_stops_at_the_episodes_end():
+def test_action_repeat__sums_rewards_up_to_the_episode_end():
+    """The last decision of an episode takes only the frames that are left, and a further step asks for a reset."""
     one, three = (DMC("cheetah_run", obs="state", action_repeat=repeat, seed=5) for repeat in (1, 3))
     one.reset()
     three.reset()
@@ -128,7 +131,8 @@ def test_action_repeat_sums_rewards_and_stops_at_the_episodes_end():
         three.step(action)
 
 
-def test_lqr_terminates_when_it_has_converged_and_is_truncated_otherwise():
+def test_lqr__terminates_on_convergence_else_is_truncated():
+    """At rest at the origin it terminates after one frame; otherwise the time limit truncates it."""
     env = DMC("lqr_lqr_2_1", obs="state", action_repeat=4)
     env.reset()
     ends = [env.step(np.ones(1))[2:4] for _ in range(250)]

@@ -26,7 +26,8 @@ def steps_of(observation):
     return observation["pixels"].reshape(3, 3, 16, 16)[:, 2, 3, 7].tolist()
 
 
-def test_a_stack_holds_the_newest_frames_and_begins_with_the_first_repeated():
+def test_frame_stack__begins_with_the_first_frame_repeated():
+    """A stack holds the newest frames, over several episodes, and last_frame gives the newest of all."""
     env, bare = make(stacked(lengths=[5, 5]), 0), make(stacked(lengths=[5, 5], stack=1), 0)
     assert env.observation_space["pixels"].shape == (9, 16, 16)
     for _ in range(2):
@@ -68,7 +69,8 @@ def crops(image, most):
     return {padded[:, i : i + size, j : j + size].tobytes(): (i - most, j - most) for i in places for j in places}
 
 
-def test_training_moves_each_image_by_whole_pixels_and_acting_none():
+def test_random_shift__moves_images_by_whole_pixels():
+    """Each image is moved by itself, in training only; acting and a shift of zero leave images alone."""
     torch.manual_seed(0)
     images = torch.rand(64, 6, 16, 16)
     shift = RandomShift(2)

@@ -88,7 +88,8 @@ def test_discrete_actions_start_at_zero_and_repeat_until_the_end():
     assert env.step(2)[1:] == (1.0, True, False, {"frames": 1})
 
 
-def test_box_actions_are_mapped_to_the_environments_box_and_clamped():
+def test_gym_env__maps_box_actions_to_its_box_and_clamps():
+    """Actions from -1 to 1 span the environment's own box, and those beyond are clamped."""
     env = GymEnv("Wide-v0", obs="state")
     env.reset()
     assert env.step(np.array([-1, -1]))[0]["state"].tolist() == [-2, 1]

@@ -173,7 +173,8 @@ def test_every_planner_is_built_on_what_a_maze_is_learned_with(planner):
     assert world.encoder.still == [2, 3]
 
 
-def test_nothing_is_left_behind_in_the_folder_for_temporary_files(tmp_path, monkeypatch):
+def test_maze__leaves_no_temporary_files(tmp_path, monkeypatch):
+    """Once a maze is closed, the folder for temporary files is as empty as before."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     Maze().close()
     assert list(tmp_path.iterdir()) == []

@@ -39,7 +39,8 @@ def counters():
         yield envs
 
 
-def test_rows_of_staggered_episodes_equal_those_of_single_environments(counters):
+def test_vector_env__rows_equal_those_of_single_environments(counters):
+    """Episodes are staggered, so that some environments begin anew while others go on."""
     actions = tape(17, 3, 2)
     with VectorEnv(COUNTER, 3, seed=1) as envs:
         rows = [envs.reset(), *(envs.step(action) for action in actions)]
@@ -97,7 +98,9 @@ def test_discrete_actions_are_one_hot():
         assert row["is_terminal"].tolist() == [True, False]
 
 
-def test_seeds_differ_between_environments_and_repeat_between_runs():
+def test_vector_env__seeds_differ_by_index_and_repeat():
+    """Environments side by side differ, the same seed gives the same states, and another seed gives others."""
+
     def states(seed: int) -> torch.Tensor:
         with VectorEnv(NOISY, 2, seed) as envs:
             envs.reset()

@@ -197,7 +197,8 @@ def test_options_of_parts_are_left_behind_with_the_parts(finished_run, tmp_path,
     assert parts(load_run(folder).cfg) == {"planner.learner.actor": {"eps": 1e-5}}
 
 
-def test_what_has_nothing_to_learn_is_not_trained_on_a_frozen_model(finished_run, said):
+def test_nothing_to_learn_on_a_frozen_model_is_refused(finished_run, said):
+    """Training planner=cem on a frozen world model is refused, and so is another environment for it."""
     message = said.refusal("train", f"world_model={finished_run}", "planner=cem")
     assert "planner=cem has nothing to learn on a frozen world model" in message
     assert "env cannot change" in said.refusal(
@@ -205,7 +206,8 @@ def test_what_has_nothing_to_learn_is_not_trained_on_a_frozen_model(finished_run
     )
 
 
-def test_learned_parts_that_a_run_lacks_are_refused_with_the_command(finished_run, said):
+def test_missing_learned_parts_are_refused_with_the_command(finished_run, said):
+    """Evaluating a run with a planner that it never learned names the command that trains it."""
     message = said.refusal("evaluate", f"run={finished_run}", "planner=tdmpc")
     assert f"python scripts/train.py world_model={finished_run} planner=tdmpc" in message
 

@@ -82,7 +82,8 @@ def test_errors_of_a_wrong_model_grow_step_by_step(held_out):
     assert max(errors["cont"]) == 0
 
 
-def test_the_simulator_itself_ranks_everything_rightly_and_its_opposite_wrongly():
+def test_ranking__simulator_is_right_and_its_opposite_wrong():
+    """Correlations are nearly 1 for the simulator as its own model and nearly -1 for it with the sign turned."""
     tape = torch.rand(4, 70, 1, generator=seeded()) - 0.5
     told = ranking(run(), 0, tape)
     assert len(told["correlations"]) == told["states"] == 16

@@ -77,7 +77,9 @@ def test_policies_that_look_at_nothing_need_no_pictures():
     assert play_baseline(env, lambda a, d: Constant(a, d, 1.0), 2, 0) == [17.5, 7.5]
 
 
-def test_the_deterministic_and_the_stochastic_return_are_different_things(run, finished_run):
+def test_deterministic_and_stochastic_returns_differ(run, finished_run):
+    """Each repeats with its seed, and evaluation.json tells the two apart."""
+
     def returns(explore: bool, seed: int) -> list[float]:
         return evaluate(run.cfg.env, run.model, run.planner, 2, seed, explore).returns
 
@@ -91,7 +93,9 @@ def test_the_deterministic_and_the_stochastic_return_are_different_things(run, f
     assert result["return_stochastic_mean"] == pytest.approx(np.mean(returns(True, 1000)))
 
 
-def test_evaluating_in_mid_episode_leaves_the_next_action_unchanged(run):
+def test_evaluating_in_mid_episode_changes_no_action(run):
+    """An agent acts the same whether or not an evaluation takes place between two of its steps."""
+
     def actions(interrupted: bool) -> torch.Tensor:
         made = []
         with VectorEnv(run.cfg.env, 2, seed=5) as envs:
@@ -116,7 +120,8 @@ def test_held_out_windows_lie_within_one_episode():
         report.windows(EpisodeBatch([0.0, 0.0], rows, [9, 5]), 10)
 
 
-def test_errors_of_imagination_are_compared_with_what_looks_at_no_action(run):
+def test_image_errors__has_baselines_that_see_no_action(run):
+    """The last frame and its best blend with the mean frame are scored, and so are shuffled actions."""
     generator = torch.Generator().manual_seed(0)
     shape = (6, 5)
     batch = {

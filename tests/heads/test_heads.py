@@ -61,7 +61,8 @@ def test_heads_read_nothing_but_the_arrival_state():
         assert not torch.equal(plain[:, 3], head(arrival, action)[:, 3])
 
 
-def test_a_transition_reward_belongs_to_the_state_and_action_it_follows_from():
+def test_transition_reward__belongs_to_its_state_and_action():
+    """It is predicted from the state before and the action taken there, weighted by that state, and not at a reset."""
     head, rows = randomize(TransitionRewardHead(6, ACTION, 8)), with_reset(batch())
     feat = torch.randn(2, 5, 6, generator=seeded())
     weight = torch.rand(2, 5, generator=seeded(1))

@@ -144,7 +144,8 @@ def test_reconstruction_losses_sum_over_an_observation():
     np.testing.assert_allclose(loss["state"], state.sum(2), rtol=1e-4)
 
 
-def test_states_are_predicted_in_symlog_and_decoded_in_their_units():
+def test_state_decoder__predicts_in_symlog():
+    """The loss is taken in symlog, and decoded states are in their own units."""
     decoder = StateDecoder(3, (2,), 4, 1)
     nn.init.zeros_(decoder.net[-1].weight)
     decoder.net[-1].bias.data = torch.tensor([3.0, -0.5])

@@ -22,7 +22,8 @@ from worldmodels.factory import build_planner
 # Returns
 
 
-def test_returns_of_recorded_rows_stop_where_an_episode_is_cut_off_and_where_another_goal_is_shown():
+def test_recorded_returns__stop_at_cuts_and_at_other_goals():
+    """Where an episode is cut off or another goal is shown they bootstrap; at a terminal row nothing follows."""
     value = torch.tensor([[20.0, 30, 40, 50, 60]])
     batch = {key: torch.zeros(1, 6, dtype=torch.bool) for key in ("is_first", "is_last", "is_terminal")}
     batch["reward"] = torch.tensor([[0.0, 1, 2, 4, 8, 16]])
@@ -80,7 +81,8 @@ def test_a_dead_start_and_what_is_never_reached_weigh_nothing():
 # Distributions
 
 
-def test_a_normal_under_tanh_has_the_entropy_that_integration_gives():
+def test_squashed_normal__has_the_entropy_of_integration():
+    """The mean over drawn actions is what integration gives, and log densities stay finite far out."""
     mean, log_std = torch.tensor([[0.3, -1.0]]), torch.tensor([[-0.5, 0.4]])
     actions = SquashedNormal(mean, log_std)
     raw = actions.draw(torch.randn(400_000, 2, generator=seeded()))
@@ -94,7 +96,8 @@ def test_a_normal_under_tanh_has_the_entropy_that_integration_gives():
     assert actions.log_prob(torch.tensor([[30.0, -30.0]])).isfinite().all()
 
 
-def test_a_bounded_normal_is_clamped_by_the_world_and_not_in_its_density():
+def test_bounded_normal__is_clamped_but_not_in_its_density():
+    """The world gets a clamped action; density and entropy are those of the normal before clamping."""
     actions = BoundedNormal(torch.tensor([[0.9]]), torch.tensor([[0.5]]))
     raw = actions.draw(torch.tensor([[2.0]]))
     assert raw.item() == pytest.approx(1.9)
@@ -148,7 +151,8 @@ def test_the_slow_critic_follows_and_holds_back():
     torch.testing.assert_close(loss - without.loss(feat, torch.zeros(7)), critic.two_hot.loss(critic.net(feat), slow))
 
 
-def test_returns_are_scaled_by_their_percentiles_and_never_blown_up():
+def test_return_scale__follows_percentiles_and_is_at_least_one():
+    """Small returns are not blown up; the average moves in evaluation mode too and is saved."""
     scale = ReturnScale(rate=0.5)
     assert scale(torch.linspace(0, 1e-3, 101)) == 1.0
     scale = ReturnScale(rate=0.5).eval()
@@ -251,7 +255,8 @@ def test_entropy_is_rewarded_once(gradient):
     torch.testing.assert_close(found[1] - found[0], -0.5 * planner.actor(feat).entropy(raw))
 
 
-def test_reinforce_weighs_the_score_of_drawn_actions_by_their_advantage_and_leads_nowhere_else():
+def test_reinforce__weighs_the_score_by_the_advantage():
+    """The actor's gradient is the score of drawn actions times the scaled advantage, and leads nowhere else."""
     world, planner = learner()
     planner.entropy = 0.0
     planner.eval().return_scale(1000 * torch.randn(100))  # so that the scale is above its floor
@@ -269,7 +274,8 @@ def test_reinforce_weighs_the_score_of_drawn_actions_by_their_advantage_and_lead
         torch.testing.assert_close(found[name], parameter.grad)
 
 
-def test_a_learning_step_leaves_the_batch_and_starts_only_where_asked():
+def test_loss__keeps_its_batch_and_starts_where_asked():
+    """A learning step leaves the batch as it is and imagines from the last planner.imag_last steps only."""
     world, planner = learner("planner.imag_last=2")
     rows = with_reset(batch(observations=STATE))
     given = {key: value.clone() for key, value in rows.items()}
@@ -283,7 +289,8 @@ def test_a_learning_step_leaves_the_batch_and_starts_only_where_asked():
 @pytest.mark.parametrize(
     ("last", "length", "message"), [(1, 8, "at least 2, not 1"), (0, 1, "at least 2, not 1"), (9, 8, "data.length=8")]
 )
-def test_windows_that_it_cannot_learn_from_are_refused_beforehand(last, length, message):
+def test_check__refuses_windows_it_cannot_learn_from(last, length, message):
+    """One step is too few to learn from, and imag_last must fit into data.length."""
     world, planner = learner(f"planner.imag_last={last}")
     with pytest.raises(UserError, match=message):
         planner.check(world.dynamics, length)
@@ -305,7 +312,8 @@ def test_doubling_the_batch_leaves_the_mean_losses(monkeypatch):
     torch.testing.assert_close(means[0], means[1], atol=1e-4, rtol=1e-4)
 
 
-def test_categorical_latents_are_refused_for_gradients_through_the_dynamics():
+def test_gradient_dynamics__refuses_categorical_latents():
+    """No gradient leads through them without straight_through; discrete actions need planner.gradient=reinforce."""
     cfg = config("planner=actor_critic", "planner.gradient=dynamics", "planner.imag_horizon=2")
     world = model("latent=categorical", observations=STATE)
     planner = build_planner(cfg.planner, ACTION, False, world.dynamics.feature_spec)

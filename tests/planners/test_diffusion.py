@@ -115,7 +115,8 @@ def test_the_schedule_is_the_cosine():
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_a_trajectory_to_begin_from_gets_as_much_noise_as_the_steps_that_are_left_take_away(name):
+def test_sampler__noises_a_start_by_the_steps_left(name):
+    """A trajectory to begin from gets as much noise as the steps that are left take away."""
     schedule, seen = NoiseSchedule(100), []
     clean = lambda noisy, step: (seen.append((noisy, int(step))), torch.zeros_like(noisy))[1]  # noqa: E731
     begin = torch.full((4000, 1, 1), 3.0)
@@ -144,7 +145,7 @@ def test_the_last_step_adds_no_noise(name):
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_as_many_steps_are_made_as_asked_for_and_all_were_trained(name):
+def test_sampler__makes_as_many_trained_steps_as_asked_for(name):
     """Rounding makes diffusers give one more for some numbers, before the first."""
     for steps in range(1, 101):
         if name != "ddim" or 100 % steps == 0:
@@ -226,7 +227,8 @@ def test_a_unet_of_one_scale_sees_no_farther_than_its_kernels():
 # Trajectories
 
 
-def test_numbers_are_normalised_one_by_one_and_the_deviation_has_a_floor():
+def test_normalizer__treats_each_number_alone_above_a_floor():
+    """Each number gets mean 0 and deviation 1, the floor stands in where none varies, and inverse undoes it."""
     norm = Normalizer(3)
     x = torch.randn(4000, 5, 3) * torch.tensor([1.0, 20.0, 0.0]) + torch.tensor([0.0, -7.0, 3.0])
     norm.follow(x, all_of(x))
@@ -332,7 +334,8 @@ def noisy_case(made):
     return torch.randn(4, L, made.size), torch.full((4,), 7), given
 
 
-def test_guidance_of_weight_one_is_the_conditional_estimate_exactly_and_of_zero_the_other():
+def test_guided__weight_one_is_the_conditional_estimate():
+    """It is so exactly; a weight of 0 gives exactly the free estimate, and one of 2 goes as far beyond."""
     made = labelled()
     x, step, given = noisy_case(made)
     value = torch.randn(4, 1)
@@ -419,7 +422,8 @@ def test_the_plan_begins_in_the_present_latent_exactly():
     assert torch.equal(memory["latents"][:, 0], state.feat)
 
 
-def test_a_plan_is_followed_for_so_many_actions_and_then_made_anew():
+def test_plan_is_followed_for_some_actions_and_made_anew():
+    """With replan_every=2 the second action is the kept plan's next one, and the third is a new plan's first."""
     world, made = planner()
     action, memory, state = acted(world, made)
     assert torch.equal(action, memory["actions"][:, 0])
@@ -433,7 +437,8 @@ def test_a_plan_is_followed_for_so_many_actions_and_then_made_anew():
     assert not torch.equal(third, before["actions"][:, 1])
 
 
-def test_the_rest_of_a_plan_is_partly_renoised_and_takes_part_again():
+def test_rest_of_a_plan_is_renoised_and_takes_part_again():
+    """It is noised only in part, once for each kept candidate; a row without an earlier plan gives these no value."""
     world, made = planner("planner.acting.candidates=1", "planner.acting.kept=3")
     _, memory, state = acted(world, made)
     begun = []
@@ -470,7 +475,8 @@ def test_weights_given_go_before_their_own():
     assert not torch.allclose(plans[0], plans[3])
 
 
-def test_scores_are_the_discounted_rewards_on_the_way_and_the_value_where_it_ends():
+def test_score__is_discounted_rewards_and_the_value_at_the_end():
+    """Rewards on the way and the value have weights of their own, and the gradient is that of the formula."""
     critic = ["planner.learner.critic={units: 16, layers: 1}", "+planner.learner.loss_scales.critic=1.0"]
     world, made = planner("planner.guidance.reward.weight=0.2", "planner.guidance.value.weight=3.0", *critic)
     latents = torch.randn(4, L, world.dynamics.feat_dim)
@@ -488,7 +494,8 @@ def test_scores_are_the_discounted_rewards_on_the_way_and_the_value_where_it_end
     torch.testing.assert_close(gradient, by_hand, rtol=1e-4, atol=1e-4 * by_hand.abs().max().item())
 
 
-def test_numbers_are_normalised_by_what_is_learned_from_and_only_then():
+def test_normalizer__follows_only_what_is_learned_from():
+    """A loss in evaluation mode leaves its statistics as they are, and one in training mode moves them."""
     world, made = planner()
     rows = with_reset(batch(4, 2 * L, observations=STATE))
     rollout, _, _ = world.observe(rows, world.initial(4))
@@ -513,7 +520,8 @@ def test_what_reads_pairs_of_latents_needs_two():
             planner(*words, "planner.plan_horizon=1", "planner.acting.replan_every=1", "planner.acting.kept=0")
 
 
-def test_a_bound_moves_plans_back_within_it_and_leaves_the_others_alone():
+def test_bound__moves_back_only_what_lies_beyond_it():
+    """Steps within the bound get no gradient, and a number that the decoded state lacks is refused."""
     world, made = planner("planner.guidance.within.weight=1.0", "planner.guidance.within.high=0.0")
     feat = torch.randn(5, L, world.dynamics.feat_dim, requires_grad=True)
     term, x = made.guidance["within"], world.decode(feat)["state"][..., 0]
@@ -693,7 +701,8 @@ def test_windows_over_a_reset_teach_nothing():
     assert loss[1].any()
 
 
-def test_a_window_pairs_each_latent_with_the_action_and_reward_that_followed(monkeypatch):
+def test_windows__pair_each_latent_with_what_followed(monkeypatch):
+    """A latent's action and reward are the next row's; skill and advantage are those of the window's first row."""
     label = (
         "+planner.learner.labels.optimal={_target_: planners.diffusion.conditioning.OptimalityLabel, _partial_: true}"
     )
@@ -717,7 +726,8 @@ def test_a_window_pairs_each_latent_with_the_action_and_reward_that_followed(mon
     assert window.valid.all()
 
 
-def test_goals_in_hindsight_are_given_where_they_were_reached_and_as_goals_are_seen():
+def test_hindsight_goals__stand_where_they_were_reached():
+    """Only that step is given, with the latent of its frame seen as a goal, where still numbers are zero."""
     torch.manual_seed(0)
     world = build_model(config("dynamics=implicit", "++env.goal_zero_indices=[2,3]"), WITH_GOAL, ACTION)
     cfg = config(
@@ -744,7 +754,8 @@ def test_goals_in_hindsight_are_given_where_they_were_reached_and_as_goals_are_s
         assert torch.equal(seen[row, others], x[row, others])
 
 
-def test_labels_say_what_was_earned_and_whether_it_was_better_than_usual():
+def test_labels__say_what_was_earned_and_if_it_was_better():
+    """Returns are in deviations of whole windows seen in training; any advantage not below zero is optimal."""
     reward = torch.tensor([[1.0, 2.0, 0.0], [0.0, 0.0, 0.0]]).repeat(50, 1)
     flags = torch.ones(100, dtype=torch.bool)
     window = Window(
@@ -772,7 +783,8 @@ def test_labels_say_what_was_earned_and_whether_it_was_better_than_usual():
 
 
 @pytest.mark.parametrize("kept", [0, 2])
-def test_a_goal_comes_nearer_with_every_step_and_is_far_again_once_it_has_come(kept):
+def test_goal__nears_with_every_step_and_is_far_again_after(kept):
+    """The planned end moves up by the steps taken, and once it has come, the best end is chosen anew."""
     torch.manual_seed(0)
     world = build_model(config("dynamics=implicit"), WITH_GOAL, ACTION)
     acting = (f"planner.acting.{word}" for word in ("steps=2", "replan_every=1", "candidates=1", f"kept={kept}"))
@@ -863,7 +875,8 @@ def test_mistaken_options_are_refused(words, message):
 
 
 @pytest.mark.parametrize("name", ["decision_diffuser", "cfgrl"])
-def test_labels_of_what_was_earned_are_refused_where_goals_are_shown(name):
+def test_labels_of_earnings_are_refused_where_goals_are_shown(name):
+    """What was earned depends on the goal that was shown; the message names planner=cfgrl_goals instead."""
     world = build_model(config("dynamics=implicit"), WITH_GOAL, ACTION)
     with pytest.raises(UserError, match=r"depends on the goal that was shown.*planner=cfgrl_goals"):
         build_planner(config(f"planner={name}").planner, ACTION, False, world.dynamics.feature_spec)

@@ -62,7 +62,8 @@ def earned(planner, world, rows=64):
 
 
 @pytest.mark.parametrize("name", ["diffusion", "decision_diffuser", "cfgrl"])
-def test_what_is_learned_from_random_actions_is_better_than_they_are(name):
+def test_what_is_learned_from_random_actions_beats_them(name):
+    """It earns over three tenths of the way from standing still, which beats random actions, to the best plan."""
     world, candidates = LinearGaussian(), 8 if name == "diffusion" else 1
     torch.manual_seed(0)
     rollout, batch, before = recorded(world)

@@ -16,7 +16,8 @@ def test_the_last_row_of_an_episode_is_the_one_before_the_next():
     assert last_rows(flags).tolist() == [[1, 1, 4, 4, 4, 5], [5, 5, 5, 5, 5, 5]]
 
 
-def test_every_later_row_of_the_episode_is_drawn_and_nothing_else():
+def test_sample_future_rows__draws_every_later_row():
+    """Later rows of the episode, up to the farthest, are equally likely; where there is none, the next is drawn."""
     flags = first([0, 0, 1, 0, 0, 0, 0, 1, 0]).expand(4000, -1)
     torch.manual_seed(0)
     for now, expected in ((0, {1}), (2, {3, 4, 5, 6}), (3, {4, 5, 6}), (6, {7}), (7, {8}), (8, {8})):

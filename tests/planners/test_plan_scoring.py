@@ -83,7 +83,7 @@ def zigzag(off, steps):
     return latents, actions
 
 
-def test_a_long_way_with_one_jump_beats_one_that_is_off_all_along():
+def test_one_jump_on_a_long_way_beats_being_off_all_along():
     """As through a wall, where no single step is far off."""
     wall, around = zigzag(0.3, 5), way(*[0.2] * 4, 0.0, [0.4], *[0.2] * 4)
     late, jump = torch.tensor(0.9).log(), 1 / 2 / 0.01
@@ -102,7 +102,8 @@ def test_a_plan_that_stands_and_leaps_into_the_goal_is_the_worst():
 
 
 @pytest.mark.parametrize("arrival", [True, False])
-def test_without_a_goal_a_plan_is_worth_what_its_steps_are_foreseen_to_earn_less_its_jumps(arrival):
+def test_judge__counts_foreseen_rewards_less_jumps(arrival):
+    """Without a goal a plan is worth what its steps are foreseen to earn, discounted, less the cost of its jumps."""
     direct, leap, twice = way(STEP, STEP, STEP, STEP), way([2.0]), way([1.0], [1.0])
     found = judged((direct, L), (leap, L), (twice, L), goals=False, arrival=arrival)
     gammas = 0.9 ** torch.arange(L)

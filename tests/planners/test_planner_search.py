@@ -99,7 +99,8 @@ def model_imagine(model, state, candidates):
 
 
 @searching
-def test_equal_values_and_long_searches_leave_a_floor_under_the_noise(name):
+def test_search__keeps_a_floor_under_the_noise(name):
+    """Long searches leave some deviation or probability to every action, and equal values give finite plans."""
     model = LinearGaussian()
     planner = build(name, model, iterations=25, keep_elites=0.0, add_mean=False, min_std=0.1)
     _, memory = planner.act(model, model.start(4), planner.initial(4), none(4), True, seeded())
@@ -194,7 +195,8 @@ def test_one_call_of_the_model_an_iteration_and_one_fork_a_plan(name, discrete):
     assert model.forks == [planner.settings.num_samples]
 
 
-def test_cem_tries_fewer_each_time_its_best_again_and_its_mean_last():
+def test_cem__tries_fewer_then_its_best_and_its_mean_last():
+    """Each iteration draws fewer and tries the best of the one before again; the last one tries the mean too."""
     model, state = world(False)
     config = {"num_samples": 64, "num_elites": 10, "keep_elites": 0.3, "decay": 2.0, "iterations": 4, "momentum": 0.0}
     planner = build("cem", model, add_mean=True, **config)

@@ -252,7 +252,8 @@ def test_random_actions_are_uniform_and_correlated_as_asked(discrete, beta):
 
 
 @pytest.mark.parametrize("length", [1, 2, 7, 12])
-def test_coloured_noise_keeps_unit_variance_and_gains_the_spectrum(length):
+def test_color_noise__keeps_the_variance_and_has_the_spectrum(length):
+    """An exponent of 0 changes nothing; at 1 the deviation is 1 at every length and power falls with frequency."""
     white = torch.randn(20000, length, 2, generator=seeded())
     assert torch.equal(color_noise(white, 0.0), white)
     pink = color_noise(white, 1.0)

@@ -110,7 +110,8 @@ def test_a_pair_is_drawn_without_replacement_from_all():
     assert len(set(drawn)) == 10
 
 
-def test_a_value_is_the_mean_of_the_pair_that_each_rows_noise_names():
+def test_value__is_the_mean_of_the_pair_named_by_its_noise():
+    """Each row's noise picks two of the Q networks, and a row alone gets the same value."""
     planner = randomize(learner())
     planner.actor.min_std = planner.actor.max_std = 1e-6
     feat = torch.randn(3, 4, 6)
@@ -210,7 +211,8 @@ def test_targets_follow_slowly_and_learn_nothing():
         assert not now.requires_grad
 
 
-def test_entropy_is_rewarded_once_and_nothing_is_decided_after_an_end():
+def test_policy_loss__rewards_entropy_once():
+    """The bonus is the entropy times its weight and the action's size, and nothing is decided after an end."""
     planner = randomize(learner(feat=6)).eval()
     rows = {"action": torch.zeros(3, 4, ACTION), "is_terminal": torch.zeros(3, 4, dtype=torch.bool)}
     rows["is_terminal"][1, 3] = True
@@ -380,7 +382,8 @@ def test_it_learns_the_linear_gaussian_world_from_transitions():
 
 
 @pytest.mark.parametrize("discrete", [True, False])
-def test_it_learns_the_values_of_the_chain_and_that_nothing_follows_its_end(discrete):
+def test_tdmpc__learns_the_chain_and_where_it_ends(discrete):
+    """The policy walks to the goal, and the values are the true ones, where nothing follows the chain's end."""
     torch.manual_seed(0)
     true, gamma = Chain(goal=4, crumb=0.0, discrete=discrete, lure=2.0), 0.8
     planner = build("tdmpc", true).learner.train()

@@ -60,7 +60,8 @@ def episode(env, actions):
     return np.stack(frames), rewards, truncated
 
 
-def test_the_choice_is_rewarded_by_the_room_and_hidden_from_the_frames_between():
+def test_recall__rewards_the_fitting_door_and_hides_the_room():
+    """Only the choice that fits the room is rewarded, and the frames between are gray, with no color of a room."""
     env, seen = Recall(delay=4, seed=3), set()
     for trial in range(120):
         random = np.random.RandomState(trial)
@@ -139,7 +140,8 @@ def rooms(tmp_path):
 
 
 @pytest.mark.parametrize("right", [True, False])
-def test_scores_are_one_for_who_knows_and_zero_for_who_knows_the_opposite(rooms, right):
+def test_score__is_one_for_knowing_and_zero_for_the_opposite(rooms, right):
+    """In every task, who knows the rooms scores 1 and who knows their opposite scores 0."""
     assert len(rooms["action"]) == 12
     assert len({row.numpy().tobytes() for row in rooms["action"]}) == 12
     assert 0 < rooms["reward"].sum() < 12

@@ -50,7 +50,8 @@ def collected(tmp_path_factory):
         yield training, rows, feats
 
 
-def test_the_acting_path_filters_to_the_latents_of_the_training_path(collected):
+def test_acting_filters_to_the_latents_of_training(collected):
+    """Latents of the acting path are those of observing its rows, and an action one step late would show."""
     training, rows, feats = collected
     model, _ = training.module.acting
     ends = rows["is_last"]
@@ -65,7 +66,8 @@ def test_the_acting_path_filters_to_the_latents_of_the_training_path(collected):
     assert (other.feat - feats).abs().max() > 1e-3
 
 
-def test_replay_holds_what_single_environments_give_for_the_same_actions(collected):
+def test_replay_holds_what_single_environments_give(collected):
+    """Stored actions, which lead into the next row, give the stored rows when played in single environments."""
     training, _, _ = collected
     replay = training.data.dataset.replay
     stored = replay.sample(16, 20)  # as long as the stream: the only window of each environment
@@ -103,7 +105,9 @@ def test_decisions_frames_returns_and_lengths_are_counted(tmp_path):
         assert abs(episode.return_ - middle) <= steps / 2
 
 
-def test_seeds_differ_between_environments_and_repeat_between_runs(tmp_path):
+def test_collecting__seeds_differ_by_index_and_repeat(tmp_path):
+    """In a training, environments differ, the same seed gives the same states, and another seed gives others."""
+
     def run(name: str, seed: int) -> torch.Tensor:
         with built(tmp_path / name, *NOISY, f"seed={seed}") as training:
             return collect(training, 9)[0]["state"]
@@ -153,7 +157,8 @@ class Tally(Planner):
         return self.planner._act(decision, memory)
 
 
-def test_updates_follow_decisions_without_debt_when_the_prefill_ends(tmp_path):
+def test_updates_follow_decisions_without_debt(tmp_path):
+    """When the prefill ends no updates are owed, and the planner takes over with a memory of its own."""
     with built(tmp_path) as training:
         dataset = training.data.dataset
         prefill, planner = Tally(dataset.prefill_planner), Tally(dataset.planner)
@@ -220,7 +225,9 @@ def test_watching_and_evaluating_in_mid_training_change_nothing(tmp_path, contex
     assert same(quiet, watched)
 
 
-def test_averaged_weights_collect_and_are_what_a_run_is_loaded_with(tmp_path):
+def test_averaged_weights_collect_and_are_loaded(tmp_path):
+    """The collecting agent acts with the average of the weights, and so does a run that is loaded."""
+
     def run_search(training) -> None:
         assert training.data.dataset.collector.agent.model is training.module.acting[0]
 
@@ -240,7 +247,8 @@ def test_too_few_frames_for_any_update_is_refused(tmp_path):
 # What no window or snapshot can be had of -----------------------------------------------------------------------------
 
 
-def test_a_training_whose_episodes_are_all_too_short_ends_with_what_is_wrong(tmp_path):
+def test_too_short_episodes_end_a_training_with_the_reason(tmp_path):
+    """The error tells the window's steps and those of the longest episode."""
     with pytest.raises(UserError, match=r"no window of 8 steps: its longest episode .* has 4 "):
         trained(tmp_path, "data.cross_resets=false", "env.lengths=[3]")
 
@@ -269,7 +277,8 @@ def test_environments_that_cannot_be_put_back_begin_again(tmp_path, caplog):
         assert rows["is_first"][:, 0].all()
 
 
-def test_a_checkpoint_survives_that_its_environments_die_of_being_put_back(tmp_path):
+def test_checkpoint_survives_environments_dying_on_restore(tmp_path):
+    """Environments that die of being put back end the training, and the file stays as it was."""
     words = ("env._target_=sabotage.Fleeting", "+env.saves=true", "+env.dies=true")
     trained(tmp_path, *words, at=[At(5, stop)])
     file = tmp_path / "checkpoints" / "last.ckpt"

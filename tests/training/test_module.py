@@ -133,7 +133,8 @@ def test_a_planner_adds_its_own_losses(tmp_path):
 
 
 @pytest.mark.parametrize("share", [0.0, 0.2, 0.9])
-def test_what_acts_is_a_moving_average_that_is_short_while_it_is_young(tmp_path, share):
+def test_acting__is_a_moving_average_short_while_young(tmp_path, share):
+    """The share that is kept grows with the number of updates up to the one that was asked for."""
     trained = module(tmp_path, average=share)
     _, acting = trained.acting
     seen = []
@@ -412,7 +413,8 @@ def test_everything_is_named_that_a_bad_observation_spoils(tmp_path):
     assert "reward" in str(raised.value)
 
 
-def test_a_gradient_that_is_not_finite_is_named_and_nothing_is_updated(tmp_path):
+def test_non_finite_gradient_is_named_and_nothing_updated(tmp_path):
+    """The error names the parameter, the batch is kept in a file, and no weight changes."""
     scales = loss_scales(config(), STATE) | {"actor": 1.0}
     trained = module(tmp_path, planner=Learner(torch.sqrt), scales=scales)
     before = [p.detach().clone() for p in learned(trained)]

@@ -65,14 +65,16 @@ def test_every_backbone_acts_trains_saves_and_resumes(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", LEARNED)
-def test_every_kind_of_learned_planner_resumes_with_its_averages_and_slow_copies(tmp_path, name):
+def test_every_learned_planner_resumes_to_the_same_weights(tmp_path, name):
+    """Moving averages and slow copies included, a stopped and resumed run ends as one that was never stopped."""
     words = (f"planner={name}", *LEARNED[name], "frames=90")
     whole = trained(tmp_path / "whole", *words)
     trained(tmp_path / "half", *words, at=[At(7, stop)])
     assert same(trained(tmp_path / "half", *words, checkpoint=last(tmp_path / "half")), whole)
 
 
-def test_a_run_killed_some_updates_after_a_checkpoint_resumes_to_the_same_end(uninterrupted, tmp_path):
+def test_run_killed_after_a_checkpoint_resumes_to_the_same_end(uninterrupted, tmp_path):
+    """The updates between the checkpoint and the kill are made again with the same results."""
     command = [sys.executable, str(SUPPORT / "killed_run.py"), str(tmp_path), "8", "17"]
     assert subprocess.run(command, capture_output=True).returncode == -9
     assert read_checkpoint(tmp_path)["counters"]["updates"] == 8
@@ -96,7 +98,8 @@ def test_after_a_kill_stored_latents_continue_exactly_too(uninterrupted, tmp_pat
     assert same(end, uninterrupted("latent"))
 
 
-def test_once_the_ring_has_wrapped_newer_rows_are_dropped_and_that_is_said(tmp_path, caplog):
+def test_wrapped_ring__newer_rows_are_dropped_and_told(tmp_path, caplog):
+    """The log counts them and the older rows that they overwrote, and the resumed run trains to its end."""
     words = ("data.capacity=50",)
     killed(tmp_path / "a", tmp_path / "b", *words, save=8, kill=17)
     with caplog.at_level(logging.INFO), built(tmp_path / "b", *words) as training:
@@ -137,7 +140,8 @@ def test_stopping_while_prefilling_resumes_to_the_same_end(uninterrupted, tmp_pa
     assert same(trained(tmp_path, checkpoint=last(tmp_path)), uninterrupted("none"))
 
 
-def test_the_progress_bar_of_a_resumed_run_knows_the_way_that_is_left(tmp_path, capsys):
+def test_progress_bar_of_a_resumed_run_knows_what_is_left(tmp_path, capsys):
+    """It goes on to the run's number of updates, does not begin at zero and always shows the total."""
     trained(tmp_path, at=[At(10, stop)])
     assert f"10/{UPDATES}" in capsys.readouterr().out
     trained(tmp_path, checkpoint=last(tmp_path))
@@ -147,7 +151,8 @@ def test_the_progress_bar_of_a_resumed_run_knows_the_way_that_is_left(tmp_path, 
     assert f" 0/{UPDATES}" not in shown
 
 
-def test_a_checkpoint_holds_plain_containers_only_and_counts_by_itself(tmp_path):
+def test_checkpoint__holds_plain_containers_only(tmp_path):
+    """It loads with weights_only, has counters of its own, and leaves no half-written file beside it."""
     trained(tmp_path, at=[At(5, stop)])
     checkpoint = torch.load(last(tmp_path), weights_only=True)
     decisions = checkpoint["counters"]["decisions"]

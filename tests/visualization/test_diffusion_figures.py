@@ -55,7 +55,8 @@ def test_a_recording_knows_its_policy_and_goals(recording):
     assert {"pixels", "state", "goal_pixels", "goal_state"} <= card["columns"].keys()
 
 
-def test_scores_say_what_was_solved_and_what_a_way_through_would_score(runs):
+def test_evaluation__tells_success_and_a_normalized_score(runs):
+    """The score is 0 for random actions and 100 for the reference, which is a way through."""
     result = json.loads((runs / "diffusion" / "evaluation.json").read_text())
     assert 0 <= result["success_rate"] <= 1
     assert len(result["successes"]) == 2
@@ -84,7 +85,8 @@ def test_what_guides_is_what_is_shown(runs):
     assert guiding(load_run(runs / "diffusion").planner) == {"reward": 1.0}
 
 
-def test_a_planner_is_trained_on_a_frozen_model_from_the_recording(runs, recording, tmp_path):
+def test_planner_is_trained_on_a_frozen_model_from_a_recording(runs, recording, tmp_path):
+    """The world model's weights do not move, options reach the planner, and misspelled keys are refused."""
     trained = runs / "diffusion"
     words = [*SHORT, *OFFLINE, *EVALUATION, f"data={recording}", "planner=diffusion_goals", "planner.acting.soonest=2"]
     words += ["planner.learner.critic={units: 16, layers: 1}", "+planner.learner.loss_scales.critic=0.5"]
@@ -101,7 +103,8 @@ def test_a_planner_is_trained_on_a_frozen_model_from_the_recording(runs, recordi
         override(cfg, ["+updatez=1"])
 
 
-def test_a_trained_run_takes_another_sampler_but_not_more_steps_than_it_learned(runs):
+def test_trained_run_takes_another_sampler_but_no_more_steps(runs):
+    """Another sampler may be chosen for a trained run, but not more steps than it learned."""
     run = load_run(runs / "diffusion", ["planner.acting.sampler=ddpm", "planner.acting.steps=50"])
     assert run.planner.sampler.name == "ddpm"
     with pytest.raises(UserError, match="must lie between 1 and 100"):
@@ -136,7 +139,8 @@ def test_another_setting_brings_its_own_way_of_acting(runs):
     ("success", "expected"),
     [([[0, 1, 0], [0, 0, 1]], [True, False]), ([[0, 0, 0], [0, -1, 0]], None)],
 )
-def test_an_episode_is_solved_if_it_was_at_any_time_before_its_end(success, expected):
+def test_successes__count_at_any_time_before_the_end(success, expected):
+    """What comes after an episode's end does not count, and a task that does not tell gives None."""
     played = EpisodeBatch([0.0, 0.0], {"success": torch.tensor(success)}, [3, 2])
     assert played.successes() == expected
 

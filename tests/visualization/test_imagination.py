@@ -67,7 +67,8 @@ def test_errors_are_those_of_the_imagined_steps():
     torch.testing.assert_close(made_up().error(), torch.tensor([0.04, 0.09, 0.16]))
 
 
-def test_clips_show_truth_model_and_error_with_the_border_where_seeing_ends():
+def test_draw_clips__shows_truth_model_and_error():
+    """The border changes its color where seeing ends, and a strip shows one frame in so many."""
     frames = draw_clips(made_up(), windows=2)
     assert frames.dtype == np.uint8
     time, height, width, _ = frames.shape

@@ -25,7 +25,8 @@ def trajectory(reward, cont, feat_dim=1):
     return Trajectory(feat, torch.zeros(1, steps, 1), torch.tensor([reward]), torch.tensor([cont]))
 
 
-def test_without_a_value_rewards_still_to_come_are_shown_as_far_as_it_goes_on():
+def test_values_along__sums_rewards_to_come_without_a_critic():
+    """Rewards still to come count as far as the episode is foreseen to go on."""
     model, _ = world(False)
     values = values_along(build("mppi", model), trajectory([1.0, 2.0, 4.0], [1.0, 0.5, 0.0]), seeded())
     assert values.tolist() == [1 + 2 + 0.5 * 4, 2 + 0.5 * 4, 0.5 * 4, 0.0]
@@ -62,7 +63,8 @@ def looked_at(request, tmp_path_factory):
     return folder
 
 
-def test_every_searching_planner_shows_its_plan_beside_what_happened(looked_at):
+def test_every_searching_planner_shows_its_plan(looked_at):
+    """Pictures beside what happened are among the events, and as a file and an animation in the folder."""
     events = EventAccumulator(str(looked_at), size_guidance={"images": 0})
     events.Reload()
     tags = {tag for tag in events.Tags()["images"] if tag.startswith(("plan/", "planner/"))}
