@@ -113,12 +113,12 @@ def test_imagining_from_every_posterior_copies_no_keys():
 
 def test_what_a_transformer_cannot_do_is_said_in_one_sentence():
     for heads in (5, 4):
-        with pytest.raises(
-            UserError, match=f"^{heads} heads do not divide 12 channels into heads of even size.*heads\\.$"
-        ):
+        with pytest.raises(UserError) as caught:
             Transformer(IN, 12, 1, heads=heads, window=8)
-    with pytest.raises(UserError, match=r"window=0 must be at least 1\.$"):
+        assert (caught.value.option, caught.value.value) == ("heads", heads)
+    with pytest.raises(UserError) as caught:
         Transformer(IN, 12, 1, heads=2, window=0)
+    assert caught.value.option == "window"
     core = Transformer(IN, 12, 1, heads=2, window=8)
     with pytest.raises(UserError, match=r"^a sequence of 9 steps is longer than the transformer's window of 8: .*\.$"):
         core.scan(*inputs(9), core.initial(BATCH))

@@ -117,7 +117,7 @@ def test_pixels_are_scaled_once_and_alike_in_encoder_and_decoder():
 @pytest.mark.parametrize("shape", [(3, 40, 40), (3, 32, 64), (3, 8, 8), (3, 0, 0)])
 def test_image_sizes_that_do_not_fit_are_refused(shape):
     for make in (lambda: Encoder({"pixels": (shape, torch.uint8)}, 2, 4), lambda: PixelDecoder(4, shape, 2)):
-        with pytest.raises(UserError, match=rf"multiple of 16 pixels.*not {shape[1]}x{shape[2]}"):
+        with pytest.raises(UserError, match=rf"multiple of 16 pixels .*, not {shape[1]}x{shape[2]}\.$"):
             make()
 
 
