@@ -38,7 +38,7 @@ class Line:
 def groups() -> dict[str, list[str]]:
     """List the files of each group."""
     folders = sorted(path for path in config_dir().iterdir() if path.is_dir())
-    return {folder.name: sorted(path.stem for path in folder.glob("*.yaml")) for folder in folders}
+    return {folder.name: sorted(path.stem for path in folder.glob("[!_]*.yaml")) for folder in folders}
 
 
 def lines(cfg: DictConfig) -> Iterator[Line]:
