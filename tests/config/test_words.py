@@ -10,7 +10,7 @@ from worldmodels.config.words import merge, quoted
 from worldmodels.errors import UserError
 from worldmodels.runs.edit import override
 
-WORDS = ["env=counter", "planner=cem", "planner.num_samples=9", "size.units=8", "+loss_scales.extra=2.0"]
+WORDS = ["env=counter", "planner=cem", "planner.num_samples=9", "size.units=8", "+loss_scales.rep=2.0"]
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,7 @@ WORDS = ["env=counter", "planner=cem", "planner.num_samples=9", "size.units=8", 
         (["planner=cem"], WORDS),
         (["planner.num_samples=5"], [*WORDS[:2], *WORDS[3:], "planner.num_samples=5"]),
         (["planner.gamma=0.5", "planner=mppi"], [WORDS[0], *WORDS[3:], "planner=mppi", "planner.gamma=0.5"]),
-        (["loss_scales.extra=3.0"], [*WORDS[:4], "+loss_scales.extra=3.0"]),
+        (["loss_scales.rep=3.0"], [*WORDS[:4], "+loss_scales.rep=3.0"]),
     ],
 )
 def test_new_words_take_the_place_of_old_ones(new, expected):
