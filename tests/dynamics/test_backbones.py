@@ -73,7 +73,7 @@ def test_koopman_is_linear_in_time_and_in_its_inputs():
     w = numpy_weights(core)
     eigenvalues = np.exp(-np.exp(w["rate"]) + 1j * w["frequency"])
     assert (abs(eigenvalues) < 1).all()
-    drive = x.double().numpy() @ (w["into.weight"][0::2] + 1j * w["into.weight"][1::2]).T
+    drive = x.double().numpy() @ (w["in_proj.weight"][0::2] + 1j * w["in_proj.weight"][1::2]).T
     drive = drive * np.sqrt(1 - abs(eigenvalues) ** 2)
     for t in range(7):
         g = sum(eigenvalues ** (t - s) * drive[:, s] for s in range(t + 1))
@@ -120,7 +120,9 @@ def test_implicit__latents_are_simplices_in_open_loop():
 
 
 def test_an_implicit_latent_says_what_does_not_fit():
-    with pytest.raises(UserError, match="10 numbers does not divide into simplices of 4"):
+    with pytest.raises(UserError, match="must divide a latent of 10 numbers") as caught:
         Implicit(7, 2, latent=10, hidden=8, simplex=4)
-    with pytest.raises(UserError, match="unroll=0 must be at least 1"):
+    assert (caught.value.option, caught.value.value) == ("simplex", 4)
+    with pytest.raises(UserError) as caught:
         Implicit(7, 2, latent=8, hidden=8, unroll=0)
+    assert (caught.value.option, caught.value.value) == ("unroll", 0)

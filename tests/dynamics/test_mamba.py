@@ -23,7 +23,7 @@ from worldmodels.testing.sequences import BATCH, randomize
 def test_mamba_is_its_recurrence(monkeypatch):
     """One layer, several heads, step by step in NumPy."""
     monkeypatch.setattr("dynamics.mamba_scan.CHUNK", 4)
-    core = randomize(Mamba(IN, 8, 1, expand=2, head=4, state=3, kernel=3))
+    core = randomize(Mamba(IN, 8, 1, expand=2, head_dim=4, state_dim=3, kernel=3))
     x, reset = inputs(11, share=0.2)
     outputs, _, _ = core.scan(x, reset, core.initial(BATCH))
     w = numpy_weights(core)

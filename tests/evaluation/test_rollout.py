@@ -70,10 +70,15 @@ def test_an_episode_without_an_end_is_said(monkeypatch):
 
 
 def test_policies_that_look_at_nothing_need_no_pictures():
-    env = {**COUNTER, "obs": "pixels", "blind": {"obs": "state"}, "size": 33}  # a size that cannot be drawn
+    env = {
+        **COUNTER,
+        "obs": "pixels",
+        "baseline_overrides": {"obs": "state"},
+        "size": 33,
+    }  # a size that cannot be drawn
     with pytest.raises(UserError, match="33"):
-        play_baseline({**env, "blind": {}}, lambda a, d: Constant(a, d, 0.0), 2, 0)
-    env["blind"]["size"] = 16
+        play_baseline({**env, "baseline_overrides": {}}, lambda a, d: Constant(a, d, 0.0), 2, 0)
+    env["baseline_overrides"]["size"] = 16
     assert play_baseline(env, lambda a, d: Constant(a, d, 1.0), 2, 0) == [17.5, 7.5]
 
 

@@ -36,7 +36,7 @@ def test_precision_is_one_of_two_words():
     assert context("fp32", CPU) is nullcontext
     with bf16():
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
-    with pytest.raises(UserError, match=r"not 'bf61'\. Did you mean 'bf16'"):
+    with pytest.raises(UserError, match=r"bf61 must be one of fp32, bf16\. Did you mean 'bf16'"):
         context("bf61", CPU)
 
 

@@ -43,7 +43,7 @@ def baseline_policies(run: Run) -> dict[str, Callable[[int, bool], Planner]]:
         for name, value in (("zero", 0.0), ("plus_one", 1.0), ("minus_one", -1.0)):
             policies[name] = lambda a, d, value=value: Constant(a, d, value)
     if run.cfg.env.get("expert"):
-        policies["expert"] = lambda a, d: build_planner(run.cfg.env.expert, a, d)
+        policies["reference"] = lambda a, d: build_planner(run.cfg.env.expert, a, d)
     return policies
 
 

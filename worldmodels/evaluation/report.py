@@ -87,7 +87,7 @@ def write_scores(
     successes, floor = played[False].successes(), result["baselines"]["random"]
     if successes is not None:
         result["success_rate"], result["successes"] = statistics.fmean(successes), successes
-    ceiling = result["baselines"].get("expert", floor)
+    ceiling = result["baselines"].get("reference", floor)
     if ceiling > floor:  # D4RL's way: 0 is random, 100 the expert
         result["normalized_score"] = 100 * (result["return_mean"] - floor) / (ceiling - floor)
         result["normalised_score"] = result["normalized_score"]  # its name before, for one release

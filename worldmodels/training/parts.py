@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from worldmodels.errors import UserError
 from worldmodels.model import WorldModel
@@ -37,8 +37,9 @@ def new_parts(cfg: DictConfig, before: DictConfig) -> list[str]:
 def without(cfg: DictConfig, places: Sequence[str]) -> DictConfig:
     """Return a configuration without some of its parts."""
     cfg = cfg.copy()
-    for group, _, name in (place.partition(".") for place in places):
-        del cfg[group][name]
+    with open_dict(cfg):
+        for group, _, name in (place.partition(".") for place in places):
+            del cfg[group][name]
     return cfg
 
 
