@@ -35,7 +35,7 @@ def test_mamba_is_its_recurrence(monkeypatch):
             if reset[row, t]:
                 window[:], h[:] = 0, 0
             u = w["embed.weight"] @ x[row, t].double().numpy() + w["embed.bias"]
-            projected = m["into.weight"] @ layer_norm(u, w["norms.0.weight"], w["norms.0.bias"])
+            projected = m["in_proj.weight"] @ layer_norm(u, w["norms.0.weight"], w["norms.0.bias"])
             gate, xbc, dt = np.split(projected, [inner, 2 * inner + 2 * state])
             window = np.concatenate([window[1:], xbc[None]])
             xbc = (window * m["taps"]).sum(0) + m["bias"]
