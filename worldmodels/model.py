@@ -87,15 +87,14 @@ class WorldModel(nn.Module):
         """
         context = context or Context(self)
         rollout, _, embed = self.observe(self.view(batch), state)
-        detached = rollout.detach()
         losses = self.dynamics.loss(rollout, batch["reset"]) if self.learns(self.dynamics) else {}
         for name, objective in self.objectives.items():
             if self.learns(objective):
-                read = (rollout, embed) if objective.trains_latent else (detached, embed.detach())
+                read = (rollout, embed) if objective.trains_latent else (rollout.detach(), embed.detach())
                 losses = merge_losses(losses, objective(*read, batch, context), f"objective.{name}")
         for name, head in self.heads.items():
             if self.learns(head):
-                loss = head.loss(rollout if head.trains_latent else detached, batch)
+                loss = head.loss(rollout if head.trains_latent else rollout.detach(), batch)
                 losses = merge_losses(losses, {name: loss}, f"heads.{name}")
         return losses, rollout
 
