@@ -8,14 +8,15 @@ from torch import Tensor
 
 from dynamics.base import Dynamics, Rollout, State
 from dynamics.goal import next_features
+from planners.base import Model, imagine_shaped
 from planners.learning.critics import Critic, ReturnScale
 from planners.learning.learner import Learner, require_gradients
 from planners.learning.policies import ActionDistribution, PolicyNetwork, SampledPolicy
 from planners.learning.returns import lambda_returns, reach_weights, recorded_returns
 from worldmodels.common.batch import goal_changed
 from worldmodels.errors import near_match, require
+from worldmodels.model import Trajectory
 from worldmodels.nets.layers import DEFAULT_STYLE, NetStyle, call_frozen
-from worldmodels.trajectory import Model, Trajectory, imagine_shaped
 
 GRADIENTS = ("reinforce", "dynamics")
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, NamedTuple, TypeVar, final
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar, final, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -13,9 +13,67 @@ from torch import Generator, Tensor, nn
 
 from dynamics.base import Dynamics, Memory, Rollout, State, clear_rows
 from worldmodels.common.options import validate
-from worldmodels.trajectory import Model
+from worldmodels.model import ActionSource, Trajectory
 
 Options = TypeVar("Options")
+
+
+@runtime_checkable
+class Model(Protocol):
+    """Everything that a planner may ask of a world: a learned model, or the simulator itself."""
+
+    dynamics: Dynamics
+    device: torch.device
+
+    def initial(self, n: int) -> State:
+        """Return the state before an episode's first frame."""
+
+    def imagine(
+        self,
+        state: State,
+        policy: ActionSource,
+        imag_horizon: int,
+        generator: Generator | None = None,
+        noise: Tensor | None = None,
+        frozen: bool = False,
+    ) -> Trajectory:
+        """Roll ``imag_horizon`` steps on from N states; ``noise`` [N, H, K] is the policy's.
+
+        With ``frozen``, gradients reach states and actions but no parameter of the model.
+        """
+
+
+@runtime_checkable
+class LearnedModel(Model, Protocol):
+    """What planners with learned parts ask beside: heads by name, and what features look like."""
+
+    heads: Any
+
+    def decode(self, feat: Float[Tensor, "... F"]) -> dict[str, Tensor]:
+        """Return observations as features hold them."""
+
+    def encode_goal(self, obs: dict[str, Tensor]) -> Float[Tensor, "N G"]:
+        """Return the latents of frames, seen as goals are."""
+
+
+Shaping = Callable[[Trajectory], Trajectory]
+"""Gives an imagined future the rewards and continuations by which a planner is to count it."""
+
+
+def imagine_shaped(
+    model: Model,
+    state: State,
+    policy: ActionSource,
+    imag_horizon: int,
+    shaping: Shaping | None = None,
+    **how: Any,
+) -> Trajectory:
+    """Imagine as every planner does: the one place where a bonus or a penalty enters.
+
+    ``how`` goes to :meth:`Model.imagine`.
+    """
+    trajectory = model.imagine(state, policy, imag_horizon, **how)
+    return trajectory if shaping is None else shaping(trajectory)
 
 
 class ImaginationSize(NamedTuple):

@@ -13,7 +13,7 @@ from planners.base import Decision
 from planners.search.proposals import Proposal
 from planners.search.shooting import SamplingPlanner, SearchNoise, SearchResult
 from worldmodels.errors import require
-from worldmodels.trajectory import ValueFunction
+from worldmodels.model import ValueFunction
 
 
 class CEM(SamplingPlanner):

@@ -8,13 +8,13 @@ from torch import Tensor
 
 from dynamics.base import Dynamics, Rollout
 from dynamics.goal import split_goal
+from planners.base import Model
 from planners.learning.hindsight import encode_goals, sample_future_rows
 from planners.learning.learner import PolicyPlanner
 from planners.learning.policies import ActionDistribution, PolicyNetwork
 from worldmodels.common.batch import mean_weights
 from worldmodels.errors import require
 from worldmodels.nets.layers import DEFAULT_STYLE, NetStyle
-from worldmodels.trajectory import Model
 
 
 class Cloning(PolicyPlanner):

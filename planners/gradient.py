@@ -7,13 +7,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dynamics.base import Dynamics, Memory, State
-from planners.base import Decision, ImaginationSize, PlanInfo
+from planners.base import Decision, ImaginationSize, PlanInfo, imagine_shaped
 from planners.learning.learner import require_gradients
 from planners.search.proposals import CategoricalProposal, GaussianProposal
 from planners.search.receding_horizon import Replanner, finite
 from worldmodels.common.randomness import row_noise
 from worldmodels.errors import require
-from worldmodels.trajectory import imagine_shaped
 
 
 class Gradient(Replanner):

@@ -13,7 +13,7 @@ from planners.base import Decision
 from planners.search.shooting import SamplingPlanner, SearchNoise, SearchResult
 from worldmodels.common.randomness import exponential
 from worldmodels.errors import require
-from worldmodels.trajectory import ValueFunction
+from worldmodels.model import ValueFunction
 
 SPREAD_FLOOR = 1e-4
 """Elites whose values differ by less count alike: normalizing must not blow up rounding errors."""

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from dynamics.base import Dynamics, Rollout
 from dynamics.goal import next_features
+from planners.base import Model
 from planners.learning.critics import ReturnScale, follow, slow_copy
 from planners.learning.learner import Learner
 from planners.learning.policies import ActionDistribution, PolicyNetwork
@@ -15,7 +16,6 @@ from worldmodels.common.batch import mean_weights
 from worldmodels.errors import require
 from worldmodels.nets.distributions import TwoHot
 from worldmodels.nets.layers import DEFAULT_STYLE, EnsembleMLP, NetStyle, call_frozen
-from worldmodels.trajectory import Model
 
 ALL = slice(None)
 

@@ -16,7 +16,6 @@ FLOORS = (
     "worldmodels.envs",
     "dynamics",
     "worldmodels.testing",
-    "worldmodels.trajectory",
     "worldmodels.heads",
     "worldmodels.objectives",
     "worldmodels.model",

@@ -9,13 +9,12 @@ import torch
 from torch import Generator, Tensor
 
 from dynamics.base import Memory, State
-from planners.base import Planner
+from planners.base import Model, Planner
 from worldmodels.common.columns import GOAL_PREFIX
 from worldmodels.envs.vector import VectorEnv
 from worldmodels.errors import UserError
 from worldmodels.model import WorldModel
 from worldmodels.nets.encoders import ObservationSpec
-from worldmodels.trajectory import Model
 
 
 class Agent:

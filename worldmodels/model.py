@@ -3,20 +3,99 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Generator, Tensor, nn
 
-from dynamics.base import Dynamics, Rollout, State, stack_memories
+from dynamics.base import Dynamics, Memory, Rollout, State, stack_memories
 from worldmodels.errors import UserError, require
 from worldmodels.heads.base import Head
 from worldmodels.nets.encoders import Encoder, GoalEncoder
 from worldmodels.nets.layers import call_frozen
 from worldmodels.objectives.base import Context, Objective
-from worldmodels.trajectory import ActionSource, Trajectory, as_policy
+
+ValueFunction = Callable[[Tensor], Tensor]
+"""Maps feat [N, F] to the expected discounted return [N] from there on."""
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """Chooses actions while a model imagines; what it has to remember is its carry, never itself."""
+
+    def initial(self, n: int) -> Memory:
+        """Return the carry before the first action of N rows."""
+
+    def __call__(self, state: State, carry: Memory, noise: Tensor | None) -> tuple[Float[Tensor, "N A"], Memory]:
+        """Return the actions in N states and the next carry.
+
+        ``noise`` [N, K] is this step's, where whoever imagines gave any; else a policy draws its own.
+        """
+
+
+ActionSource = Tensor | Policy | Callable[[Tensor], Tensor]
+"""Actions [N, H, A] fixed in advance, a policy, or a function from features [N, F] to actions [N, A]."""
+
+
+@dataclass(frozen=True)
+class MemorylessPolicy:
+    """Wrap a function from a state and its noise to actions."""
+
+    choose: Callable[[State, Tensor | None], Tensor]
+
+    def initial(self, n: int) -> Memory:
+        """Return an empty carry."""
+        return {}
+
+    def __call__(self, state: State, carry: Memory, noise: Tensor | None) -> tuple[Tensor, Memory]:
+        """Choose by the state alone."""
+        return self.choose(state, noise), carry
+
+
+def as_policy(source: ActionSource, noise: Tensor | None) -> tuple[Policy, Tensor | None]:
+    """Return any source of actions as a policy, and the noise [N, H, K] of its steps.
+
+    Actions that were fixed in advance are handed over as noise.
+    """
+    if isinstance(source, Tensor):
+        return MemorylessPolicy(lambda state, action: action), source
+    if isinstance(source, Policy):
+        return source, noise
+    return MemorylessPolicy(lambda state, _: source(state.feat)), noise
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """N imagined futures of H steps."""
+
+    feat: Float[Tensor, "N H1 F"]
+    """H + 1 states, the start included."""
+    action: Float[Tensor, "N H A"]
+    reward: Float[Tensor, "N H"]
+    """Decoded reward of each step: for arriving in ``feat[:, 1:]``, or with ``heads=transition`` for the action."""
+    cont: Float[Tensor, "N H"]
+    """Probability in [0, 1] that ``feat[:, 1:]`` is not terminal."""
+    extra: dict[str, Float[Tensor, "N H"]] = field(default_factory=dict)
+    """What every other head reads of each step, by its name."""
+    carry: dict[str, Tensor] = field(default_factory=dict)
+    """The policy's carry after each step, [N, H, ...]."""
+
+    def discounted_return(self, gamma: float, terminal_value: ValueFunction | None = None) -> Float[Tensor, " N"]:
+        """Sum the rewards of each row as far as it goes on, then the value of its last state, if given.
+
+        ``sum_t gamma^t c_0..c_{t-1} r_t + gamma^H c_0..c_{H-1} V(feat_H)``. Arriving in a terminal state is still
+        rewarded, nothing after it is. fp32, whatever the model computes in.
+        """
+        cont = self.cont.float()
+        alive = torch.cat([torch.ones_like(cont[:, :1]), cont.cumprod(dim=1)], dim=1)
+        weight = alive * gamma ** torch.arange(alive.shape[1], device=cont.device)
+        total = (weight[:, :-1] * self.reward.float()).sum(dim=1)
+        if terminal_value is not None:
+            total = total + weight[:, -1] * terminal_value(self.feat[:, -1]).float()
+        return total
 
 
 class WorldModel(nn.Module):
@@ -134,11 +213,25 @@ class WorldModel(nn.Module):
         imag_horizon: int,
         generator: Generator | None = None,
         noise: Float[Tensor, "N H K"] | None = None,
+        frozen: bool = False,
     ) -> Trajectory:
         """Roll the prior ``imag_horizon`` steps from N states and read the heads along the way.
 
-        ``noise`` is handed to the policy, a step at a time.
+        ``noise`` is handed to the policy, a step at a time. With ``frozen``, gradients reach states and actions but
+        none of this model's parameters.
         """
+        arguments = (state, policy, imag_horizon, generator, noise)
+        return call_frozen(self, *arguments) if frozen else self(*arguments)
+
+    def forward(
+        self,
+        state: State,
+        policy: ActionSource,
+        imag_horizon: int,
+        generator: Generator | None,
+        noise: Float[Tensor, "N H K"] | None,
+    ) -> Trajectory:
+        """Imagine, under the name that lets it be called with other parameters."""
         policy, noise = as_policy(policy, noise)
         carry, feats, actions, carries = policy.initial(len(state.feat)), [state.feat], [], []
         for t in range(imag_horizon):
@@ -150,21 +243,6 @@ class WorldModel(nn.Module):
         feat, action = torch.stack(feats, dim=1), torch.stack(actions, dim=1)
         read = {name: head(feat, action) for name, head in self.heads.items()}
         return Trajectory(feat, action, read.pop("reward"), read.pop("cont"), read, stack_memories(carries))
-
-    def imagine_frozen(
-        self,
-        state: State,
-        policy: ActionSource,
-        imag_horizon: int,
-        generator: Generator | None = None,
-        noise: Float[Tensor, "N H K"] | None = None,
-    ) -> Trajectory:
-        """:meth:`imagine`, with gradients that reach states and actions but none of this model's parameters."""
-        return call_frozen(self, state, policy, imag_horizon, generator, noise)
-
-    def forward(self, *arguments: Any) -> Trajectory:
-        """:meth:`imagine`, under the name that lets it be called with other parameters."""
-        return self.imagine(*arguments)
 
     def decode(self, feat: Float[Tensor, "... F"]) -> dict[str, Tensor]:
         """Observations as the latent holds them: ``pixels`` in [0, 1], ``state`` in the environment's units."""

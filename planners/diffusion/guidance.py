@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from planners.base import LearnedModel
 from worldmodels.errors import UserError, require
-from worldmodels.trajectory import LearnedModel
 
 if TYPE_CHECKING:
     from planners.diffusion.trajectory_learner import TrajectoryLearner

@@ -13,8 +13,9 @@ from torch import Generator, Tensor
 
 from dynamics.base import State
 from dynamics.goal import split_goal
+from planners.base import LearnedModel, imagine_shaped
 from worldmodels.errors import require
-from worldmodels.trajectory import LearnedModel, Trajectory, imagine_shaped
+from worldmodels.model import Trajectory
 
 if TYPE_CHECKING:
     from planners.diffusion.trajectory_learner import TrajectoryLearner

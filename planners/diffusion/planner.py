@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 
 from dynamics.base import Dynamics, Memory, Rollout
 from dynamics.goal import join_goal, split_goal
-from planners.base import Decision, ImaginationSize, PlanInfo, from_options
+from planners.base import Decision, ImaginationSize, LearnedModel, PlanInfo, from_options
 from planners.diffusion.guidance import GuidanceTerm, GuidedPlans
 from planners.diffusion.noise_schedule import Sampler
 from planners.diffusion.plan_scoring import PlanBatch, PlanScorer
@@ -23,7 +23,6 @@ from planners.search.receding_horizon import Replanner, finite
 from worldmodels.common.options import inside
 from worldmodels.common.randomness import row_generators
 from worldmodels.errors import require
-from worldmodels.trajectory import LearnedModel
 
 DenoisingHook = Callable[[Tensor], None]
 """Is shown every step's estimate of the plans from pure noise, [N * candidates, L, D]."""

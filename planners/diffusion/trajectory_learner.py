@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from dynamics.base import Rollout
 from dynamics.goal import next_features, split_goal
+from planners.base import LearnedModel
 from planners.diffusion.conditioning import Label, Window
 from planners.diffusion.trajectory_model import Normalizer, TrajectoryModel
 from planners.learning.critics import Critic
@@ -19,7 +20,6 @@ from planners.learning.returns import recorded_returns
 from worldmodels.common.batch import mean_weights
 from worldmodels.errors import require
 from worldmodels.nets.layers import DEFAULT_STYLE, MLP, NetStyle
-from worldmodels.trajectory import LearnedModel
 
 
 def window_slots(rows: int, length: int) -> tuple[int, int]:

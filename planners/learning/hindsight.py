@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from worldmodels.trajectory import LearnedModel
+from planners.base import LearnedModel
 
 
 def last_rows(is_first: Bool[Tensor, "B T"]) -> Int64[Tensor, "B T"]:

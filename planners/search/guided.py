@@ -9,12 +9,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dynamics.base import Dynamics, Memory, Rollout
-from planners.base import Decision, ImaginationSize, PlanInfo, Planner
+from planners.base import Decision, ImaginationSize, Model, PlanInfo, Planner
 from planners.learning.learner import Learner
 from planners.learning.policies import SampledPolicy
 from planners.search.shooting import GuideProposals, SamplingPlanner
 from worldmodels.errors import require
-from worldmodels.trajectory import Model, ValueFunction
+from worldmodels.model import ValueFunction
 
 
 class Guided(Planner):

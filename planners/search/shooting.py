@@ -11,12 +11,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dynamics.base import Memory, State
-from planners.base import Decision, ImaginationSize, PlanInfo, from_options
+from planners.base import Decision, ImaginationSize, PlanInfo, from_options, imagine_shaped
 from planners.search.proposals import CategoricalProposal, GaussianProposal, Proposal
 from planners.search.receding_horizon import Replanner, finite
 from worldmodels.common.randomness import color_noise, row_noise
 from worldmodels.errors import require
-from worldmodels.trajectory import ValueFunction, imagine_shaped
+from worldmodels.model import ValueFunction
 
 
 @dataclass(frozen=True)

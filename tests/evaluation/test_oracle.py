@@ -76,7 +76,7 @@ def test_the_oracle_refuses_what_reads_features_or_gradients():
         with pytest.raises(UserError, match="without learned parts"):
             oracle.imagine(oracle.initial(1), lambda feat: feat, 2)
         with pytest.raises(UserError, match="no gradient"):
-            oracle.imagine_frozen(oracle.initial(1), torch.zeros(1, 2, 2), 2)
+            oracle.imagine(oracle.initial(1), torch.zeros(1, 2, 2), 2, frozen=True)
         assert oracle.initial(3).memory[SNAPSHOT].shape == (3, 8)
 
 

@@ -363,9 +363,6 @@ class Dreamt(nn.Module):
     def imagine(self, *args, **options):
         return self.true.imagine(*args, **options)
 
-    def imagine_frozen(self, *args, **options):
-        return self.true.imagine_frozen(*args, **options)
-
 
 def taught(planner, true, start, updates, lr):
     """Train on imagination alone; what replay says is left out."""

@@ -6,7 +6,7 @@ from planner_cases import GUIDED, SEARCHING, both_spaces, build, guided, none, p
 from true_models import Chain, LinearGaussian
 
 from dynamics.base import State
-from worldmodels.trajectory import Trajectory
+from worldmodels.model import Trajectory
 
 
 class Rounded(LinearGaussian):

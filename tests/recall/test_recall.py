@@ -21,13 +21,12 @@ from worldmodels.envs.check import check
 from worldmodels.envs.recall import COLORS, DARK, SHOWN, WALL, Recall
 from worldmodels.errors import UserError
 from worldmodels.factory import build_model
-from worldmodels.model import WorldModel
+from worldmodels.model import Trajectory, WorldModel
 from worldmodels.recall.episodes import record_episodes
 from worldmodels.recall.report import TASKS, footnote, table
 from worldmodels.recall.scores import recalled, score
 from worldmodels.testing.sequences import randomize
 from worldmodels.training.run import train
-from worldmodels.trajectory import Trajectory
 
 SHORT = (
     "experiment=memory",

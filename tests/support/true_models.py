@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dynamics.base import FeatureSpec, State, stack_memories
 from dynamics.goal import split_goal
-from worldmodels.trajectory import Trajectory, as_policy
+from worldmodels.model import Trajectory, as_policy
 
 
 class TrueModel:
@@ -40,17 +40,17 @@ class TrueModel:
     def decode(self, feat: Tensor) -> dict[str, Tensor]:
         return {}
 
+    def encode_goal(self, obs: dict[str, Tensor]) -> Tensor:
+        raise NotImplementedError
+
     def initial(self, n: int) -> State:
         return State(torch.zeros(n, self.feat_dim), {})
 
     def step(self, feat: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         raise NotImplementedError
 
-    def imagine(self, state: State, policy, imag_horizon: int, generator=None, noise=None) -> Trajectory:
-        assert not torch.is_grad_enabled()
-        return self.imagine_frozen(state, policy, imag_horizon, generator, noise)
-
-    def imagine_frozen(self, state: State, policy, imag_horizon: int, generator=None, noise=None) -> Trajectory:
+    def imagine(self, state: State, policy, imag_horizon: int, generator=None, noise=None, frozen=False) -> Trajectory:
+        assert frozen or not torch.is_grad_enabled()
         if isinstance(policy, Tensor):
             assert policy.shape == (len(state.feat), imag_horizon, self.action_dim)
             self.asked.append(policy.detach().clone())

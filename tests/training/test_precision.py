@@ -20,7 +20,7 @@ from planner_cases import PLANNERS
 from dynamics.gru import GRU
 from worldmodels.common.precision import context, lightning_precision
 from worldmodels.errors import UserError
-from worldmodels.trajectory import Trajectory
+from worldmodels.model import Trajectory
 
 COMPILED = ("learns", "denoises", "clones", "goals")  # what is guided learns what its learner does
 BACKBONES = sorted({subject.name for subject in subjects()})

@@ -11,8 +11,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from toy_runs import WORDS
 
 from planners.base import PlanInfo
+from worldmodels.model import Trajectory
 from worldmodels.training.run import train
-from worldmodels.trajectory import Trajectory
 from worldmodels.visualization.plan_figures import candidates_of, values_along
 
 PLAIN = [word for word in WORDS if not word.startswith("planner.")]

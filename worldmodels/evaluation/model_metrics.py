@@ -11,6 +11,7 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from dynamics.base import State
+from planners.base import Model
 from planners.random import Random
 from worldmodels.agent import Agent
 from worldmodels.common.batch import split_context
@@ -23,7 +24,6 @@ from worldmodels.evaluation.report import play_held_out, windows
 from worldmodels.evaluation.rollout import EpisodeBatch, record_baseline
 from worldmodels.factory import build_planner
 from worldmodels.runs.loading import Run
-from worldmodels.trajectory import Model
 
 ROWS, STOPS, APART = 4, 4, 20
 """States from which sequences are ranked: episodes, states of each, and the decisions between these."""

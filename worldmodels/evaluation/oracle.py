@@ -22,7 +22,7 @@ from worldmodels.envs.options import Baselines, read
 from worldmodels.envs.stream import enter_worker
 from worldmodels.envs.vector import VectorEnv, array_state, plain_config
 from worldmodels.errors import UserError, sentence
-from worldmodels.trajectory import ActionSource, Trajectory
+from worldmodels.model import ActionSource, Trajectory
 
 SNAPSHOT = "snapshot"
 """The memory of a state: a simulator's snapshot as bytes, behind their number in eight."""
@@ -168,8 +168,11 @@ class Oracle:
         imag_horizon: int,
         generator: Generator | None = None,
         noise: Tensor | None = None,
+        frozen: bool = False,
     ) -> Trajectory:
-        """Play actions [N, H, A] in the simulator."""
+        """Play actions [N, H, A] in the simulator, which has no gradients."""
+        if frozen:
+            raise UserError("no gradient leads back through a simulator: use planner=mppi.")
         if not isinstance(policy, Tensor):
             raise UserError(
                 "a policy reads a model's features, which model=oracle has not: use a planner without learned parts, "
@@ -177,10 +180,6 @@ class Oracle:
             )
         feat, reward, cont, _ = self.dynamics.play(state, policy)
         return Trajectory(feat, policy, reward, cont)
-
-    def imagine_frozen(self, *_: Any) -> Trajectory:
-        """Refused: a simulator has no gradients here."""
-        raise UserError("no gradient leads back through a simulator: use planner=mppi.")
 
 
 class OracleAgent(Agent):

@@ -21,9 +21,8 @@ from worldmodels.common import precision
 from worldmodels.common.frames import border, enlarge, gif_bytes, last_frame, pixels_to_float, to_uint8
 from worldmodels.common.seeds import HELD_OUT, derive_seed
 from worldmodels.envs.vector import VectorEnv
-from worldmodels.model import WorldModel
+from worldmodels.model import Trajectory, WorldModel
 from worldmodels.runs.loading import Run
-from worldmodels.trajectory import Trajectory
 from worldmodels.visualization.imagination import IMAGINES, SEES
 
 BEFORE = 20
