@@ -2,67 +2,57 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from dynamics.base import Dynamics, Rollout, State
 from dynamics.goal import next_features
-from planners.base import Model, imagine_shaped
-from planners.learning.critics import Critic, ReturnScale
-from planners.learning.learner import Learner, require_gradients
-from planners.learning.policies import ActionDistribution, PolicyNetwork, SampledPolicy
+from planners.base import Model, imagine_shaped, require_window
+from planners.learning.critics import CRITIC_GIVEN, Critic, ReturnScale
+from planners.learning.learner import Gamma, Learner, StraightThrough, require_gradients
+from planners.learning.policies import POLICY_GIVEN, ActionDistribution, PolicyNetwork, SampledPolicy
 from planners.learning.returns import lambda_returns, reach_weights, recorded_returns
 from worldmodels.common.batch import goal_changed
-from worldmodels.errors import near_match, require
+from worldmodels.common.options import AtLeast, Between, Count, Fields, checked
+from worldmodels.errors import OptionError
 from worldmodels.model import Trajectory
 from worldmodels.nets.layers import DEFAULT_STYLE, NetStyle, call_frozen
-
-GRADIENTS = ("reinforce", "dynamics")
 
 
 class ActorCritic(Learner):
     """Acts by its actor alone, which learned from futures that the model imagined from every state of the batch.
 
-    Args:
-        imag_horizon: imagined decisions.
-        imag_last: starts a window, its last; 0: every step. Backbones with large memories want fewer.
-        gamma: discount a decision; DreamerV3's is 1 - 1/333.
-        lam: of the lambda-returns.
-        entropy: weight of the actor's entropy.
-        gradient: of the actor, ``reinforce`` or, back through the model, ``dynamics``.
-        straight_through: take the straight-through gradient of a categorical latent or a Discrete action for one.
-        replay_gradient: let the critic's loss on replay shape the latent.
-        goal_dim: how many numbers of a feature, the last, are the goal's.
+    Of a feature's numbers the last ``goal_dim`` are the goal's.
     """
 
+    @checked
     def __init__(
         self,
         feat_dim: int,
         action_dim: int,
         discrete: bool,
-        actor: dict[str, float | int],
-        critic: dict[str, float | int],
-        imag_horizon: int = 15,
-        imag_last: int = 0,
-        gamma: float = 1 - 1 / 333,
-        lam: float = 0.95,
-        entropy: float = 3e-4,
-        gradient: str = "reinforce",
-        straight_through: bool = False,
-        replay_gradient: bool = True,
+        actor: Annotated[Mapping[str, Any], Fields(PolicyNetwork, POLICY_GIVEN), "the actor's network"],
+        critic: Annotated[Mapping[str, Any], Fields(Critic, CRITIC_GIVEN), "the critic's network"],
+        imag_horizon: Annotated[Count, "imagined decisions"] = 15,
+        imag_last: Annotated[
+            int, AtLeast(0), "starts of each window, its last; 0: all; backbones with large memories want fewer"
+        ] = 0,
+        gamma: Gamma = 1 - 1 / 333,
+        lam: Annotated[float, Between(0, 1), "of the lambda-returns"] = 0.95,
+        entropy: Annotated[float, AtLeast(0), "weight of the actor's entropy"] = 3e-4,
+        gradient: Annotated[
+            Literal["reinforce", "dynamics"], "of the actor; dynamics leads back through the model"
+        ] = "reinforce",
+        straight_through: StraightThrough = False,
+        replay_gradient: Annotated[bool, "let the critic's loss on replay shape the latent"] = True,
         goal_dim: int = 0,
         style: NetStyle = DEFAULT_STYLE,
     ) -> None:
         super().__init__(action_dim, discrete)
-        require(imag_horizon >= 1, f"imag_horizon={imag_horizon} must be at least 1.")
-        require(imag_last >= 0, f"imag_last={imag_last} must not be negative; 0 takes every step.")
-        require(0 <= gamma <= 1, f"gamma={gamma} must lie in [0, 1].")
-        require(0 <= lam <= 1, f"lam={lam} must lie in [0, 1].")
-        require(
-            gradient in GRADIENTS,
-            f"planner.gradient={gradient} is not one of {', '.join(GRADIENTS)}.{near_match(gradient, GRADIENTS)}",
-        )
         self.imag_horizon, self.imag_last, self.goal_dim = imag_horizon, imag_last, goal_dim
         self.gamma, self.lam, self.entropy = gamma, lam, entropy
         self.gradient, self.straight_through, self.replay_gradient = gradient, straight_through, replay_gradient
@@ -70,14 +60,21 @@ class ActorCritic(Learner):
         self.critic = Critic(feat_dim, style=style, **critic)
         self.return_scale = ReturnScale()
 
+    @property
+    def horizons(self) -> dict[str, int]:
+        """Of what its actor learns from."""
+        return {"imag_horizon": self.imag_horizon}
+
     def check(self, dynamics: Dynamics, length: int) -> None:
         """Two steps make one that the critic can learn from; a gradient needs a way back."""
-        last = self.imag_last or length
-        require(last >= 2, f"the critic learns from steps: data.length and imag_last must be at least 2, not {last}.")
-        require(last <= length, f"imag_last={last} is more than data.length={length}, the steps of a window.")
+        require_window(length, 2, "the critic learns from steps")
+        if self.imag_last == 1:
+            raise OptionError("imag_last", 1, "must be 0 or at least 2: the critic learns from steps")
+        if self.imag_last > length:
+            raise OptionError("imag_last", self.imag_last, f"must be at most data.length={length}, a window's steps")
         if self.gradient == "dynamics":
             gradient = "straight_through" if self.discrete and dynamics.gradient == "exact" else dynamics.gradient
-            require_gradients(gradient, self.straight_through, "planner.gradient=reinforce")
+            require_gradients(gradient, self.straight_through, "gradient=reinforce")
 
     def policy(self, feat: Float[Tensor, "N F"]) -> ActionDistribution:
         """The actor's distribution."""

@@ -12,7 +12,8 @@ from jaxtyping import Bool, Float, Int64
 from torch import Generator, Tensor, nn
 
 from dynamics.base import Dynamics, Memory, Rollout, State, clear_rows
-from worldmodels.common.options import validate
+from worldmodels.common.options import AtLeast, validate
+from worldmodels.errors import UserError
 from worldmodels.model import ActionSource, Trajectory
 
 Options = TypeVar("Options")
@@ -131,6 +132,8 @@ class Planner(nn.Module, ABC):
 
     trained_with: ClassVar[tuple[str, ...]] = ()
     """Options of its group that what it learned depends on without a shape that tells: they stay as a run has them."""
+    identity: ClassVar[tuple[str, ...]] = ()
+    """Options, of the part that learns, that decide what it learns, sizes apart: trained with others it is another."""
 
     def __init__(self, action_dim: int, discrete: bool) -> None:
         super().__init__()
@@ -141,6 +144,11 @@ class Planner(nn.Module, ABC):
     def imagination_size(self) -> ImaginationSize:
         """How much a decision imagines for each environment."""
         return ImaginationSize(0, 0)
+
+    @property
+    def horizons(self) -> dict[str, int]:
+        """Return the decisions that it imagines ahead, acting or learning, by the option that says so."""
+        return {}
 
     @property
     def trainable(self) -> Planner:
@@ -215,6 +223,17 @@ class Planner(nn.Module, ABC):
     def after_step(self) -> None:
         """Move averages, after every optimizer step."""
         return
+
+
+def require_window(length: int, least: int, because: str) -> None:
+    """Refuse training windows of too few rows."""
+    if length < least:
+        raise UserError(
+            f"data.length={length} must be at least {least}: {because}.",
+            option="data.length",
+            value=length,
+            allowed=AtLeast(least),
+        )
 
 
 def from_options(kind: type[Options], options: Mapping[str, Any]) -> Options:

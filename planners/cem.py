@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Float
@@ -11,46 +11,43 @@ from torch import Tensor
 from dynamics.base import Memory
 from planners.base import Decision
 from planners.search.proposals import Proposal
-from planners.search.shooting import SamplingPlanner, SearchNoise, SearchResult
-from worldmodels.errors import require
+from planners.search.shooting import SamplingPlanner, SearchConfig, SearchNoise, SearchResult
+from worldmodels.common.options import AtLeast, Between, Fields, checked
+from worldmodels.errors import OptionError
 from worldmodels.model import ValueFunction
 
 
 class CEM(SamplingPlanner):
     """Refits a distribution to the best action sequences, each counting alike, and executes the best one found.
 
-    ``noise_beta``, ``keep_elites``, ``decay`` and ``add_mean`` are iCEM's: Pinneri et al., "Sample-efficient
-    Cross-Entropy Method for Real-time Planning", 2020; 0, 0, 1 and false give the plain method. ``keep_elites`` in
-    [0, 1] is the share of elites that take part again in the next iteration and, moved up by the steps executed, in
-    the first iteration of the next plan (with ``warm_start``). ``decay`` >= 1 divides the number of candidates at
-    each iteration, down to twice ``num_elites``. ``add_mean`` lets the mean take part in the last iteration. Kept
-    elites and the mean replace drawn candidates, so that their number stays what it says. Exploring, the fitted
-    distribution is sampled. ``options`` are those of :class:`planners.search.shooting.SearchConfig`.
+    ``noise_beta``, ``keep_elites``, ``sample_decay`` and ``add_mean`` are iCEM's: Pinneri et al., "Sample-efficient
+    Cross-Entropy Method for Real-time Planning", 2020; 0, 0, 1 and false give the plain method. Kept elites take part
+    again in the next iteration and, moved up by the steps executed, in the first iteration of the next plan (with
+    ``warm_start``). Kept elites and the mean replace drawn candidates, so that their number stays what it says.
+    Exploring, the fitted distribution is sampled.
     """
 
     plan_keys = (*SamplingPlanner.plan_keys, "elites")
 
+    @checked
     def __init__(
         self,
         action_dim: int,
         discrete: bool,
-        keep_elites: float = 0.3,
-        decay: float = 1.25,
-        add_mean: bool = True,
+        keep_elites: Annotated[float, Between(0, 1), "share of elites taking part again, in the next plan too"] = 0.3,
+        sample_decay: Annotated[
+            float, AtLeast(1), "divides the candidates at each iteration, down to twice num_elites"
+        ] = 1.25,
+        add_mean: Annotated[bool, "the mean takes part in the last iteration"] = True,
         terminal_value: ValueFunction | None = None,
-        **options: Any,
+        **options: Annotated[Any, Fields(SearchConfig)],
     ) -> None:
         super().__init__(action_dim, discrete, options, terminal_value)
-        settings = self.settings
-        require(0 <= keep_elites <= 1, f"keep_elites={keep_elites} must lie in [0, 1].")
-        require(decay >= 1, f"decay={decay} must be at least 1.")
-        self.kept = round(keep_elites * settings.num_elites)
-        require(
-            self.kept + add_mean < settings.num_samples,
-            f"num_samples={settings.num_samples} leaves no new candidates beside {self.kept} kept elites.",
-        )
-        self.decay = decay
-        self.add_mean = add_mean
+        samples = self.settings.num_samples
+        self.kept = round(keep_elites * self.settings.num_elites)
+        if self.kept + add_mean >= samples:
+            raise OptionError("num_samples", samples, f"leaves no new candidates beside {self.kept} kept elites")
+        self.sample_decay, self.add_mean = sample_decay, add_mean
 
     def initial(self, n: int) -> Memory:
         """No plan and no elites yet."""
@@ -86,7 +83,7 @@ class CEM(SamplingPlanner):
     def _drawn(self, i: int, proposal: Proposal, noise: Float[Tensor, "N S H A"]) -> Float[Tensor, "N S2 H A"]:
         """Draw fewer candidates at each iteration, down to twice the elites."""
         least = min(self.settings.num_samples, 2 * self.settings.num_elites)
-        count = max(int(self.settings.num_samples * self.decay**-i), least)
+        count = max(int(self.settings.num_samples * self.sample_decay**-i), least)
         return self.family.draw(proposal.mean[:, None], proposal.spread[:, None], noise[:, :count])
 
     def _replaced(

@@ -2,48 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Annotated, Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from dynamics.base import Dynamics, Rollout
 from dynamics.goal import split_goal
-from planners.base import Model
+from planners.base import Model, require_window
 from planners.learning.hindsight import encode_goals, sample_future_rows
 from planners.learning.learner import PolicyPlanner
-from planners.learning.policies import ActionDistribution, PolicyNetwork
+from planners.learning.policies import POLICY_GIVEN, ActionDistribution, PolicyNetwork
 from worldmodels.common.batch import mean_weights
-from worldmodels.errors import require
+from worldmodels.common.options import Between, Fields, checked
 from worldmodels.nets.layers import DEFAULT_STYLE, NetStyle
 
 
 class Cloning(PolicyPlanner):
     """A policy that is likely to do what was recorded; where there are goals, on the way to states reached later.
 
-    Args:
-        policy: options of :class:`~planners.learning.policies.PolicyNetwork`.
-        goal_dim: how many numbers of a feature, the last, are the goal's.
-        hindsight: share of steps whose goal is replaced by a state that the window reached later.
+    Of a feature's numbers the last ``goal_dim`` are the goal's.
     """
 
+    @checked
     def __init__(
         self,
         feat_dim: int,
         action_dim: int,
         discrete: bool,
-        policy: dict[str, float | int],
+        policy: Annotated[Mapping[str, Any], Fields(PolicyNetwork, POLICY_GIVEN), "the policy's network"],
         goal_dim: int = 0,
-        hindsight: float = 0.9,
+        hindsight: Annotated[
+            float, Between(0, 1), "share of goals that are replaced by states reached later, where there are goals"
+        ] = 0.9,
         style: NetStyle = DEFAULT_STYLE,
     ) -> None:
         super().__init__(action_dim, discrete)
-        require(0 <= hindsight <= 1, f"planner.hindsight={hindsight} must lie in [0, 1].")
         self.goal_dim, self.hindsight = goal_dim, hindsight
         self.actor = PolicyNetwork(feat_dim, action_dim, discrete, style=style, **policy)
 
     def check(self, dynamics: Dynamics, length: int) -> None:
         """A state and the action that leads on from it."""
-        require(length >= 2, f"cloning learns from steps: data.length must be at least 2, not {length}.")
+        require_window(length, 2, "cloning learns from steps")
 
     def policy(self, feat: Float[Tensor, "... F"]) -> ActionDistribution:
         """The policy's distribution."""

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from dynamics.base import Dynamics, Memory, State
 from planners.base import Decision, ImaginationSize, PlanInfo, imagine_shaped
-from planners.learning.learner import require_gradients
+from planners.learning.learner import StraightThrough, require_gradients
 from planners.search.proposals import CategoricalProposal, GaussianProposal
 from planners.search.receding_horizon import Replanner, finite
+from worldmodels.common.options import AtLeast, Between, Count, MoreThan, checked
 from worldmodels.common.randomness import row_noise
-from worldmodels.errors import require
 
 
 class Gradient(Replanner):
@@ -22,34 +24,26 @@ class Gradient(Replanner):
     "Model-Predictive Control via Cross-Entropy and Gradient-Based Optimization", 2020. Box actions are projected
     onto the box after each step. Discrete ones ascend as softmax probabilities and count as their likeliest actions.
     The first sequence starts at the rest of the plan before (with ``warm_start``), the others around it.
-
-    Args:
-        restarts: sequences improved for each environment.
-        iterations: gradient steps.
-        lr: Adam's step, in units of the box, or of logits.
-        spread: deviation of the starts around the first.
-        noise_std: Box: of the noise added to what is executed while exploring; Discrete: share of uniform actions.
-        straight_through: accept the biased gradient of categorical latents.
     """
 
+    @checked
     def __init__(
         self,
         action_dim: int,
         discrete: bool,
-        plan_horizon: int,
-        restarts: int,
-        iterations: int,
-        lr: float,
-        spread: float = 0.5,
-        noise_std: float = 0.3,
-        gamma: float = 0.99,
-        replan_every: int = 1,
-        warm_start: bool = True,
-        straight_through: bool = False,
+        plan_horizon: Annotated[Count, "imagined decisions of a plan"],
+        restarts: Annotated[Count, "sequences improved for each environment"],
+        iterations: Annotated[Count, "gradient steps"],
+        lr: Annotated[float, MoreThan(0), "Adam's step, in units of the box, or of logits"],
+        spread: Annotated[float, AtLeast(0), "deviation of the starts around the plan before"] = 0.5,
+        noise_std: Annotated[
+            float, AtLeast(0), "exploring: deviation of the noise; Discrete actions: share of uniform ones"
+        ] = 0.3,
+        gamma: Annotated[float, Between(0, 1), "discount per decision"] = 0.99,
+        replan_every: Annotated[Count, "steps of a plan that are executed"] = 1,
+        warm_start: Annotated[bool, "begin from the rest of the previous plan"] = True,
+        straight_through: StraightThrough = False,
     ) -> None:
-        require(restarts >= 1, f"restarts={restarts} must be at least 1.")
-        require(iterations >= 1, f"iterations={iterations} must be at least 1.")
-        require(lr > 0, f"lr={lr} must be positive.")
         family = CategoricalProposal(action_dim, 0.0) if discrete else GaussianProposal(noise_std, noise_std)
         super().__init__(action_dim, discrete, family, plan_horizon, gamma, replan_every, warm_start)
         self.restarts, self.iterations, self.lr = restarts, iterations, lr

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Float
@@ -10,9 +10,9 @@ from torch import Tensor
 
 from dynamics.base import Memory
 from planners.base import Decision
-from planners.search.shooting import SamplingPlanner, SearchNoise, SearchResult
+from planners.search.shooting import SamplingPlanner, SearchConfig, SearchNoise, SearchResult
+from worldmodels.common.options import Fields, MoreThan, checked
 from worldmodels.common.randomness import exponential
-from worldmodels.errors import require
 from worldmodels.model import ValueFunction
 
 SPREAD_FLOOR = 1e-4
@@ -24,24 +24,24 @@ class MPPI(SamplingPlanner):
 
     Williams et al., "Information Theoretic MPC for Model-Based Reinforcement Learning", 2017, with elites and a
     fitted deviation as in TD-MPC2 (Hansen et al., 2024). Unlike there, values are divided by their deviation among
-    the elites, so that ``temperature`` (> 0; towards 0 only the best counts) does not depend on the reward's scale;
-    with ``relative=False`` it is in units of the return.
+    the elites, so that ``temperature`` does not depend on the reward's scale.
     Exploring, one elite is drawn by weight and noise of the fitted deviation added; otherwise the mean is executed.
-    ``options`` are those of :class:`planners.search.shooting.SearchConfig`.
     """
 
+    @checked
     def __init__(
         self,
         action_dim: int,
         discrete: bool,
-        temperature: float = 1.0,
-        relative: bool = True,
+        temperature: Annotated[float, MoreThan(0), "towards 0 only the best elite counts"] = 1.0,
+        normalize_values: Annotated[
+            bool, "temperature in deviations of the elites' values; false: in units of return"
+        ] = True,
         terminal_value: ValueFunction | None = None,
-        **options: Any,
+        **options: Annotated[Any, Fields(SearchConfig)],
     ) -> None:
         super().__init__(action_dim, discrete, options, terminal_value)
-        require(temperature > 0, f"temperature={temperature} must be positive.")
-        self.temperature, self.relative = temperature, relative
+        self.temperature, self.normalize_values = temperature, normalize_values
 
     def run_search(self, decision: Decision, memory: Memory, noise: SearchNoise) -> SearchResult:
         """Iterate: draw sequences around the mean, imagine them, keep the elites, refit mean and spread."""
@@ -66,7 +66,7 @@ class MPPI(SamplingPlanner):
     def weigh(self, values: Float[Tensor, "N E"]) -> Float[Tensor, "N E"]:
         """Return weights of the elites that sum to 1 a row, given their values, best first; shifts do not matter."""
         advantage = values - values[:, :1]
-        if not self.relative:
+        if not self.normalize_values:
             return torch.softmax(advantage / self.temperature, dim=1)
         scale = advantage.std(dim=1, keepdim=True, unbiased=False).clamp_min(SPREAD_FLOOR)
         return torch.softmax(advantage / (scale * self.temperature), dim=1)

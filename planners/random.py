@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -9,25 +11,29 @@ from torch import Tensor
 from dynamics.base import Memory
 from planners.base import Decision, Planner
 from planners.search.proposals import CategoricalProposal
+from planners.search.shooting import NoiseBeta
+from worldmodels.common.options import Count, checked
 from worldmodels.common.randomness import color_noise, row_noise
-from worldmodels.errors import require
 
 
 class Random(Planner):
-    """Uniform actions, independent in time with ``beta`` = 0, or drifting slowly to explore farther with more.
+    """Uniform actions, independent in time with ``noise_beta=0``, or drifting slowly to explore farther with more.
 
-    ``beta`` is the exponent of the spectrum (1 pink, 2 red) of the normal noise behind the actions, whose cumulative
-    distribution maps it onto the box: at every single step, actions are uniform whatever ``beta`` is. One correlated
-    sequence lasts ``length`` decisions or until the episode ends; memory holds it as ``noise`` [N, length, A], with
-    ``age`` the number of its steps taken.
+    The actions are normal noise of that spectrum, mapped onto the box by its cumulative distribution: at every single
+    step they are uniform, whatever the spectrum. Memory holds one correlated sequence a row as ``noise``
+    [N, length, A], with ``age`` the number of its steps taken.
     """
 
-    def __init__(self, action_dim: int, discrete: bool, beta: float = 0.0, length: int = 200) -> None:
+    @checked
+    def __init__(
+        self,
+        action_dim: int,
+        discrete: bool,
+        noise_beta: NoiseBeta = 0.0,
+        length: Annotated[Count, "decisions that one sequence lasts, or until its episode ends"] = 200,
+    ) -> None:
         super().__init__(action_dim, discrete)
-        require(beta >= 0, f"beta={beta} must not be negative.")
-        require(length >= 1, f"length={length} must be at least 1.")
-        self.beta = beta
-        self.length = length
+        self.noise_beta, self.length = noise_beta, length
         self.choices = CategoricalProposal(action_dim, 0.0) if discrete else None
 
     def initial(self, n: int) -> Memory:
@@ -43,7 +49,7 @@ class Random(Planner):
         rows = (age >= self.length).nonzero().squeeze(1)
         if len(rows) > 0:
             shape = (self.length, self.action_dim)
-            drawn = color_noise(row_noise(len(rows), shape, decision.device, decision.generator), self.beta)
+            drawn = color_noise(row_noise(len(rows), shape, decision.device, decision.generator), self.noise_beta)
             noise = noise.index_copy(0, rows, drawn)
             age = age.index_fill(0, rows, 0)
         normal = noise[torch.arange(len(age), device=age.device), age]

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Annotated, Any
+
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from dynamics.base import Dynamics, Rollout
 from dynamics.goal import next_features
-from planners.base import Model
+from planners.base import Model, require_window
 from planners.learning.critics import ReturnScale, follow, slow_copy
-from planners.learning.learner import Learner
-from planners.learning.policies import ActionDistribution, PolicyNetwork
+from planners.learning.learner import Gamma, Learner
+from planners.learning.policies import POLICY_GIVEN, ActionDistribution, PolicyNetwork
 from worldmodels.common.batch import mean_weights
-from worldmodels.errors import require
+from worldmodels.common.options import AtLeast, Between, Count, Fields, MoreThan, checked
+from worldmodels.errors import OptionError
+from worldmodels.heads.base import Layers, NumBins, Units
 from worldmodels.nets.distributions import TwoHot
 from worldmodels.nets.layers import DEFAULT_STYLE, EnsembleMLP, NetStyle, call_frozen
 
@@ -21,25 +26,26 @@ ALL = slice(None)
 
 
 class QEnsemble(nn.Module):
-    """``num_q`` functions of a state and an action, symexp two-hot up to ``limit`` under symlog.
+    """``num_q`` functions of a state and an action, as symexp two-hot.
 
     Dropout follows their first layer's weights. They begin at zero and differ by their hidden layers.
     """
 
+    @checked
     def __init__(
         self,
         feat_dim: int,
         action_dim: int,
-        units: int,
-        layers: int,
-        num_q: int,
-        num_bins: int,
-        limit: float,
-        dropout: float,
+        units: Units,
+        layers: Layers,
+        num_q: Annotated[Count, "members of the ensemble"],
+        num_bins: NumBins,
+        symlog_limit: Annotated[float, MoreThan(0), "of the bins, under symlog"],
+        dropout: Annotated[float, Between(0, 1, "high"), "share of the first layer's outputs left out"],
         style: NetStyle = DEFAULT_STYLE,
     ) -> None:
         super().__init__()
-        self.two_hot = TwoHot(num_bins, limit)
+        self.two_hot = TwoHot(num_bins, symlog_limit)
         self.nets = EnsembleMLP(num_q, feat_dim + action_dim, units, layers, num_bins, dropout, style)
 
     def forward(
@@ -61,68 +67,62 @@ class TDLearner(Learner):
 
     Q is trained on the rollout's own features, open-loop where the backbone makes them so, and shapes the latent;
     targets read the grounded ones. The policy sees detached features and is the only one to get its loss's gradient.
-
-    Args:
-        policy: options of :class:`~planners.learning.policies.PolicyNetwork`; under tanh.
-        q: options of :class:`QEnsemble`.
-        gamma: discount a decision.
-        target_rate: how far the targets' copy moves towards Q after each update.
-        pair: members that a value is taken from: the least of them in targets, their mean elsewhere.
-        entropy: weight of the policy's entropy, times the numbers of an action as in the published code.
-        goal_dim: how many numbers of a feature, the last, are the goal's.
+    Of a feature's numbers the last ``goal_dim`` are the goal's.
     """
 
+    @checked
     def __init__(
         self,
         feat_dim: int,
         action_dim: int,
         discrete: bool,
-        policy: dict[str, float | int],
-        q: dict[str, float | int],
-        gamma: float = 0.99,
-        target_rate: float = 0.01,
-        pair: int = 2,
-        entropy: float = 1e-4,
+        policy: Annotated[Mapping[str, Any], Fields(PolicyNetwork, POLICY_GIVEN), "the policy's network, under tanh"],
+        q: Annotated[Mapping[str, Any], Fields(QEnsemble, ("feat_dim", "action_dim", "style")), "the Q functions"],
+        gamma: Gamma = 0.99,
+        target_rate: Annotated[float, Between(0, 1, "low"), "share of the way that targets move at each update"] = 0.01,
+        num_q_sampled: Annotated[
+            Count, "members that a value is taken from: their least in targets, their mean elsewhere"
+        ] = 2,
+        entropy: Annotated[float, AtLeast(0), "weight of the policy's entropy, times the numbers of an action"] = 1e-4,
         goal_dim: int = 0,
         style: NetStyle = DEFAULT_STYLE,
     ) -> None:
         super().__init__(action_dim, discrete)
-        require(0 <= gamma <= 1, f"gamma={gamma} must lie in [0, 1].")
-        require(0 < target_rate <= 1, f"target_rate={target_rate} must lie in (0, 1].")
-        self.gamma, self.target_rate, self.pair, self.entropy = gamma, target_rate, pair, entropy
-        self.goal_dim = goal_dim
+        self.gamma, self.target_rate, self.entropy = gamma, target_rate, entropy
+        self.num_q_sampled, self.goal_dim = num_q_sampled, goal_dim
         self.actor = PolicyNetwork(feat_dim, action_dim, discrete, squash=True, style=style, **policy)
         self.q = QEnsemble(feat_dim, action_dim, style=style, **q)
-        require(1 <= pair <= len(self.q), f"pair={pair} must lie between 1 and num_q={len(self.q)}.")
+        if num_q_sampled > len(self.q):
+            raise OptionError("num_q_sampled", num_q_sampled, f"must be at most q.num_q={len(self.q)}")
         self.target = slow_copy(self.q)
         self.target.nets.dropout = nn.Identity()  # targets are without, whatever else is learning
         self.q_scale = ReturnScale()
 
     def check(self, dynamics: Dynamics, length: int) -> None:
         """A Q is of a state and the action that leads on from it."""
-        require(length >= 2, f"Q functions learn from steps: data.length must be at least 2, not {length}.")
+        require_window(length, 2, "Q functions learn from steps")
 
     def policy(self, feat: Float[Tensor, "... F"]) -> ActionDistribution:
         """The policy's distribution."""
         return self.actor(feat)
 
     def value_noise(self, states: int) -> int:
-        """To draw a pair and an action in each state."""
+        """To draw members and an action in each state."""
         return len(self.q) + states * self.action_dim
 
     def value(self, feat: Float[Tensor, "N S F"], noise: Float[Tensor, "N K"]) -> Float[Tensor, "N S"]:
-        """Mean of a random pair, each row's own, at an action of the policy; only the members drawn are computed."""
+        """Mean of random members, each row's own, at an action of the policy; only the members drawn are computed."""
         members = len(self.q)
         draw = noise[:, members:].unflatten(1, (-1, self.action_dim))[:, : feat.shape[1]]
         action = self.policy(feat).choose(draw)
-        chosen = noise[:, :members].topk(self.pair, dim=1).indices
+        chosen = noise[:, :members].topk(self.num_q_sampled, dim=1).indices
         total = torch.zeros(feat.shape[:2], device=feat.device)
         for i in range(members):
             rows = (chosen == i).any(1).nonzero().squeeze(1)
             if len(rows) > 0:
                 logits = self.q(feat[rows], action[rows], slice(i, i + 1))[0]
                 total.index_add_(0, rows, self.q.two_hot.decode(logits))
-        return total / self.pair
+        return total / self.num_q_sampled
 
     def loss(self, model: Model, rollout: Rollout, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """``q`` and ``policy``, [B, T - 1] and [B, T]."""
@@ -132,7 +132,7 @@ class TDLearner(Learner):
         """Cross-entropy of every member with ``r + gamma min Q(z', pi(z'))``; into a reset leads nothing."""
         with torch.no_grad():
             after = next_features(rollout.post, self.goal_dim)
-            members = self.q.some(self.pair)
+            members = self.q.some(self.num_q_sampled)
             action = self.policy(after).choose(torch.randn_like(batch["action"][:, 1:]))
             bootstrap = self.target.two_hot.decode(self.target(after, action, members)).amin(0)
             going = (~batch["is_terminal"][:, 1:]).float()
@@ -147,7 +147,7 @@ class TDLearner(Learner):
         feat = rollout.feat.detach()
         actions = self.policy(feat)
         raw = actions.draw(torch.randn_like(batch["action"]))
-        logits = call_frozen(self.q, feat, actions.action(raw), self.q.some(self.pair))
+        logits = call_frozen(self.q, feat, actions.action(raw), self.q.some(self.num_q_sampled))
         q = self.q.two_hot.decode(logits).mean(0)
         entropy = self.action_dim * actions.entropy(raw)
         gain = q / self.q_scale(q.detach()) + self.entropy * entropy

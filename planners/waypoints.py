@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -9,6 +11,7 @@ from torch import Tensor
 
 from dynamics.base import Memory
 from planners.base import Decision, Planner
+from worldmodels.common.options import AtLeast, checked
 from worldmodels.common.randomness import row_noise
 from worldmodels.envs.maze import grid_of
 from worldmodels.errors import require
@@ -18,28 +21,22 @@ class Waypoints(Planner):
     """Rolls from cell to cell on a shortest way to the goal, by a force towards the next cell and against the speed.
 
     It reads positions instead of features, ``[x, y, vx, vy]`` and the goal's, so it needs no model.
-
-    Args:
-        maze: its name, as in ``env.maze``.
-        stiffness: force for a distance of 1.
-        damping: force against a speed of 1.
-        noise_std: of what is added to every force, for recordings that hold more than one way.
     """
 
     reads_state = True
 
+    @checked
     def __init__(
         self,
         action_dim: int,
         discrete: bool,
-        maze: str,
-        stiffness: float = 1.0,
-        damping: float = 0.3,
-        noise_std: float = 0.0,
+        maze: Annotated[str, "its name, as in env.maze"],
+        stiffness: Annotated[float, "force for a distance of 1"] = 1.0,
+        damping: Annotated[float, "force against a speed of 1"] = 0.3,
+        noise_std: Annotated[float, AtLeast(0), "exploring: deviation of the noise, for more than one way"] = 0.0,
     ) -> None:
         super().__init__(action_dim, discrete)
         require(action_dim == 2 and not discrete, "planner=waypoints is for mazes, which have two forces for actions.")
-        require(noise_std >= 0, f"noise_std={noise_std} must not be negative.")
         self.grid, self.stiffness, self.damping, self.noise_std = grid_of(maze), stiffness, damping, noise_std
 
     def initial(self, n: int) -> Memory:

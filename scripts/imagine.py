@@ -6,7 +6,7 @@ from __future__ import annotations
 def main(words: list[str]) -> None:
     """Play held-out episodes, then write `imagine.json`, `.gif`, `.png` and the error curves into the run folder."""
     from worldmodels.cli import parse_count, parse_whole, split_arguments
-    from worldmodels.evaluation.report import judge, play_held_out
+    from worldmodels.evaluation.report import play_held_out, score_imagination
     from worldmodels.runs.loading import open_run
 
     known = {
@@ -21,7 +21,7 @@ def main(words: list[str]) -> None:
     run = open_run(own.pop("run"), overrides)
     settings = dict(run.cfg.evaluation) | own
     held_out = play_held_out(run, settings["episodes"], settings["seed"])
-    judge(run, held_out, settings["context"], settings["imag_horizon"], settings["futures"])
+    score_imagination(run, held_out, settings["context"], settings["imag_horizon"], settings["futures"])
 
 
 if __name__ == "__main__":

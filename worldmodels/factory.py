@@ -21,7 +21,7 @@ from worldmodels.envs.options import GoalReading, read
 from worldmodels.errors import OptionError, UserError
 from worldmodels.model import WorldModel
 from worldmodels.nets.encoders import GoalEncoder, ObservationSpec, without_goal
-from worldmodels.scales import learner_of, scales_by_part
+from worldmodels.scales import scales_by_part
 
 OBSERVATION_KEYS = ("pixels", "state")
 
@@ -165,16 +165,14 @@ def prefix_rows(cfg: DictConfig) -> int:
         return context_rows(cfg.data.context, cfg.data.burn_in)
 
 
-def require_length(cfg: DictConfig, longest: int | None, prefix: int) -> None:
+def require_length(cfg: DictConfig, planner: Planner, longest: int | None, prefix: int) -> None:
     """Refuse what is longer than a backbone can observe or imagine before anything is done, not when it comes to it."""
     asked = {
         "data.length": cfg.data.length,
         "data.burn_in": prefix,
         "evaluation.context": cfg.evaluation.context,
         "evaluation.imag_horizon": cfg.evaluation.imag_horizon,
-        "planner.plan_horizon": cfg.planner.get("plan_horizon", 0),
-        "planner.search.plan_horizon": cfg.planner.get("search", {}).get("plan_horizon", 0),
-        "planner.imag_horizon": learner_of(cfg.planner).get("imag_horizon", 0),
+        **{f"planner.{option}": steps for option, steps in planner.horizons.items()},
     }
     for key, steps in asked.items():
         if longest is not None and steps > longest:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from worldmodels.errors import require
+from worldmodels.common.options import AtLeast, Between, Count, checked
+from worldmodels.errors import OptionError, require
 
 
 @dataclass(frozen=True)
@@ -32,12 +34,15 @@ class Window:
     """False where an episode ends on the way: such a window teaches nothing."""
 
 
+Weight = Annotated[
+    float, "of classifier-free guidance: 1 samples what was recorded under the label, more exaggerates it"
+]
+
+
 class Label(nn.Module, ABC):
     """One label: ``width`` numbers, how strongly a plan is asked for it, and what is asked for.
 
-    Args:
-        goal_dim: numbers of a goal's latent, 0 where there are no goals.
-        weight: of classifier-free guidance; 1 samples what was recorded under the label, more exaggerates.
+    ``goal_dim`` are the numbers of a goal's latent, 0 where there are no goals.
     """
 
     width: int = 1
@@ -48,7 +53,7 @@ class Label(nn.Module, ABC):
     reads_reward: bool = False
     """True: it depends on what was earned, and so on the goal that was shown then."""
 
-    def __init__(self, goal_dim: int = 0, weight: float = 1.0) -> None:
+    def __init__(self, goal_dim: int = 0, weight: Weight = 1.0) -> None:
         super().__init__()
         self.weight = weight
 
@@ -62,18 +67,21 @@ class Label(nn.Module, ABC):
 
 
 class ReturnLabel(Label):
-    """Sum of a trajectory's rewards (Decision Diffuser), in deviations from the data's mean.
-
-    Args:
-        value: asked for, in units of reward over the whole plan; None: the data's 95th percentile.
-    """
+    """Sum of a trajectory's rewards (Decision Diffuser), in deviations from the data's mean."""
 
     reads_reward = True
     QUANTILE = 0.95
     points: Tensor
     count: Tensor
 
-    def __init__(self, goal_dim: int = 0, weight: float = 1.2, value: float | None = None, rate: float = 1e-3) -> None:
+    @checked
+    def __init__(
+        self,
+        goal_dim: int = 0,
+        weight: Weight = 1.2,
+        value: Annotated[float | None, "return of a plan that is asked for; null: the data's 95th percentile"] = None,
+        rate: Annotated[float, Between(0, 1, "low"), "at which the data's numbers go on moving"] = 1e-3,
+    ) -> None:
         super().__init__(goal_dim, weight)
         self.value, self.rate = value, rate
         self.register_buffer("points", torch.tensor([0.0, 1.0, 0.0]))  # mean, mean square, high percentile
@@ -111,16 +119,12 @@ class OptimalityLabel(Label):
     reads_advantage = reads_reward = True
     one: Tensor
 
-    def __init__(self, goal_dim: int = 0, weight: float = 1.0) -> None:
+    def __init__(self, goal_dim: int = 0, weight: Weight = 1.0) -> None:
         super().__init__(goal_dim, weight)
         self.register_buffer("one", torch.ones(1, 1), persistent=False)
 
     def encode_data(self, window: Window) -> Float[Tensor, "N 1"]:
         """1 where the advantage is not negative, else 0."""
-        require(
-            window.advantage is not None,
-            "planner.learner.labels.optimal needs a value to compare with: give planner.learner.critic its units.",
-        )
         return (window.advantage >= 0).float()[:, None]
 
     def encode_target(self, rows: int, goal: Tensor | None) -> Float[Tensor, "N 1"]:
@@ -129,20 +133,19 @@ class OptimalityLabel(Label):
 
 
 class SkillLabel(Label):
-    """Which of several skills a trajectory shows, from the recording's column ``skill``.
+    """Which of several skills a trajectory shows, from the recording's column ``skill``."""
 
-    Args:
-        skills: how many there are.
-        value: asked for, 0, 1, …; None for none of them in particular.
-    """
-
-    def __init__(self, skills: int, goal_dim: int = 0, weight: float = 1.0, value: int | None = None) -> None:
+    @checked
+    def __init__(
+        self,
+        skills: Annotated[Count, "how many there are"],
+        goal_dim: int = 0,
+        weight: Weight = 1.0,
+        value: Annotated[int | None, AtLeast(0), "the skill that is asked for; null: none in particular"] = None,
+    ) -> None:
         super().__init__(goal_dim, weight)
-        require(skills >= 1, f"planner.learner.labels.skill.skills={skills} must be at least 1.")
-        require(
-            value is None or 0 <= value < skills,
-            f"planner.learner.labels.skill.value={value} must lie between 0 and {skills - 1}.",
-        )
+        if value is not None and value >= skills:
+            raise OptionError("value", value, f"must be less than skills={skills}")
         self.width, self.value = skills, value
         self.register_buffer("unit", torch.eye(skills), persistent=False)
 
@@ -150,16 +153,13 @@ class SkillLabel(Label):
         """One-hot."""
         require(
             window.skill is not None,
-            "planner.learner.labels.skill needs a recording with a column 'skill', which this has not: name several "
-            "recordings, data=[one,other], or files that have it.",
+            "a skill is read from a recording's column 'skill', which this has not: name several recordings, "
+            "data=[one,other], or files that have it.",
         )
         if not torch.compiler.is_compiling():  # compiled, an index too high is an error of the graph's
             lowest, highest = torch.stack(window.skill.aminmax()).tolist()
-            require(lowest >= 0, f"the recording shows skill {lowest}: planner.learner.labels.skill counts from 0.")
-            require(
-                highest < self.width,
-                f"planner.learner.labels.skill.skills={self.width} is too few: the recording shows skill {highest}.",
-            )
+            if lowest < 0 or highest >= self.width:
+                raise OptionError("skills", self.width, f"is too few for recorded {lowest} to {highest}")
         return self.unit[window.skill.long()]
 
     def encode_target(self, rows: int, goal: Tensor | None) -> Float[Tensor, "N S"] | None:
@@ -172,9 +172,9 @@ class GoalLabel(Label):
 
     reads_goal = True
 
-    def __init__(self, goal_dim: int = 0, weight: float = 1.0) -> None:
+    def __init__(self, goal_dim: int = 0, weight: Weight = 1.0) -> None:
         super().__init__(goal_dim, weight)
-        require(goal_dim > 0, "planner.learner.labels.goal needs an environment that shows goals, such as env=maze.")
+        require(goal_dim > 0, "a goal is asked for where environments show goals, as env=maze does.")
         self.width = goal_dim
 
     def encode_data(self, window: Window) -> Float[Tensor, "N G"]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,8 @@ from einops import rearrange
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from worldmodels.errors import require
+from worldmodels.common.options import Count, Odd, checked
+from worldmodels.errors import OptionError
 from worldmodels.nets.layers import DEFAULT_STYLE, NetStyle, apply_rotary, init_linear_, rotary_angles
 
 
@@ -29,10 +30,6 @@ class StepEmbedding(nn.Module):
 
     def __init__(self, dim: int, style: NetStyle = DEFAULT_STYLE) -> None:
         super().__init__()
-        require(
-            dim >= 2 and dim % 2 == 0,
-            f"planner.learner.trajectories.cond_dim={dim} must be an even number: half of it are sines, half cosines.",
-        )
         self.dim = dim
         self.net = nn.Sequential(
             init_linear_(nn.Linear(dim, 2 * dim), style=style),
@@ -67,29 +64,24 @@ class TemporalUNet(nn.Module):
     """Convolutions over time at several scales (Janner et al. 2022): any length, and nothing tells where a step is.
 
     What a step's output depends on is bounded by the kernels, which is why pieces of several recorded trajectories can
-    come together in one plan; more ``scales`` see farther and stitch less.
-
-    Args:
-        in_dim, out_dim: numbers a step.
-        cond_dim: numbers of the condition.
-        width: channels at the first scale.
-        scales: multiples of ``width``; each after the first halves the length.
-        kernel: steps that a convolution sees, odd.
+    come together in one plan; more ``scales`` see farther and stitch less. ``in_dim`` and ``out_dim`` are numbers a
+    step, ``cond_dim`` those of the condition.
     """
 
+    @checked
     def __init__(
         self,
         in_dim: int,
         out_dim: int,
         cond_dim: int,
-        width: int = 64,
-        scales: Sequence[int] = (1,),
-        kernel: int = 5,
+        width: Annotated[Count, "channels at the first scale"] = 64,
+        scales: Annotated[Sequence[Count], "multiples of the width; each after the first halves the length"] = (1,),
+        kernel: Annotated[int, Odd(), "steps that a convolution sees"] = 5,
         style: NetStyle = DEFAULT_STYLE,
     ) -> None:
         super().__init__()
-        require(kernel % 2 == 1, f"denoiser.kernel={kernel} must be odd, or the length would change.")
-        require(len(scales) >= 1, "denoiser.scales must name at least one multiple of the width.")
+        if not scales:
+            raise OptionError("scales", scales, "must name at least one multiple of the width")
         dims = [width * scale for scale in scales]
         ends = itertools.pairwise([in_dim, *dims])
         self.down = nn.ModuleList(
@@ -131,26 +123,23 @@ class TemporalUNet(nn.Module):
 class TrajectoryTransformer(nn.Module):
     """Attention over all steps, the condition in every LayerNorm's scale and shift (Peebles & Xie 2023, adaLN-Zero).
 
-    Args:
-        in_dim, out_dim: numbers a step.
-        cond_dim: numbers of the condition.
-        width: channels; ``heads`` divide them into even parts.
-        layers: blocks.
-        heads: of attention.
+    ``in_dim`` and ``out_dim`` are numbers a step, ``cond_dim`` those of the condition.
     """
 
+    @checked
     def __init__(
         self,
         in_dim: int,
         out_dim: int,
         cond_dim: int,
-        width: int = 128,
-        layers: int = 4,
-        heads: int = 4,
+        width: Annotated[Count, "channels"] = 128,
+        layers: Annotated[Count, "blocks"] = 4,
+        heads: Annotated[Count, "of attention; they divide the width into even parts"] = 4,
         style: NetStyle = DEFAULT_STYLE,
     ) -> None:
         super().__init__()
-        require(width % (2 * heads) == 0, f"denoiser.width={width} must divide into {heads} heads of an even number.")
+        if width % (2 * heads):
+            raise OptionError("width", width, f"must divide into {heads} heads of an even number")
         self.start = init_linear_(nn.Linear(in_dim, width), style=style)
         self.blocks = nn.ModuleList(AttentionBlock(width, heads, cond_dim, style) for _ in range(layers))
         self.norm = nn.LayerNorm(width)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from planners.base import LearnedModel
-from worldmodels.errors import UserError, require
+from worldmodels.common.options import AtLeast, checked
+from worldmodels.errors import OptionError
 
 if TYPE_CHECKING:
     from planners.diffusion.trajectory_learner import TrajectoryLearner
@@ -29,14 +30,14 @@ class GuidedPlans:
     """What leads on from each."""
 
 
+Weight = Annotated[float, "of the term; 0 leaves it out"]
+
+
 class GuidanceTerm(ABC):
-    """One term of a sum whose gradient moves plans (Diffuser, algorithm 1); nothing of it is learned.
+    """One term of a sum whose gradient moves plans (Diffuser, algorithm 1); nothing of it is learned."""
 
-    Args:
-        weight: of the term; 0 leaves it out.
-    """
-
-    def __init__(self, weight: float = 0.0) -> None:
+    @checked
+    def __init__(self, weight: Weight = 0.0) -> None:
         self.weight = weight
 
     def check(self, learner: TrajectoryLearner) -> None:
@@ -62,10 +63,8 @@ class ValueGuidance(GuidanceTerm):
 
     def check(self, learner: TrajectoryLearner) -> None:
         """There must be a critic."""
-        require(
-            learner.critic is not None,
-            "planner.guidance.value needs a value: give planner.learner.critic its units, and train it.",
-        )
+        if learner.critic is None:
+            raise OptionError("weight", self.weight, "needs a value: give learner.critic its units, and train it")
 
     def score(self, plans: GuidedPlans) -> Float[Tensor, " M"]:
         """Of where the plan ends."""
@@ -73,39 +72,35 @@ class ValueGuidance(GuidanceTerm):
 
 
 class StateBound(GuidanceTerm):
-    """A constraint: one number of the decoded ``state`` is to stay between two bounds all along the plan.
+    """A constraint: one number of the decoded ``state`` is to stay between two bounds all along the plan."""
 
-    Args:
-        number: which, 0, 1, …
-        low, high: in the environment's units; None for no bound on that side.
-    """
-
+    @checked
     def __init__(
-        self, weight: float = 0.0, number: int = 0, low: float | None = None, high: float | None = None
+        self,
+        weight: Weight = 0.0,
+        number: Annotated[int, AtLeast(0), "which number of the state, counted from 0"] = 0,
+        low: Annotated[float | None, "bound in the environment's units; null: none"] = None,
+        high: Annotated[float | None, "bound in the environment's units; null: none"] = None,
     ) -> None:
         super().__init__(weight)
-        require(number >= 0, f"planner.guidance.within.number={number} must not be negative.")
-        require(
-            low is None or high is None or low <= high,
-            f"planner.guidance.within.low={low} must be at most high={high}.",
-        )
+        if low is not None and high is not None and low > high:
+            raise OptionError("low", low, f"must be at most high={high}")
         self.number, self.low, self.high = number, low, high
 
     def check(self, learner: TrajectoryLearner) -> None:
         """There must be a bound."""
-        require(
-            self.low is not None or self.high is not None,
-            "planner.guidance.within has a weight but no bound: give it low, high or both.",
-        )
+        if self.low is None and self.high is None:
+            raise OptionError("weight", self.weight, "needs a bound: give low, high or both")
 
     def score(self, plans: GuidedPlans) -> Float[Tensor, " M"]:
         """Minus the squared distances to what is allowed."""
         decoded = plans.model.decode(plans.feat)
         if "state" not in decoded or self.number >= decoded["state"].shape[-1]:
             has = decoded["state"].shape[-1] if "state" in decoded else "no"
-            raise UserError(
-                f"planner.guidance.within.number={self.number} is of the decoded state, and this model decodes {has} "
-                "numbers of one: train with env.obs=state or both."
+            raise OptionError(
+                "number",
+                self.number,
+                f"is of the decoded state, of which this model has {has} numbers: train with env.obs=state or both",
             )
         x = decoded["state"][..., self.number]
         return -(x - x.clamp(self.low, self.high)).square().sum(1)

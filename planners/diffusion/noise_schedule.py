@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int64
 from torch import Generator, Tensor
 
-from worldmodels.errors import near_match, require
+from worldmodels.common.options import AtLeast, Count, checked
+from worldmodels.errors import OptionError
 
-PREDICTIONS = ("epsilon", "sample", "v_prediction")
+Prediction = Literal["epsilon", "sample", "v_prediction"]
 """What a network's output stands for: the noise, the clean trajectory, or the velocity between them."""
 MAX_BETA = 0.95
 """Cap of the share of the signal that a step may destroy. The usual 0.999 leaves so little of it in the last step that
@@ -21,12 +22,13 @@ COMMON = {
     "prediction_type": "sample",
     "timestep_spacing": "trailing",  # from pure noise on, however few steps there are
 }
+SamplerName = Literal["ddpm", "ddim", "dpm"]
 SAMPLERS = {
     "ddpm": ("DDPMScheduler", {"clip_sample": False, "variance_type": "fixed_large"}),
     "ddim": ("DDIMScheduler", {"clip_sample": False, "set_alpha_to_one": True}),
     "dpm": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++", "final_sigmas_type": "zero"}),
 }
-"""diffusers' classes by name. Their defaults give no Gaussian back: they clip what they predict to [-1, 1], and DDPM's
+"""diffusers' classes. Their defaults give no Gaussian back: they clip what they predict to [-1, 1], and DDPM's
 smaller variance, meant for data without any, leaves 5 to 10 % of it out in 100 steps (the larger: 3 % at most)."""
 
 Clean = Callable[[Float[Tensor, "N L D"], Int64[Tensor, ""]], Float[Tensor, "N L D"]]
@@ -48,20 +50,14 @@ def cosine_betas(steps: int) -> np.ndarray:
 
 
 class NoiseSchedule:
-    """The cosine schedule (Nichol & Dhariwal 2021): how much noise each of ``steps`` diffusion steps holds.
+    """The cosine schedule (Nichol & Dhariwal 2021): how much noise each of ``steps`` diffusion steps holds."""
 
-    Args:
-        steps: of training.
-        prediction: one of :data:`PREDICTIONS`.
-    """
-
-    def __init__(self, steps: int = 100, prediction: str = "sample") -> None:
-        require(steps >= 2, f"planner.learner.trajectories.schedule.steps={steps} must be at least 2.")
-        require(
-            prediction in PREDICTIONS,
-            f"planner.learner.trajectories.schedule.prediction={prediction} is not one of {', '.join(PREDICTIONS)}."
-            f"{near_match(prediction, PREDICTIONS)}",
-        )
+    @checked
+    def __init__(
+        self,
+        steps: Annotated[int, AtLeast(2), "diffusion steps of training"] = 100,
+        prediction: Annotated[Prediction, "what the network's output stands for"] = "sample",
+    ) -> None:
         self.steps, self.prediction = steps, prediction
         self.betas = cosine_betas(steps)
         self._scheduler = diffusers().DDPMScheduler(steps, trained_betas=self.betas, prediction_type=prediction)
@@ -104,25 +100,20 @@ class Sampler:
 
     Args:
         schedule: that the network was trained on.
-        name: one of :data:`SAMPLERS`: ``ddpm`` draws noise on the way, ``ddim`` and ``dpm`` (DPM-Solver++) draw none.
+        name: ``ddpm`` draws noise on the way, ``ddim`` and ``dpm`` (DPM-Solver++) draw none.
         steps: of sampling.
     """
 
-    def __init__(self, schedule: NoiseSchedule, name: str, steps: int) -> None:
-        require(
-            name in SAMPLERS,
-            f"planner.acting.sampler={name} is not one of {', '.join(SAMPLERS)}.{near_match(name, SAMPLERS)}",
-        )
-        require(
-            1 <= steps <= schedule.steps,
-            f"planner.acting.steps={steps} must lie between 1 and {schedule.steps}, the steps that the network was "
-            "trained with (planner.learner.trajectories.schedule.steps).",
-        )
-        require(
-            name != "ddim" or schedule.steps % steps == 0,
-            f"planner.acting.steps={steps} must divide {schedule.steps} with ddim, whose steps are equally long: "
-            "choose such a number, or sampler=dpm.",
-        )
+    @checked
+    def __init__(self, schedule: NoiseSchedule, name: SamplerName, steps: Count) -> None:
+        if steps > schedule.steps:
+            raise OptionError("steps", steps, f"must be at most {schedule.steps}, those that the network learned")
+        if name == "ddim" and schedule.steps % steps:
+            raise OptionError(
+                "steps",
+                steps,
+                f"must divide {schedule.steps} with ddim, whose steps are equally long; or use dpm",
+            )
         self.schedule, self.name, self.steps = schedule, name, steps
 
     def __call__(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -14,7 +14,8 @@ from torch import Generator, Tensor
 from dynamics.base import State
 from dynamics.goal import split_goal
 from planners.base import LearnedModel, imagine_shaped
-from worldmodels.errors import require
+from worldmodels.common.options import AtLeast, checked
+from worldmodels.errors import OptionError
 from worldmodels.model import Trajectory
 
 if TYPE_CHECKING:
@@ -46,15 +47,16 @@ class PlanBatch:
 
 
 class PlanScorer(ABC):
-    """Says what plans are worth.
+    """Says what plans are worth."""
 
-    Args:
-        consistency: what a plan loses for latents that do not follow from its actions, in units of return.
-    """
-
-    def __init__(self, consistency: float = 1.0) -> None:
-        require(consistency >= 0, f"planner.judge.consistency={consistency} must not be negative.")
-        self.consistency = consistency
+    @checked
+    def __init__(
+        self,
+        consistency_weight: Annotated[
+            float, AtLeast(0), "what a plan loses for latents that do not follow from its actions, in units of return"
+        ] = 1.0,
+    ) -> None:
+        self.consistency_weight = consistency_weight
 
     def check(self, learner: TrajectoryLearner) -> None:
         """Refuse a learner that lacks what it reads."""
@@ -70,7 +72,7 @@ class PlanScorer(ABC):
 class ImaginedReturn(PlanScorer):
     """The world model imagines each plan's actions from first to last; for plans that it can still foresee.
 
-    The return, less ``consistency`` times the mean squared deviation of the imagined latents from the plan's.
+    The return, less ``consistency_weight`` times the mean squared deviation of the imagined latents from the plan's.
     """
 
     def values(
@@ -84,15 +86,15 @@ class ImaginedReturn(PlanScorer):
         predicted = split_goal(imagined.feat, learner.goal_dim)[0][:, 1:-1].unflatten(0, (-1, count))
         away = ((predicted - plans.latents[:, :, 1:]) / learner.trajectories.latent_std()).square().mean(-1)
         on_the_way = plans.before_end(learner.goal_dim > 0)
-        return worth - self.consistency * (away * on_the_way).sum(-1) / on_the_way.sum(-1).clamp(min=1)
+        return worth - self.consistency_weight * (away * on_the_way).sum(-1) / on_the_way.sum(-1).clamp(min=1)
 
 
 class StepConsistency(PlanScorer):
-    """Judges each step from the plan's own latent, by the learner's ``forward_model``; for plans too long to foresee.
+    """Scores each step from the plan's own latent, by the learner's ``forward_model``; for plans too long to foresee.
 
     Errors do not add up over the plan, as it will be made anew long before its end. A step's jump is its squared error
-    over that on recorded steps; a plan loses ``consistency`` times the mean of its jumps: through a wall, every step in
-    the wall is a little off. Rewards are read where a step is foreseen to lead.
+    over that on recorded steps; a plan loses ``consistency_weight`` times the mean of its jumps: through a wall, every
+    step in the wall is a little off. Rewards are read where a step is foreseen to lead.
 
     Plans to a goal are worth the logarithm of their discount until they arrive: the sooner, the better. Arriving is a
     step too, its error over that of recorded arrivals, where what is foreseen is a state and what is given a goal; it
@@ -102,13 +104,10 @@ class StepConsistency(PlanScorer):
 
     def check(self, learner: TrajectoryLearner) -> None:
         """It reads ``forward_model``."""
-        require(
-            learner.forward_model is not None,
-            "planner.judge=Stepwise foresees single steps: give planner.learner.forward_model its units, and train it.",
-        )
-        require(
-            learner.gamma > 0, f"planner.learner.gamma={learner.gamma} must be positive where its logarithm is a price."
-        )
+        if learner.forward_model is None:
+            raise OptionError("learner.forward_model", None, "must have its units, and be trained, for StepConsistency")
+        if learner.gamma == 0:
+            raise OptionError("learner.gamma", learner.gamma, "must be above 0 where its logarithm is a price")
 
     def values(
         self, model: LearnedModel, learner: TrajectoryLearner, plans: PlanBatch, generator: Generator | None
@@ -121,9 +120,9 @@ class StepConsistency(PlanScorer):
             goal = split_goal(plans.state.feat, learner.goal_dim)[1][:, None]
             arriving = learner.arrival_error(predicted.gather(2, before)[:, :, 0], goal)
             mean = ((transition_error * plans.before_end(True)).sum(-1) + arriving) / plans.ends
-            return plans.ends * math.log(learner.gamma) - self.consistency * torch.maximum(mean, arriving)
+            return plans.ends * math.log(learner.gamma) - self.consistency_weight * torch.maximum(mean, arriving)
         latents = torch.cat([plans.latents[:, :, :1], predicted], dim=2).flatten(0, 1)
         action = plans.actions.flatten(0, 1)
         reward, cont = (model.heads[name](latents, action) for name in ("reward", "cont"))
         worth = Trajectory(latents, action, reward, cont).discounted_return(learner.gamma)
-        return worth.unflatten(0, plans.ends.shape) - self.consistency * transition_error.mean(-1)
+        return worth.unflatten(0, plans.ends.shape) - self.consistency_weight * transition_error.mean(-1)

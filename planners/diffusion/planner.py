@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Float, Int64
@@ -14,15 +14,15 @@ from dynamics.base import Dynamics, Memory, Rollout
 from dynamics.goal import join_goal, split_goal
 from planners.base import Decision, ImaginationSize, LearnedModel, PlanInfo, from_options
 from planners.diffusion.guidance import GuidanceTerm, GuidedPlans
-from planners.diffusion.noise_schedule import Sampler
+from planners.diffusion.noise_schedule import Sampler, SamplerName
 from planners.diffusion.plan_scoring import PlanBatch, PlanScorer
 from planners.diffusion.trajectory_learner import TrajectoryLearner, window_slots
 from planners.diffusion.trajectory_model import Condition, Score
 from planners.search.proposals import CategoricalProposal, GaussianProposal
 from planners.search.receding_horizon import Replanner, finite
-from worldmodels.common.options import inside
+from worldmodels.common.options import AtLeast, Between, Count, Fields, MoreThan, checked, inside
 from worldmodels.common.randomness import row_generators
-from worldmodels.errors import require
+from worldmodels.errors import OptionError
 
 DenoisingHook = Callable[[Tensor], None]
 """Is shown every step's estimate of the plans from pure noise, [N * candidates, L, D]."""
@@ -32,78 +32,63 @@ DenoisingHook = Callable[[Tensor], None]
 class SamplingConfig:
     """How plans are sampled and chosen; nothing of it is learned, so any of it can change on a trained run."""
 
-    sampler: str = "dpm"
-    """``ddpm``, ``ddim`` or ``dpm`` (DPM-Solver++)."""
-    steps: int = 10
-    """Denoising steps of a plan."""
-    candidates: int = 4
-    """Plans sampled from pure noise, of which the best is followed."""
-    kept: int = 4
-    """Further ones, from the rest of the plan before, noised again as far as ``share`` says; 0: none."""
-    share: float = 0.5
-    """Of the diffusion steps that the rest of a plan goes through again."""
-    replan_every: int = 4
-    """Actions executed of a plan."""
-    soonest: int = 4
-    """Goals: steps of the shortest plan; candidates are spread evenly from there to the whole plan."""
-    noise_std: float = 0.1
-    """Exploring. Box: deviation of the noise added to actions. Discrete: share of uniform actions."""
-
-    def __post_init__(self) -> None:
-        require(self.candidates >= 1, f"planner.acting.candidates={self.candidates} must be at least 1.")
-        require(self.kept >= 0, f"planner.acting.kept={self.kept} must not be negative.")
-        require(0 < self.share <= 1, f"planner.acting.share={self.share} must lie in (0, 1].")
-        require(self.soonest >= 1, f"planner.acting.soonest={self.soonest} must be at least 1.")
-        require(self.noise_std > 0, f"planner.acting.noise_std={self.noise_std} must be positive.")
+    sampler: Annotated[SamplerName, "dpm: DPM-Solver++"] = "dpm"
+    steps: Annotated[Count, "denoising steps of a plan"] = 10
+    candidates: Annotated[Count, "plans from pure noise, of which the best is followed"] = 4
+    warm_candidates: Annotated[int, AtLeast(0), "further plans, from the rest of the plan before"] = 4
+    renoise_fraction: Annotated[
+        float, Between(0, 1, "low"), "of the diffusion steps that the rest of a plan goes through again"
+    ] = 0.5
+    replan_every: Annotated[Count, "steps of a plan that are executed"] = 4
+    min_goal_step: Annotated[
+        Count, "steps of the shortest plan to a goal; candidates are spread evenly from there to the whole plan"
+    ] = 4
+    noise_std: Annotated[
+        float, MoreThan(0), "exploring: deviation of the noise; Discrete actions: share of uniform ones"
+    ] = 0.1
 
 
 class Diffusion(Replanner):
-    """Samples trajectories that begin in the present latent, lets the world model judge them, follows the best.
+    """Samples trajectories that begin in the present latent, scores them, follows the best.
 
     Memory beside :class:`~planners.search.receding_horizon.Replanner`'s: ``latents`` [N, L, F] of the plan that is
     followed, ``end`` the step of it at which the goal is reached, ``planned`` whether there is one.
-
-    Args:
-        learner: builds what learns trajectories.
-        plan_horizon: steps of a trajectory, L.
-        acting: options of :class:`SamplingConfig`.
-        judge: says which plan is the best.
-        guidance: gradients that move plans, by name; of weight 0: not in use.
     """
 
     trained_with = ("plan_horizon", "learner.goal_share", "learner.gamma", "learner.trajectories.schedule")
-    warm_start_option = "planner.acting.kept=0"
+    without_warm_start = "acting.warm_candidates=0"
 
+    @checked
     def __init__(
         self,
         action_dim: int,
         discrete: bool,
-        learner: Callable[..., TrajectoryLearner],
-        plan_horizon: int,
-        acting: Mapping[str, Any],
-        judge: PlanScorer,
-        guidance: Mapping[str, GuidanceTerm] | None = None,
+        learner: Annotated[Callable[..., TrajectoryLearner], "what learns trajectories"],
+        plan_horizon: Annotated[Count, "steps of a trajectory"],
+        acting: Annotated[Mapping[str, Any], Fields(SamplingConfig), "how plans are sampled and chosen"],
+        scorer: Annotated[PlanScorer, "says which plan is the best"],
+        guidance: Annotated[Mapping[str, GuidanceTerm] | None, "gradients that move plans"] = None,
     ) -> None:
         with inside("acting"):
             how = from_options(SamplingConfig, acting)
         family = CategoricalProposal(action_dim, 0.0) if discrete else GaussianProposal(how.noise_std, how.noise_std)
         learner = learner(action_dim=action_dim, discrete=discrete)
-        super().__init__(action_dim, discrete, family, plan_horizon, learner.gamma, how.replan_every, how.kept > 0)
-        self.learner, self.acting, self.judge, self.guidance = learner, how, judge, dict(guidance or {})
-        judge.check(learner)
+        warm_start = how.warm_candidates > 0
+        with inside("acting"):
+            super().__init__(action_dim, discrete, family, plan_horizon, learner.gamma, how.replan_every, warm_start)
+        self.learner, self.acting, self.scorer, self.guidance = learner, how, scorer, dict(guidance or {})
+        scorer.check(learner)
         for name, reads_steps in (("inverse", learner.inverse_model), ("forward_model", learner.forward_model)):
-            require(
-                reads_steps is None or plan_horizon > 1,
-                f"planner.learner.{name} reads what leads from one latent to the next: planner.plan_horizon must be at "
-                "least 2.",
-            )
+            if reads_steps is not None and plan_horizon == 1:
+                raise OptionError("plan_horizon", 1, f"must be at least 2: learner.{name} reads pairs of latents")
         both = self.guidance.keys() & learner.labels.keys()
-        require(
-            not both, f"planner.guidance and planner.learner.labels both have {', '.join(sorted(both))}: rename one."
-        )
+        if both:
+            raise OptionError("guidance", ", ".join(sorted(both)), "is a label's name too: rename one")
         for name in self.terms({}):
-            self.guidance[name].check(learner)
-        self.sampler = Sampler(learner.trajectories.schedule, how.sampler, how.steps)
+            with inside(f"guidance.{name}"):
+                self.guidance[name].check(learner)
+        with inside("acting"):
+            self.sampler = Sampler(learner.trajectories.schedule, how.sampler, how.steps)
 
     @property
     def trainable(self) -> TrajectoryLearner:
@@ -113,7 +98,7 @@ class Diffusion(Replanner):
     @property
     def imagination_size(self) -> ImaginationSize:
         """All candidates."""
-        return ImaginationSize(self.acting.candidates + self.acting.kept, self.plan_horizon)
+        return ImaginationSize(self.acting.candidates + self.acting.warm_candidates, self.plan_horizon)
 
     def terms(self, weights: Mapping[str, float]) -> dict[str, float]:
         """Gradients in use and their weights; ``weights`` go before their own."""
@@ -132,11 +117,10 @@ class Diffusion(Replanner):
 
     def check(self, dynamics: Dynamics, length: int) -> None:
         """A window must hold a whole trajectory, and where its last action led."""
-        require(
-            length >= self.min_window,
-            f"planner.plan_horizon={self.plan_horizon} is longer than the windows it learns from: data.length={length} "
-            f"must be at least {self.min_window}.",
-        )
+        if length < self.min_window:
+            raise OptionError(
+                "plan_horizon", self.plan_horizon, f"must be less than data.length={length}, the windows it learns from"
+            )
 
     def loss(self, model: LearnedModel, rollout: Rollout, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """The learner's."""
@@ -189,7 +173,7 @@ class Diffusion(Replanner):
 
         ``weights`` of labels and gradients go before their own, by name.
         """
-        fresh, kept, weights = self.acting.candidates, self.acting.kept, weights or {}
+        fresh, kept, weights = self.acting.candidates, self.acting.warm_candidates, weights or {}
         n, device = len(decision.state.feat), decision.device
         each = fresh + kept + 1
         drawn = row_generators(n * each, decision.generator, device)
@@ -207,7 +191,7 @@ class Diffusion(Replanner):
         latents, actions = x[..., : self.learner.trajectories.feat_dim], self.learner.actions(x)
         plans = PlanBatch(decision.state, latents, actions, ends)
         executed = replace(plans, actions=self.family.mode(actions))
-        values = self.judge.values(decision.model, self.learner, executed, decision.generator)
+        values = self.scorer.values(decision.model, self.learner, executed, decision.generator)
         values = finite(values.flatten()).unflatten(0, ends.shape)
         values[:, fresh:] = torch.where(memory["planned"][:, None], values[:, fresh:], -torch.inf)
         plan = (self.plan_horizon, self.action_dim)
@@ -241,7 +225,7 @@ class Diffusion(Replanner):
             generators,
             self._score(decision.model, goal, weights),
             begin,
-            1.0 if begin is None else self.acting.share,
+            1.0 if begin is None else self.acting.renoise_fraction,
             hook,
         )
         return x.unflatten(0, (-1, count))
@@ -267,12 +251,16 @@ class Diffusion(Replanner):
         def score(x: Float[Tensor, "M L D"]) -> Float[Tensor, " M"]:
             feat, action = join_goal(x[..., : learner.trajectories.feat_dim], goal), learner.actions(x)
             plans = GuidedPlans(model, learner, feat, action)
-            return sum(weight * self.guidance[name].score(plans) for name, weight in terms.items())
+            total = 0.0
+            for name, weight in terms.items():
+                with inside(f"guidance.{name}"):
+                    total = total + weight * self.guidance[name].score(plans)
+            return total
 
         return score
 
     def _spread_ends(self, count: int, device: torch.device) -> Int64[Tensor, " K"]:
-        """Steps at which candidates are to reach the goal: evenly from the soonest to the last."""
+        """Steps at which candidates are to reach the goal: evenly from the first allowed to the last."""
         last = self.plan_horizon - 1
-        first = min(self.acting.soonest, last)
+        first = min(self.acting.min_goal_step, last)
         return torch.linspace(last, first, count, device=device).round().long().clamp(min=1)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int64
@@ -14,11 +15,14 @@ from dynamics.goal import next_features, split_goal
 from planners.base import LearnedModel
 from planners.diffusion.conditioning import Label, Window
 from planners.diffusion.trajectory_model import Normalizer, TrajectoryModel
-from planners.learning.critics import Critic
+from planners.learning.critics import CRITIC_GIVEN, Critic
 from planners.learning.hindsight import encode_goals, sample_future_rows
+from planners.learning.learner import Gamma
 from planners.learning.returns import recorded_returns
 from worldmodels.common.batch import mean_weights
-from worldmodels.errors import require
+from worldmodels.common.options import Between, Fields, checked
+from worldmodels.errors import OptionError
+from worldmodels.heads.base import Layers, Units
 from worldmodels.nets.layers import DEFAULT_STYLE, MLP, NetStyle
 
 
@@ -28,57 +32,65 @@ def window_slots(rows: int, length: int) -> tuple[int, int]:
     return count, rows - count * length
 
 
+@dataclass(frozen=True)
+class Hidden:
+    """The hidden layers of a network."""
+
+    units: Units
+    layers: Layers
+
+
 class TrajectoryLearner(nn.Module):
     """Learns to denoise L steps of each training window, on posteriors that no gradient leads back from.
 
-    Args:
-        feat_dim: numbers of a feature, the goal's included.
-        goal_dim: how many of them, the last, are the goal's latent; 0 where environments have none.
-        trajectories: builds the diffusion model.
-        labels: builds what trajectories are labelled with, by name.
-        goal_share: of training trajectories in which a later latent is given, as a goal is.
-        gamma: discount a decision, of the critic and of what plans are worth.
-        critic: options of :class:`~planners.learning.critics.Critic`, where a label or a gradient needs a value.
-        inverse: units and layers of the inverse dynamics that give actions where trajectories hold none.
-        forward_model: likewise, of what foresees the latent after an action, to tell plans that jump.
+    Of a feature's numbers the last ``goal_dim`` are the goal's latent.
     """
 
+    identity: ClassVar[tuple[str, ...]] = ("labels", "inverse", "trajectories.actions")
+    """See :class:`planners.base.Planner`."""
+
+    @checked
     def __init__(
         self,
         feat_dim: int,
         action_dim: int,
         discrete: bool,
-        trajectories: Callable[..., TrajectoryModel],
+        trajectories: Annotated[Callable[..., TrajectoryModel], "the diffusion model"],
         goal_dim: int = 0,
-        labels: Mapping[str, Callable[..., Label]] | None = None,
-        goal_share: float = 0.9,
-        gamma: float = 0.99,
-        critic: Mapping[str, Any] | None = None,
-        inverse: Mapping[str, int] | None = None,
-        forward_model: Mapping[str, int] | None = None,
+        labels: Annotated[
+            Mapping[str, Callable[..., Label]] | None, "what trajectories are labelled with, and plans asked for"
+        ] = None,
+        goal_share: Annotated[float, Between(0, 1), "of trajectories with a later latent given, as a goal"] = 0.9,
+        gamma: Gamma = 0.99,
+        critic: Annotated[
+            Mapping[str, Any] | None, Fields(Critic, CRITIC_GIVEN), "a value of the data's own policy; null: none"
+        ] = None,
+        inverse: Annotated[Mapping[str, Any] | None, Fields(Hidden), "actions from two latents; null: none"] = None,
+        forward_model: Annotated[
+            Mapping[str, Any] | None, Fields(Hidden), "the latent after an action, to tell plans that jump; null: none"
+        ] = None,
         style: NetStyle = DEFAULT_STYLE,
     ) -> None:
         super().__init__()
-        require(0 <= goal_share <= 1, f"planner.learner.goal_share={goal_share} must lie in [0, 1].")
         self.discrete, self.goal_dim, self.goal_share, self.gamma = discrete, goal_dim, goal_share, gamma
         self.labels = nn.ModuleDict({name: build(goal_dim=goal_dim) for name, build in (labels or {}).items()})
         earned = [name for name, label in self.labels.items() if label.reads_reward]
-        require(
-            not (goal_dim and earned),
-            f"planner.learner.labels.{', '.join(earned)}: what was earned depends on the goal that was shown, and "
-            "trajectories do not say which that was: where goals are shown use planner=diffusion_goals or "
-            "planner=cfgrl_goals, or leave env.goal out.",
-        )
+        if goal_dim and earned:
+            raise OptionError(
+                "labels",
+                ", ".join(earned),
+                "read what was earned, which depends on the goal that was shown, and trajectories do not say which: "
+                "where goals are shown use planner=diffusion_goals or planner=cfgrl_goals, or leave env.goal out",
+            )
         latent = feat_dim - goal_dim
         widths = {name: label.width for name, label in self.labels.items()}
         self.trajectories = trajectories(feat_dim=latent, action_dim=action_dim, labels=widths)
         self.critic = Critic(feat_dim, style=style, **critic) if critic else None
-        self._compares = bool(critic) and any(label.reads_advantage for label in self.labels.values())
-        require(
-            self.trajectories.actions or inverse is not None,
-            "planner.learner.trajectories.actions=false leaves nothing to act by: give planner.learner.inverse its "
-            "units.",
-        )
+        self._compares = any(label.reads_advantage for label in self.labels.values())
+        if self._compares and critic is None:
+            raise OptionError("critic", None, "must have its units: a label compares with a value")
+        if inverse is None and not self.trajectories.actions:
+            raise OptionError("inverse", None, "must have its units: trajectories.actions=false leaves no actions else")
         self.inverse_model = None if inverse is None else MLP(2 * latent, out_dim=action_dim, style=style, **inverse)
         self.forward_model = None
         if forward_model is not None:

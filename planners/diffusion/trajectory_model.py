@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -12,7 +13,7 @@ from torch import Generator, Tensor, nn
 from planners.diffusion.denoisers import Denoiser, StepEmbedding
 from planners.diffusion.noise_schedule import NoiseSchedule, Sampler
 from worldmodels.common.batch import mean_over
-from worldmodels.errors import require
+from worldmodels.common.options import Between, MoreThan, MultipleOf, checked
 from worldmodels.nets.layers import DEFAULT_STYLE, MLP, NetStyle
 
 Score = Callable[[Float[Tensor, "N L D"]], Float[Tensor, " N"]]
@@ -81,7 +82,6 @@ class ConditionEmbedding(nn.Module):
 
     def __init__(self, widths: Mapping[str, int], dim: int, drop: float, style: NetStyle = DEFAULT_STYLE) -> None:
         super().__init__()
-        require(0 < drop < 1 or not widths, f"planner.learner.trajectories.drop={drop} must lie in (0, 1).")
         self.drop = drop
         self.nets = nn.ModuleDict({name: MLP(width, dim, 1, dim, style=style) for name, width in widths.items()})
         self.absent = nn.ParameterDict({name: nn.Parameter(torch.zeros(dim)) for name in widths})
@@ -108,35 +108,24 @@ class TrajectoryModel(nn.Module):
     """Sequences of (latent, action) or of latents alone, denoised as a whole (Diffuser; Decision Diffuser).
 
     Some latents of a trajectory are *given*: they are never noisy, neither in training nor in any step of sampling, and
-    come out as they went in.
-
-    Args:
-        feat_dim: numbers of a latent.
-        action_dim: of an action.
-        labels: numbers of each label that trajectories may have.
-        schedule: of noise.
-        net: builds the denoiser.
-        actions: False leaves actions out of trajectories.
-        action_weight: how much more than a latent's number one of an action counts.
-        cond_dim: numbers of the condition: diffusion step and labels.
-        drop: see :class:`ConditionEmbedding`.
+    come out as they went in. ``feat_dim`` are numbers of a latent, ``labels`` those of each label.
     """
 
+    @checked
     def __init__(
         self,
         feat_dim: int,
         action_dim: int,
         labels: Mapping[str, int],
-        schedule: NoiseSchedule,
-        net: Callable[..., Denoiser],
-        actions: bool = True,
-        action_weight: float = 1.0,
-        cond_dim: int = 64,
-        drop: float = 0.25,
+        schedule: Annotated[NoiseSchedule, "how much noise each diffusion step holds"],
+        net: Annotated[Callable[..., Denoiser], "what denoiser= chooses"],
+        actions: Annotated[bool, "false: latents alone, and actions by inverse dynamics"] = True,
+        action_weight: Annotated[float, MoreThan(0), "of a number of an action in the loss, beside a latent's"] = 1.0,
+        cond_dim: Annotated[int, MultipleOf(2), "numbers of the condition: diffusion step and labels"] = 64,
+        drop: Annotated[float, Between(0, 1, "both"), "share of trajectories from which a label is hidden"] = 0.25,
         style: NetStyle = DEFAULT_STYLE,
     ) -> None:
         super().__init__()
-        require(action_weight > 0, f"planner.learner.trajectories.action_weight={action_weight} must be positive.")
         self.feat_dim, self.size = feat_dim, feat_dim + action_dim * actions
         self.action_weight = action_weight
         self.schedule, self.actions = schedule, actions

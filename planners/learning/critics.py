@@ -3,37 +3,36 @@
 from __future__ import annotations
 
 import copy
+from typing import Annotated
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from worldmodels.errors import UserError
+from worldmodels.common.options import AtLeast, Between, checked
+from worldmodels.heads.base import Layers, NumBins, Units
 from worldmodels.nets.distributions import TwoHot
 from worldmodels.nets.layers import DEFAULT_STYLE, MLP, NetStyle
 
+CRITIC_GIVEN = ("feat_dim", "style")
+"""What a planner gives its critic itself."""
+
 
 class Critic(nn.Module):
-    """State values as symexp two-hot, zero before training, beside a slow copy of itself (DreamerV3).
+    """State values as symexp two-hot, zero before training, beside a slow copy of itself (DreamerV3)."""
 
-    Args:
-        slow_rate: how far the slow copy moves towards the critic after each update.
-        slow_weight: how strongly the critic is held to the slow copy's values.
-    """
-
+    @checked
     def __init__(
         self,
         feat_dim: int,
-        units: int,
-        layers: int,
-        num_bins: int = 255,
-        slow_rate: float = 0.02,
-        slow_weight: float = 1.0,
+        units: Units,
+        layers: Layers,
+        num_bins: NumBins = 255,
+        slow_rate: Annotated[float, Between(0, 1, "low"), "share of the way the slow copy moves each update"] = 0.02,
+        slow_weight: Annotated[float, AtLeast(0), "of the loss that holds the critic to its slow copy"] = 1.0,
         style: NetStyle = DEFAULT_STYLE,
     ) -> None:
         super().__init__()
-        if not 0 < slow_rate <= 1:
-            raise UserError(f"slow_rate={slow_rate} must lie in (0, 1].")
         self.slow_rate, self.slow_weight = slow_rate, slow_weight
         self.two_hot = TwoHot(num_bins)
         self.net = MLP(feat_dim, units, layers, num_bins, out_scale=0.0, style=style)

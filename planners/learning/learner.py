@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import Annotated
 
 from jaxtyping import Float
 from torch import Tensor
@@ -10,8 +11,9 @@ from torch import Tensor
 from dynamics.base import Memory
 from planners.base import Decision, PlanInfo, Planner
 from planners.learning.policies import ActionDistribution
+from worldmodels.common.options import Between
 from worldmodels.common.randomness import row_noise
-from worldmodels.errors import require
+from worldmodels.errors import OptionError, require
 
 PREVIEW_STEPS = 15
 """Imagined decisions of a policy that is inspected."""
@@ -53,11 +55,19 @@ class Learner(PolicyPlanner):
         return 0
 
 
+Gamma = Annotated[float, Between(0, 1), "discount per decision"]
+StraightThrough = Annotated[
+    bool, "accept the biased gradient of categorical latents and Discrete actions, where gradients lead through them"
+]
+
+
 def require_gradients(gradient: str, straight_through: bool, instead: str) -> None:
     """Refuse back-propagation where a model's ``gradient`` is ``none``, or biased and nobody asked for it."""
     require(gradient != "none", f"no gradient leads back through a simulator: use {instead}.")
-    require(
-        straight_through or gradient == "exact",
-        f"no gradient leads back through categorical latents or Discrete actions: use {instead}, train with "
-        "latent=gaussian where it is the latents, or accept a biased estimate with planner.straight_through=true.",
-    )
+    if not straight_through and gradient != "exact":
+        raise OptionError(
+            "straight_through",
+            straight_through,
+            f"leaves no gradient through categorical latents or Discrete actions: use {instead}, train with "
+            "latent=gaussian where it is the latents, or accept a biased estimate with true",
+        )

@@ -6,6 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +14,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from dynamics.base import Memory, State
+from worldmodels.common.options import Between, MoreThan, checked
 from worldmodels.common.randomness import exponential
+from worldmodels.errors import OptionError
+from worldmodels.heads.base import Layers, Units
 from worldmodels.nets.distributions import mix_uniform, straight_through
 from worldmodels.nets.layers import DEFAULT_STYLE, MLP, NetStyle
 
@@ -137,28 +141,30 @@ class OneHot(ActionDistribution):
         return -(self.log_probs.exp() * self.log_probs).sum(-1)
 
 
+POLICY_GIVEN = ("feat_dim", "action_dim", "discrete", "squash", "style")
+"""What a planner gives its policy's network itself."""
+
+
 class PolicyNetwork(nn.Module):
-    """A network from features to :class:`ActionDistribution`; Box actions bounded (``squash=False``) or under tanh.
+    """A network from features to :class:`ActionDistribution`; Box actions bounded (``squash=False``) or under tanh."""
 
-    Args:
-        unimix: Discrete: share of the probability that is uniform.
-        min_std, max_std: Box: bounds of the deviation (before tanh, where it squashes).
-    """
-
+    @checked
     def __init__(
         self,
         feat_dim: int,
         action_dim: int,
         discrete: bool,
-        units: int,
-        layers: int,
+        units: Units,
+        layers: Layers,
         squash: bool = False,
-        unimix: float = 0.01,
-        min_std: float = 0.1,
-        max_std: float = 1.0,
+        unimix: Annotated[float, Between(0, 1), "Discrete actions: share of the probability that is uniform"] = 0.01,
+        min_std: Annotated[float, MoreThan(0), "Box actions: least deviation, before tanh where there is one"] = 0.1,
+        max_std: Annotated[float, MoreThan(0), "Box actions: greatest deviation"] = 1.0,
         style: NetStyle = DEFAULT_STYLE,
     ) -> None:
         super().__init__()
+        if min_std > max_std:
+            raise OptionError("min_std", min_std, f"must be at most max_std={max_std}")
         self.discrete, self.squash, self.unimix = discrete, squash, unimix
         self.min_std, self.max_std = min_std, max_std
         self.net = MLP(feat_dim, units, layers, action_dim if discrete else 2 * action_dim, out_scale=0.01, style=style)

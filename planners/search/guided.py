@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated
 
 from jaxtyping import Float
 from torch import Tensor
@@ -13,7 +14,8 @@ from planners.base import Decision, ImaginationSize, Model, PlanInfo, Planner
 from planners.learning.learner import Learner
 from planners.learning.policies import SampledPolicy
 from planners.search.shooting import GuideProposals, SamplingPlanner
-from worldmodels.errors import require
+from worldmodels.common.options import AtLeast, checked
+from worldmodels.errors import OptionError
 from worldmodels.model import ValueFunction
 
 
@@ -22,37 +24,29 @@ class Guided(Planner):
 
     ``mppi`` and ``cem`` may be guided by any :class:`~planners.learning.learner.Learner`: by ``tdmpc``'s this is
     TD-MPC2, by ``actor_critic``'s a hybrid of the two schools.
-
-    Args:
-        learner: builds what learns.
-        search: builds the sampling planner.
-        mpc: False acts by the policy alone.
-        policy_samples: candidates, of the search's own number, that the policy imagines.
-        terminal_value: False ends plans without a value, to see what it is worth.
     """
 
+    @checked
     def __init__(
         self,
         action_dim: int,
         discrete: bool,
-        learner: Callable[..., Learner],
-        search: Callable[..., SamplingPlanner],
-        mpc: bool = True,
-        policy_samples: int = 24,
-        terminal_value: bool = True,
+        learner: Annotated[Callable[..., Learner], "what learns"],
+        search: Annotated[Callable[..., SamplingPlanner], "what tries action sequences"],
+        mpc: Annotated[bool, "false acts by the policy alone"] = True,
+        policy_samples: Annotated[int, AtLeast(0), "candidates that the policy imagines, of search.num_samples"] = 24,
+        terminal_value: Annotated[bool, "false ends plans without a value"] = True,
     ) -> None:
         super().__init__(action_dim, discrete)
         self.learner = learner(action_dim=action_dim, discrete=discrete)
         self.search = search(action_dim=action_dim, discrete=discrete)
-        require(
-            isinstance(self.search, SamplingPlanner), "planner.search must try action sequences, as mppi and cem do."
-        )
+        if not isinstance(self.search, SamplingPlanner):
+            raise OptionError("search", type(self.search).__name__, "must try action sequences, as MPPI and CEM do")
         most = self.search.settings.num_samples - self.search.settings.num_elites
-        require(
-            0 <= policy_samples <= most,
-            f"policy_samples={policy_samples} must lie between 0 and {most}, which leaves as many drawn candidates as "
-            "elites.",
-        )
+        if policy_samples > most:
+            raise OptionError(
+                "policy_samples", policy_samples, f"must be at most {most}, to leave as many drawn candidates as elites"
+            )
         self.mpc = mpc
         self.search.guide = LearnedGuide(self.learner, policy_samples, terminal_value)
 
@@ -65,6 +59,12 @@ class Guided(Planner):
     def imagination_size(self) -> ImaginationSize:
         """The search's, or nothing."""
         return self.acting.imagination_size
+
+    @property
+    def horizons(self) -> dict[str, int]:
+        """Of both parts."""
+        parts = {"search": self.search.horizons, "learner": self.learner.horizons}
+        return {f"{part}.{option}": steps for part, all_of_it in parts.items() for option, steps in all_of_it.items()}
 
     @property
     def trainable(self) -> Learner:

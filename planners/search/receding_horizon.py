@@ -12,7 +12,7 @@ from dynamics.base import Memory
 from planners.base import Decision, Planner
 from planners.search.memory import ROWS_AT_ONCE
 from planners.search.proposals import ProposalFamily
-from worldmodels.errors import require
+from worldmodels.errors import OptionError
 
 
 class Replanner(Planner):
@@ -25,8 +25,8 @@ class Replanner(Planner):
 
     plan_keys: tuple[str, ...] = ("plan", "mean", "actions")
     """Keys of the memory that hold plans [N, ..., H, A] and move up with every step."""
-    warm_start_option = "warm_start=false"
-    """The option without which there is a warm start."""
+    without_warm_start = "warm_start=false"
+    """The option that makes every plan begin from nothing."""
 
     def __init__(
         self,
@@ -39,19 +39,22 @@ class Replanner(Planner):
         warm_start: bool,
     ) -> None:
         super().__init__(action_dim, discrete)
-        require(plan_horizon >= 1, f"plan_horizon={plan_horizon} must be at least 1.")
-        require(0 <= gamma <= 1, f"gamma={gamma} must lie in [0, 1].")
-        require(
-            1 <= replan_every <= plan_horizon,
-            f"replan_every={replan_every} must lie between 1 and plan_horizon={plan_horizon}.",
-        )
-        require(
-            not warm_start or replan_every < plan_horizon,
-            f"a warm start has nothing to start from when replan_every={replan_every} executes the whole plan "
-            f"(plan_horizon={plan_horizon}): shorten replan_every or set {self.warm_start_option}.",
-        )
+        if replan_every > plan_horizon:
+            raise OptionError("replan_every", replan_every, f"must be at most plan_horizon={plan_horizon}")
+        if warm_start and replan_every == plan_horizon:
+            raise OptionError(
+                "replan_every",
+                replan_every,
+                f"executes the whole plan (plan_horizon={plan_horizon}) and leaves a warm start nothing to begin "
+                f"from: shorten it or set {self.without_warm_start}",
+            )
         self.family, self.plan_horizon, self.gamma = family, plan_horizon, gamma
         self.replan_every, self.warm_start = replan_every, warm_start
+
+    @property
+    def horizons(self) -> dict[str, int]:
+        """A plan's."""
+        return {"plan_horizon": self.plan_horizon}
 
     @abstractmethod
     def search(self, decision: Decision, memory: Memory) -> Memory:

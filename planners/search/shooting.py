@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 from jaxtyping import Float
 from torch import Tensor
@@ -14,51 +14,36 @@ from dynamics.base import Memory, State
 from planners.base import Decision, ImaginationSize, PlanInfo, from_options, imagine_shaped
 from planners.search.proposals import CategoricalProposal, GaussianProposal, Proposal
 from planners.search.receding_horizon import Replanner, finite
+from worldmodels.common.options import AtLeast, Between, Count, MoreThan
 from worldmodels.common.randomness import color_noise, row_noise
-from worldmodels.errors import require
+from worldmodels.errors import OptionError
 from worldmodels.model import ValueFunction
+
+NoiseBeta = Annotated[float, AtLeast(0), "spectrum of the noise along time: 0 white, 1 pink, 2 red"]
 
 
 @dataclass(frozen=True)
 class SearchConfig:
     """How a sampling planner searches; checked where it is made, so that a mistake shows before training."""
 
-    plan_horizon: int
-    """Imagined steps of a plan (decisions, not frames)."""
-    num_samples: int
-    """Action sequences tried for each environment and iteration."""
-    num_elites: int
-    """How many of the best shape the next iteration."""
-    iterations: int
-    min_std: float = 0.1
-    """Box: floor under the deviation of the search."""
-    max_std: float = 1.0
-    """Box: deviation at the start of the search."""
-    min_prob: float = 0.02
-    """Discrete: floor under the probability of each action in the search."""
-    gamma: float = 0.99
-    """Discount a step."""
-    momentum: float = 0.0
-    """Share of the previous iteration's distribution that is kept."""
-    noise_beta: float = 0.0
-    """Exponent of the noise's spectrum along the plan: 0 white, 1 pink, 2 red."""
-    replan_every: int = 1
-    """Steps of a plan that are executed before the next one is made."""
-    warm_start: bool = True
-    """Begin from the rest of the previous plan."""
+    plan_horizon: Annotated[Count, "imagined decisions of a plan"]
+    num_samples: Annotated[Count, "action sequences tried for each environment and iteration"]
+    num_elites: Annotated[Count, "the best of them, which shape the next iteration"]
+    iterations: Annotated[Count, "of a search"]
+    min_std: Annotated[float, MoreThan(0), "Box actions: floor under the search's deviation"] = 0.1
+    max_std: Annotated[float, MoreThan(0), "Box actions: the deviation it starts with"] = 1.0
+    min_prob: Annotated[float, Between(0, 1, "both"), "Discrete actions: floor under each action's probability"] = 0.02
+    gamma: Annotated[float, Between(0, 1), "discount per decision"] = 0.99
+    momentum: Annotated[float, Between(0, 1, "high"), "share of the previous iteration's distribution kept"] = 0.0
+    noise_beta: NoiseBeta = 0.0
+    replan_every: Annotated[Count, "steps of a plan that are executed"] = 1
+    warm_start: Annotated[bool, "begin from the rest of the previous plan"] = True
 
     def __post_init__(self) -> None:
-        require(self.iterations >= 1, f"iterations={self.iterations} must be at least 1.")
-        require(
-            1 <= self.num_elites <= self.num_samples,
-            f"num_elites={self.num_elites} must lie between 1 and num_samples={self.num_samples}.",
-        )
-        require(
-            0 < self.min_std <= self.max_std,
-            f"min_std={self.min_std} must be positive and at most max_std={self.max_std}.",
-        )
-        require(0 <= self.momentum < 1, f"momentum={self.momentum} must lie in [0, 1).")
-        require(self.noise_beta >= 0, f"noise_beta={self.noise_beta} must not be negative.")
+        if self.num_elites > self.num_samples:
+            raise OptionError("num_elites", self.num_elites, f"must be at most num_samples={self.num_samples}")
+        if self.min_std > self.max_std:
+            raise OptionError("min_std", self.min_std, f"must be at most max_std={self.max_std}")
 
 
 @dataclass(frozen=True)
@@ -123,10 +108,10 @@ class SamplingPlanner(Replanner):
         self, action_dim: int, discrete: bool, options: Mapping[str, Any], terminal_value: ValueFunction | None = None
     ) -> None:
         settings = from_options(SearchConfig, options)
-        require(
-            not discrete or 0 < settings.min_prob * action_dim < 1,
-            f"min_prob={settings.min_prob} must lie between 0 and 1 / {action_dim}, the number of actions.",
-        )
+        if discrete and settings.min_prob * action_dim >= 1:
+            raise OptionError(
+                "min_prob", settings.min_prob, f"must be less than 1 / {action_dim}, the number of actions"
+            )
         family = (
             CategoricalProposal(action_dim, settings.min_prob)
             if discrete

@@ -257,7 +257,7 @@ def test_evaluate_finished_run__passes_over_too_short_episodes(run_folder, caplo
     run.cfg.evaluation.imag_horizon = 1000
     evaluate_finished_run(run, run.cfg)
     assert (
-        "imagination was not judged, imagine.* are missing or older: no held-out episode has the 1002 steps"
+        "imagination was not scored, imagine.* are missing or older: no held-out episode has the 1002 steps"
         in caplog.text
     )
     assert (run_folder / "returns.png").exists()

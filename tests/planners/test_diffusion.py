@@ -18,7 +18,7 @@ from planners.diffusion.noise_schedule import SAMPLERS, NoiseSchedule, Sampler
 from planners.diffusion.trajectory_model import Condition, Normalizer, TrajectoryModel
 from planners.learning.critics import Critic
 from worldmodels.common.randomness import row_generators
-from worldmodels.errors import UserError
+from worldmodels.errors import OptionError
 from worldmodels.factory import build_model, build_planner
 from worldmodels.testing.sequences import randomize
 
@@ -186,18 +186,21 @@ def test_rows_sampled_together_equal_rows_sampled_alone(name):
 
 
 @pytest.mark.parametrize(
-    ("make", "message"),
+    ("make", "option", "value", "said"),
     [
-        (lambda: Sampler(NoiseSchedule(20), "ddpn", 5), "Did you mean 'ddpm'?"),
-        (lambda: Sampler(NoiseSchedule(20), "dpm", 21), "between 1 and 20"),
-        (lambda: Sampler(NoiseSchedule(20), "ddim", 6), "steps=6 must divide 20 with ddim"),
-        (lambda: NoiseSchedule(20, "epsilom"), "Did you mean 'epsilon'?"),
-        (lambda: NoiseSchedule(1), "steps=1"),
+        (lambda: Sampler(NoiseSchedule(20), "ddpn", 5), "name", "ddpn", "Did you mean 'ddpm'?"),
+        (lambda: Sampler(NoiseSchedule(20), "dpm", 21), "steps", 21, "at most 20"),
+        (lambda: Sampler(NoiseSchedule(20), "dpm", 0), "steps", 0, "at least 1"),
+        (lambda: Sampler(NoiseSchedule(20), "ddim", 6), "steps", 6, "divide 20"),
+        (lambda: NoiseSchedule(20, "epsilom"), "prediction", "epsilom", "Did you mean 'epsilon'?"),
+        (lambda: NoiseSchedule(1), "steps", 1, "at least 2"),
     ],
 )
-def test_mistaken_schedules_are_refused(make, message):
-    with pytest.raises(UserError, match=message.replace("?", r"\?")):
+def test_mistaken_schedules_are_refused(make, option, value, said):
+    with pytest.raises(OptionError) as refused:
         make()
+    assert (refused.value.option, refused.value.value) == (option, value)
+    assert said in str(refused.value)
 
 
 # Networks
@@ -439,7 +442,7 @@ def test_plan_is_followed_for_some_actions_and_made_anew():
 
 def test_rest_of_a_plan_is_renoised_and_takes_part_again():
     """It is noised only in part, once for each kept candidate; a row without an earlier plan gives these no value."""
-    world, made = planner("planner.acting.candidates=1", "planner.acting.kept=3")
+    world, made = planner("planner.acting.candidates=1", "planner.acting.warm_candidates=3")
     _, memory, state = acted(world, made)
     begun = []
     inner = made.learner.trajectories.sample
@@ -448,7 +451,7 @@ def test_rest_of_a_plan_is_renoised_and_takes_part_again():
     sampled, _ = made.sample_plans(Decision(world, state, False, seeded()), memory)
     assert [begin is None for begin, _ in begun] == [True, False]
     begin, share = begun[1]
-    assert share == made.acting.share
+    assert share == made.acting.renoise_fraction
     rest = torch.cat([memory["latents"], memory["mean"]], dim=-1)
     assert torch.equal(begin, rest.repeat_interleave(3, dim=0))
     assert sampled.values.shape == (2, 4)
@@ -516,12 +519,16 @@ def test_what_reads_pairs_of_latents_needs_two():
         ["planner.learner.forward_model={units: 16, layers: 1}"],
         ["planner.learner.inverse={units: 16, layers: 1}", "planner.learner.trajectories.actions=false"],
     ):
-        with pytest.raises(UserError, match=r"plan_horizon must be at least 2"):
-            planner(*words, "planner.plan_horizon=1", "planner.acting.replan_every=1", "planner.acting.kept=0")
+        with pytest.raises(OptionError) as refused:
+            planner(
+                *words, "planner.plan_horizon=1", "planner.acting.replan_every=1", "planner.acting.warm_candidates=0"
+            )
+        assert (refused.value.option, refused.value.value) == ("planner.plan_horizon", 1)
 
 
 def test_bound__moves_back_only_what_lies_beyond_it():
     """Steps within the bound get no gradient, and a number that the decoded state lacks is refused."""
+    torch.manual_seed(0)
     world, made = planner("planner.guidance.within.weight=1.0", "planner.guidance.within.high=0.0")
     feat = torch.randn(5, L, world.dynamics.feat_dim, requires_grad=True)
     term, x = made.guidance["within"], world.decode(feat)["state"][..., 0]
@@ -536,15 +543,21 @@ def test_bound__moves_back_only_what_lies_beyond_it():
     moved = world.decode(feat + 1e-3 * gradient / gradient.abs().amax())["state"][..., 0]
     assert (moved < x)[over].all()
     term.number = 99
-    with pytest.raises(UserError, match=r"number=99 is of the decoded state"):
+    with pytest.raises(OptionError) as refused:
         term.score(GuidedPlans(world, made.learner, feat, action))
+    assert (refused.value.option, refused.value.value) == ("number", 99)
 
 
 def to_goals(*words):
     """A planner to goals, on a backbone that sees them."""
     torch.manual_seed(0)
     world = build_model(config("dynamics=implicit"), WITH_GOAL, ACTION)
-    size = (f"planner.plan_horizon={L}", "denoiser.width=16", "planner.acting.steps=2", "planner.acting.soonest=2")
+    size = (
+        f"planner.plan_horizon={L}",
+        "denoiser.width=16",
+        "planner.acting.steps=2",
+        "planner.acting.min_goal_step=2",
+    )
     return world, build_planner(config(*size, *words).planner, ACTION, False, world.dynamics.feature_spec)
 
 
@@ -639,7 +652,9 @@ def test_environments_planned_together_equal_those_planned_alone():
 
 
 def test_the_world_model_chooses_among_candidates():
-    world, made = planner("planner.acting.candidates=5", "planner.acting.kept=0", "planner.judge.consistency=0.0")
+    world, made = planner(
+        "planner.acting.candidates=5", "planner.acting.warm_candidates=0", "planner.scorer.consistency_weight=0.0"
+    )
     world.dynamics.sample = False
     state = randomise_state(world, 2)
     memory = made.initial(2)
@@ -787,10 +802,12 @@ def test_goal__nears_with_every_step_and_is_far_again_after(kept):
     """The planned end moves up by the steps taken, and once it has come, the best end is chosen anew."""
     torch.manual_seed(0)
     world = build_model(config("dynamics=implicit"), WITH_GOAL, ACTION)
-    acting = (f"planner.acting.{word}" for word in ("steps=2", "replan_every=1", "candidates=1", f"kept={kept}"))
+    acting = (
+        f"planner.acting.{word}" for word in ("steps=2", "replan_every=1", "candidates=1", f"warm_candidates={kept}")
+    )
     cfg = config("planner=diffusion", "denoiser.width=16", f"planner.plan_horizon={L}", *acting)
     made = build_planner(cfg.planner, ACTION, False, world.dynamics.feature_spec)
-    made.judge.values = lambda model, learner, plans, generator: torch.arange(float(plans.ends.shape[1])).expand(2, -1)
+    made.scorer.values = lambda model, learner, plans, generator: torch.arange(float(plans.ends.shape[1])).expand(2, -1)
     state, memory, ends = world.initial(2), made.initial(2), []
     for step in range(L + 1):
         _, memory = made.act(world, state, memory, torch.full((2,), step == 0), False, seeded())
@@ -846,40 +863,56 @@ def test_actions_can_be_asked_to_reach_a_goal():
     assert made.loss(world, rollout, rows).keys() == {"denoise"}
 
 
+OPTIMAL = "{_target_: planners.diffusion.conditioning.OptimalityLabel, _partial_: true}"
+
+
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("words", "option", "said"),
     [
-        (["+planner.acting.candidats=3"], "Did you mean 'candidates'"),
-        (["planner.acting.candidates=0"], "candidates=0"),
-        (["planner.acting.share=0.0"], "share=0"),
-        (["planner.acting.replan_every=7"], "replan_every=7"),
-        (["planner.acting.steps=21"], "between 1 and 20"),
-        (["planner.acting.replan_every=4", "planner.plan_horizon=4"], r"or set planner\.acting\.kept=0"),
-        (["planner.learner.trajectories.actions=false"], r"give planner\.learner\.inverse"),
-        (["planner.guidance.value.weight=1.0"], r"give planner\.learner\.critic"),
-        (["planner.guidance.within.weight=1.0"], "no bound"),
-        (["planner.guidance.within.low=1.0", "planner.guidance.within.high=0.0"], "must be at most"),
+        (["+planner.acting.candidats=3"], "acting.candidats", "Did you mean 'candidates'"),
+        (["planner.acting.candidates=0"], "acting.candidates", "at least 1"),
+        (["planner.acting.renoise_fraction=0.0"], "acting.renoise_fraction", "in (0, 1]"),
+        (["planner.acting.replan_every=7"], "acting.replan_every", "at most plan_horizon=6"),
+        (["planner.acting.steps=21"], "acting.steps", "at most 20"),
+        (
+            ["planner.acting.replan_every=4", "planner.plan_horizon=4"],
+            "acting.replan_every",
+            "or set acting.warm_candidates=0",
+        ),
+        (["planner.learner.trajectories.actions=false"], "learner.inverse", "must have its units"),
+        (["planner.guidance.value.weight=1.0"], "guidance.value.weight", "give learner.critic its units"),
+        (["planner.guidance.within.weight=1.0"], "guidance.within.weight", "needs a bound"),
+        (
+            ["planner.guidance.within.low=1.0", "planner.guidance.within.high=0.0"],
+            "guidance.within.low",
+            "must be at most high=0",
+        ),
         (
             [
                 "+planner.learner.labels.reward="
                 "{_target_: planners.diffusion.conditioning.ReturnLabel, _partial_: true}",
             ],
-            "both have reward",
+            "guidance",
+            "is a label's name too",
         ),
-        (["denoiser.kernel=4"], "must be odd"),
+        (["denoiser.kernel=4"], "learner.trajectories.net.kernel", "that is odd"),
+        (["+planner.learner.labels.optimal=" + OPTIMAL], "learner.critic", "must have its units"),
     ],
 )
-def test_mistaken_options_are_refused(words, message):
-    with pytest.raises(UserError, match=message):
+def test_mistaken_options_are_refused(words, option, said):
+    with pytest.raises(OptionError) as refused:
         planner(*words)
+    assert refused.value.option == f"planner.{option}"
+    assert said in str(refused.value)
 
 
 @pytest.mark.parametrize("name", ["decision_diffuser", "cfgrl"])
 def test_labels_of_earnings_are_refused_where_goals_are_shown(name):
     """What was earned depends on the goal that was shown; the message names planner=cfgrl_goals instead."""
     world = build_model(config("dynamics=implicit"), WITH_GOAL, ACTION)
-    with pytest.raises(UserError, match=r"depends on the goal that was shown.*planner=cfgrl_goals"):
+    with pytest.raises(OptionError, match=r"planner=cfgrl_goals") as refused:
         build_planner(config(f"planner={name}").planner, ACTION, False, world.dynamics.feature_spec)
+    assert refused.value.option == "planner.learner.labels"
 
 
 @pytest.mark.parametrize("discrete", [False, True])
@@ -913,5 +946,6 @@ def test_inverse_dynamics_find_the_action_between_two_latents(discrete):
 
 def test_windows_shorter_than_a_plan_are_refused():
     world, made = planner()
-    with pytest.raises(UserError, match=r"data\.length=6 must be at least 7"):
+    with pytest.raises(OptionError) as refused:
         made.check(world.dynamics, L)
+    assert (refused.value.option, refused.value.value) == ("plan_horizon", L)

@@ -11,7 +11,7 @@ from true_models import TrueModel
 from dynamics.base import FeatureSpec, State
 from planners.diffusion.conditioning import Window
 from planners.diffusion.plan_scoring import ImaginedReturn, PlanBatch, StepConsistency
-from worldmodels.errors import UserError
+from worldmodels.errors import OptionError
 from worldmodels.factory import build_model, build_planner
 from worldmodels.testing.sequences import randomize
 
@@ -171,10 +171,12 @@ def test_imagined_plans_lose_what_their_actions_do_not_lead_to():
     torch.testing.assert_close(lost, torch.tensor([[0.0, 2 * 9 / 3, 0.0]] * 2), atol=1e-3, rtol=1e-3)
 
 
-def test_a_judge_says_what_it_lacks():
+def test_a_scorer_says_what_it_lacks():
     words = ["planner=diffusion_goals", "denoiser.width=16", "planner.learner.forward_model=null"]
     world = build_model(config("dynamics=implicit"), WITH_GOAL, ACTION)
-    with pytest.raises(UserError, match=r"give planner\.learner\.forward_model its units"):
+    with pytest.raises(OptionError) as refused:
         build_planner(config(*words).planner, ACTION, False, world.dynamics.feature_spec)
-    with pytest.raises(UserError, match="consistency=-1"):
-        ImaginedReturn(consistency=-1.0)
+    assert refused.value.option == "planner.learner.forward_model"
+    with pytest.raises(OptionError) as refused:
+        ImaginedReturn(consistency_weight=-1.0)
+    assert (refused.value.option, refused.value.value) == ("consistency_weight", -1.0)

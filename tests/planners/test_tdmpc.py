@@ -12,7 +12,7 @@ from true_models import Chain, LinearGaussian, TrueModel
 
 from dynamics.base import FeatureSpec, Rollout, State
 from planners.tdmpc import QEnsemble, TDLearner
-from worldmodels.errors import UserError
+from worldmodels.errors import OptionError, UserError
 from worldmodels.factory import build_planner
 from worldmodels.nets.layers import MLP
 from worldmodels.testing.sequences import randomize
@@ -25,7 +25,7 @@ def learner(feat=6, discrete=False, dropout=0.0, **options):
         ACTION,
         discrete,
         policy=small,
-        q={**small, "num_q": 5, "num_bins": 101, "limit": 10.0, "dropout": dropout},
+        q={**small, "num_q": 5, "num_bins": 101, "symlog_limit": 10.0, "dropout": dropout},
         **options,
     )
 
@@ -129,7 +129,7 @@ def test_value__is_the_mean_of_the_pair_named_by_its_noise():
 
 def test_targets_are_grounded_and_know_ends_and_resets():
     torch.manual_seed(0)
-    planner = randomize(learner(gamma=0.9, pair=5))
+    planner = randomize(learner(gamma=0.9, num_q_sampled=5))
     planner.actor.min_std = planner.actor.max_std = 1e-6
     rows = batch()
     feat, post, weight = torch.randn(2, 5, 6), torch.randn(2, 5, 6), torch.rand(2, 5)
@@ -147,7 +147,7 @@ def test_targets_are_grounded_and_know_ends_and_resets():
 
 
 def test_a_time_limit_bootstraps():
-    planner = randomize(learner(pair=5))
+    planner = randomize(learner(num_q_sampled=5))
     planner.actor.min_std = planner.actor.max_std = 1e-6
     rows = {**batch(), "is_first": torch.zeros(2, 5, dtype=torch.bool)}
     cut = {**rows, "is_last": torch.ones(2, 5, dtype=torch.bool)}
@@ -257,7 +257,7 @@ def test_the_plan_is_kept_for_looking_at(name):
 @pytest.mark.parametrize("name", ["mppi_actor_critic", "cem_actor_critic", "tdmpc"])
 def test_the_policys_candidates_take_part_in_every_iteration(name):
     true = LinearGaussian()
-    planner = build(name, true, decay=1.0)
+    planner = build(name, true, sample_decay=1.0)
     planner.search.guide = type(planner.search.guide)(planner.learner, 5, True)
     planner.learner.policy = Pushed
     planner.act(true, true.start(3), planner.initial(3), none(3), False, seeded())
@@ -313,20 +313,22 @@ def test_without_mpc_the_policy_acts_alone(name):
 def test_a_window_of_one_step_is_refused_beforehand():
     dynamics, planner = model(observations=STATE).dynamics, build("tdmpc", world(False)[0])
     planner.check(dynamics, 2)
-    with pytest.raises(UserError, match=r"data\.length must be at least 2, not 1"):
+    with pytest.raises(UserError) as refused:
         planner.check(dynamics, 1)
+    assert (refused.value.option, refused.value.value) == ("data.length", 1)
 
 
 def test_more_policy_samples_than_candidates_are_refused():
     cfg = config("planner=tdmpc", "planner.search.num_samples=32", "planner.search.num_elites=16")
-    with pytest.raises(UserError, match="policy_samples=24 must lie between 0 and 16"):
+    with pytest.raises(OptionError, match="at most 16") as refused:
         build_planner(cfg.planner, ACTION, False, FeatureSpec(4))
+    assert (refused.value.option, refused.value.value) == ("planner.policy_samples", 24)
 
 
 def test_planning_with_values_as_they_are():
     true, _ = world(False)
     values = torch.tensor([[3.0, 2.0, 1.0]])
-    planner = build("mppi", true, relative=False, temperature=2.0)
+    planner = build("mppi", true, normalize_values=False, temperature=2.0)
     torch.testing.assert_close(planner.weigh(values), torch.softmax(0.5 * values, dim=1))
 
 

@@ -77,6 +77,18 @@ class MultipleOf:
 
 
 @dataclass(frozen=True)
+class Odd:
+    """An odd whole number above 0."""
+
+    def holds(self, value: int | float) -> bool:
+        """Whether a number is one."""
+        return value > 0 and value % 2 == 1
+
+    def __str__(self) -> str:
+        return "that is odd and above 0"
+
+
+@dataclass(frozen=True)
 class Fields:
     """A mapping of options for ``target``, all but those that its owner gives itself."""
 
@@ -86,7 +98,7 @@ class Fields:
 
 Count = Annotated[int, AtLeast(1)]
 """How many there are of what must be there."""
-Marker = AtLeast | MoreThan | Between | MultipleOf | Fields
+Marker = AtLeast | MoreThan | Between | MultipleOf | Odd | Fields
 WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a word", type(None): "null"}
 
 
@@ -104,6 +116,11 @@ def alternatives(kind: Any, notes: tuple[Any, ...] = ()) -> list[tuple[Any, tupl
 def markers(notes: tuple[Any, ...]) -> list[Marker]:
     """The markers among an annotation's notes; texts are for people."""
     return [note for note in notes if isinstance(note, Marker)]
+
+
+def fields_of(kind: Any) -> Fields | None:
+    """The marker that says whose options a mapping, or further keywords, hold."""
+    return next((note for _, notes in alternatives(kind) for note in notes if isinstance(note, Fields)), None)
 
 
 def words_of(kind: Any) -> tuple[Any, ...]:

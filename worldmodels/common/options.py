@@ -25,9 +25,11 @@ from worldmodels.common.markers import (
     Marker,
     MoreThan,
     MultipleOf,
+    Odd,
     allowed,
     alternatives,
     describe,
+    fields_of,
     is_a,
     markers,
     words_of,
@@ -41,6 +43,7 @@ __all__ = [
     "Fields",
     "MoreThan",
     "MultipleOf",
+    "Odd",
     "checked",
     "inside",
     "options_of",
@@ -80,11 +83,13 @@ def options_of(target: Any) -> dict[str, Option]:
 def _options_of(target: Any) -> dict[str, Option]:
     found = {}
     for name, parameter in _signature(target).parameters.items():
+        kind = _evaluated(target, name, parameter.annotation)
         if parameter.kind in (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY):
-            kind = _evaluated(target, name, parameter.annotation)
             default = MISSING if parameter.default is inspect.Parameter.empty else parameter.default
             notes = kind.__metadata__ if typing.get_origin(kind) is Annotated else ()
             found[name] = Option(name, kind, default, " ".join(note for note in notes if isinstance(note, str)))
+        elif fields := fields_of(kind):
+            found |= {key: option for key, option in options_of(fields.target).items() if key not in fields.given}
     return found
 
 
@@ -96,8 +101,9 @@ def _signature(target: Any) -> inspect.Signature:
 
 
 def open_ended(target: Any) -> bool:
-    """Whether a target takes any keyword."""
-    return any(p.kind is inspect.Parameter.VAR_KEYWORD for p in _signature(target).parameters.values())
+    """Whether a target takes any keyword; ``**options: Annotated[Any, Fields(X)]`` takes those of X alone."""
+    further = [p for p in _signature(target).parameters.values() if p.kind is inspect.Parameter.VAR_KEYWORD]
+    return any(fields_of(_evaluated(target, p.name, p.annotation)) is None for p in further)
 
 
 def _evaluated(target: Any, name: str, annotation: Any) -> Any:

@@ -23,6 +23,19 @@ RENAMED = {
     "heads.reward.limit": "heads.reward.symlog_limit",
     "optimizer.average": "optimizer.ema_decay",
     "optimizer.parts": "optimizer.param_groups",
+    "planner.acting.kept": "planner.acting.warm_candidates",
+    "planner.acting.share": "planner.acting.renoise_fraction",
+    "planner.acting.soonest": "planner.acting.min_goal_step",
+    "planner.beta": "planner.noise_beta",
+    "planner.decay": "planner.sample_decay",
+    "planner.judge": "planner.scorer",
+    "planner.judge.consistency": "planner.scorer.consistency_weight",
+    "planner.learner.pair": "planner.learner.num_q_sampled",
+    "planner.learner.q.limit": "planner.learner.q.symlog_limit",
+    "planner.relative": "planner.normalize_values",
+    "planner.search.decay": "planner.search.sample_decay",
+    "planner.search.relative": "planner.search.normalize_values",
+    "prefill_planner.beta": "prefill_planner.noise_beta",
     "trainer.log_updates": "trainer.log_every",
     "trainer.watch_updates": "trainer.video_every",
 }
@@ -47,7 +60,7 @@ def renamed(words: Iterable[str], keys: Callable[[], Collection[str]]) -> list[s
 
 def _renamed(word: str, keys: Callable[[], Collection[str]]) -> str:
     key = bare(word)
-    old = next((old for old in RENAMED if key == old or key.startswith(old + ".")), None)
+    old = max((old for old in RENAMED if key == old or key.startswith(old + ".")), key=len, default=None)
     if old is None or (old != "space" and old in keys()):
         return word
     _say(old, RENAMED[old])

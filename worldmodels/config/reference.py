@@ -12,7 +12,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from worldmodels.common.build import TARGET, find
-from worldmodels.common.markers import alternatives, describe
+from worldmodels.common.markers import alternatives, describe, fields_of
 from worldmodels.common.options import Option, options_of
 from worldmodels.config.compose import config_dir, load_config
 from worldmodels.config.nodes import FILLED_IN
@@ -21,6 +21,8 @@ from worldmodels.envs import PATH
 from worldmodels.envs.options import CONSUMERS, keys_of
 from worldmodels.errors import shown
 
+TRAINING_HELP = {"loss_scales": "factor of this loss"}
+"""What the keys of nodes mean that no constructor is given."""
 UNSAID = ("choices", "words")
 """Keys that are filled in, not said."""
 
@@ -55,13 +57,15 @@ def lines(cfg: DictConfig) -> Iterator[Line]:
 def _inner(path: str, node: Mapping[str, Any], option: Option) -> Iterator[Line]:
     schema = next((base for base, _ in alternatives(option.kind) if inspect.isclass(base) and is_dataclass(base)), None)
     known = dict(options_of(schema)) if schema else {}
+    if fields := fields_of(option.kind):
+        known |= options_of(fields.target)
     if isinstance(node.get(TARGET), str):
         known |= options_of(find(node[TARGET], path))
     if path == PATH:
         shared = ((consumer, keys_of(consumer)) for consumer in CONSUMERS)
         known |= {key: options_of(consumer)[key] for consumer, keys in shared for key in keys}
     for key, value in node.items():
-        here, said = f"{path}.{key}", known.get(key, Option(key, Any, None, ""))
+        here, said = f"{path}.{key}", known.get(key, Option(key, Any, None, TRAINING_HELP.get(path.split(".")[-1], "")))
         if isinstance(value, Mapping) and value:
             yield from _inner(here, value, said)
         elif not key.startswith("_") and not (key in FILLED_IN and value is None):

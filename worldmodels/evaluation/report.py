@@ -1,4 +1,4 @@
-"""What `evaluate.py` and `imagine.py` do, and a training at its end: score a run, and judge what it imagines."""
+"""What `evaluate.py` and `imagine.py` do, and a training at its end: score a run, and what it imagines."""
 
 from __future__ import annotations
 
@@ -183,7 +183,7 @@ def image_errors(
     return {"errors": errors, "clip": clip}
 
 
-def judge(run: Run, held_out: EpisodeBatch, context: int, imag_horizon: int, futures: int) -> None:
+def score_imagination(run: Run, held_out: EpisodeBatch, context: int, imag_horizon: int, futures: int) -> None:
     """Write ``imagine.json``, clips as GIF and PNG, and the error curves, all into the run folder."""
     if "pixels" not in held_out.rows:
         log.info("no pixels are observed in this run: there is no image to imagine")
@@ -228,6 +228,6 @@ def evaluate_finished_run(run: Run, cfg: DictConfig) -> None:
     held_out = score(run, cfg.evaluation.episodes, cfg.evaluation.seed)
     draw_curve(run)
     try:
-        judge(run, held_out, cfg.evaluation.context, cfg.evaluation.imag_horizon, cfg.evaluation.futures)
+        score_imagination(run, held_out, cfg.evaluation.context, cfg.evaluation.imag_horizon, cfg.evaluation.futures)
     except UserError as error:  # what was learned and scored stays as it is
-        log.warning("imagination was not judged, imagine.* are missing or older: %s", error)
+        log.warning("imagination was not scored, imagine.* are missing or older: %s", error)

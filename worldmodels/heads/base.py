@@ -13,6 +13,7 @@ from worldmodels.common.options import AtLeast, Count
 
 Units = Annotated[Count, "units of a hidden layer"]
 Layers = Annotated[int, AtLeast(0), "hidden layers"]
+NumBins = Annotated[int, AtLeast(2), "bins of the two-hot distribution"]
 
 
 class Head(nn.Module, ABC):

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from dynamics.base import Rollout
 from worldmodels.common.batch import goal_changed, mean_over
-from worldmodels.common.options import AtLeast, MoreThan, checked
-from worldmodels.heads.base import Head, Layers, Units
+from worldmodels.common.options import MoreThan, checked
+from worldmodels.heads.base import Head, Layers, NumBins, Units
 from worldmodels.nets.distributions import TwoHot
 from worldmodels.nets.layers import DEFAULT_STYLE, MLP, NetStyle
 
@@ -26,7 +26,7 @@ class RewardHead(Head):
         action_dim: int,
         units: Units,
         layers: Layers = 1,
-        num_bins: Annotated[int, AtLeast(2), "bins of the two-hot distribution"] = 255,
+        num_bins: NumBins = 255,
         symlog_limit: Annotated[float, MoreThan(0), "of the bins, under symlog"] = 20.0,
         style: NetStyle = DEFAULT_STYLE,
     ) -> None:
@@ -57,7 +57,7 @@ class TransitionRewardHead(RewardHead):
         action_dim: int,
         units: Units,
         layers: Layers = 1,
-        num_bins: Annotated[int, AtLeast(2), "bins of the two-hot distribution"] = 255,
+        num_bins: NumBins = 255,
         symlog_limit: Annotated[float, MoreThan(0), "of the bins, under symlog"] = 20.0,
         style: NetStyle = DEFAULT_STYLE,
     ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,19 +57,16 @@ def keep_learned(cfg: DictConfig, before: DictConfig, words: list[str]) -> None:
             learner[key] = trained[key]
         for key, value in chosen.items():
             OmegaConf.update(cfg, key, value, merge=False)
-        if "search" in planner and "planner.search.gamma" not in chosen:
+        if "search" in planner and "planner.search.gamma" not in chosen:  # the yaml's own wish, resolved by now
             planner.search.gamma = learner.gamma
 
 
 def learner_signature(planner: DictConfig) -> dict[str, Any]:
-    """Describe what a planner learns, but for sizes: the learner, what its trajectories are of and asked for by."""
+    """Describe what a planner learns, but for sizes: the class, and the options that this says decide it."""
     learner = learner_of(planner)
-    return {
-        "learner": learner._target_,
-        "labels": sorted(learner.get("labels") or {}),
-        "inverse": learner.get("inverse") is not None,
-        "actions": OmegaConf.select(learner, "trajectories.actions"),
-    }
+    options = {key: OmegaConf.select(learner, key) for key in getattr(get_class(learner._target_), "identity", ())}
+    named = {key: sorted(value) if isinstance(value, Mapping) else value for key, value in options.items()}
+    return {"learner": learner._target_, **named}
 
 
 def learned_prefix(checkpoint: dict[str, Any]) -> str:

@@ -65,10 +65,10 @@ def load_run(path: str | Path, overrides: list[str] | None = None, device: str =
     checkpoint = read_checkpoint(path)
     spaces = checkpoint["spaces"]
     model = build_model(cfg, observation_spec(checkpoint), spaces["action_dim"])
-    require_length(cfg, model.dynamics.max_length, prefix_rows(cfg))
     planner = build_planner(
         cfg.planner, spaces["action_dim"], spaces["discrete"], model.dynamics.feature_spec, nets=cfg.nets
     )
+    require_length(cfg, planner, model.dynamics.max_length, prefix_rows(cfg))
     load_weights(model, checkpoint, AVERAGE + "model.", checkpoint["file"])
     if list(planner.parameters()):
         require_learned(cfg, before, path)

@@ -26,7 +26,6 @@ from worldmodels.config.words import quoted
 from worldmodels.doctor import require_rendering
 from worldmodels.errors import UserError
 from worldmodels.evaluation.report import evaluate_finished_run
-from worldmodels.factory import learner_of
 from worldmodels.runs.edit import override, replayed, require_learned, require_same_model, world_of
 from worldmodels.runs.folders import (
     CHECKPOINTS,
@@ -38,6 +37,7 @@ from worldmodels.runs.folders import (
     removed_unless_begun,
 )
 from worldmodels.runs.loading import load_run
+from worldmodels.scales import learner_of
 from worldmodels.training.memory import keep_freed_memory
 from worldmodels.training.parts import new_parts, parts, without
 from worldmodels.training.setup import Training, assemble

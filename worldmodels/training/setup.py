@@ -30,6 +30,7 @@ from worldmodels.factory import (
     build_model,
     build_planner,
     construct,
+    located,
     loss_scales,
     prefix_rows,
     require_length,
@@ -103,8 +104,9 @@ def assemble(cfg: DictConfig, folder: Path, ctrl_c: CtrlC, resumed_at: int = 0) 
                 precision.context(trainer_cfg.precision, precision.device_of(trainer_cfg.accelerator)),
             ),
         ]
-        require_length(cfg, model.dynamics.max_length, module.prefix)
-        module.planner.check(model.dynamics, cfg.data.length)
+        require_length(cfg, module.planner, model.dynamics.max_length, module.prefix)
+        with located(cfg.planner):
+            module.planner.check(model.dynamics, cfg.data.length)
         warn_cold_starts(module, cfg.data.length)
         module.configure_optimizers()  # mistakes in its configuration belong before the first frame
         trainer = build_trainer(trainer_cfg, folder, dataset, callbacks, resumed_at)
