@@ -63,8 +63,3 @@ def write_mp4(path: Path, frames: UInt8[np.ndarray, "T H W 3"], fps: int) -> Non
     for frame in frames:
         writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
     writer.release()
-
-
-def pixels_to_float(pixels: Tensor) -> Tensor:
-    """uint8 in [0, 255] to float in [0, 1]: the one place where frames are converted, for encoder and decoder alike."""
-    return pixels.float() / 255

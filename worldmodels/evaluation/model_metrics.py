@@ -15,7 +15,7 @@ from planners.base import Model
 from planners.random import Random
 from worldmodels.agent import Agent
 from worldmodels.common.batch import split_context
-from worldmodels.common.frames import last_frame, pixels_to_float
+from worldmodels.common.frames import last_frame
 from worldmodels.common.randomness import color_noise, own_randomness, row_noise
 from worldmodels.common.seeds import HELD_OUT, derive_seed
 from worldmodels.envs.vector import VectorEnv
@@ -23,6 +23,7 @@ from worldmodels.evaluation.oracle import Oracle, OracleAgent, Simulators
 from worldmodels.evaluation.report import play_held_out, windows
 from worldmodels.evaluation.rollout import EpisodeBatch, record_baseline
 from worldmodels.factory import build_planner
+from worldmodels.nets.encoders import pixels_to_float
 from worldmodels.runs.loading import Run
 
 ROWS, STOPS, APART = 4, 4, 20

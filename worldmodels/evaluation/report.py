@@ -19,13 +19,14 @@ from planners.search.memory import require_memory
 from worldmodels.common import precision
 from worldmodels.common.batch import split_context
 from worldmodels.common.files import FRAMES, read_rows, write_json
-from worldmodels.common.frames import enlarge, gif_bytes, last_frame, pixels_to_float, write_mp4, write_png
+from worldmodels.common.frames import enlarge, gif_bytes, last_frame, write_mp4, write_png
 from worldmodels.data.import_dataset import replay_folder
 from worldmodels.data.replay import Replay
 from worldmodels.errors import UserError
 from worldmodels.evaluation.baselines import baselines
 from worldmodels.evaluation.rollout import EPISODES_AT_ONCE, EpisodeBatch, evaluate, evaluate_oracle, table
 from worldmodels.factory import build_model, build_planner, construct
+from worldmodels.nets.encoders import pixels_to_float
 from worldmodels.runs.folders import observation_spec
 from worldmodels.runs.loading import Run
 from worldmodels.visualization.imagination import OpenLoop, draw_clips, draw_errors, draw_returns, draw_strip, open_loop

@@ -10,10 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from worldmodels.common.frames import pixels_to_float
 from worldmodels.common.options import AtLeast, Count, checked
 from worldmodels.nets.distributions import symexp, symlog
-from worldmodels.nets.encoders import CHANNEL_MULTIPLES, ObservationSpec, check_image_size, stages
+from worldmodels.nets.encoders import CHANNEL_MULTIPLES, ObservationSpec, check_image_size, pixels_to_float, stages
 from worldmodels.nets.layers import DEFAULT_STYLE, MLP, DenseNormAct, NetStyle, init_linear_
 
 

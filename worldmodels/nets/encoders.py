@@ -13,7 +13,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from worldmodels.common.columns import GOAL_PREFIX
-from worldmodels.common.frames import pixels_to_float
 from worldmodels.common.options import AtLeast, Count, checked
 from worldmodels.errors import OptionError, UserError
 from worldmodels.nets.distributions import symlog
@@ -27,6 +26,11 @@ CHANNEL_MULTIPLES = (1, 2, 3, 4)
 
 SMALLEST = 4
 """Side at which halving ends, as in DreamerV3: poses are read from positions, which fewer cells would blur."""
+
+
+def pixels_to_float(pixels: Tensor) -> Tensor:
+    """uint8 in [0, 255] to float in [0, 1]: the one place where frames are converted, for encoder and decoder alike."""
+    return pixels.float() / 255
 
 
 def check_image_size(shape: tuple[int, ...]) -> int:

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from worldmodels.common.batch import split_context
-from worldmodels.common.frames import pixels_to_float
 from worldmodels.envs.recall import DARK, SHOWN, WALL
 from worldmodels.model import WorldModel
+from worldmodels.nets.encoders import pixels_to_float
 from worldmodels.recall.report import TASKS
 from worldmodels.visualization.imagination import OpenLoop, draw_strip
 

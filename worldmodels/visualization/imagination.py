@@ -13,9 +13,10 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from dynamics.base import State
-from worldmodels.common.frames import border, enlarge, last_frame, pixels_to_float, to_uint8
+from worldmodels.common.frames import border, enlarge, last_frame, to_uint8
 from worldmodels.common.randomness import own_randomness
 from worldmodels.model import WorldModel
+from worldmodels.nets.encoders import pixels_to_float
 
 SEES, IMAGINES = (60, 200, 60), (220, 60, 60)
 """Border colours: green while the model sees the frames, red once it only imagines."""

@@ -18,10 +18,11 @@ from planners.base import PlanInfo, Planner
 from planners.learning.learner import Learner
 from worldmodels.agent import Agent
 from worldmodels.common import precision
-from worldmodels.common.frames import border, enlarge, gif_bytes, last_frame, pixels_to_float, to_uint8
+from worldmodels.common.frames import border, enlarge, gif_bytes, last_frame, to_uint8
 from worldmodels.common.seeds import HELD_OUT, derive_seed
 from worldmodels.envs.vector import VectorEnv
 from worldmodels.model import Trajectory, WorldModel
+from worldmodels.nets.encoders import pixels_to_float
 from worldmodels.runs.loading import Run
 from worldmodels.visualization.imagination import IMAGINES, SEES
 
