@@ -20,7 +20,8 @@ from worldmodels.config.nodes import TRAINING_KEYS
 from worldmodels.envs.options import GoalReading, read
 from worldmodels.errors import OptionError, UserError
 from worldmodels.model import WorldModel
-from worldmodels.nets.encoders import GoalEncoder, ObservationSpec, without_goal
+from worldmodels.nets.encoders import ObservationSpec
+from worldmodels.nets.goal_encoder import GoalEncoder, without_goal
 from worldmodels.scales import scales_by_part
 
 OBSERVATION_KEYS = ("pixels", "state")

@@ -14,7 +14,8 @@ from torch import Generator, Tensor, nn
 from dynamics.base import Dynamics, Memory, Rollout, State, stack_memories
 from worldmodels.errors import UserError, require
 from worldmodels.heads.base import Head
-from worldmodels.nets.encoders import Encoder, GoalEncoder
+from worldmodels.nets.encoders import Encoder
+from worldmodels.nets.goal_encoder import GoalEncoder
 from worldmodels.nets.layers import call_frozen
 from worldmodels.objectives.base import Context, Objective
 

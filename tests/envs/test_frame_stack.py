@@ -12,7 +12,8 @@ from worldmodels.common.frames import last_frame
 from worldmodels.envs import make
 from worldmodels.envs.check import check
 from worldmodels.errors import UserError
-from worldmodels.nets.encoders import Encoder, RandomShift
+from worldmodels.nets.augment import RandomShift
+from worldmodels.nets.encoders import Encoder
 
 COUNTER = CONFIGS / "env" / "counter.yaml"
 

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
 from typing import Annotated
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from worldmodels.common.columns import GOAL_PREFIX
 from worldmodels.common.options import AtLeast, Count, checked
-from worldmodels.errors import OptionError, UserError
+from worldmodels.errors import UserError
+from worldmodels.nets.augment import RandomShift
 from worldmodels.nets.distributions import symlog
 from worldmodels.nets.layers import DEFAULT_STYLE, MLP, NetStyle, init_linear_
 
@@ -46,26 +44,6 @@ def check_image_size(shape: tuple[int, ...]) -> int:
 def stages(size: int) -> int:
     """How often an image is halved: to a side of 4 to 7, at most four times."""
     return min(len(CHANNEL_MULTIPLES), int(math.log2(size / SMALLEST)))
-
-
-class RandomShift(nn.Module):
-    """While training, moves every image by up to ``most`` pixels each way, repeating its edges (DrQ, Yarats 2021)."""
-
-    def __init__(self, most: int) -> None:
-        super().__init__()
-        self.most = most
-
-    def forward(self, images: Float[Tensor, "N C S S"]) -> Float[Tensor, "N C S S"]:
-        """Shifted by whole pixels, each image by its own."""
-        if not self.training or self.most == 0:
-            return images
-        n, _, size, _ = images.shape
-        padded = F.pad(images, [self.most] * 4, mode="replicate")
-        place = torch.arange(size, device=images.device)
-        corner = torch.randint(2 * self.most + 1, (2, n, 1), device=images.device)
-        row, column = corner + place
-        each = torch.arange(n, device=images.device)[:, None, None]
-        return padded.movedim(1, -1)[each, row[:, :, None], column[:, None, :]].movedim(-1, 1)
 
 
 class PixelEncoder(nn.Sequential):
@@ -112,7 +90,7 @@ class Encoder(nn.Module):
         style: NetStyle = DEFAULT_STYLE,
     ) -> None:
         super().__init__()
-        self.shift = RandomShift(random_shift)
+        self.shift = RandomShift(random_shift) if random_shift else nn.Identity()
         self.observations = dict(observations)
         self.pixels = PixelEncoder(observations["pixels"][0], depth, style) if "pixels" in observations else None
         self.state = (
@@ -134,50 +112,3 @@ class Encoder(nn.Module):
         if self.state is not None:
             parts.append(self.state(symlog(obs["state"].float())))
         return torch.cat([part.float() for part in parts], dim=-1)
-
-
-class GoalEncoder(nn.Module):
-    """An encoder of observations for those that hold a goal too: embeddings [2, *E], of the present and of the goal.
-
-    Args:
-        encoder: of either.
-        observations: what there is, the goal's too.
-        goal_zero_indices: numbers of the state that are 0 in every goal, such as velocities.
-    """
-
-    def __init__(self, encoder: Encoder, observations: ObservationSpec, goal_zero_indices: Sequence[int] = ()) -> None:
-        super().__init__()
-        self.encoder, self.observations, self.still = encoder, dict(observations), list(goal_zero_indices)
-        self.embed_shape = (2, *encoder.embed_shape)
-        numbers = math.prod(observations["state"][0]) if "state" in observations else 0
-        if "state" in observations and not all(0 <= number < numbers for number in self.still):
-            raise OptionError("goal_zero_indices", self.still, f"names numbers of a state that has only {numbers}")
-
-    def forward(self, obs: dict[str, Tensor]) -> Float[Tensor, "..."]:
-        """Embed both."""
-        return torch.stack([self.encoder(obs), self._embed_goals(obs)], dim=-len(self.embed_shape))
-
-    def _embed_goals(self, obs: dict[str, Tensor]) -> Float[Tensor, "... E"]:
-        """Each goal once, however many rows in succession show it."""
-        shapes = {key: self.observations[key][0] for key in obs if key.startswith(GOAL_PREFIX)}
-        goals = {key: obs[key].reshape(-1, *shape) for key, shape in shapes.items()}
-        changes = [(shown[1:] != shown[:-1]).flatten(1).any(1) for shown in goals.values()]
-        new = F.pad(torch.stack(changes).any(0), (1, 0), value=True)
-        embed = self.encoder({key.removeprefix(GOAL_PREFIX): shown[new] for key, shown in goals.items()})
-        key, shape = next(iter(shapes.items()))
-        return embed[new.cumsum(0) - 1].unflatten(0, obs[key].shape[: -len(shape)])
-
-    def as_goal(self, obs: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Present frames as goals are shown: at rest, and a stack as its newest frame repeated."""
-        shown = dict(obs)
-        if "pixels" in obs:
-            newest, frames = obs["pixels"][..., -3:, :, :], obs["pixels"].shape[-3] // 3
-            shown["pixels"] = torch.cat([newest] * frames, dim=-3)
-        if "state" in obs and self.still:
-            shown["state"] = obs["state"].index_fill(-1, torch.tensor(self.still, device=obs["state"].device), 0.0)
-        return shown
-
-
-def without_goal(observations: ObservationSpec) -> ObservationSpec:
-    """What of the observations shows the present."""
-    return {key: value for key, value in observations.items() if not key.startswith(GOAL_PREFIX)}
