@@ -17,7 +17,8 @@ from dynamics.base import Core, Memory, MemoryLayout
 from dynamics.kv_cache import KVCache
 from worldmodels.common.options import Count, checked
 from worldmodels.errors import OptionError, UserError
-from worldmodels.nets.layers import DEFAULT_STYLE, NetStyle, apply_rotary, init_linear_, rotary_angles
+from worldmodels.nets.layers import DEFAULT_STYLE, NetStyle, init_linear_
+from worldmodels.nets.rotary import apply_rotary, rotary_angles
 
 
 class Block(nn.Module):

@@ -20,7 +20,8 @@ from worldmodels.common.options import AtLeast, Between, Count, Fields, MoreThan
 from worldmodels.errors import OptionError
 from worldmodels.heads.base import Layers, NumBins, Units
 from worldmodels.nets.distributions import TwoHot
-from worldmodels.nets.layers import DEFAULT_STYLE, EnsembleMLP, NetStyle, call_frozen
+from worldmodels.nets.ensembles import EnsembleMLP
+from worldmodels.nets.layers import DEFAULT_STYLE, NetStyle, call_frozen
 
 ALL = slice(None)
 

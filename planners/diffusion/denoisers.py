@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from worldmodels.common.options import Count, Odd, checked
 from worldmodels.errors import OptionError
-from worldmodels.nets.layers import DEFAULT_STYLE, NetStyle, apply_rotary, init_linear_, rotary_angles
+from worldmodels.nets.layers import DEFAULT_STYLE, NetStyle, init_linear_
+from worldmodels.nets.rotary import apply_rotary, rotary_angles
 
 
 class Denoiser(Protocol):

@@ -10,7 +10,8 @@ from torch import nn
 
 from worldmodels.errors import UserError
 from worldmodels.factory import build_model, build_planner, with_style
-from worldmodels.nets.layers import MLP, DenseNormAct, EnsembleMLP, NetStyle
+from worldmodels.nets.ensembles import EnsembleMLP
+from worldmodels.nets.layers import MLP, DenseNormAct, NetStyle
 from worldmodels.testing.sequences import randomize
 
 RMS = NetStyle(norm="rms", act="mish", norm_eps=1e-3)

@@ -1,1 +1,1 @@
-"""Networks that know no world model: layers, encoders, decoders, distributions. No losses of a training."""
+"""Networks and distributions that know no world model, one file each. No losses of a training."""

@@ -1,4 +1,4 @@
-"""Layers that networks share: initialisation as in Dreamer, hidden layers, block-diagonal maps, ensembles, rotation."""
+"""Layers that networks share: initialisation as in Dreamer, hidden layers, block-diagonal maps."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.functional import layer_norm, rms_norm
 
 from worldmodels.common.options import MoreThan, checked
 
@@ -111,79 +110,6 @@ class MLP(nn.Sequential):
         self.out_dim = dims[-1] if out_dim is None else out_dim
 
 
-class EnsembleLinear(nn.Module):
-    """One linear map for each of ``members``, computed as one batched product."""
-
-    def __init__(
-        self, members: int, in_dim: int, out_dim: int, scale: float = 1.0, style: NetStyle = DEFAULT_STYLE
-    ) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(members, in_dim, out_dim))
-        self.bias = nn.Parameter(torch.zeros(members, out_dim))
-        with torch.no_grad():
-            for weight in self.weight:
-                trunc_normal_(weight.T, scale, style)
-
-    def forward(self, x: Float[Tensor, "Q N I"], members: slice | Tensor) -> Float[Tensor, "Q N O"]:
-        """Each map of those named, on its own rows; a slice copies no weights."""
-        return torch.baddbmm(self.bias[members].unsqueeze(1), x, self.weight[members])
-
-
-class EnsembleNorm(nn.Module):
-    """The style's norm with a gain and, but for ``rms``, a shift for each of ``members``."""
-
-    def __init__(self, members: int, dim: int, style: NetStyle = DEFAULT_STYLE) -> None:
-        super().__init__()
-        self.eps = style.norm_eps
-        self.gain = nn.Parameter(torch.ones(members, dim))
-        self.shift = nn.Parameter(torch.zeros(members, dim)) if style.norm == "layer" else None
-
-    def forward(self, x: Float[Tensor, "Q N I"], members: slice | Tensor) -> Float[Tensor, "Q N I"]:
-        """Normalise every row, then apply its member's gain and shift."""
-        gain = self.gain[members].unsqueeze(1)
-        if self.shift is None:
-            return rms_norm(x, x.shape[-1:], eps=self.eps) * gain
-        return torch.addcmul(self.shift[members].unsqueeze(1), layer_norm(x, x.shape[-1:], eps=self.eps), gain)
-
-
-class EnsembleMLP(nn.Module):
-    """``members`` networks as :class:`MLP` makes them, with an output that begins at zero; computed together.
-
-    Which of them are computed is a tensor's affair, so that a compiled update is one graph whichever are drawn.
-
-    Args:
-        dropout: after the first layer's weights, while learning.
-    """
-
-    def __init__(
-        self,
-        members: int,
-        in_dim: int,
-        units: int,
-        layers: int,
-        out_dim: int,
-        dropout: float,
-        style: NetStyle = DEFAULT_STYLE,
-    ) -> None:
-        super().__init__()
-        self.members = members
-        dims = [in_dim] + [units] * layers
-        self.hidden = nn.ModuleList(EnsembleLinear(members, a, b, style=style) for a, b in itertools.pairwise(dims))
-        self.norms = nn.ModuleList(EnsembleNorm(members, dim, style) for dim in dims[1:])
-        self.act = style.make_act()
-        self.out = EnsembleLinear(members, dims[-1], out_dim, 0.0, style)
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, x: Float[Tensor, "... I"], members: slice | Tensor) -> Float[Tensor, "Q ... O"]:
-        """Outputs of the members that a slice or a tensor of indices [Q] names, all of the same input."""
-        count, out_dim = self.out.bias[members].shape
-        h = x.reshape(-1, x.shape[-1]).expand(count, -1, -1)
-        for i, (linear, norm) in enumerate(zip(self.hidden, self.norms, strict=True)):
-            h = linear(h, members)
-            h = self.act(norm(self.dropout(h) if i == 0 else h, members))
-        return self.out(h, members).reshape(count, *x.shape[:-1], out_dim)
-
-
 def trunc_normal_(weight: Tensor, scale: float = 1.0, style: NetStyle = DEFAULT_STYLE) -> None:
     """Truncated normal with standard deviation ``scale / sqrt(fan_in)``, in place; ``weight`` is [out, in, ...].
 
@@ -208,24 +134,6 @@ def init_linear_(layer: nn.Module, scale: float = 1.0, style: NetStyle = DEFAULT
         if layer.bias is not None:
             nn.init.zeros_(layer.bias)
     return layer
-
-
-def rotary_angles(
-    position: Int64[Tensor, "B T"], size: int
-) -> tuple[Float[Tensor, "B 1 T c"], Float[Tensor, "B 1 T c"]]:
-    """Cosine and sine of angles that grow with the position, one for each pair of a head's ``size`` channels (RoPE).
-
-    Angles are taken in fp64: at position 10,000 an fp32 angle is off by a thousandth.
-    """
-    pairs = torch.arange(size // 2, device=position.device, dtype=torch.float64)
-    angle = position[:, None, :, None] * 10_000.0 ** (-2 * pairs / size)
-    return angle.cos().float(), angle.sin().float()
-
-
-def apply_rotary(x: Float[Tensor, "B h T d"], cos: Float[Tensor, "B 1 T c"], sin: Float[Tensor, "B 1 T c"]) -> Tensor:
-    """Turn pairs of channels, so that queries and keys see the distance of their positions alone (eq. 15)."""
-    a, b = x.chunk(2, dim=-1)
-    return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
 
 
 def call_frozen(module: nn.Module, *args: Any) -> Any:
