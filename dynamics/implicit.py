@@ -9,10 +9,10 @@ from jaxtyping import Bool, Float
 from torch import Generator, Tensor, nn
 
 from dynamics.base import Dynamics, Rollout, State, last_steps, since_reset
-from dynamics.latents import SimNormLatent
 from worldmodels.common.batch import mean_over
 from worldmodels.common.options import Between, Count, checked
 from worldmodels.errors import OptionError
+from worldmodels.nets.categorical import SimNormLatent
 from worldmodels.nets.layers import DEFAULT_STYLE, MLP, NetStyle, init_linear_
 
 

@@ -10,8 +10,8 @@ from jaxtyping import Bool, Float, Int64
 from torch import Generator, Tensor, nn
 
 from dynamics.base import Core, Dynamics, Memory, Rollout, State, last_steps, stack_memories
-from dynamics.latents import LatentSpace
 from worldmodels.common.options import AtLeast, Count, checked
+from worldmodels.nets.distributions import LatentSpace
 from worldmodels.nets.layers import DEFAULT_STYLE, MLP, DenseNormAct, NetStyle, init_linear_
 
 Posterior = Literal["filter", "obs"]

@@ -12,8 +12,8 @@ from dynamics.base import Memory
 from planners.base import Decision
 from planners.search.shooting import SamplingPlanner, SearchConfig, SearchNoise, SearchResult
 from worldmodels.common.options import Fields, MoreThan, checked
-from worldmodels.common.randomness import exponential
 from worldmodels.model import ValueFunction
+from worldmodels.nets.distributions import exponential
 
 SPREAD_FLOOR = 1e-4
 """Elites whose values differ by less count alike: normalizing must not blow up rounding errors."""

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from dynamics.base import Memory, State
 from worldmodels.common.options import Between, MoreThan, checked
-from worldmodels.common.randomness import exponential
 from worldmodels.errors import OptionError
 from worldmodels.heads.base import Layers, Units
-from worldmodels.nets.distributions import mix_uniform, straight_through
+from worldmodels.nets.categorical import mix_uniform, straight_through
+from worldmodels.nets.distributions import exponential
 from worldmodels.nets.layers import DEFAULT_STYLE, MLP, NetStyle
 
 

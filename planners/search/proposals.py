@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from worldmodels.common.randomness import exponential
+from worldmodels.nets.distributions import exponential
 
 
 @dataclass(frozen=True)

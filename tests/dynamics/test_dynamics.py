@@ -13,8 +13,9 @@ from dynamics_cases import POSTERIORS, SPACES, Subject, config, subjects
 from dynamics.base import Rollout
 from dynamics.gru import GRU
 from dynamics.latent import StochasticLatent
-from dynamics.latents import CategoricalLatent, GaussianLatent, SimNormLatent
 from worldmodels.errors import UserError
+from worldmodels.nets.categorical import CategoricalLatent, SimNormLatent
+from worldmodels.nets.distributions import GaussianLatent
 from worldmodels.testing import DynamicsContract
 from worldmodels.testing.sequences import BATCH, EMBED, imagined, observe, randomize, sequences, warm
 

@@ -6,18 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from dynamics.latents import CategoricalLatent, GaussianLatent, SimNormLatent
-from worldmodels.nets.distributions import (
-    TwoHot,
+from worldmodels.nets.categorical import (
+    CategoricalLatent,
+    SimNormLatent,
     categorical_kl,
     log_softmax,
     mix_uniform,
     mode_one_hot,
     sample_one_hot,
     softmax,
-    symexp,
-    symlog,
 )
+from worldmodels.nets.distributions import GaussianLatent, TwoHot, symexp, symlog
 
 BINS, LIMIT = 255, 20.0
 

@@ -89,7 +89,7 @@ def test_another_style_learns():
 def test_only_constructors_that_take_a_style_are_given_one():
     nets = {"_target_": "worldmodels.nets.layers.NetStyle", "norm": "rms"}
     core = {"_target_": "dynamics.gru.GRU", "deter": 8}
-    space = {"_target_": "dynamics.latents.GaussianLatent", "dim": 4}
+    space = {"_target_": "worldmodels.nets.distributions.GaussianLatent", "dim": 4}
     own = {"_target_": "dynamics.koopman.Koopman", "style": {"norm": "layer"}}
     found = with_style({"core": core, "list": [space], "own": own, "units": 3}, nets)
     assert found == {"core": core | {"style": nets}, "list": [space], "own": own, "units": 3}

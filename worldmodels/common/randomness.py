@@ -44,11 +44,6 @@ def color_noise(white: Float[Tensor, "*batch H A"], beta: float) -> Float[Tensor
     return torch.fft.irfft(torch.fft.rfft(white, dim=-2) * gain[:, None], n=length, dim=-2)
 
 
-def exponential(normal: Tensor) -> Tensor:
-    """Map standard normal to unit exponential numbers, through which a draw from probabilities p is argmax(p / e)."""
-    return -torch.special.log_ndtr(normal)
-
-
 @contextmanager
 def own_randomness(generator: torch.Generator | None) -> Iterator[None]:
     """Seed the global random stream from ``generator`` for a while, and put it back; None leaves it alone."""

@@ -1,11 +1,16 @@
-"""Distributions as pure functions: symlog, two-hot returns, categorical latents with a uniform share."""
+"""Distributions over numbers: two-hot returns, what every latent space can do, and the Gaussian one."""
 
 from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
+
+from worldmodels.common.options import AtLeast, Count, checked
 
 
 def symlog(x: Tensor) -> Tensor:
@@ -16,20 +21,6 @@ def symlog(x: Tensor) -> Tensor:
 def symexp(x: Tensor) -> Tensor:
     """Inverse of :func:`symlog`."""
     return torch.sign(x) * torch.expm1(torch.abs(x))
-
-
-SHORT = 16
-"""Classes below which a CPU has no vectorised kernel for a softmax over the last axis, but one for any other axis."""
-
-
-def softmax(logits: Float[Tensor, "... G C"]) -> Float[Tensor, "... G C"]:
-    """Softmax over the last axis; a short one is computed transposed: an eighth of the time for 8 classes."""
-    return logits.softmax(-1) if logits.shape[-1] >= SHORT else logits.mT.softmax(-2).mT
-
-
-def log_softmax(logits: Float[Tensor, "... G C"]) -> Float[Tensor, "... G C"]:
-    """Its logarithm, computed likewise."""
-    return logits.log_softmax(-1) if logits.shape[-1] >= SHORT else logits.mT.log_softmax(-2).mT
 
 
 class TwoHot(nn.Module):
@@ -70,38 +61,71 @@ class TwoHot(nn.Module):
         return -(self.encode(x) * logits.float().log_softmax(-1)).sum(-1)
 
 
-def mix_uniform(logits: Float[Tensor, "... C"], share: float) -> Float[Tensor, "... C"]:
-    """Log-probabilities with ``share`` of the mass uniform, so that no KL is infinite (DreamerV3: 1 %)."""
-    logits = logits.float()
-    if share == 0:
-        return logits.log_softmax(-1)
-    return torch.log((1 - share) * logits.softmax(-1) + share / logits.shape[-1])
+class LatentSpace(ABC):
+    """Turns the raw outputs of a network into a distribution over ``dim`` numbers.
 
-
-def sample_one_hot(log_probs: Float[Tensor, "... C"], generator: Generator | None = None) -> Float[Tensor, "... C"]:
-    """A one-hot draw with the straight-through gradient of the probabilities.
-
-    Inverts the cumulative distribution: one uniform number a variable, where Gumbel noise takes one a class.
+    A distribution is one tensor of parameters with the leading axes of the raw outputs, so that it can be stacked over
+    time and stored in a rollout.
     """
-    probs = log_probs.exp()
-    cumulative = probs.detach().cumsum(-1)
-    shape = (*probs.shape[:-1], 1)
-    uniform = torch.rand(shape, generator=generator, device=probs.device, dtype=probs.dtype) * cumulative[..., -1:]
-    index = (cumulative <= uniform).sum(-1).clamp_max(probs.shape[-1] - 1)
-    return straight_through(index, probs)
+
+    dim: int
+    """Numbers in one latent."""
+    raw_dim: int
+    """Network outputs it takes to describe one."""
+    gradient: str = "exact"
+    """What leads through a draw: ``exact`` or, biased, ``straight_through``."""
+
+    @abstractmethod
+    def params(self, raw: Float[Tensor, "... R"]) -> Tensor:
+        """Parameters of the distribution, fp32."""
+
+    @abstractmethod
+    def draw(self, params: Tensor, sample: bool, generator: Generator | None = None) -> Float[Tensor, "... Z"]:
+        """A sample (or the mode) through which gradients flow."""
+
+    @abstractmethod
+    def kl(self, p: Tensor, q: Tensor) -> Float[Tensor, "..."]:
+        """KL(p || q) in nats, summed over the whole latent."""
+
+    @abstractmethod
+    def entropy(self, params: Tensor) -> Float[Tensor, "..."]:
+        """Entropy in nats, summed over the whole latent."""
 
 
-def mode_one_hot(log_probs: Float[Tensor, "... C"]) -> Float[Tensor, "... C"]:
-    """The likeliest class as one-hot, with the straight-through gradient of the probabilities."""
-    return straight_through(log_probs.argmax(-1), log_probs.exp())
+class GaussianLatent(LatentSpace):
+    """Independent normals with a floor under the standard deviation (PlaNet: 0.1)."""
+
+    @checked
+    def __init__(
+        self,
+        dim: Annotated[Count, "numbers in a latent"] = 32,
+        min_std: Annotated[float, AtLeast(0), "floor under the standard deviation"] = 0.1,
+    ) -> None:
+        self.dim, self.raw_dim, self.min_std = dim, 2 * dim, min_std
+
+    def params(self, raw: Float[Tensor, "... R"]) -> Float[Tensor, "... Z 2"]:
+        """Mean and standard deviation on the last axis."""
+        mean, std = raw.float().chunk(2, dim=-1)
+        return torch.stack([mean, F.softplus(std) + self.min_std], dim=-1)
+
+    def draw(self, params: Tensor, sample: bool, generator: Generator | None = None) -> Float[Tensor, "... Z"]:
+        """Reparameterised."""
+        mean, std = params.unbind(-1)
+        if not sample:
+            return mean
+        return mean + std * torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
+
+    def kl(self, p: Tensor, q: Tensor) -> Float[Tensor, "..."]:
+        """Closed form, summed over dimensions."""
+        (mean_p, std_p), (mean_q, std_q) = p.unbind(-1), q.unbind(-1)
+        ratio = (std_p / std_q).square()
+        return 0.5 * (ratio + ((mean_p - mean_q) / std_q).square() - 1 - ratio.log()).sum(-1)
+
+    def entropy(self, params: Tensor) -> Float[Tensor, "..."]:
+        """Closed form, summed over dimensions."""
+        return (params[..., 1].log() + 0.5 * torch.log(torch.tensor(2 * torch.pi * torch.e))).sum(-1)
 
 
-def straight_through(index: Tensor, probs: Float[Tensor, "... C"]) -> Float[Tensor, "... C"]:
-    """One-hot of ``index`` in the forward pass, ``probs`` in the backward pass."""
-    hard = torch.zeros_like(probs).scatter_(-1, index.unsqueeze(-1), 1.0)
-    return hard + (probs - probs.detach()) if probs.requires_grad else hard
-
-
-def categorical_kl(p: Float[Tensor, "... C"], q: Float[Tensor, "... C"]) -> Float[Tensor, "..."]:
-    """KL(p || q) of log-probabilities, summed over the last axis."""
-    return (p.exp() * (p - q)).sum(-1)
+def exponential(normal: Tensor) -> Tensor:
+    """Map standard normal to unit exponential numbers, through which a draw from probabilities p is argmax(p / e)."""
+    return -torch.special.log_ndtr(normal)

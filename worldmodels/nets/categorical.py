@@ -1,0 +1,118 @@
+"""Distributions over classes: one-hot draws with a gradient, and the latent spaces made of groups of classes."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from jaxtyping import Float
+from torch import Generator, Tensor
+
+from worldmodels.common.options import Between, Count, checked
+from worldmodels.nets.distributions import LatentSpace
+
+SHORT = 16
+"""Classes below which a CPU has no vectorised kernel for a softmax over the last axis, but one for any other axis."""
+
+
+def softmax(logits: Float[Tensor, "... G C"]) -> Float[Tensor, "... G C"]:
+    """Softmax over the last axis; a short one is computed transposed: an eighth of the time for 8 classes."""
+    return logits.softmax(-1) if logits.shape[-1] >= SHORT else logits.mT.softmax(-2).mT
+
+
+def log_softmax(logits: Float[Tensor, "... G C"]) -> Float[Tensor, "... G C"]:
+    """Its logarithm, computed likewise."""
+    return logits.log_softmax(-1) if logits.shape[-1] >= SHORT else logits.mT.log_softmax(-2).mT
+
+
+def mix_uniform(logits: Float[Tensor, "... C"], share: float) -> Float[Tensor, "... C"]:
+    """Log-probabilities with ``share`` of the mass uniform, so that no KL is infinite (DreamerV3: 1 %)."""
+    logits = logits.float()
+    if share == 0:
+        return logits.log_softmax(-1)
+    return torch.log((1 - share) * logits.softmax(-1) + share / logits.shape[-1])
+
+
+def sample_one_hot(log_probs: Float[Tensor, "... C"], generator: Generator | None = None) -> Float[Tensor, "... C"]:
+    """A one-hot draw with the straight-through gradient of the probabilities.
+
+    Inverts the cumulative distribution: one uniform number a variable, where Gumbel noise takes one a class.
+    """
+    probs = log_probs.exp()
+    cumulative = probs.detach().cumsum(-1)
+    shape = (*probs.shape[:-1], 1)
+    uniform = torch.rand(shape, generator=generator, device=probs.device, dtype=probs.dtype) * cumulative[..., -1:]
+    index = (cumulative <= uniform).sum(-1).clamp_max(probs.shape[-1] - 1)
+    return straight_through(index, probs)
+
+
+def mode_one_hot(log_probs: Float[Tensor, "... C"]) -> Float[Tensor, "... C"]:
+    """The likeliest class as one-hot, with the straight-through gradient of the probabilities."""
+    return straight_through(log_probs.argmax(-1), log_probs.exp())
+
+
+def straight_through(index: Tensor, probs: Float[Tensor, "... C"]) -> Float[Tensor, "... C"]:
+    """One-hot of ``index`` in the forward pass, ``probs`` in the backward pass."""
+    hard = torch.zeros_like(probs).scatter_(-1, index.unsqueeze(-1), 1.0)
+    return hard + (probs - probs.detach()) if probs.requires_grad else hard
+
+
+def categorical_kl(p: Float[Tensor, "... C"], q: Float[Tensor, "... C"]) -> Float[Tensor, "..."]:
+    """KL(p || q) of log-probabilities, summed over the last axis."""
+    return (p.exp() * (p - q)).sum(-1)
+
+
+class CategoricalLatent(LatentSpace):
+    """``groups`` one-hot variables of ``classes``, straight-through (DreamerV2), with a uniform share (DreamerV3)."""
+
+    gradient = "straight_through"
+
+    @checked
+    def __init__(
+        self,
+        groups: Annotated[Count, "one-hot variables"] = 32,
+        classes: Annotated[Count, "values of each"] = 32,
+        unimix: Annotated[float, Between(0, 1), "share of the probability that is uniform"] = 0.01,
+    ) -> None:
+        self.groups, self.classes, self.unimix = groups, classes, unimix
+        self.dim = self.raw_dim = groups * classes
+
+    def params(self, raw: Float[Tensor, "... R"]) -> Float[Tensor, "... S C"]:
+        """Log-probabilities."""
+        return mix_uniform(raw.unflatten(-1, (self.groups, self.classes)), self.unimix)
+
+    def draw(self, params: Tensor, sample: bool, generator: Generator | None = None) -> Float[Tensor, "... Z"]:
+        """One-hot groups, flattened."""
+        return (sample_one_hot(params, generator) if sample else mode_one_hot(params)).flatten(-2)
+
+    def kl(self, p: Tensor, q: Tensor) -> Float[Tensor, "..."]:
+        """Summed over groups."""
+        return categorical_kl(p, q).sum(-1)
+
+    def entropy(self, params: Tensor) -> Float[Tensor, "..."]:
+        """Summed over groups."""
+        return -(params.exp() * params).sum((-1, -2))
+
+
+class SimNormLatent(CategoricalLatent):
+    """Groups of softmax probabilities without noise (TD-MPC2, eq. 5), compared as if each were a categorical."""
+
+    gradient = "exact"
+
+    @checked
+    def __init__(
+        self, groups: Annotated[Count, "simplices"] = 32, classes: Annotated[Count, "numbers of each"] = 8
+    ) -> None:
+        super().__init__(groups, classes, unimix=0.0)
+
+    def params(self, raw: Float[Tensor, "... R"]) -> Float[Tensor, "... S C"]:
+        """Log-probabilities."""
+        return log_softmax(raw.unflatten(-1, (self.groups, self.classes)).float())
+
+    def draw(self, params: Tensor, sample: bool, generator: Generator | None = None) -> Float[Tensor, "... Z"]:
+        """The probabilities themselves."""
+        return params.exp().flatten(-2)
+
+    def simplices(self, raw: Float[Tensor, "... R"]) -> Float[Tensor, "... Z"]:
+        """The probabilities at once, where nobody asks for a distribution."""
+        return softmax(raw.unflatten(-1, (self.groups, self.classes)).float()).flatten(-2)
