@@ -12,7 +12,8 @@ from model_cases import ACTION, WITH_GOAL, config, rollout_of
 from dynamics.goal import GOAL_LATENT, GoalConditioned, next_features
 from worldmodels.errors import UserError
 from worldmodels.factory import build_model, build_planner
-from worldmodels.heads.reward import RewardHead, TransitionRewardHead
+from worldmodels.heads.arrival import RewardHead
+from worldmodels.heads.transition import TransitionRewardHead
 from worldmodels.nets.distributions import TwoHot
 from worldmodels.testing.sequences import EMBED, randomize, sequences
 from worldmodels.training.setup import Spaces, build_module

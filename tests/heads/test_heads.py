@@ -10,9 +10,9 @@ from model_cases import ACTION, batch, model, rollout_of, with_reset
 from torch import nn
 
 from worldmodels.errors import UserError
+from worldmodels.heads.arrival import ContinueHead, RewardHead
 from worldmodels.heads.base import Head
-from worldmodels.heads.cont import ContinueHead
-from worldmodels.heads.reward import RewardHead, TransitionRewardHead
+from worldmodels.heads.transition import TransitionRewardHead
 from worldmodels.model import WorldModel
 from worldmodels.testing.sequences import randomize
 

@@ -21,7 +21,7 @@ from planners.learning.critics import Critic
 from planners.random import Random
 from planners.tdmpc import QEnsemble
 from worldmodels.factory import loss_scales
-from worldmodels.heads.reward import RewardHead
+from worldmodels.heads.arrival import RewardHead
 from worldmodels.nets.encoders import ObservationSpec
 from worldmodels.testing.learning import Learning
 from worldmodels.testing.sequences import randomize

@@ -1,15 +1,15 @@
-"""Reward heads, as symexp two-hot: of the state a step arrives in, or of the action it takes."""
+"""Heads of the state that a step arrives in: its reward, as symexp two-hot, and whether the episode goes on."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
-import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from dynamics.base import Rollout
-from worldmodels.common.batch import goal_changed, mean_over
+from worldmodels.common.batch import goal_changed
 from worldmodels.common.options import MoreThan, checked
 from worldmodels.heads.base import Head, Layers, NumBins, Units
 from worldmodels.nets.distributions import TwoHot
@@ -47,30 +47,21 @@ class RewardHead(Head):
         return rollout.weight * told * self.two_hot.loss(self.net(rollout.feat), batch["reward"])
 
 
-class TransitionRewardHead(RewardHead):
-    """Reward of an action taken in a state, which a planner knows before it imagines where that leads (TD-MPC2)."""
+class ContinueHead(Head):
+    """Probability that an episode goes on after arriving in a state; a time limit does not count as an end."""
 
     @checked
     def __init__(
-        self,
-        feat_dim: int,
-        action_dim: int,
-        units: Units,
-        layers: Layers = 1,
-        num_bins: NumBins = 255,
-        symlog_limit: Annotated[float, MoreThan(0), "of the bins, under symlog"] = 20.0,
-        style: NetStyle = DEFAULT_STYLE,
+        self, feat_dim: int, action_dim: int, units: Units, layers: Layers = 1, style: NetStyle = DEFAULT_STYLE
     ) -> None:
-        super().__init__(feat_dim + action_dim, action_dim, units, layers, num_bins, symlog_limit, style)
+        super().__init__()
+        self.net = MLP(feat_dim, units, layers, 1, out_scale=0.0, style=style)
 
     def forward(self, feat: Float[Tensor, "... H1 F"], action: Float[Tensor, "... H A"]) -> Float[Tensor, "... H"]:
-        """Decode the reward of H steps from the H states they are taken in."""
-        return self.two_hot.decode(self.net(torch.cat([feat[..., :-1, :], action], dim=-1)))
+        """Return probabilities in [0, 1] for H steps from H + 1 states."""
+        return self.net(feat[..., 1:, :]).float().squeeze(-1).sigmoid()
 
     def loss(self, rollout: Rollout, batch: dict[str, Tensor]) -> Float[Tensor, "B T"]:
-        """Cross-entropy where a step led into a row; none did at a reset, which counts nothing."""
-        before = torch.cat([rollout.feat[:, :-1], batch["action"][:, 1:]], dim=-1)
-        loss = rollout.weight[:, :-1] * self.two_hot.loss(self.net(before), batch["reward"][:, 1:])
-        valid = ~batch["reset"][:, 1:]
-        loss = torch.where(valid, loss, 0.0)
-        return mean_over(torch.cat([torch.zeros_like(loss[:, :1]), loss], dim=1), valid)
+        """Binary cross-entropy with 1 - is_terminal; in full however far ahead, as an end is its window's last row."""
+        logits = self.net(rollout.feat).float().squeeze(-1)
+        return F.binary_cross_entropy_with_logits(logits, (~batch["is_terminal"]).float(), reduction="none")
