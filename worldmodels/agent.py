@@ -6,15 +6,11 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from dynamics.base import Memory, State
 from planners.base import Model, Planner
-from worldmodels.common.columns import GOAL_PREFIX
-from worldmodels.envs.vector import VectorEnv
 from worldmodels.errors import UserError
-from worldmodels.model import WorldModel
-from worldmodels.nets.encoders import ObservationSpec
 
 
 class Agent:
@@ -59,48 +55,3 @@ class Agent:
                 "planner's candidates."
             ) from error
         return action.float().cpu()
-
-
-class ModelFreeAgent(Agent):
-    """Stands where an :class:`Agent` stands, for planners that look at nothing: no model, no filtering."""
-
-    model = None
-
-    def __init__(self, n: int, generator: Generator) -> None:
-        self.state, self.memory, self.generator = State(torch.zeros(n, 1), {}), None, generator
-
-    def filter(self, rows: dict[str, Tensor]) -> None:
-        """Look away."""
-
-    def act(self, planner: Planner, reset: Tensor) -> Tensor:
-        """Choose without a state."""
-        if self.memory is None:
-            self.memory = planner.initial(len(reset))
-        action, self.memory = planner.act(None, self.state, self.memory, reset, True, self.generator)
-        return action
-
-
-class StateAgent(ModelFreeAgent):
-    """Likewise, for planners that read the observation itself instead of features (``reads_state``)."""
-
-    def filter(self, rows: dict[str, Tensor]) -> None:
-        """Look at ``state``, and at the goal's."""
-        if "state" not in rows:
-            raise UserError("a planner that reads positions needs env.obs=state or both.")
-        keys = [key for key in ("state", GOAL_PREFIX + "state") if key in rows]
-        self.state = State(torch.cat([rows[key] for key in keys], dim=-1), {})
-
-
-def require_same_spaces(envs: VectorEnv, model: WorldModel, planner: Planner) -> None:
-    """Refuse environments that a model was not made for."""
-    if (envs.observation_spec, envs.action_dim) != (model.encoder.observations, planner.action_dim):
-        raise UserError(
-            f"this environment has observations {describe_spec(envs.observation_spec)} and {envs.action_dim} actions, "
-            f"the model was made for {describe_spec(model.encoder.observations)} and {planner.action_dim}: use the env "
-            "settings it was trained with."
-        )
-
-
-def describe_spec(spec: ObservationSpec) -> str:
-    """Observations as a sentence holds them."""
-    return ", ".join(f"{key} {'x'.join(map(str, shape))}" for key, (shape, _) in spec.items())

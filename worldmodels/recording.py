@@ -13,13 +13,14 @@ from tqdm import tqdm
 
 from planners.base import Planner
 from planners.random import Random
-from worldmodels.agent import Agent, ModelFreeAgent, StateAgent, require_same_spaces
+from worldmodels.agent import Agent
 from worldmodels.cli import CtrlC, Interrupted
 from worldmodels.common import precision
 from worldmodels.common.timing import Stopwatch
 from worldmodels.config import load_config
 from worldmodels.data.card import write_card
 from worldmodels.data.collect import Collector, row_spec
+from worldmodels.data.model_free import ModelFreeAgent, StateAgent
 from worldmodels.data.replay import Replay
 from worldmodels.envs import describe
 from worldmodels.envs.options import Baselines, keys_of
@@ -27,7 +28,7 @@ from worldmodels.envs.vector import VectorEnv
 from worldmodels.errors import UserError
 from worldmodels.factory import build_planner
 from worldmodels.runs.folders import CONFIG
-from worldmodels.runs.loading import Run, open_run
+from worldmodels.runs.loading import Run, open_run, require_same_spaces
 
 log = logging.getLogger(__name__)
 

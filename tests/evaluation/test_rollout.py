@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from worldmodels.agent import Agent, ModelFreeAgent
+from worldmodels.agent import Agent
+from worldmodels.data.model_free import ModelFreeAgent
 from worldmodels.envs.vector import VectorEnv
 from worldmodels.errors import UserError
 from worldmodels.evaluation import report, rollout

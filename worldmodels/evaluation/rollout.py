@@ -14,13 +14,15 @@ from torch import Tensor
 from tqdm import tqdm
 
 from planners.base import Planner
-from worldmodels.agent import Agent, ModelFreeAgent, StateAgent, require_same_spaces
+from worldmodels.agent import Agent
 from worldmodels.common.seeds import HELD_OUT, derive_seed
+from worldmodels.data.model_free import ModelFreeAgent, StateAgent
 from worldmodels.envs.options import Baselines, read
 from worldmodels.envs.vector import VectorEnv
 from worldmodels.errors import UserError
 from worldmodels.evaluation.oracle import Oracle, OracleAgent, Simulators
 from worldmodels.model import WorldModel
+from worldmodels.runs.loading import require_same_spaces
 
 log = logging.getLogger(__name__)
 

@@ -12,8 +12,11 @@ from omegaconf import DictConfig
 
 from planners.base import Planner
 from worldmodels.common import precision
+from worldmodels.envs.vector import VectorEnv
+from worldmodels.errors import UserError
 from worldmodels.factory import build_model, build_planner, prefix_rows, require_length
 from worldmodels.model import WorldModel
+from worldmodels.nets.encoders import ObservationSpec
 from worldmodels.runs.edit import learned_prefix, override, require_learned, require_same_model
 from worldmodels.runs.folders import AVERAGE, load_weights, observation_spec, read_checkpoint, read_config
 
@@ -85,3 +88,18 @@ def open_run(path: str, overrides: list[str]) -> Run:
     run.model.to(device)
     run.planner.to(device)
     return run
+
+
+def require_same_spaces(envs: VectorEnv, model: WorldModel, planner: Planner) -> None:
+    """Refuse environments that a model was not made for."""
+    if (envs.observation_spec, envs.action_dim) != (model.encoder.observations, planner.action_dim):
+        raise UserError(
+            f"this environment has observations {describe_spec(envs.observation_spec)} and {envs.action_dim} actions, "
+            f"the model was made for {describe_spec(model.encoder.observations)} and {planner.action_dim}: use the env "
+            "settings it was trained with."
+        )
+
+
+def describe_spec(spec: ObservationSpec) -> str:
+    """Observations as a sentence holds them."""
+    return ", ".join(f"{key} {'x'.join(map(str, shape))}" for key, (shape, _) in spec.items())
