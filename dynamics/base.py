@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -68,12 +68,15 @@ class Rollout:
     stats: dict[str, Tensor]
     """Logits and the like, for losses and metrics."""
     memory: Memory
-    """Per-step memory, in whatever compact form :meth:`Dynamics.starts` needs."""
+    """What :meth:`Dynamics.starts` needs of each step [B, T, ...], in whatever compact form."""
+    before: Memory = field(default_factory=dict)
+    """What it needs of the state that the sequences continued [B, ...]."""
 
     def detach(self) -> Rollout:
         """Return the same rollout, from which no gradient leads back."""
-        stats, memory = ({key: value.detach() for key, value in part.items()} for part in (self.stats, self.memory))
-        return Rollout(self.feat.detach(), self.post.detach(), self.weight.detach(), stats, memory)
+        parts = (self.stats, self.memory, self.before)
+        detached = ({key: value.detach() for key, value in part.items()} for part in parts)
+        return Rollout(self.feat.detach(), self.post.detach(), self.weight.detach(), *detached)
 
 
 class Dynamics(nn.Module, ABC):
@@ -257,10 +260,3 @@ def clear_rows(memory: Memory, reset: Bool[Tensor, " N"], initial: Memory) -> Me
         key: torch.where(reset.reshape(-1, *[1] * (value.ndim - 1)), initial[key], value)
         for key, value in memory.items()
     }
-
-
-def since_reset(reset: Bool[Tensor, "B T"]) -> tuple[Int64[Tensor, "B T"], Bool[Tensor, "B T"]]:
-    """Steps since the latest reset, or since the sequence began, and whether no reset has been yet."""
-    index = torch.arange(reset.shape[1], device=reset.device)
-    latest = torch.where(reset, index, -1).cummax(dim=1).values
-    return index - latest.clamp(min=0), latest < 0

@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Generator, Tensor, nn
 
-from dynamics.base import Dynamics, Rollout, State, last_steps, since_reset
+from dynamics.base import Dynamics, Rollout, State, last_steps
+from dynamics.scan import since_reset
 from worldmodels.common.batch import mean_over
 from worldmodels.common.options import Between, Count, checked
 from worldmodels.errors import OptionError

@@ -19,7 +19,8 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from dynamics.base import Memory, MemoryLayout, layout_of, since_reset
+from dynamics.base import Memory, MemoryLayout, layout_of
+from dynamics.scan import since_reset
 
 NOWHERE = -2
 """Episode of a slot that holds nothing. -1 is the one that a sequence continues; others have their reset's index."""

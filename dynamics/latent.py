@@ -16,8 +16,8 @@ from worldmodels.nets.layers import DEFAULT_STYLE, MLP, DenseNormAct, NetStyle, 
 
 Posterior = Literal["filter", "obs"]
 POSTERIORS: tuple[Posterior, ...] = get_args(Posterior)
-STOCH, RESET, ENTRY, BEFORE = "stoch", "reset", "entry.", "before."
-"""Keys, and prefixes of keys, in the memories of states and rollouts."""
+STOCH, RESET = "stoch", "reset"
+"""Keys of what is not the core's in the memories of states and rollouts."""
 
 
 class StochasticLatent(Dynamics):
@@ -81,10 +81,10 @@ class StochasticLatent(Dynamics):
         )
         feat = torch.cat([stoch, deter], dim=-1)
         prior = self.space.params(self.prior(deter))
-        kept = {STOCH: stoch, RESET: reset, **_add_prefix(ENTRY, entries), **_add_prefix(BEFORE, before)}
-        last = State(feat[:, -1], {STOCH: stoch[:, -1], **memory})
         weight = torch.ones_like(feat[..., 0], dtype=torch.float32)
-        return Rollout(feat, feat, weight, {"post": post, "prior": prior}, kept), last
+        kept = {STOCH: stoch, RESET: reset, **entries}
+        rollout = Rollout(feat, feat, weight, {"post": post, "prior": prior}, kept, before)
+        return rollout, State(feat[:, -1], {STOCH: stoch[:, -1], **memory})
 
     def _observe_loop(
         self, embed: Tensor, action: Tensor, reset: Tensor, stoch: Tensor, memory: Memory
@@ -138,10 +138,9 @@ class StochasticLatent(Dynamics):
     def starts(self, rollout: Rollout, last: int | None = None) -> State:
         """The core rebuilds its memories from what it kept of each step."""
         last = last_steps(last, rollout.post.shape[1])
-        kept = {key: value.detach() for key, value in rollout.memory.items()}
-        entries, before = _strip_prefix(ENTRY, kept), _strip_prefix(BEFORE, kept)
-        memory = self.core.starts(entries, kept[RESET], before, last)
-        feat, stoch = (x[:, -last:].flatten(0, 1) for x in (rollout.post.detach(), kept[STOCH]))
+        kept = rollout.detach()
+        memory = self.core.starts(_core_part(kept.memory), kept.memory[RESET], kept.before, last)
+        feat, stoch = (x[:, -last:].flatten(0, 1) for x in (kept.post, kept.memory[STOCH]))
         return State(feat, {STOCH: stoch, **memory})
 
     def fork(self, state: State, n: int) -> State:
@@ -184,12 +183,4 @@ class StochasticLatent(Dynamics):
 
 
 def _core_part(memory: Memory) -> Memory:
-    return {key: value for key, value in memory.items() if key != STOCH}
-
-
-def _add_prefix(prefix: str, memory: Memory) -> Memory:
-    return {prefix + key: value for key, value in memory.items()}
-
-
-def _strip_prefix(prefix: str, memory: Memory) -> Memory:
-    return {key.removeprefix(prefix): value for key, value in memory.items() if key.startswith(prefix)}
+    return {key: value for key, value in memory.items() if key not in (STOCH, RESET)}

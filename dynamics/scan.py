@@ -1,11 +1,14 @@
-"""A linear recurrence for all steps at once: O(T) work in O(log T) rounds, its gradient by the same scan backwards."""
+"""All steps of a sequence at once: a linear recurrence, and how far each step is from the latest reset.
+
+The recurrence takes O(T) work in O(log T) rounds, its gradient the same scan backwards.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Shaped
+from jaxtyping import Bool, Int64, Shaped
 from torch import Tensor
 
 CHUNK = 16
@@ -26,6 +29,13 @@ def linear_scan(a: Shaped[Tensor, "B T *A"], b: Shaped[Tensor, "B T *D"], initia
 def reset_decay(a: Shaped[Tensor, "*D"], reset: Bool[Tensor, "B T"]) -> Shaped[Tensor, "B T *D"]:
     """A decay that is the same at all steps, but zero at resets: nothing of what was before them is remembered."""
     return torch.where(reset.reshape(*reset.shape, *[1] * a.ndim), torch.zeros_like(a), a)
+
+
+def since_reset(reset: Bool[Tensor, "B T"]) -> tuple[Int64[Tensor, "B T"], Bool[Tensor, "B T"]]:
+    """Steps since the latest reset, or since the sequence began, and whether no reset has been yet."""
+    index = torch.arange(reset.shape[1], device=reset.device)
+    latest = torch.where(reset, index, -1).cummax(dim=1).values
+    return index - latest.clamp(min=0), latest < 0
 
 
 class _Scan(torch.autograd.Function):

@@ -48,14 +48,14 @@ def test_losses_and_decoded_values_are_fp32_under_autocast():
         trajectory = world.imagine(world.dynamics.starts(rollout), torch.zeros(10, 3, ACTION), 3)
         value = trajectory.discounted_return(0.997)
     carried = [
-        *(x for x in rollout.memory.values() if x.is_floating_point()),
+        *(x for x in (*rollout.memory.values(), *rollout.before.values()) if x.is_floating_point()),
         rollout.feat,
         rollout.post,
         *rollout.stats.values(),
     ]
     read = [trajectory.feat, trajectory.reward, trajectory.cont, value, *decoded.values(), *losses.values()]
     assert all(x.dtype == torch.float32 for x in carried + read)
-    assert not torch.equal(rollout.memory["entry.deter"], rollout.memory["entry.deter"].bfloat16().float())
+    assert not torch.equal(rollout.memory["deter"], rollout.memory["deter"].bfloat16().float())
 
 
 def test_losses_in_bf16_are_near_those_in_fp32():
