@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 from omegaconf import OmegaConf
 
@@ -59,3 +62,19 @@ def test_stored_values_are_the_composed_ones(tmp_path):
     assert OmegaConf.load(tmp_path / "config.yaml") == cfg
     assert (cfg.data.capacity, cfg.env.num_envs) == (1_000_000, 2)
     assert isinstance(cfg.env.num_envs, int)
+
+
+def test_a_word_that_there_is_not_is_refused_without_torch():
+    """In a second: importing torch takes four. Options that there are, are held against classes, which do need it."""
+    code = """
+import sys
+from worldmodels.config import load_config
+from worldmodels.errors import UserError
+
+try:
+    load_config(["nonsense=1"])
+except UserError as error:
+    sys.exit(str(error) if "torch" not in sys.modules else "torch is loaded")
+"""
+    asked = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (asked.returncode, asked.stderr) == (1, "there is no key 'nonsense'. Did you mean 'seed'?\n")

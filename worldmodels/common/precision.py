@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Literal
 
 import torch
 
+from worldmodels.common.choices import Accelerator, Precision
 from worldmodels.common.options import checked
 from worldmodels.errors import OptionError
 
 LIGHTNING = {"fp32": "32-true", "bf16": "bf16-mixed"}
 """Our words and Lightning's."""
-
-Precision = Literal["fp32", "bf16"]
-Accelerator = Literal["auto", "cpu", "gpu"]
 
 
 @checked

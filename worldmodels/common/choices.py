@@ -1,0 +1,9 @@
+"""Words that options of the top level may be, apart from the code that reads them, which imports torch."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Precision = Literal["fp32", "bf16"]
+Accelerator = Literal["auto", "cpu", "gpu"]
+Context = Literal["none", "burn_in", "latent"]
