@@ -198,7 +198,7 @@ class Core(nn.Module, ABC):
     ) -> tuple[Float[Tensor, "B T D"], Memory, Memory]:
         """Advance T steps: outputs, the :meth:`entry` of each step [B, T, ...], last memory. Default: a loop."""
         outputs, entries = [], []
-        for now, first in zip(x.unbind(1), reset.unbind(1), strict=True):  # unbound: see Latent._observe_loop
+        for now, first in zip(x.unbind(1), reset.unbind(1), strict=True):  # unbound: see StochasticLatent._observe_loop
             output, memory = self.step(now, first, memory)
             outputs.append(output)
             entries.append(self.entry(memory))

@@ -25,7 +25,7 @@ class StochasticLatent(Dynamics):
 
     The prior is p(z_t | h_t). The posterior is q(z_t | h_t, e_t) for ``posterior="filter"`` and q(z_t | e_t) for
     ``"obs"``, which makes all z_t known at once, so that cores which can train in parallel over time do. The RSSM
-    (PlaNet, Hafner et al. 2019) is ``Latent(GRU, "filter")``. A feature is [z_t, h_t].
+    (PlaNet, Hafner et al. 2019) is ``StochasticLatent(GRU, "filter")``. A feature is [z_t, h_t].
     """
 
     @checked
