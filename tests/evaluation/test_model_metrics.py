@@ -12,10 +12,9 @@ from true_models import TrueModel
 from dynamics.base import Rollout, State
 from planners.random import Random
 from worldmodels.agent import Agent
-from worldmodels.common.seeds import HELD_OUT, derive_seed
 from worldmodels.config import load_config
 from worldmodels.envs.toy import LinearGaussian
-from worldmodels.envs.vector import VectorEnv
+from worldmodels.envs.vector import VectorEnv, held_out_envs
 from worldmodels.evaluation.baselines import Constant
 from worldmodels.evaluation.model_metrics import common_episodes, mixed_actions, prediction_errors, ranking
 from worldmodels.evaluation.rollout import play, record_baseline
@@ -106,7 +105,7 @@ def test_all_models_are_judged_on_the_same_episodes(monkeypatch):
     assert torch.equal(starts, starts[:1].expand_as(starts))
     tape = mixed_actions(played)
     assert torch.equal(tape[2], torch.full_like(tape[2], 0.5))
-    with VectorEnv(one.cfg.env, len(tape), derive_seed(0, HELD_OUT), 60.0) as envs:
+    with held_out_envs(one.cfg.env, len(tape), 0) as envs:
         rows = [envs.reset()] + [envs.step(tape[:, t]) for t in range(20)]
     again = torch.stack([row["state"] for row in rows], 1)
     for n, source in enumerate((0, 1, 2, 0)):

@@ -47,7 +47,7 @@ def test_many_episodes_are_played_in_lots_of_their_own_seeds(monkeypatch, run):
             seeds.append(seed)
             super().__init__(env, num_envs, seed, timeout)
 
-    monkeypatch.setattr(rollout, "VectorEnv", Recorded)
+    monkeypatch.setattr("worldmodels.envs.vector.VectorEnv", Recorded)
     one_lot = evaluate(run.cfg.env, run.model, run.planner, 2, 3, explore=False)
     monkeypatch.setattr(rollout, "EPISODES_AT_ONCE", 2)
     lots = evaluate(run.cfg.env, run.model, run.planner, 5, 3, explore=False)

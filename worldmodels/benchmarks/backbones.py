@@ -25,7 +25,7 @@ from worldmodels.benchmarks.subjects import ACTION, EMBED, Subject, subjects
 from worldmodels.benchmarks.training import WARM_UP, finish, machine, timed
 from worldmodels.cli import show_log
 from worldmodels.common import precision
-from worldmodels.common.files import write_json
+from worldmodels.common.files import Report
 from worldmodels.config import config_dir, load_config
 from worldmodels.envs.stream import depend_on_parent
 from worldmodels.errors import UserError, near_match
@@ -94,9 +94,7 @@ def measure(
             result |= {**message, "costs": result["costs"] | message.get("costs", {})}
         result["exponents"] = {what: exponent(result["costs"], what) for what in ("train_ms", "imagine_ms", "train_mb")}
         results.append(result)
-        write_json(target, info | {"backbones": results})
-        target.with_suffix(".md").write_text(table(results) + "\n")
-        draw(results).savefig(target.with_suffix(".png"), dpi=120)
+        Report(target.parent, target.stem, info | {"backbones": results}, table(results), draw(results)).write()
     log.info("\n%s", table(results))
     return results
 

@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+
+from worldmodels.common.figures import blank_figure
 
 IMAGINED = 15
 """Imagined steps, DreamerV3's."""
@@ -67,8 +68,7 @@ def table(results: list[dict[str, Any]]) -> str:
 
 def draw(results: list[dict[str, Any]]) -> Figure:
     """Log-log: a panel each for training, imagination and memory; full lines ``obs``, dashed ``filter``."""
-    figure = Figure(figsize=(12, 5), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = blank_figure(12, 5)
     names = list(dict.fromkeys(r["name"].split()[0] for r in results))
     titles = {"train_ms": "observe + backward, ms", "imagine_ms": "imagine, ms", "train_mb": "observe + backward, MB"}
     panels, lines = dict(zip(titles, figure.subplots(1, 3), strict=True)), {}

@@ -7,10 +7,13 @@ import json
 import logging
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+
+from worldmodels.common.figures import write_figure
 
 log = logging.getLogger(__name__)
 
@@ -27,12 +30,30 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     os.replace(unfinished, path)
 
 
-def write_report(folder: Path, name: str, content: Mapping[str, Any], text: str, figure: Figure) -> None:
-    """A result as JSON, as a table and as a figure, ``name`` with three endings; the table is shown too."""
-    write_json(folder / f"{name}.json", content)
-    (folder / f"{name}.md").write_text(text + "\n")
-    figure.savefig(folder / f"{name}.png", dpi=120)
-    log.info("\n%s\n\nin %s: %s.json, .md and .png", text, folder, name)
+@dataclass(frozen=True)
+class Report:
+    """A result as numbers, as Markdown and as a figure: three files in one folder."""
+
+    folder: Path
+    name: str
+    """Of the files, without their endings."""
+    content: Mapping[str, Any]
+    text: str
+    figure: Figure | None
+    """None where there is nothing to draw yet."""
+    figure_name: str | None = None
+    """Of the figure, where it has one of its own."""
+
+    def write(self) -> None:
+        """Write ``.json``, ``.md`` and ``.png``."""
+        write_json(self.folder / f"{self.name}.json", self.content)
+        (self.folder / f"{self.name}.md").write_text(self.text + "\n")
+        if self.figure is not None:
+            write_figure(self.folder / f"{self.figure_name or self.name}.png", self.figure)
+
+    def show(self) -> None:
+        """Print the text, and where the files are."""
+        log.info("\n%s\n\nin %s: %s.json, .md and .png", self.text, self.folder, self.name)
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from einops import rearrange
 from jaxtyping import UInt8
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from worldmodels.common.files import write_json
+from worldmodels.common.figures import blank_figure
+from worldmodels.common.files import Report
 from worldmodels.common.frames import enlarge, gif_bytes, last_frame
 from worldmodels.data.replay import Replay
 
@@ -41,9 +41,7 @@ def write_card(folder: Path, what: dict[str, Any]) -> dict[str, Any]:
         "returns": summary(returns),
         "columns": {key: [list(shape), str(kind)] for key, (shape, kind) in replay.layout.spec.items()},
     }
-    write_json(folder / "card.json", card)
-    (folder / "card.md").write_text(text(card))
-    draw_returns(returns).savefig(folder / "returns.png", dpi=120)
+    Report(folder, "card", card, text(card), draw_returns(returns), figure_name="returns").write()
     drawn = [rows["pixels"] for rows in whole if "pixels" in rows]
     if drawn:
         (folder / "clips.gif").write_bytes(gif_bytes(clips(drawn)))
@@ -83,13 +81,12 @@ def text(card: dict[str, Any]) -> str:
         elif isinstance(value, dict):
             value = ", ".join(f"{name} {number:.1f}" for name, number in value.items()) or "none"
         lines.append(f"- **{key.replace('_', ' ')}**: {value}")
-    return "\n".join([*lines, "", "![returns](returns.png)", ""])
+    return "\n".join([*lines, "", "![returns](returns.png)"])
 
 
 def draw_returns(returns: list[float]) -> Figure:
     """How many episodes had which return."""
-    figure = Figure(figsize=(5, 2.8), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = blank_figure(5, 2.8)
     axes = figure.add_subplot(xlabel="return of an episode", ylabel="episodes")
     axes.hist(returns, bins=min(30, max(1, len(returns))))
     return figure

@@ -25,6 +25,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from worldmodels.common.options import Count, MoreThan, checked
+from worldmodels.common.seeds import HELD_OUT, derive_seed
 from worldmodels.envs import describe
 from worldmodels.envs.stream import Spaces, StreamFactory, probe_spaces
 from worldmodels.errors import UserError, sentence
@@ -253,6 +254,11 @@ class VectorEnv:
                 f"num_envs={self.num_envs} processes of {self.name} take at least {needed / 2**30:.1f} GiB and "
                 f"{free / 2**30:.1f} GiB of memory are free: lower num_envs."
             )
+
+
+def held_out_envs(env: Mapping[str, Any], num_envs: int, seed: int, lot: int = 0) -> VectorEnv:
+    """Environments on seeds that no training plays; each ``lot`` of one seed has its own."""
+    return VectorEnv(env, num_envs, derive_seed(seed, HELD_OUT + lot), env["step_timeout"])
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from worldmodels.common.files import write_report
+from worldmodels.common.files import Report
 from worldmodels.errors import UserError
 from worldmodels.evaluation.baselines import baseline_policies
 from worldmodels.evaluation.comparison_report import draw, label, table
@@ -76,7 +76,9 @@ def compare(
         "quality": quality,
         "planned_over_oracle": over_oracle(rows),
     }
-    write_report(Path(to), "compare", result, table(result), draw(result))
+    report = Report(Path(to), "compare", result, table(result), draw(result))
+    report.write()
+    report.show()
     return result
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+
+from worldmodels.common.figures import blank_figure
 
 SHOWN = (1, 5, 15)
 """Imagined steps in the table."""
@@ -73,8 +74,7 @@ def draw(result: Mapping[str, Any]) -> Figure:
     """Left, interquartile means and intervals; right, errors against the imagined step, a curve a model and part."""
     rows = [row for row in result["rows"] if row["returns"] is not None]
     parts = sorted({key for judged in result["quality"].values() for key in judged["errors"]})
-    figure = Figure(figsize=(5 + 2.6 * len(parts), max(2.6, 0.32 * len(rows) + 1)), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = blank_figure(5 + 2.6 * len(parts), max(2.6, 0.32 * len(rows) + 1))
     axes = figure.subplots(1, 1 + len(parts), width_ratios=[1.8] + [1] * len(parts))
     draw_returns(axes[0] if parts else axes, rows)
     for part, panel in zip(parts, axes[1:] if parts else [], strict=True):

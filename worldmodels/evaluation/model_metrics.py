@@ -17,8 +17,7 @@ from worldmodels.agent import Agent
 from worldmodels.common.batch import split_context
 from worldmodels.common.frames import last_frame
 from worldmodels.common.randomness import color_noise, own_randomness, row_noise
-from worldmodels.common.seeds import HELD_OUT, derive_seed
-from worldmodels.envs.vector import VectorEnv
+from worldmodels.envs.vector import VectorEnv, held_out_envs
 from worldmodels.evaluation.oracle import Oracle, OracleAgent, Simulators
 from worldmodels.evaluation.report import play_held_out, windows
 from worldmodels.evaluation.rollout import EpisodeBatch, record_baseline
@@ -104,7 +103,7 @@ def ranking(run: Run, seed: int, actions: Float[Tensor, "N T A"]) -> dict[str, A
     generator = torch.Generator().manual_seed(seed)
     steps, correlations = run.cfg.evaluation.imag_horizon, []
     with (
-        VectorEnv(run.cfg.env, len(actions), derive_seed(seed, HELD_OUT), run.cfg.env.step_timeout) as envs,
+        held_out_envs(run.cfg.env, len(actions), seed) as envs,
         Simulators(run.cfg.env, envs.discrete) as simulators,
     ):
         oracle = Oracle(simulators, envs.action_dim)

@@ -18,6 +18,7 @@ from torch import Tensor
 from planners.search.memory import require_memory
 from worldmodels.common import precision
 from worldmodels.common.batch import split_context
+from worldmodels.common.figures import write_figure
 from worldmodels.common.files import FRAMES, read_rows, write_json
 from worldmodels.common.frames import enlarge, gif_bytes, last_frame, write_mp4, write_png
 from worldmodels.data.import_dataset import replay_folder
@@ -198,7 +199,7 @@ def score_imagination(run: Run, held_out: EpisodeBatch, context: int, imag_horiz
     (run.path / "imagine.gif").write_bytes(gif_bytes(draw_clips(clip)))
     write_png(run.path / "imagine.png", draw_strip(clip))
     curves = {key.removesuffix("_error"): torch.tensor(errors[key]) for key in errors if key.endswith("_error")}
-    draw_errors(curves).savefig(run.path / "imagine_errors.png", dpi=120)
+    write_figure(run.path / "imagine_errors.png", draw_errors(curves))
     log.info("\n%s\n", error_table(errors))
 
 
@@ -221,7 +222,7 @@ def draw_curve(run: Run) -> None:
     best = max(result["baselines"], key=result["baselines"].get)
     levels = {"evaluation": result["return_mean"], f"{best} (best baseline)": result["baselines"][best]}
     frames, returns = [int(row[FRAMES]) for row in rows], [float(row["episode/return"]) for row in rows]
-    draw_returns(frames, returns, levels).savefig(run.path / "returns.png", dpi=120)
+    write_figure(run.path / "returns.png", draw_returns(frames, returns, levels))
 
 
 def evaluate_finished_run(run: Run, cfg: DictConfig) -> None:

@@ -15,10 +15,9 @@ from tqdm import tqdm
 
 from planners.base import Planner
 from worldmodels.agent import Agent
-from worldmodels.common.seeds import HELD_OUT, derive_seed
 from worldmodels.data.model_free import ModelFreeAgent, StateAgent
 from worldmodels.envs.options import Baselines, read
-from worldmodels.envs.vector import VectorEnv
+from worldmodels.envs.vector import VectorEnv, held_out_envs
 from worldmodels.errors import UserError
 from worldmodels.evaluation.oracle import Oracle, OracleAgent, Simulators
 from worldmodels.model import WorldModel
@@ -124,7 +123,7 @@ def in_batches(
     with tqdm(desc="playing", total=episodes, unit="episode", delay=BAR_AFTER, leave=False, file=sys.stdout) as bar:
         for number, begun in enumerate(range(0, episodes, EPISODES_AT_ONCE)):
             size = min(EPISODES_AT_ONCE, episodes - begun)
-            with VectorEnv(env, size, derive_seed(seed, HELD_OUT + number), env["step_timeout"]) as envs:
+            with held_out_envs(env, size, seed, number) as envs:
                 played.append(batch(envs))
             bar.update(size)
     return concat(played)
@@ -177,6 +176,6 @@ def table(result: Mapping[str, Any]) -> str:
     if "success_rate" in result:
         lines.append(f"{'solved, of ' + str(result['episodes']):<22}{100 * result['success_rate']:>8.0f} %")
     if "normalized_score" in result:
-        lines.append(f"{'normalized score':<22}{result['normalised_score']:>9.1f}")
+        lines.append(f"{'normalized score':<22}{result['normalized_score']:>9.1f}")
     lines += [f"{name:<22}{score:>9.1f}" for name, score in result["baselines"].items()]
     return "\n".join(lines)

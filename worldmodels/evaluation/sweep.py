@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 from tqdm import tqdm
 
-from worldmodels.common.files import write_report
+from worldmodels.common.figures import blank_figure
+from worldmodels.common.files import Report
 from worldmodels.evaluation.report import play_held_out
 from worldmodels.runs.loading import open_run
 
@@ -51,7 +51,9 @@ def sweep(
         "rows": rows,
         "rank_correlation": rank_correlation(rows),
     }
-    write_report(Path(to), "sweep", result, table(result), draw(result))
+    report = Report(Path(to), "sweep", result, table(result), draw(result))
+    report.write()
+    report.show()
     return result
 
 
@@ -101,8 +103,7 @@ def draw(result: dict[str, Any]) -> Figure:
     rows, values = result["rows"], numbers(result["rows"])
     places = values or list(range(len(rows)))
     has_success = any(row["success_rate"] is not None for row in rows)
-    figure = Figure(figsize=(9 if has_success else 4.8, 3), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = blank_figure(9 if has_success else 4.8, 3)
     panels = np.ravel(figure.subplots(1, 1 + has_success))
     errors = [row["std"] / max(1, len(row["returns"]) - 1) ** 0.5 for row in rows]
     panels[0].errorbar(places, [row["mean"] for row in rows], errors, fmt="o-", capsize=3)

@@ -15,7 +15,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from worldmodels.cli import CtrlC, Interrupted
-from worldmodels.common.files import write_json
+from worldmodels.common.files import Report
 from worldmodels.envs.stream import depend_on_parent
 from worldmodels.errors import UserError
 from worldmodels.recall.episodes import provide_data
@@ -105,12 +105,11 @@ def summarize(cfg: DictConfig, folder: Path) -> None:
     order = [*cfg.memory.backbones, *sorted(result["dynamics"] for result in results)]
     results.sort(key=lambda result: (order.index(result["dynamics"]), result["posterior"] or "", result["delay"]))
     failed = sorted(file.parent.name for file in folder.glob("cells/*/failed.txt"))
-    write_json(folder / "memory.json", {"tasks": TASKS, "cells": results, "failed": failed})
     parts = [
         *(table(results, task) for task in TASKS),
         footnote(results),
         *(["failed: " + ", ".join(failed)] * bool(failed)),
     ]
-    (folder / "memory.md").write_text("\n\n".join(filter(None, parts)) + "\n")
-    if results:
-        draw(results).savefig(folder / "memory.png", dpi=120)
+    content = {"tasks": TASKS, "cells": results, "failed": failed}
+    figure = draw(results) if results else None
+    Report(folder, "memory", content, "\n\n".join(filter(None, parts)), figure).write()

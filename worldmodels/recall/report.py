@@ -6,8 +6,9 @@ import math
 from operator import itemgetter
 from typing import Any
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+
+from worldmodels.common.figures import blank_figure
 
 TASKS = {
     "imagined": "reward imagined after the doors, from the room, the hallway and the action",
@@ -70,8 +71,7 @@ def draw(results: list[dict[str, Any]]) -> Figure:
 
     Rows are set beside one another, because many lie at 1.
     """
-    figure = Figure(figsize=(11, 3.4), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = blank_figure(11, 3.4)
     panels = figure.subplots(1, 3, sharey=True)
     names, rows = (list(dict.fromkeys(map(what, results))) for what in (itemgetter("dynamics"), row_name))
     for panel, task in zip(panels, ("imagined", "inferred", "room"), strict=True):

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from einops import rearrange
 from jaxtyping import Float, UInt8
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -21,11 +20,11 @@ from planners.diffusion.planner import Diffusion
 from worldmodels.agent import Agent
 from worldmodels.common import precision
 from worldmodels.common.columns import GOAL_PREFIX
+from worldmodels.common.figures import blank_figure, write_figure
 from worldmodels.common.frames import enlarge, gif_bytes, last_frame, to_uint8
-from worldmodels.common.seeds import HELD_OUT, derive_seed
 from worldmodels.envs.grid import Grid
 from worldmodels.envs.maze import grid_of
-from worldmodels.envs.vector import VectorEnv
+from worldmodels.envs.vector import VectorEnv, held_out_envs
 from worldmodels.model import WorldModel
 from worldmodels.runs.loading import Run
 
@@ -55,7 +54,7 @@ def write_diffusion_figures(run: Run, seed: int) -> None:
         return
     generator = torch.Generator(run.model.device).manual_seed(seed)
     amp = precision.context(run.cfg.trainer.precision, run.model.device)
-    with VectorEnv(run.cfg.env, 1, derive_seed(seed, HELD_OUT), run.cfg.env.step_timeout) as envs, amp():
+    with held_out_envs(run.cfg.env, 1, seed) as envs, amp():
         agent, rows = Agent(1, run.model, False, generator, amp), envs.reset()
         agent.filter(rows)
         memory = {key: value.to(run.model.device) for key, value in run.planner.initial(1).items()}
@@ -63,9 +62,9 @@ def write_diffusion_figures(run: Run, seed: int) -> None:
         if situation.grid is None and "pixels" not in run.model.decode(agent.state.feat):
             return  # nothing of a plan can be drawn
         (run.path / "denoising.gif").write_bytes(gif_bytes(denoising(situation, generator), fps=3))
-        guidance(situation, generator).savefig(run.path / "guidance.png", dpi=120)
+        write_figure(run.path / "guidance.png", guidance(situation, generator))
         if situation.grid is not None:
-            followed(situation, envs, agent, rows).savefig(run.path / "path.png", dpi=120)
+            write_figure(run.path / "path.png", followed(situation, envs, agent, rows))
 
 
 def maze_of(run: Run) -> Grid | None:
@@ -122,8 +121,7 @@ def guidance(situation: Situation, generator: torch.Generator) -> Figure:
             titles,
             None,
         )
-    figure = Figure(figsize=(8, 1.3 * len(shown)), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = blank_figure(8, 1.3 * len(shown))
     for axes, sampled, title in zip(figure.subplots(len(shown), 1), shown, titles, strict=True):
         axes.imshow(decoded_strip(situation, sampled.best()[0][0]))
         axes.set_title(title.replace("\n", ", "), fontsize=8)
@@ -186,8 +184,7 @@ def draw_paths(
 ) -> Figure:
     """Paths over the maze, a panel for each set of them; the best in red, the way that was taken in blue."""
     height, width = grid.free.shape
-    figure = Figure(figsize=(2.6 * len(paths), 2.6 * height / width + 0.5), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = blank_figure(2.6 * len(paths), 2.6 * height / width + 0.5)
     for axes, group, title in zip(np.ravel(figure.subplots(1, len(paths))), paths, titles, strict=True):
         extent = (-width / 2, width / 2, -height / 2, height / 2)
         axes.imshow(grid.free, cmap="gray", vmin=-3, vmax=1, extent=extent)

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from einops import rearrange
 from jaxtyping import Float, UInt8
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from dynamics.base import State
+from worldmodels.common.figures import blank_figure
 from worldmodels.common.frames import border, enlarge, last_frame, to_uint8
 from worldmodels.common.randomness import own_randomness
 from worldmodels.model import WorldModel
@@ -81,8 +81,7 @@ def draw_strip(clip: OpenLoop, windows: int = 2, every: int = 3) -> UInt8[np.nda
 
 def draw_errors(curves: dict[str, Float[Tensor, " K"]]) -> Figure:
     """Mean squared image error against the imagined step."""
-    figure = Figure(figsize=(5, 3.2), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = blank_figure(5, 3.2)
     axes = figure.add_subplot(xlabel="decisions imagined", ylabel="mean squared image error")
     for name, curve in curves.items():
         axes.plot(range(1, len(curve) + 1), torch.as_tensor(curve).cpu(), label=name)
@@ -93,8 +92,7 @@ def draw_errors(curves: dict[str, Float[Tensor, " K"]]) -> Figure:
 
 def draw_returns(frames: list[int], returns: list[float], levels: dict[str, float], smooth: int = 5) -> Figure:
     """Returns of the training episodes against frames, their running mean, and what needs no learning as lines."""
-    figure = Figure(figsize=(5, 3.2), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = blank_figure(5, 3.2)
     axes = figure.add_subplot(xlabel="environment frames", ylabel="return of a training episode")
     axes.plot(frames, returns, ".", alpha=0.4, color="tab:blue")
     means = [float(np.mean(returns[max(0, i - smooth + 1) : i + 1])) for i in range(len(returns))]

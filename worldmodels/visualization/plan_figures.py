@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from einops import rearrange
 from jaxtyping import Float, UInt8
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -18,9 +17,9 @@ from planners.base import PlanInfo, Planner
 from planners.learning.learner import Learner
 from worldmodels.agent import Agent
 from worldmodels.common import precision
+from worldmodels.common.figures import blank_figure, write_figure
 from worldmodels.common.frames import border, enlarge, gif_bytes, last_frame, to_uint8
-from worldmodels.common.seeds import HELD_OUT, derive_seed
-from worldmodels.envs.vector import VectorEnv
+from worldmodels.envs.vector import held_out_envs
 from worldmodels.model import Trajectory, WorldModel
 from worldmodels.nets.encoders import pixels_to_float
 from worldmodels.runs.loading import Run
@@ -77,8 +76,7 @@ def draw_plan(preview: PlanPreview, happened: list[float] | None = None) -> Figu
     """Candidates coloured by value with the plan over them, a panel an action's number; values and rewards below."""
     plan = preview.info.plan[0].cpu()
     shown = min(plan.shape[1], 3)
-    figure = Figure(figsize=(3.2 * (shown + 1), 2.8), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = blank_figure(3.2 * (shown + 1), 2.8)
     axes = figure.subplots(1, shown + 1)
     steps = np.arange(len(plan))
     for number, panel in enumerate(axes[:shown]):
@@ -142,7 +140,7 @@ def write_plan_figures(run: Run, seed: int) -> None:
     """
     generator = torch.Generator(run.model.device).manual_seed(seed)
     amp = precision.context(run.cfg.trainer.precision, run.model.device)
-    with VectorEnv(run.cfg.env, 1, derive_seed(seed, HELD_OUT), run.cfg.env.step_timeout) as envs:
+    with held_out_envs(run.cfg.env, 1, seed) as envs:
         agent = Agent(1, run.model, False, generator, amp)
         rows, step, preview, happened = envs.reset(), 0, None, []
         while preview is None or len(happened) <= preview.info.plan.shape[1]:
@@ -160,7 +158,7 @@ def write_plan_figures(run: Run, seed: int) -> None:
             rows, step = envs.step(action), step + 1
     if preview is None:
         return
-    draw_plan(preview, [float(row["reward"]) for row in happened[1:]]).savefig(run.path / "plan.png", dpi=120)
+    write_figure(run.path / "plan.png", draw_plan(preview, [float(row["reward"]) for row in happened[1:]]))
     if "pixels" in happened[0]:
         clip = beside_what_happened(run.model, preview, torch.cat([row["pixels"] for row in happened]))
         (run.path / "plan.gif").write_bytes(gif_bytes(clip, fps=5))

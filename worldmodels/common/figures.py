@@ -1,0 +1,23 @@
+"""Figures drawn without a display."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+DPI = 120
+"""Dots per inch of a figure in a file."""
+
+
+def blank_figure(width: float | int, height: float | int) -> Figure:
+    """An empty figure of so many inches, whose pixels can be read; pyplot, which keeps every figure, is not asked."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def write_figure(path: Path, figure: Figure) -> None:
+    """A figure as a file, of the kind that its ending says."""
+    figure.savefig(path, dpi=DPI)
