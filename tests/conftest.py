@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing.process
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -17,13 +19,32 @@ def pytest_addoption(parser):
     parser.addoption("--all", action="store_true", help="also the tests marked slow, which cost more than they tell")
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m chooses
 def pytest_collection_modifyitems(config, items):
-    """Leave the slow tests out unless they are asked for."""
+    """Mark what reads a trained run, whose environments are processes; leave slow tests out unless asked for."""
+    for item in items:
+        if "finished_run" in item.fixturenames:
+            item.add_marker(pytest.mark.process)
     if config.getoption("--all"):
         return
     slow = [item for item in items if item.get_closest_marker("slow")]
     config.hook.pytest_deselected(items=slow)
     items[:] = [item for item in items if not item.get_closest_marker("slow")]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    """Fail a test, or its fixtures, that starts processes without being marked so: `make test-fast` would run it."""
+    if item.get_closest_marker("process"):
+        return (yield)
+
+    def refuse(*_, **__):
+        pytest.fail("this test starts a process: mark it with pytest.mark.process")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(multiprocessing.process.BaseProcess, "start", refuse)
+        patch.setattr(subprocess.Popen, "__init__", refuse)
+        return (yield)
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 
 import pytest
@@ -9,9 +10,10 @@ from omegaconf import OmegaConf
 from places import CONFIGS
 from toy_runs import WORDS
 
-from worldmodels.cli import with_search_path
+from worldmodels.cli import Interrupted, with_search_path
 from worldmodels.config import load_config
 from worldmodels.errors import UserError
+from worldmodels.training.sweeps import run_hydra
 
 
 @pytest.fixture
@@ -33,9 +35,26 @@ def test_a_mistake_in_a_multirun_is_a_sentence(said, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     status, error = said.exit("train", "-m", "frmes=1,2")
     assert (status, error) == (1, "error: there is no key 'frmes'. Did you mean 'frames'?\n")
-    status, error = said.exit("train", "-m", "seed=-1", *WORDS)
-    assert status == 1
-    assert error.splitlines()[-1].startswith("error: seed=-1 must be a whole number")
+    assert said.refusal("train", "-m", "seed=-1,-2", *WORDS).startswith("seed=-1 must be a whole number")
+
+
+@pytest.mark.parametrize(
+    "error", [UserError("a mistake"), Interrupted(), OSError(errno.ENOSPC, "full"), KeyError("a bug")]
+)
+def test_the_first_error_ends_a_multirun(error, tmp_path, monkeypatch, capfd):
+    """It is raised as it is, no run follows, and nothing of Hydra's is printed."""
+    monkeypatch.chdir(tmp_path)
+    begun = []
+
+    def job(words):
+        begun.append(words)
+        raise error
+
+    with pytest.raises(type(error)) as caught:
+        run_hydra(["-m", "seed=1,2"], job)
+    assert caught.value is error
+    assert begun == [["seed=1"]]
+    assert capfd.readouterr().err == ""
 
 
 def test_a_configuration_is_printed(said, tmp_path, monkeypatch):

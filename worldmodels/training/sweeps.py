@@ -25,24 +25,42 @@ QUIET = (
 )
 
 
+class _Ended(BaseException):
+    """Carries a run's error through Hydra, which keeps an ``Exception`` until all runs are over and prints a line."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+
 def run_hydra(words: list[str], job: Callable[[list[str]], object]) -> None:
-    """Let Hydra read its flags and call ``job`` with the words of each run; what goes wrong is raised as it is."""
+    """Let Hydra read its flags and call ``job`` with the words of each run; the first error ends all, raised as it is.
+
+    Hydra itself would go on with the next run after a mistake or Ctrl-C.
+    """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints tracebacks and ends the process
 
     @hydra.main(config_path=str(config_dir()), config_name="train", version_base=None)
     def main(_: DictConfig) -> None:
-        with _another_hydra():
-            job([*searched, *HydraConfig.get().overrides.task])
+        try:
+            with _another_hydra():
+                job([*searched, *HydraConfig.get().overrides.task])
+        except Exception as error:
+            raise _Ended(error) from error
 
     searched = [word for word in words if word.startswith(f"{SEARCH}=")]
     flags = [word for word in words if "=" not in word or word.startswith("-")]
     said = [word for word in words if word not in flags]
     before, sys.argv = sys.argv, [sys.argv[0], *flags, *said, *QUIET]
+    error: Exception | None = None
     try:
         with hydra_errors_to_user_errors(said, "train"):
             main()
+    except _Ended as ended:
+        error = ended.error
     finally:
         sys.argv = before
+    if error is not None:
+        raise error  # here, where it gets no second context
 
 
 @contextmanager
