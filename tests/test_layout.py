@@ -1,4 +1,7 @@
-"""The layout is the architecture: imports run down the floors of this house, never up and never in a circle."""
+"""The layout is the architecture: imports run down the floors of this house, never up and never in a circle.
+
+Names of tests are short too.
+"""
 
 from __future__ import annotations
 
@@ -77,3 +80,17 @@ def climbs(root: Path) -> list[str]:
 
 def test_no_import_climbs():
     assert climbs(ROOT) == []
+
+
+LONGEST_NAME = 60
+"""Letters in the name of a test; what is left to say stands in its docstring."""
+
+
+def test_names_of_tests_are_short():
+    folders = (ROOT / "tests", ROOT / "worldmodels" / "testing")
+    trees = {path: ast.parse(path.read_text()) for folder in folders for path in folder.rglob("*.py")}
+    functions = [(path, node) for path, tree in trees.items() for node in ast.walk(tree)]
+    names = {(path.name, node.name) for path, node in functions if isinstance(node, ast.FunctionDef)}
+    tests = [(file, name) for file, name in names if name.startswith("test_")]
+    assert len(tests) > 500
+    assert [test for test in tests if len(test[1]) > LONGEST_NAME] == []

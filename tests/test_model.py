@@ -204,7 +204,8 @@ def test_the_smallest_size_has_about_a_million_parameters():
     assert 0.7e6 < sum(p.numel() for p in world.parameters()) < 1.5e6
 
 
-def test_what_learns_finds_the_features_that_its_constructor_names():
+def test_what_learns_is_given_the_features():
+    """A constructor that names ``features`` gets them, with the goal among them."""
     features = FeatureSpec(latent_dim=5, goal_dim=3)
     assert features.feat_dim == 8
     names = ("actor_critic", "cloning", "tdmpc")

@@ -36,7 +36,8 @@ def test_the_root_stands_above_experiments_and_parts():
     assert loss_scales(load_config(["planner=actor_critic", "loss_scales.actor=0.5"]), STATE)["actor"] == 0.5
 
 
-def test_a_stored_run_takes_words_too_and_another_part_brings_its_own():
+def test_a_stored_run_takes_words_too():
+    """Another part brings scales of its own."""
     run = config("loss_scales.reward=2")
     assert loss_scales(override(run, ["loss_scales.rep=0.3"]), STATE) == loss_scales(run, STATE) | {"rep": 0.3}
     other = loss_scales(override(run, ["dynamics=implicit"]), STATE)

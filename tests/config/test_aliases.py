@@ -65,5 +65,6 @@ def test_options_of_a_renamed_node_follow_it():
     assert renamed(["dynamics.space.unimix=0.1"], list) == ["dynamics.latent.unimix=0.1"]
 
 
-def test_an_old_word_that_another_backbone_still_has_is_meant_as_it_stands():
+def test_an_old_word_may_be_current_elsewhere():
+    """What one backbone calls otherwise now and another still has is meant as it stands."""
     assert load_config(["dynamics=koopman", "dynamics.core.state=8"]).dynamics.core.state == 8

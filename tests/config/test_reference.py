@@ -23,7 +23,8 @@ def test_help_is_about_the_words_given():
     assert "dynamics.core.window" not in help_text([])
 
 
-def test_a_line_has_the_value_the_range_and_the_text_of_an_option():
+def test_a_line_describes_an_option():
+    """Its value, its range and its text."""
     found = {line.key: line for line in lines(load_config(["env=maze", "env.max_leg_cells=2"]))}
     line = found["env.max_leg_cells"]
     assert (line.value, line.allowed) == ("2", "a whole number of at least 0")

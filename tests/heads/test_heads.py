@@ -136,7 +136,8 @@ def test_a_detached_head_leads_gradients_through_imagination():
     assert plan.grad.any()
 
 
-def test_a_model_without_the_two_heads_that_planners_read_is_refused():
+def test_a_model_without_reward_or_cont_is_refused():
+    """Planners read both heads."""
     world = model()
     with pytest.raises(UserError, match=r"heads reward and cont.*\['reward'\]"):
         WorldModel(world.encoder, world.dynamics, {"reward": world.heads["reward"]}, dict(world.objectives))

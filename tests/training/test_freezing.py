@@ -40,7 +40,8 @@ def test_a_frozen_planner_has_no_losses():
     assert trained.losses(batch(observations=STATE))[0].keys() == {"dyn", "rep", "state", "reward", "cont"}
 
 
-def test_a_part_without_parameters_learns_as_long_as_the_latent_does():
+def test_a_part_without_parameters_learns_with_the_latent():
+    """It counts as learning until encoder and dynamics are both frozen."""
     world = model(observations=STATE)
     assert world.learns(torch.nn.Identity())
     world.encoder.requires_grad_(False)

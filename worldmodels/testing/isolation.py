@@ -153,7 +153,8 @@ class Isolation:
         assert all(torch.equal(a, b) for a, b in zip(draws[0], draws[1], strict=True))
 
     @torch.no_grad()
-    def test_a_frame_may_be_filtered_at_the_mode_or_drawn_whatever_the_module_says(self, dynamics):
+    def test_a_frame_is_filtered_at_the_mode_or_drawn_as_asked(self, dynamics):
+        """The argument of ``obs_step`` decides, whatever the module says."""
         state, (embed, action, reset) = warm(dynamics), sequences(1).frame(0)
 
         def filtered_once(attribute, argument):
