@@ -66,5 +66,5 @@ doctor: setup
 	@$(PY) scripts/doctor.py
 
 clean:
-	@rm -rf .venv .pytest_cache .ruff_cache build dist *.egg-info MUJOCO_LOG.TXT
+	@rm -rf .venv .hypothesis .pytest_cache .ruff_cache build dist *.egg-info MUJOCO_LOG.TXT
 	@find . -name __pycache__ -type d -not -path './runs/*' -prune -exec rm -rf {} +

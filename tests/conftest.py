@@ -8,10 +8,16 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from worldmodels.envs.rendering import choose_backend
 
 choose_backend()  # before any test file imports dm_control, which decides once and for all how to draw
+
+
+# The same few examples every time: what fails here fails everywhere, and no run leaves anything for the next.
+settings.register_profile("tests", derandomize=True, deadline=None, max_examples=10, database=None)
+settings.load_profile("tests")
 
 
 def pytest_addoption(parser):

@@ -1,0 +1,59 @@
+"""Windows of any recording, found one by one: hypothesis chooses where episodes begin and what the ring still holds."""
+
+from __future__ import annotations
+
+from unittest.mock import Mock
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torchrl.data.replay_buffers import Storage
+
+from worldmodels.data.storage import Ledger
+from worldmodels.data.windows import WindowSampler, episode_spans
+
+ENVS, STEPS = 2, 8
+
+
+@st.composite
+def rings(draw):
+    """What a ring has gone through, as its ledger's five numbers, and the column that says where episodes begin."""
+    count = draw(st.integers(0, 3 * STEPS))
+    lost = draw(st.integers(0, STEPS - 1)), draw(st.integers(0, count))
+    numbers = [count + draw(st.integers(0, 1)), count, draw(st.integers(0, count)), *lost]
+    flags = draw(st.lists(st.booleans(), min_size=STEPS * ENVS, max_size=STEPS * ENVS))
+    return Ledger(torch.tensor(numbers), STEPS), torch.tensor(flags).reshape(STEPS, ENVS)
+
+
+@settings(max_examples=50)
+@given(ring=rings(), length=st.integers(1, 5), crosses=st.booleans())
+def test_every_window_is_found_once_within_its_episode(ring, length, crosses):
+    ledger, is_first = ring
+    sampler = WindowSampler(ledger, ENVS, None if crosses else is_first)
+    expected = [
+        [((start + n) % STEPS, env) for n in range(length)]
+        for begin, end in ledger.runs()
+        for env in range(ENVS)
+        for start in range(begin, end - length + 1)
+        if crosses or not any(is_first[(start + n) % STEPS, env] for n in range(1, length))
+    ]
+    assert sampler.valid_starts(length) == len(expected)
+    if not expected:
+        return
+    time, env = sampler.all_windows(length)
+    found = list(zip(time.tolist(), env.tolist(), strict=True))
+    assert sorted(found[n : n + length] for n in range(0, len(found), length)) == sorted(expected)
+    sampler.slice_len, sampler._rng = length, torch.Generator().manual_seed(0)
+    (time, env), _ = sampler.sample(Mock(spec=Storage), 4 * length)
+    drawn = list(zip(time.tolist(), env.tolist(), strict=True))
+    assert all(drawn[n : n + length] in expected for n in range(0, len(drawn), length))
+
+
+@settings(max_examples=50)
+@given(ring=rings())
+def test_episodes_cover_what_is_kept(ring):
+    ledger, is_first = ring
+    runs = ledger.runs()
+    first, env, rows = (part.tolist() for part in episode_spans(runs, ENVS, is_first))
+    covered = sorted((e, number) for f, e, n in zip(first, env, rows, strict=True) for number in range(f, f + n))
+    assert covered == sorted((e, number) for begin, end in runs for number in range(begin, end) for e in range(ENVS))
