@@ -351,14 +351,14 @@ def test_training_looks_at_what_a_recording_was_made_with(dataset, tmp_path):
         train([*ENV, *BARE, *OFFLINE, f"data={other}", "planner=cloning", f"run_dir={tmp_path / 'run'}"])
 
 
-def test_what_is_too_short_to_learn_from_is_told(dataset, tmp_path, caplog):
+def test_what_is_too_short_to_learn_from_is_told(dataset, tmp_path, caplog, unscored):
     words = [word for word in OFFLINE if not word.startswith("data.length")]
     train([*ENV, *BARE, *words, "data.length=6", f"data={dataset}", "planner=cloning", f"run_dir={tmp_path / 'run'}"])
     assert "of the rows are in episodes of less than 6" in caplog.text
 
 
 @pytest.mark.parametrize("planner", ["diffusion", "cloning"])
-def test_a_model_and_a_planner_are_learned_from_a_recording(dataset, tmp_path, planner):
+def test_a_model_and_a_planner_are_learned_from_a_recording(dataset, tmp_path, planner, request):
     own = {"diffusion": DENOISES, "cloning": ()}[planner]
     train([*ENV, *BARE, *OFFLINE, f"data={dataset}", f"planner={planner}", *own, f"run_dir={tmp_path / 'run'}"])
     before = {file.name: file.read_bytes() for file in dataset.glob("*.memmap")}
@@ -368,6 +368,7 @@ def test_a_model_and_a_planner_are_learned_from_a_recording(dataset, tmp_path, p
     assert json.loads((tmp_path / "run" / "evaluation.json").read_text())["planner"] == planner
     assert (tmp_path / "run" / "imagine.json").exists()
     assert not (tmp_path / "run" / "replay").exists()
+    request.getfixturevalue("unscored")
     train([f"resume={tmp_path / 'run'}", "updates=15"])
     assert read_checkpoint(tmp_path / "run")["counters"]["updates"] == 15
     assert {file.name: file.read_bytes() for file in dataset.glob("*.memmap")} == before
@@ -507,7 +508,7 @@ def test_a_file_may_tell_skills_itself(tmp_path):
     assert [set(episode.skill) for episode in read(str(path))] == [{7}, {8}]
 
 
-def test_skills_are_learned_and_asked_for(dataset, tmp_path):
+def test_skills_are_learned_and_asked_for(dataset, tmp_path, unscored):
     skill = "{_target_: planners.diffusion.conditioning.SkillLabel, _partial_: true, skills: 2, value: 1}"
     label = f"+planner.learner.labels.skill={skill}"
     words = [*ENV, *BARE, *OFFLINE, f"data=[{dataset},{dataset}]", "planner=diffusion", *DENOISES, label]

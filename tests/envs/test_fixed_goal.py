@@ -85,7 +85,7 @@ def test_a_maze_has_goals_of_its_own():
         make(maze, 0)
 
 
-def test_a_planner_aims_at_the_goal_it_is_given_afterwards(tmp_path):
+def test_a_planner_aims_at_the_goal_it_is_given_afterwards(tmp_path, unscored):
     env = counter(obs="state")
     words = [word for word in REST if not word.startswith("planner.")]
     small = ["planner.plan_horizon=3", "denoiser.width=16", "planner.acting.steps=2", "planner.acting.replan_every=1"]

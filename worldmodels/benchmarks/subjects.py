@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 
@@ -52,20 +54,27 @@ def subjects(name: str, parameters: int, overrides: list[str]) -> Iterator[Subje
 def equal_width(name: str, words: list[str], parameters: int) -> list[str]:
     """Overrides that give a backbone ``parameters`` within 3 %: its core in steps of 16, the maps around it exactly."""
 
+    @cache
     def count(width: int, hidden: int) -> int:
         sized = (*words, f"size.hidden={width}", f"size.deter={3 * width}", f"dynamics.hidden={hidden}")
         with torch.device("meta"):
             return sum(p.numel() for p in Subject(name, None, sized).build(64).parameters())
 
     def largest(low: int, high: int, count: Callable[[int], int]) -> int:
-        """By bisection, the largest below ``high`` that counts at most ``parameters``, or else ``low``."""
+        """The largest below ``high`` that counts at most ``parameters``, or else ``low``.
+
+        Between both, square roots of counts are nearly straight: two or three steps find what bisection finds in eight.
+        """
         while high - low > 1:
-            middle = (low + high) // 2
+            below, above = math.sqrt(count(low)), math.sqrt(count(high))
+            step = (high - low) * (math.sqrt(parameters) - below) / (above - below)
+            middle = min(max(low + int(step), low + 1), high - 1)
             low, high = (middle, high) if count(middle) <= parameters else (low, middle)
         return low
 
     width = 16 * largest(2, 256, lambda steps: count(16 * steps, 16 * steps))
-    found = largest(width // 2, 4 * width, lambda hidden: count(width, hidden))
+    least = width if count(width, width) <= parameters else width // 2
+    found = largest(least, 4 * width, lambda hidden: count(width, hidden))
     if abs(count(width, found) / parameters - 1) > TOLERANCE:
         raise UserError(f"no width gives {name} {parameters} parameters within {100 * TOLERANCE:.0f} %.")
     return [f"size.hidden={width}", f"size.deter={3 * width}", f"dynamics.hidden={found}"]
