@@ -15,12 +15,13 @@ STAMP := .venv/.installed
 # short enough for whatever else needs the cores. Sleeping at once (OMP_WAIT_POLICY=PASSIVE) doubles an update's time.
 export GOMP_SPINCOUNT ?= 20000
 
-.PHONY: help setup train test lint format doctor clean FORCE
+.PHONY: help setup train test test-fast lint format doctor clean FORCE
 
 help:
 	@echo 'make setup                 build .venv with the pinned versions (PYTHON=python3.12, TORCH_INDEX=<url>)'
 	@echo 'make train ARGS="..."      set up, then scripts/train.py, e.g. ARGS="env.task=walker_walk planner=cem"'
 	@echo 'make test ARGS="..."       set up, then pytest, e.g. ARGS="-k replay"'
+	@echo 'make test-fast             the same without what trains, starts processes or is heavy: a minute and a half'
 	@echo 'make doctor                set up, then say whether this machine can draw and train, and what is missing'
 	@echo 'make lint, make format     set up, then check or rewrite the code with ruff'
 	@echo 'make clean                 delete .venv and caches; runs are kept'
@@ -53,6 +54,11 @@ train: setup
 test: export OMP_NUM_THREADS ?= 1
 test: setup
 	@$(PY) -m pytest -n $(TEST_WORKERS) --dist worksteal $(ARGS)
+
+# tests/conftest.py fails what would start a process here unmarked.
+test-fast: export OMP_NUM_THREADS ?= 1
+test-fast: setup
+	@$(PY) -m pytest -n $(TEST_WORKERS) --dist worksteal -m 'not (learns or process or heavy)' $(ARGS)
 
 lint: setup
 	@$(PY) -m ruff check .

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import glfw  # noqa: F401 - which mazes bring; it asks for its version in a process, here where no test is watched
 import pytest
 from hypothesis import settings
 

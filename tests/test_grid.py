@@ -10,6 +10,7 @@ import io
 from copy import deepcopy
 from itertools import product
 
+import pytest
 import torch
 from dynamics_cases import TINY
 from model_cases import ACTION, PIXELS, STATE, batch
@@ -22,6 +23,8 @@ from worldmodels.common.columns import GOAL_PREFIX
 from worldmodels.config import load_config
 from worldmodels.factory import build_model
 from worldmodels.training.setup import Spaces, build_module
+
+pytestmark = pytest.mark.contract
 
 DYNAMICS = sorted(path.stem for path in (CONFIGS / "dynamics").glob("[!_]*.yaml"))
 KINDS = list(product(("box", "discrete"), ("pixels", "state")))
@@ -108,6 +111,7 @@ def acted(module, observations, rows, discrete, seed):
     return torch.stack(actions)
 
 
+@pytest.mark.heavy
 def test_it_acts_learns_is_saved_and_taken_up_again(case, tmp_path):
     backbone, planner, actions, observed = case
     discrete, observations = actions == "discrete", PIXELS if observed == "pixels" else STATE

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from places import ROOT
 
+pytestmark = pytest.mark.process
+
 FAKE = """#!/bin/sh
 here=$(dirname "$0")
 case "$*" in

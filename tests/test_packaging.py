@@ -166,12 +166,14 @@ def imported(path: Path) -> set[str]:
     return {name.split(".")[0] for name in names}
 
 
+@pytest.mark.process
 def test_the_top_level_is_the_documented_one(tracked: list[Path]) -> None:
     parts = [path.relative_to(ROOT).parts for path in tracked]
     assert {part[0] for part in parts if len(part) > 1} == FOLDERS
     assert {part[0] for part in parts if len(part) == 1} == FILES
 
 
+@pytest.mark.process
 def test_no_file_names_a_folder_of_somebodys_machine(tracked: list[Path]) -> None:
     private = re.compile(rb"(?<![\w.}/-])/(?:work|root|home|Users|tmp)\b")
     texts = {path: path.read_bytes() for path in tracked}
@@ -187,4 +189,4 @@ def test_the_documented_system_packages_are_the_doctors() -> None:
 def test_continuous_integration_runs_the_tests() -> None:
     script = ROOT / ".ci" / "run"
     assert script.stat().st_mode & 0o111
-    assert "make test" in script.read_text().splitlines()
+    assert any(line.split()[:2] == ["make", "test"] for line in script.read_text().splitlines())

@@ -61,6 +61,7 @@ def test_one_of_each_kind_is_chosen_by_a_word(own):
     assert "name" in cfg.pictures
 
 
+@pytest.mark.process
 def test_parts_of_ones_own_train_and_score(own, tmp_path):
     """A backbone, a head, an objective, a planner and a picture, in one training and its run loaded again."""
     words = [word for word in WORDS if not word.startswith("readers")]
@@ -75,6 +76,7 @@ def test_parts_of_ones_own_train_and_score(own, tmp_path):
     assert {"loss/speed", "loss/small", "loss/dyn"} <= set(names)
 
 
+@pytest.mark.process
 def test_a_format_of_ones_own_is_learned_from(own, tmp_path, unscored):
     rows = np.random.default_rng(0).uniform(-1, 1, (40, 4)).astype(np.float32)  # two numbers, an action, a reward
     np.savetxt(tmp_path / "a.txt", rows)

@@ -15,6 +15,7 @@ from worldmodels.errors import UserError
 CPU = torch.device("cpu")
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("name", sorted({subject.name for subject in subjects()}))
 def test_every_backbone_has_the_parameters_asked_for(name):
     found = list(costs.subjects(name, 400_000, []))
@@ -24,6 +25,7 @@ def test_every_backbone_has_the_parameters_asked_for(name):
         assert count == pytest.approx(400_000, rel=0.03)
 
 
+@pytest.mark.process
 def test_a_suite_leaves_table_json_and_figure(tmp_path):
     to = tmp_path / "costs.json"
     costs.measure([], [8, 16], ["transformer"], 60_000, 2, 1, str(to), ages=(2, 5))

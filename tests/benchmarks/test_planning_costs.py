@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from worldmodels.benchmarks import planning
 
 SMALL = ["size.units=16", "dynamics.latent=16", "dynamics.hidden=16", "encoder.units=16", "denoiser.width=16"]
 
 
+@pytest.mark.heavy
 def test_every_planner_is_timed_with_a_plan_in_memory(tmp_path, monkeypatch):
     """The first plans of diffusion, made with nothing left of an earlier plan, are not among the timed ones."""
     kept = []

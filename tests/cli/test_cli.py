@@ -69,6 +69,7 @@ WRONG = {
 NEEDS_DMC = ("env.tsk", "env.task", "env.camera")
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("word", WRONG)
 def test_wrong_words_are_refused_and_leave_no_folder(said, tmp_path, word):
     """Each refusal says what to do instead, and the run's folder is never made."""
@@ -85,6 +86,7 @@ def assert_matches(message: str, pattern: str) -> None:
     assert "Traceback" not in message
 
 
+@pytest.mark.process
 def test_a_machine_that_cannot_draw_is_told_what_to_install(said, tmp_path, monkeypatch):
     monkeypatch.setenv("MUJOCO_GL", "osmasa")
     message = said.refusal("train", *DMC, f"run_dir={tmp_path / 'run'}")
@@ -92,6 +94,7 @@ def test_a_machine_that_cannot_draw_is_told_what_to_install(said, tmp_path, monk
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.process
 def test_unknown_gymnasium_ids_are_refused_with_the_near_match(said, tmp_path):
     words = ("env=gym", "env.obs=state", *REST, f"run_dir={tmp_path / 'run'}", "env.id=Pendulm-v1")
     assert_matches(said.refusal("train", *words), "Pendulm-v1.*Pendulum")
@@ -104,6 +107,7 @@ def test_the_published_protocol_is_one_word():
     assert (cfg.data.batch_size, cfg.data.length, cfg.loss_scales.pixels) == (16, 64, 1.0)
 
 
+@pytest.mark.process
 def test_environments_of_gymnasium_start_as_they_are_configured():
     env = load_config(["env=gym"]).env
     with VectorEnv(env, 1, 0) as envs:
@@ -127,6 +131,7 @@ def test_whole_numbers_may_be_written_with_an_exponent():
     assert isinstance(cfg.data.capacity, int)
 
 
+@pytest.mark.process
 def test_scripts_say_what_they_need(said):
     assert_matches(said.refusal("evaluate"), "say which run: run=<…>; this script takes run=, model=, episodes=, seed=")
     assert_matches(
@@ -249,6 +254,7 @@ def test_a_prefill_does_not_begin_again(said, run_folder):
     assert_matches(message, "prefill=300 cannot begin again after 30 updates and 120 frames")
 
 
+@pytest.mark.process
 def test_evaluate_finished_run__passes_over_too_short_episodes(run_folder, caplog):
     """If no held-out episode is long enough to imagine, the log says so and the other results are still written."""
     for name in ("imagine.json", "returns.png"):
@@ -297,6 +303,7 @@ def test_words_that_a_run_does_not_know(said, run_folder):
     )
 
 
+@pytest.mark.process
 def test_a_checkpoint_of_another_architecture(said, run_folder):
     other = override(read_config(run_folder), ["dynamics.posterior=obs"])
     OmegaConf.save(other, run_folder / "config.yaml")
@@ -344,6 +351,7 @@ def no_space(*_, **__):
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
+@pytest.mark.process
 def test_a_disk_too_full_for_the_replay(said, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "posix_fallocate", no_space)
     message = said.refusal("train", *WORDS, f"run_dir={tmp_path / 'run'}")
@@ -351,6 +359,7 @@ def test_a_disk_too_full_for_the_replay(said, tmp_path, monkeypatch):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.process
 def test_a_disk_too_full_for_a_checkpoint_keeps_the_one_before(said, unscored, run_folder, monkeypatch):
     before = (run_folder / "checkpoints" / "last.ckpt").read_bytes()
     with monkeypatch.context() as patch:
@@ -365,6 +374,7 @@ def test_a_disk_too_full_for_a_checkpoint_keeps_the_one_before(said, unscored, r
 # Environments that fail in mid-training ------------------------------------------------------------------------------
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("how", "after", "sentence"),
     [
@@ -403,6 +413,7 @@ def resets(replay: Replay) -> int:
     )
 
 
+@pytest.mark.process
 def test_a_plan_that_is_not_finite_ends_in_one_sentence(said, run_folder):
     checkpoint = torch.load(run_folder / "checkpoints" / "last.ckpt", weights_only=True)
     for key, value in checkpoint["state_dict"].items():
@@ -414,6 +425,7 @@ def test_a_plan_that_is_not_finite_ends_in_one_sentence(said, run_folder):
     )
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [

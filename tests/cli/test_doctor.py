@@ -47,6 +47,7 @@ def test_this_machines_packages_are_consistent():
     assert doctor.mixed_mujoco() == ""
 
 
+@pytest.mark.process
 def test_workers_draw_and_are_timed_together():
     drawings = doctor.draw(CHEETAH, workers=2, frames=3)
     assert len(drawings) == 2
@@ -56,6 +57,7 @@ def test_workers_draw_and_are_timed_together():
         assert not drawing.blank
 
 
+@pytest.mark.process
 def test_a_task_in_wrappers_is_drawn_too(tmp_path):
     goal = tmp_path / "goal.png"
     cv2.imwrite(str(goal), np.zeros((32, 32, 3), np.uint8))
@@ -68,6 +70,7 @@ def test_software_renderers_are_recognised():
     assert not doctor.Drawing("NVIDIA H200/PCIe/SSE2", 1.0, False).software
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("how", "said"), [("hang", "driver hangs: nothing was drawn within 3 s"), ("blank", "are blank")]
 )
@@ -78,6 +81,7 @@ def test_drivers_that_hang_or_draw_nothing_are_reported(how, said):
         )
 
 
+@pytest.mark.process
 def test_the_script_exits_1_with_the_package_to_install():
     result = subprocess.run([sys.executable, SCRIPT], env={**os.environ, **NO_GL}, capture_output=True, text=True)
     assert result.returncode == 1
@@ -86,6 +90,7 @@ def test_the_script_exits_1_with_the_package_to_install():
     assert "FAIL  frames are drawn" in result.stdout
 
 
+@pytest.mark.process
 def test_training_gives_the_same_sentence(monkeypatch):
     for name, value in NO_GL.items():
         monkeypatch.setenv(name, value)

@@ -28,6 +28,7 @@ def rates(cfg) -> dict[str, tuple[float, float]]:
     return {names[id(p)]: (group["lr"], group["eps"]) for group in groups for p in group["params"]}
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(("protocol", "swap"), [*product(PROTOCOLS, SWAPS)])
 def test_any_word_may_stand_in_a_protocol(protocol, swap):
     cfg = load_config([f"experiment={protocol}", swap, "size=xxs", "env.size=32"])

@@ -23,6 +23,8 @@ from worldmodels.runs.folders import read_checkpoint
 from worldmodels.training.logs import MetricsCsv
 from worldmodels.training.run import train
 
+pytestmark = pytest.mark.process
+
 # What a training leaves behind ---------------------------------------------------------------------------------------
 
 

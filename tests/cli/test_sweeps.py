@@ -23,6 +23,7 @@ def own(tmp_path):
     return tmp_path / "own"
 
 
+@pytest.mark.process
 def test_a_multirun_makes_a_run_of_each_value(said, unscored, own, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words = (*WORDS, "frames=90", "planner=mine", "--config-dir", str(own))

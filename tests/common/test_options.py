@@ -121,6 +121,7 @@ def test_help_is_read_from_the_signature():
     assert options_of(Thing)["dim"].required
 
 
+@pytest.mark.process
 def test_workers_import_no_torch():
     code = "import worldmodels.envs.toy, worldmodels.envs.dmc, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -301,6 +301,7 @@ def dataset(tmp_path_factory):
     return folder
 
 
+@pytest.mark.process
 def test_a_card_says_what_is_in_a_recording(dataset):
     card = json.loads((dataset / "card.json").read_text())
     assert card["planner"] == "random"
@@ -343,6 +344,7 @@ def test_require_same_world__refuses_other_decisions_or_frames(tmp_path, caplog)
     assert "was recorded with env.task=cartpole_swingup, and this is walker_walk" in caplog.text
 
 
+@pytest.mark.process
 def test_training_looks_at_what_a_recording_was_made_with(dataset, tmp_path):
     other = shutil.copytree(dataset, tmp_path / "other")
     cfg = OmegaConf.load(other / "config.yaml")
@@ -351,12 +353,14 @@ def test_training_looks_at_what_a_recording_was_made_with(dataset, tmp_path):
         train([*ENV, *BARE, *OFFLINE, f"data={other}", "planner=cloning", f"run_dir={tmp_path / 'run'}"])
 
 
+@pytest.mark.process
 def test_what_is_too_short_to_learn_from_is_told(dataset, tmp_path, caplog, unscored):
     words = [word for word in OFFLINE if not word.startswith("data.length")]
     train([*ENV, *BARE, *words, "data.length=6", f"data={dataset}", "planner=cloning", f"run_dir={tmp_path / 'run'}"])
     assert "of the rows are in episodes of less than 6" in caplog.text
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("planner", ["diffusion", "cloning"])
 def test_a_model_and_a_planner_are_learned_from_a_recording(dataset, tmp_path, planner, request):
     own = {"diffusion": DENOISES, "cloning": ()}[planner]
@@ -374,6 +378,7 @@ def test_a_model_and_a_planner_are_learned_from_a_recording(dataset, tmp_path, p
     assert {file.name: file.read_bytes() for file in dataset.glob("*.memmap")} == before
 
 
+@pytest.mark.process
 def test_resuming_draws_the_windows_that_would_have_come(dataset):
     def drawn(data, count):
         return [batch["state"] for _, batch in zip(range(count), data, strict=False)]
@@ -388,6 +393,7 @@ def test_resuming_draws_the_windows_that_would_have_come(dataset):
         assert torch.equal(one, other)
 
 
+@pytest.mark.process
 def test_from_state_alone_there_is_nothing_to_draw(dataset, tmp_path):
     env = ["env=counter", "env.num_envs=2", "env.obs=state"]
     train([*env, *BARE, *OFFLINE, f"data={dataset}", "planner=diffusion", *DENOISES, f"run_dir={tmp_path / 'run'}"])
@@ -395,6 +401,7 @@ def test_from_state_alone_there_is_nothing_to_draw(dataset, tmp_path):
     assert not (tmp_path / "run" / "denoising.gif").exists()
 
 
+@pytest.mark.process
 def test_stored_latents_are_not_those_of_another_model(dataset, tmp_path):
     with pytest.raises(UserError, match=r"data\.context=latent reads latents that a training wrote itself"):
         train([*ENV, *REST, "data.context=latent", f"data={dataset}", f"run_dir={tmp_path / 'run'}"])
@@ -453,6 +460,7 @@ def test_a_file_without_steps_is_one_episode(tmp_path):
     assert not read_back.terminal
 
 
+@pytest.mark.process
 def test_several_datasets_are_one_whose_skill_tells_them_apart(dataset, tmp_path):
     spec = Replay.open(dataset).layout.spec
     whole = open_dataset(str(dataset), spec, tmp_path / "unused", 1.0, False, 0)
@@ -508,6 +516,7 @@ def test_a_file_may_tell_skills_itself(tmp_path):
     assert [set(episode.skill) for episode in read(str(path))] == [{7}, {8}]
 
 
+@pytest.mark.process
 def test_skills_are_learned_and_asked_for(dataset, tmp_path, unscored):
     skill = "{_target_: planners.diffusion.conditioning.SkillLabel, _partial_: true, skills: 2, value: 1}"
     label = f"+planner.learner.labels.skill={skill}"
@@ -527,6 +536,7 @@ def test_actions_beyond_the_box_are_refused(tmp_path):
         open_dataset(str(path), SPEC, tmp_path / "replay", 1.0, False, 0)
 
 
+@pytest.mark.process
 def test_a_recording_without_what_is_to_be_observed_is_refused(tmp_path):
     folder = tmp_path / "set"
     script("collect")([f"to={folder}", "frames=20", "env=counter", "env.obs=state", "planner=random"])
@@ -534,6 +544,7 @@ def test_a_recording_without_what_is_to_be_observed_is_refused(tmp_path):
         train(["env=counter", "env.obs=pixels", *REST, f"data={folder}", f"run_dir={tmp_path / 'run'}"])
 
 
+@pytest.mark.process
 def test_episodes_shorter_than_a_plan_are_refused(dataset, tmp_path):
     words = [*ENV, *BARE, "planner=diffusion", "data.length=33", "data.cross_resets=false", f"data={dataset}"]
     said = r"data=.*set: the longest of its episodes has 8 rows, and .* planner=diffusion take 33 of one"
@@ -560,6 +571,7 @@ def test_open_dataset__adds_a_given_goal_to_every_row(tmp_path):
     assert (open_dataset([str(tmp_path / "own")], *asked).all_windows(3)["goal_pixels"] == 7).all()
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(("words", "told"), [([], True), (["data.context=burn_in", "data.burn_in=2"], False)])
 def test_trajectories_that_begin_without_a_past_are_told_of(words, told, dataset, tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("worldmodels"), "propagate", True)

@@ -62,6 +62,7 @@ def outcome(tmp_path_factory) -> str:
     return done.stdout
 
 
+@pytest.mark.contract
 @pytest.mark.process
 @pytest.mark.parametrize("name", CHANGES)
 def test_the_documented_backbone_passes_and_broken_ones_do_not(outcome, name):

@@ -23,11 +23,18 @@ posteriors = pytest.mark.parametrize("posterior", POSTERIORS)
 spaces = pytest.mark.parametrize("space", SPACES)
 
 
-@pytest.fixture(params=subjects(), ids=str)
+EVERY = [
+    pytest.param(subject, marks=[] if subject.space in (None, SPACES[0]) else [pytest.mark.heavy], id=str(subject))
+    for subject in subjects()
+]
+
+
+@pytest.fixture(params=EVERY)
 def subject(request):
     return request.param
 
 
+@pytest.mark.contract
 class TestContract(DynamicsContract):
     test_observing_compiles_to_one_graph_that_equals_eager = None  # shapes are checked here: see compiled_updates.py
 

@@ -21,6 +21,8 @@ from worldmodels.testing.sequences import (
     warm,
 )
 
+pytestmark = [pytest.mark.contract, pytest.mark.heavy]
+
 BACKBONES = {(subject.name, subject.posterior): subject for subject in reversed(subjects())}.values()
 """Each with each posterior, in one latent space."""
 PATTERNS = st.integers(2, 12).flatmap(
@@ -39,7 +41,6 @@ def with_resets(pattern: list[list[bool]]) -> Sequences:
 
 
 @torch.no_grad()
-@pytest.mark.contract
 @pytest.mark.parametrize("subject", BACKBONES, ids=str)
 @given(pattern=PATTERNS, data=st.data())
 def test_two_pieces_are_the_whole(subject, pattern, data):
@@ -53,7 +54,6 @@ def test_two_pieces_are_the_whole(subject, pattern, data):
 
 
 @torch.no_grad()
-@pytest.mark.contract
 @pytest.mark.parametrize("subject", BACKBONES, ids=str)
 @given(pattern=PATTERNS)
 def test_what_lies_before_a_reset_changes_nothing_after_it(subject, pattern):

@@ -32,6 +32,7 @@ def flat(observation: dict) -> np.ndarray:
     return np.concatenate([np.ravel(value) for value in observation.values()]).astype(np.float32)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("task", TASKS)
 def test_an_action_tape_gives_what_bare_dm_control_gives(task):
     env = DMC(task, obs="state", action_repeat=2, seed=7)
@@ -61,6 +62,7 @@ def roll(env: DMC, actions: np.ndarray, reset_at: int) -> list:
     return rows
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("before", [0, 7])
 def test_snapshots__are_exact_over_resets_and_instances(task, before):
@@ -80,6 +82,7 @@ def test_snapshots__are_exact_over_resets_and_instances(task, before):
         assert roll(target, actions, reset_at=6) == expected
 
 
+@pytest.mark.heavy
 def test_snapshots__cover_every_part_of_the_model_tasks_change():
     """Any field of MuJoCo's model that a reset changes, in any task of the suite, is one of MODEL_FIELDS."""
     for domain, name in suite.ALL_TASKS:
@@ -153,6 +156,7 @@ def test_fast_rendering_differs_and_full_is_the_default():
     assert not np.array_equal(frames["fast"], frames["full"])
 
 
+@pytest.mark.process
 def test_state_observations_never_touch_opengl():
     code = (
         "import sys\n"
@@ -208,6 +212,7 @@ def test_the_shipped_configuration_has_every_option_of_its_class(name):
     assert "state" in env.reset()[0]
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("target", "failing"),
     [("Forgetful", "snapshot and restore"), ("Unseeded", "same seed, same episodes")],
@@ -218,6 +223,7 @@ def test_the_checker_finds_what_is_wrong(target, failing):
     assert report["observations and rewards"] == "ok"
 
 
+@pytest.mark.process
 def test_the_checker_reports_on_the_command_line(capsys):
     assert main(["_target_=worldmodels.envs.toy.Chain", "length=4"]) == 0
     assert capsys.readouterr().out.count("ok  ") == 5

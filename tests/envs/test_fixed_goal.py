@@ -35,6 +35,7 @@ def numbers(env):
     return [0.5] * make(env, 0).observation_space["state"].shape[0]
 
 
+@pytest.mark.process
 def test_a_goal_stands_beside_every_observation(image):
     env = counter(obs="both")
     env["goal"] = {"pixels": image, "state": numbers(env)}
@@ -85,6 +86,7 @@ def test_a_maze_has_goals_of_its_own():
         make(maze, 0)
 
 
+@pytest.mark.process
 def test_a_planner_aims_at_the_goal_it_is_given_afterwards(tmp_path, unscored):
     env = counter(obs="state")
     words = [word for word in REST if not word.startswith("planner.")]

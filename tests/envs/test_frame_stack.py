@@ -42,6 +42,7 @@ def test_frame_stack__begins_with_the_first_frame_repeated():
             np.testing.assert_array_equal(last_frame(torch.from_numpy(observation["pixels"])), frames[-1])
 
 
+@pytest.mark.process
 def test_a_stacked_environment_passes_the_checker():
     assert [outcome for _, outcome in check(stacked(), steps=40)] == ["ok"] * 5
 

@@ -37,6 +37,7 @@ def test_distances_are_counted_on_foot():
         assert grid.cell_at(grid.center(cell) + np.array([0.24, -0.24])) == cell
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("obs", ["state", "both"])
 def test_the_shipped_configuration_passes_the_checker(obs):
     env = OmegaConf.to_container(load_config(["env=maze"]).env) | {"obs": obs}

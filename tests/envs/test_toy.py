@@ -15,6 +15,7 @@ from worldmodels.errors import UserError
 GROUP = CONFIGS / "env"
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("name", ["counter", "chain", "linear_gaussian"])
 def test_the_shipped_configuration_passes_the_checker(name):
     config = OmegaConf.to_container(OmegaConf.load(GROUP / f"{name}.yaml"))

@@ -19,6 +19,8 @@ from places import SUPPORT
 from worldmodels.envs.vector import VectorEnv
 from worldmodels.errors import UserError
 
+pytestmark = pytest.mark.process
+
 COUNTER = {
     "_target_": "worldmodels.envs.toy.Counter",
     "lengths": [3, 5, 2],

@@ -212,6 +212,7 @@ def test_missing_learned_parts_are_refused_with_the_command(finished_run, said):
     assert f"python scripts/train.py world_model={finished_run} planner=tdmpc" in message
 
 
+@pytest.mark.process
 def test_a_guided_search_takes_over_what_was_learned(learned_run):
     alone, guided = load_run(learned_run), load_run(learned_run, ["planner=mppi_actor_critic"])
     assert guided.cfg.planner.learner.imag_horizon == 3
@@ -223,6 +224,7 @@ def test_a_guided_search_takes_over_what_was_learned(learned_run):
         load_run(learned_run, ["planner=tdmpc"])
 
 
+@pytest.mark.process
 def test_more_environments_than_memory_allows_are_refused(monkeypatch, said, tmp_path):
     monkeypatch.setattr("planners.search.memory.free_bytes", lambda device: 1000)
     message = said.refusal("train", *WORDS, f"run_dir={tmp_path / 'run'}")
@@ -258,6 +260,7 @@ def test_the_planner_of_the_training_keeps_its_options(finished_run, tmp_path):
     assert open_run_or_reason(Entry(str(finished_run), "cem")).cfg.planner.num_samples == 256
 
 
+@pytest.mark.process
 def test_learned_planners_are_refused_with_the_oracle(learned_run, said):
     message = said.refusal("evaluate", f"run={learned_run}", "model=oracle")
     assert "use one without learned parts" in message

@@ -20,6 +20,8 @@ from worldmodels.evaluation.model_metrics import common_episodes, mixed_actions,
 from worldmodels.evaluation.rollout import play, record_baseline
 from worldmodels.runs.loading import Run
 
+pytestmark = pytest.mark.process
+
 
 class Simulator(TrueModel):
     """The toy environment of this law, seen whole; ``bias`` is added to each next state, ``sign`` turns rewards."""

@@ -24,6 +24,7 @@ def test_snapshots_of_different_lengths_survive_packing():
     assert unpack(pack(snapshots)) == snapshots
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("name", ENVS)
 def test_what_the_oracle_imagines_is_what_happens(name):
     env = load_config(ENVS[name]).env
@@ -55,6 +56,7 @@ def test_what_the_oracle_imagines_is_what_happens(name):
             ended |= rows["is_last"]
 
 
+@pytest.mark.process
 def test_planning_with_the_oracle_heads_for_the_goal():
     env = load_config(["env=chain"]).env
     with VectorEnv(env, 2, seed=0) as envs, Simulators(env, envs.discrete, workers=1) as simulators:

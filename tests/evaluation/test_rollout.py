@@ -31,6 +31,7 @@ def run(finished_run):
     return load_run(finished_run)
 
 
+@pytest.mark.process
 def test_each_environment_counts_until_its_first_episode_ends():
     with VectorEnv(COUNTER, 3, seed=0) as envs:
         episodes = play(envs, ModelFreeAgent(3, torch.Generator()), Constant(2, False, 0.5))
@@ -64,12 +65,14 @@ def test_many_episodes_are_played_in_lots_of_their_own_seeds(monkeypatch, run):
     assert play_baseline(COUNTER, lambda a, d: Constant(a, d, 1.0), 3, 0) == [17.5, 7.5, 17.5]
 
 
+@pytest.mark.process
 def test_an_episode_without_an_end_is_said(monkeypatch):
     monkeypatch.setattr(rollout, "LONGEST", 3)
     with pytest.raises(UserError, match="has not ended within 3 decisions: give it a time limit"):
         play_baseline(COUNTER, lambda a, d: Constant(a, d, 1.0), 1, 0)
 
 
+@pytest.mark.process
 def test_policies_that_look_at_nothing_need_no_pictures():
     env = {
         **COUNTER,

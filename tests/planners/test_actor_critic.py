@@ -391,6 +391,7 @@ def taught(planner, true, start, updates, lr):
     return planner.eval()
 
 
+@pytest.mark.learns
 @pytest.mark.parametrize("gradient", ["reinforce", "dynamics"])
 def test_it_learns_the_optimum_of_the_linear_gaussian_world(gradient):
     torch.manual_seed(0)
@@ -434,6 +435,7 @@ def discounted(trajectory, gamma):
     return (trajectory.reward * gamma ** torch.arange(trajectory.reward.shape[1])).sum(1)
 
 
+@pytest.mark.learns
 @pytest.mark.parametrize("discrete", [True, False])
 def test_it_learns_the_values_of_the_chain(discrete):
     torch.manual_seed(0)

@@ -296,6 +296,7 @@ def test_what_is_given_costs_nothing():
     assert weight[3:].any()
 
 
+@pytest.mark.learns
 @pytest.mark.parametrize("net", range(3))
 @pytest.mark.parametrize("prediction", ["epsilon", "sample", "v_prediction"])
 def test_it_learns_two_kinds_of_trajectories(net, prediction):
@@ -610,6 +611,7 @@ def test_environments_with_goals_are_planned_together_as_alone(name):
         torch.testing.assert_close(alone[0], together[row], atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.learns
 def test_a_critic_learns_what_the_recorded_policy_earns():
     torch.manual_seed(0)
     world, made = planner("planner.learner.critic={units: 32, layers: 1}")

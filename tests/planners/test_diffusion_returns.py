@@ -61,6 +61,7 @@ def earned(planner, world, rows=64):
     return total
 
 
+@pytest.mark.learns
 @pytest.mark.parametrize("name", ["diffusion", "decision_diffuser", "cfgrl"])
 def test_what_is_learned_from_random_actions_beats_them(name):
     """It earns over three tenths of the way from standing still, which beats random actions, to the best plan."""

@@ -28,6 +28,8 @@ from worldmodels.errors import OptionError, UserError
 from worldmodels.factory import build_planner
 from worldmodels.testing.sequences import randomize
 
+pytestmark = pytest.mark.contract
+
 
 def test_the_documented_planner_finds_the_optimum():
     found = {}
@@ -96,6 +98,7 @@ def test_actions_fit_the_space_and_nothing_is_touched(name, discrete, explore):
         memory = after
 
 
+@pytest.mark.heavy
 @every
 @both_spaces
 def test_same_seed_same_plan_other_seed_other_plan(name, discrete):
@@ -113,6 +116,7 @@ def test_same_seed_same_plan_other_seed_other_plan(name, discrete):
     assert not torch.equal(run(1), run(2))
 
 
+@pytest.mark.heavy
 @every
 @both_spaces
 @pytest.mark.parametrize("replan_every", [1, 3])
@@ -135,6 +139,7 @@ def test_planning_together_equals_planning_one_by_one(name, discrete, replan_eve
             torch.testing.assert_close(action[0], expected[n], atol=1e-4, rtol=0)
 
 
+@pytest.mark.heavy
 @every
 @both_spaces
 def test_evaluating_in_between_changes_no_training_action(name, discrete):
@@ -153,6 +158,7 @@ def test_evaluating_in_between_changes_no_training_action(name, discrete):
     assert torch.equal(run(False), run(True))
 
 
+@pytest.mark.heavy
 @every
 @both_spaces
 @pytest.mark.parametrize("replan_every", [1, 3])

@@ -332,6 +332,7 @@ def test_planning_with_values_as_they_are():
     torch.testing.assert_close(planner.weigh(values), torch.softmax(0.5 * values, dim=1))
 
 
+@pytest.mark.learns
 def test_it_learns_the_linear_gaussian_world_from_transitions():
     """Q learning from random actions; then returns of policy and search against the best that there is."""
     torch.manual_seed(0)
@@ -383,6 +384,7 @@ def test_it_learns_the_linear_gaussian_world_from_transitions():
     assert (top - alone) / (top - nothing) < 0.15
 
 
+@pytest.mark.learns
 @pytest.mark.parametrize("discrete", [True, False])
 def test_tdmpc__learns_the_chain_and_where_it_ends(discrete):
     """The policy walks to the goal, and the values are the true ones, where nothing follows the chain's end."""

@@ -43,6 +43,7 @@ SHORT = (
 )
 
 
+@pytest.mark.process
 def test_the_shipped_configuration_passes_the_checker():
     config = OmegaConf.to_container(OmegaConf.load(config_dir() / "env" / "recall.yaml"))
     assert [outcome for _, outcome in check(config, steps=40)] == ["ok"] * 5
@@ -182,6 +183,7 @@ def test_what_is_imagined_depends_on_nothing_later(rooms, posterior):
     assert torch.equal(hits["hall"], ~others["hall"])
 
 
+@pytest.mark.process
 def test_one_command_records_trains_scores_and_draws(tmp_path, monkeypatch):
     folder = tmp_path / "run"
     train([*SHORT, f"run_dir={folder}"])
@@ -210,6 +212,7 @@ def test_one_command_records_trains_scores_and_draws(tmp_path, monkeypatch):
     assert {c["delay"] for c in json.loads((folder / "memory.json").read_text())["cells"]} == {4, 5}
 
 
+@pytest.mark.process
 def test_a_training_that_fails_is_named_and_the_others_go_on(tmp_path):
     folder = tmp_path / "run"
     words = ("memory.backbones=[rssm,koopman]", "memory.posteriors=[obs]", "memory.controls=[]", "size.blocks=7")
@@ -221,6 +224,7 @@ def test_a_training_that_fails_is_named_and_the_others_go_on(tmp_path):
     assert "| koopman obs |" in text
 
 
+@pytest.mark.process
 def test_time_ends_a_training_and_the_table_says_so(tmp_path):
     folder = tmp_path / "run"
     words = ("memory.backbones=[koopman]", "memory.posteriors=[obs]", "memory.controls=[]")
@@ -270,6 +274,7 @@ def test_a_procedure_that_does_not_exist_is_a_users_mistake(said):
     assert refusal.startswith("procedure=worldmodels.memroy.run cannot be found")
 
 
+@pytest.mark.process
 def test_it_ends_without_a_complaint(tmp_path):
     """Python's own, of semaphores that killed processes never gave back."""
     less = ("memory.backbones=[ssm]", "memory.posteriors=[obs]", "memory.controls=[]")
@@ -279,6 +284,7 @@ def test_it_ends_without_a_complaint(tmp_path):
     assert "leaked" not in complaints
 
 
+@pytest.mark.process
 def test_ctrl_c_keeps_what_is_finished_and_leaves_no_process(tmp_path):
     folder = tmp_path / "run"
     process = spawn("train", *SHORT, "memory.updates=100000", f"run_dir={folder}")

@@ -70,6 +70,7 @@ def run(tmp_path_factory):
     patch.undo()
 
 
+@pytest.mark.process
 def test_a_head_is_added_to_a_trained_run_and_resumed(run, tmp_path):
     folder = train([f"world_model={run}", EFFORT, f"run_dir={tmp_path / 'run'}"])
     before, after = load_run(run).model, load_run(folder).model
@@ -84,6 +85,7 @@ def test_a_head_is_added_to_a_trained_run_and_resumed(run, tmp_path):
     assert all(torch.equal(p, known[name]) for name, p in before.named_parameters())
 
 
+@pytest.mark.process
 def test_a_frozen_part_cannot_be_another(run):
     with pytest.raises(UserError, match=r"^heads\.reward\.units=3 cannot change: the world model in"):
         planner_config(run, ["heads.reward.units=3", "planner=actor_critic"])

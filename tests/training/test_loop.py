@@ -21,6 +21,8 @@ from worldmodels.errors import UserError
 from worldmodels.runs.folders import AVERAGE, read_checkpoint
 from worldmodels.runs.loading import load_run
 
+pytestmark = pytest.mark.process
+
 NOISY = ("env=linear_gaussian", "env.num_envs=3", "env.noise=0.2", "env.limit=7")
 
 

@@ -124,6 +124,7 @@ COMPILERS = [
 """The compiler itself for one backbone, for the others what it is handed; all of them with ``--all``."""
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(("name", "backend"), COMPILERS)
 def test_compiled_updates_are_the_eager_ones(name, backend):
     updates = compiled(name, backend=backend)["updates"]
@@ -134,6 +135,7 @@ def test_compiled_updates_are_the_eager_ones(name, backend):
     assert max(updates["worst_gradient"]) < 1e-4
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     "name", [*(name for name, kind in PLANNERS.items() if kind in COMPILED), "tdmpc", "actor_critic gradient=dynamics"]
 )
@@ -146,6 +148,7 @@ def test_what_a_planner_learns_is_one_graph_whatever_is_drawn(name):
         assert traced == pytest.approx(eager, rel=1e-4, abs=1e-6)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("head", ["reward", "critic", "q"])
 def test_what_is_compiled_is_zero_before_training(head, precision):

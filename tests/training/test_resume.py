@@ -19,6 +19,8 @@ from worldmodels.cli import CtrlC
 from worldmodels.runs.folders import read_checkpoint
 from worldmodels.training.run import fit
 
+pytestmark = pytest.mark.process
+
 CONTEXTS = {
     "none": (),
     "latent": ("data.context=latent",),

@@ -19,6 +19,8 @@ from worldmodels.runs.loading import load_run
 from worldmodels.training.run import train
 from worldmodels.visualization.diffusion_figures import draw_paths, grid_of, guiding
 
+pytestmark = pytest.mark.process
+
 TINY = [word for word in WHOLE if not word.startswith(("planner.", "train_ratio", "data."))]
 MAZE = (
     "env=maze",

@@ -63,6 +63,7 @@ def looked_at(request, tmp_path_factory):
     return folder
 
 
+@pytest.mark.process
 def test_every_searching_planner_shows_its_plan(looked_at):
     """Pictures beside what happened are among the events, and as a file and an animation in the folder."""
     events = EventAccumulator(str(looked_at), size_guidance={"images": 0})
