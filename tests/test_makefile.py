@@ -12,8 +12,6 @@ from pathlib import Path
 import pytest
 from places import ROOT
 
-pytestmark = pytest.mark.process
-
 FAKE = """#!/bin/sh
 here=$(dirname "$0")
 case "$*" in
@@ -30,7 +28,10 @@ case "$*" in *wait=1*)
 esac
 """
 
-pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+pytestmark = [
+    pytest.mark.process,
+    pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed"),
+]
 
 
 class Checkout:

@@ -260,7 +260,7 @@ def test_evaluate_finished_run__passes_over_too_short_episodes(run_folder, caplo
     for name in ("imagine.json", "returns.png"):
         (run_folder / name).unlink()
     run = load_run(run_folder)
-    run.cfg.evaluation.imag_horizon = 1000
+    run.cfg.evaluation.imag_horizon, run.cfg.evaluation.episodes = 1000, 1
     evaluate_finished_run(run, run.cfg)
     assert (
         "imagination was not scored, imagine.* are missing or older: no held-out episode has the 1002 steps"
@@ -389,6 +389,7 @@ def test_failing_environment_is_named_and_nothing_is_lost(said, unscored, tmp_pa
     flag, folder = tmp_path / "flag", tmp_path / "run"
     flag.write_text(how)
     words = ("env._target_=sabotage.Sabotaged", f"+env.file={flag}", f"+env.after={after}", "env.step_timeout=2")
+    words += ("trainer.video_every=1000",)
     assert_matches(said.refusal("train", *WORDS, *words, f"run_dir={folder}"), sentence)
     before = read_checkpoint(folder)
     assert (before["counters"]["updates"] > 0) == (after == 40), "fails after the prefill, or in it"

@@ -12,6 +12,7 @@ from worldmodels.config import load_config
 from worldmodels.config.reference import document, help_text, lines
 
 
+@pytest.mark.heavy
 def test_the_reference_page_is_up_to_date():
     written = (ROOT / "docs" / "options.md").read_text()
     assert written == document(), "run `python -m worldmodels.config.reference`"

@@ -396,7 +396,8 @@ def test_resuming_draws_the_windows_that_would_have_come(dataset):
 @pytest.mark.process
 def test_from_state_alone_there_is_nothing_to_draw(dataset, tmp_path):
     env = ["env=counter", "env.num_envs=2", "env.obs=state"]
-    train([*env, *BARE, *OFFLINE, f"data={dataset}", "planner=diffusion", *DENOISES, f"run_dir={tmp_path / 'run'}"])
+    words = [*OFFLINE, "evaluation.episodes=1", f"data={dataset}", "planner=diffusion", *DENOISES]
+    train([*env, *BARE, *words, f"run_dir={tmp_path / 'run'}"])
     assert (tmp_path / "run" / "evaluation.json").exists()
     assert not (tmp_path / "run" / "denoising.gif").exists()
 

@@ -39,7 +39,8 @@ def learned_run(tmp_path_factory):
     return folder
 
 
-def test_a_grid_is_played_and_written(learned_run, finished_run, tmp_path):
+def test_a_grid_is_played_and_written(learned_run, finished_run, tmp_path, monkeypatch):
+    monkeypatch.setattr("worldmodels.evaluation.model_metrics.SEQUENCES", 8)
     to = tmp_path / "compare"
     search = "num_samples=8 num_elites=4 iterations=1 plan_horizon=3 replan_every=2"
     guided = " ".join(f"search.{word}" for word in search.split()) + " policy_samples=2"

@@ -90,14 +90,8 @@ def test_what_guides_is_what_is_shown(runs):
 def test_planner_is_trained_on_a_frozen_model_from_a_recording(runs, recording, tmp_path):
     """The world model's weights do not move, options reach the planner, and misspelled keys are refused."""
     trained = runs / "diffusion"
-    words = [
-        *SHORT,
-        *OFFLINE,
-        *EVALUATION,
-        f"data={recording}",
-        "planner=diffusion_goals",
-        "planner.acting.min_goal_step=2",
-    ]
+    words = [*SHORT, *OFFLINE, *EVALUATION, "evaluation.episodes=1", f"data={recording}", "planner=diffusion_goals"]
+    words += ["planner.acting.min_goal_step=2"]
     words += ["planner.learner.critic={units: 16, layers: 1}", "+planner.learner.loss_scales.critic=0.5"]
     train([f"world_model={trained}", *words, f"run_dir={tmp_path / 'run'}"])
     before, after = (load_run(folder).model.state_dict() for folder in (trained, tmp_path / "run"))
