@@ -1,6 +1,7 @@
-"""Traces an update of a tiny world model with the planner that is named; prints its losses and the eager ones as JSON.
+"""Traces an update of a tiny world model with each planner that is named; prints its losses and the eager ones as JSON.
 
-Run by test_precision as a process, as `compiled_updates.py` is, with words such as `actor_critic gradient=dynamics`.
+Run by test_precision as a process, as `compiled_updates.py` is, with words such as `cloning;actor_critic
+gradient=dynamics`: importing takes longer than tracing one.
 The tracing, forward and backward, is held to one graph, which resets and what is drawn at random do not change: what a
 compiler then makes of the graph is the backbones' test.
 """
@@ -59,4 +60,8 @@ def updates(words: str, compiled: bool) -> tuple[list[dict[str, float]], list[di
 if __name__ == "__main__":
     logging.disable(logging.WARNING)
     torch._dynamo.config.error_on_recompile = True
-    json.dump(differences(updates(sys.argv[1], False), updates(sys.argv[1], True)), sys.stdout)
+    found = {}
+    for words in sys.argv[1].split(";"):
+        torch.compiler.reset()
+        found[words] = differences(updates(words, False), updates(words, True))
+    json.dump(found, sys.stdout)
