@@ -88,6 +88,7 @@ def test_mistakes_are_one_sentence(said, words, sentence):
     assert said.refusal("benchmark", *words).startswith(sentence)
 
 
+@pytest.mark.heavy
 def test_parameters_that_no_width_gives_are_refused():
     with pytest.raises(UserError, match="no width gives rssm 100 parameters within 3 %"):
         list(costs.subjects("rssm", 100, []))
