@@ -64,6 +64,7 @@ def test_stored_values_are_the_composed_ones(tmp_path):
     assert isinstance(cfg.env.num_envs, int)
 
 
+@pytest.mark.process
 def test_a_word_that_there_is_not_is_refused_without_torch():
     """In a second: importing torch takes four. Options that there are, are held against classes, which do need it."""
     code = """

@@ -198,8 +198,8 @@ def test_one_call_of_the_model_an_iteration_and_one_fork_a_plan(name, discrete):
 def test_cem__tries_fewer_then_its_best_and_its_mean_last():
     """Each iteration draws fewer and tries the best of the one before again; the last one tries the mean too."""
     model, state = world(False)
-    config = {"num_samples": 64, "num_elites": 10, "keep_elites": 0.3, "sample_decay": 2.0, "iterations": 4, "momentum": 0.0}
-    planner = build("cem", model, add_mean=True, **config)
+    config = {"num_samples": 64, "num_elites": 10, "keep_elites": 0.3, "sample_decay": 2.0, "iterations": 4}
+    planner = build("cem", model, add_mean=True, momentum=0.0, **config)
     planner.act(model, state, planner.initial(5), none(5), False, seeded())
     tried = [x.reshape(5, -1, 12, 2) for x in model.asked]
     assert [x.shape[1] for x in tried] == [64, 32, 20, 20]

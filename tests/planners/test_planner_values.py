@@ -117,7 +117,7 @@ def test_a_terminal_value_sees_beyond_the_plan(name, discrete):
 def test_the_true_model_gives_the_optimum(name, noise_beta):
     model = LinearGaussian()
     state = model.start(5, scale=0.4)
-    thorough = {"num_samples": 1024, "num_elites": 64, "min_std": 0.02, "decay": 1.0, "momentum": 0.0}
+    thorough = {"num_samples": 1024, "num_elites": 64, "min_std": 0.02, "sample_decay": 1.0, "momentum": 0.0}
     thorough["iterations"] = 200 if name == "gradient" else 40
     planner = build(name, model, noise_beta=noise_beta, **thorough)
     best = model.best_plan(state.feat, 12, 0.99)
