@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dynamics.base import Dynamics, Rollout, State
 from dynamics.goal import next_features
-from planners.base import Model, imagine_shaped, require_window
+from planners.base import Model, RowStreams, imagine_shaped, require_window
 from planners.learning.critics import CRITIC_GIVEN, Critic, ReturnScale
 from planners.learning.learner import Gamma, Learner, StraightThrough, require_gradients
 from planners.learning.policies import POLICY_GIVEN, ActionDistribution, PolicyNetwork, SampledPolicy
@@ -80,7 +80,7 @@ class ActorCritic(Learner):
         """The actor's distribution."""
         return self.actor(feat)
 
-    def value(self, feat: Float[Tensor, "N S F"], noise: Tensor) -> Float[Tensor, "N S"]:
+    def value(self, feat: Float[Tensor, "N S F"], streams: RowStreams) -> Float[Tensor, "N S"]:
         """The critic's value."""
         return self.critic(feat)
 

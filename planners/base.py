@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar, final, runtime_checkable
 
 import torch
@@ -86,6 +86,39 @@ class ImaginationSize(NamedTuple):
     """Decisions in each."""
 
 
+class RowStreams:
+    """One stream of random numbers a row, so that rows planned together equal rows planned one by one."""
+
+    def __init__(self, generators: Sequence[Generator], device: torch.device) -> None:
+        self.generators, self.device = tuple(generators), device
+
+    @classmethod
+    def seeded(cls, rows: int, generator: Generator | None, device: torch.device) -> RowStreams:
+        """Seed ``rows`` streams one after another from ``generator``; None: from the global stream."""
+        source = "cpu" if generator is None else generator.device
+        seeds = torch.randint(2**62, (rows,), generator=generator, device=source).tolist()
+        return cls([Generator(device).manual_seed(seed) for seed in seeds], device)
+
+    def __len__(self) -> int:
+        return len(self.generators)
+
+    def normal(self, *shape: int) -> Float[Tensor, "N ..."]:
+        """Draw standard normal numbers [N, *shape], each row from its own stream."""
+        noise = torch.empty(len(self), *shape, device=self.device)
+        for row, generator in zip(noise, self.generators, strict=True):
+            row.normal_(generator=generator)
+        return noise
+
+    def select(self, rows: Int64[Tensor, " K"] | slice) -> RowStreams:
+        """Return the streams of some rows."""
+        chosen = range(len(self))[rows] if isinstance(rows, slice) else rows.tolist()
+        return RowStreams([self.generators[row] for row in chosen], self.device)
+
+    def repeat(self, count: int) -> list[Generator]:
+        """Return each row's generator ``count`` times, consecutively, for libraries that draw row after row."""
+        return [generator for generator in self.generators for _ in range(count)]
+
+
 @dataclass(frozen=True)
 class Decision:
     """All that one decision for N environments may read beside the planner's own memory."""
@@ -95,7 +128,14 @@ class Decision:
     state: State
     explore: bool
     generator: Generator | None
-    """Every random draw of the decision comes from it; None: the global stream."""
+    """What the model draws comes from it, for all rows at once; None: the global stream."""
+    streams: RowStreams = field(default=None)
+    """What the planner draws comes from these, seeded by ``generator``."""
+
+    def __post_init__(self) -> None:
+        if self.streams is None:
+            streams = RowStreams.seeded(len(self.state.feat), self.generator, self.device)
+            object.__setattr__(self, "streams", streams)
 
     @property
     def device(self) -> torch.device:
@@ -104,7 +144,7 @@ class Decision:
 
     def select(self, rows: Int64[Tensor, " K"] | slice) -> Decision:
         """Return the same decision for some of the environments."""
-        return replace(self, state=self.model.dynamics.select(self.state, rows))
+        return replace(self, state=self.model.dynamics.select(self.state, rows), streams=self.streams.select(rows))
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 from dynamics.base import Memory
 from planners.base import Decision
 from planners.search.proposals import Proposal
-from planners.search.shooting import SamplingPlanner, SearchConfig, SearchNoise, SearchResult
+from planners.search.shooting import SamplingPlanner, SearchConfig, SearchResult
 from worldmodels.common.options import AtLeast, Between, Fields, checked
 from worldmodels.errors import OptionError
 from worldmodels.model import ValueFunction
@@ -58,20 +58,21 @@ class CEM(SamplingPlanner):
         """Keep the best elites for the next plan."""
         return {"elites": found.elites[:, : self.kept]}
 
-    def run_search(self, decision: Decision, memory: Memory, noise: SearchNoise) -> SearchResult:
+    def run_search(self, decision: Decision, memory: Memory) -> SearchResult:
         """Iterate: draw sequences, imagine them, keep the elites, refit mean and spread to them."""
-        guide, settings = self.ask_guide(decision, noise), self.settings
+        guide, settings = self.ask_guide(decision), self.settings
         proposal, found, forked, count = self.family.widen(memory["mean"]), None, decision.state, 0
         for i in range(settings.iterations):
             # Draw candidates, fewer at each iteration; kept elites and the mean replace some of them.
-            drawn = noise.candidates[:, i, guide.actions.shape[1] :]
-            candidates = self._replaced(i, proposal, self._drawn(i, proposal, drawn), found, memory)
+            noise = self.draw_noise(decision, min(self.draws(i), settings.num_samples - guide.actions.shape[1]))
+            candidates = self.family.draw(proposal.mean[:, None], proposal.spread[:, None], noise)
+            candidates = self._replaced(i, proposal, candidates, found, memory)
             candidates = torch.cat([candidates, guide.actions], dim=1)
             if candidates.shape[1] != count:
                 count = candidates.shape[1]
                 forked = decision.model.dynamics.fork(decision.state, count)
             # Imagine each from its own copy of the state.
-            values = self.evaluate(decision, forked, candidates, guide.values[i])
+            values = self.evaluate(decision, forked, candidates, guide.terminal_value)
             # Keep the best; each counts alike.
             elites, best = self.elites(candidates, values)
             weights = torch.full_like(best, 1 / best.shape[1])
@@ -80,11 +81,10 @@ class CEM(SamplingPlanner):
             found = SearchResult(candidates, values, proposal, elites, weights)
         return found
 
-    def _drawn(self, i: int, proposal: Proposal, noise: Float[Tensor, "N S H A"]) -> Float[Tensor, "N S2 H A"]:
-        """Draw fewer candidates at each iteration, down to twice the elites."""
+    def draws(self, iteration: int) -> int:
+        """Return how many candidates are drawn: fewer at each iteration, down to twice the elites."""
         least = min(self.settings.num_samples, 2 * self.settings.num_elites)
-        count = max(int(self.settings.num_samples * self.sample_decay**-i), least)
-        return self.family.draw(proposal.mean[:, None], proposal.spread[:, None], noise[:, :count])
+        return max(int(self.settings.num_samples * self.sample_decay**-iteration), least)
 
     def _replaced(
         self, i: int, proposal: Proposal, candidates: Tensor, found: SearchResult | None, memory: Memory
@@ -104,6 +104,6 @@ class CEM(SamplingPlanner):
         elites = torch.cat([memory["elites"][:, :, :rest], drawn[:, :, rest:]], dim=2)
         return torch.where((memory["age"] > 0)[:, None, None, None], elites, drawn)
 
-    def choose(self, found: SearchResult, explore: bool, noise: Float[Tensor, "N E"]) -> Float[Tensor, "N H A"]:
+    def choose(self, found: SearchResult, decision: Decision) -> Float[Tensor, "N H A"]:
         """Return the best candidate or, exploring, the mean."""
-        return found.proposal.mean if explore else found.elites[:, 0]
+        return found.proposal.mean if decision.explore else found.elites[:, 0]

@@ -14,7 +14,6 @@ from planners.learning.learner import StraightThrough, require_gradients
 from planners.search.proposals import CategoricalProposal, GaussianProposal
 from planners.search.receding_horizon import Replanner, finite
 from worldmodels.common.options import AtLeast, Between, Count, MoreThan, checked
-from worldmodels.common.randomness import row_noise
 
 
 class Gradient(Replanner):
@@ -63,9 +62,8 @@ class Gradient(Replanner):
         dynamics = decision.model.dynamics
         self._require(dynamics.gradient)
         n, shape = len(memory["mean"]), (self.restarts, self.plan_horizon, self.action_dim)
-        noise = row_noise(n, (self.restarts + 1, *shape[1:]), memory["mean"].device, decision.generator)
         forked = dynamics.fork(decision.state.map(torch.detach), self.restarts)
-        free = self._start(memory["mean"], noise[:, 1:])
+        free = self._start(memory["mean"], decision.streams.normal(*shape))
         free = self._ascend(decision, forked, free)
         candidates = self.family.mode(self._actions(free))
         values = self._values(decision, forked, candidates.flatten(0, 1)).unflatten(0, (n, -1))
@@ -73,7 +71,8 @@ class Gradient(Replanner):
         rows = torch.arange(n, device=best.device)
         actions = candidates[rows, best]
         if decision.explore:
-            actions = self.family.draw(actions, torch.full_like(actions, self.noise_std), noise[:, 0])
+            noise = decision.streams.normal(*shape[1:])
+            actions = self.family.draw(actions, torch.full_like(actions, self.noise_std), noise)
         return memory | {"mean": self._actions(free)[rows, best], "actions": actions}
 
     def _inspect(self, decision: Decision, memory: Memory) -> PlanInfo:

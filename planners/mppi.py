@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dynamics.base import Memory
 from planners.base import Decision
-from planners.search.shooting import SamplingPlanner, SearchConfig, SearchNoise, SearchResult
+from planners.search.shooting import SamplingPlanner, SearchConfig, SearchResult
 from worldmodels.common.options import Fields, MoreThan, checked
 from worldmodels.model import ValueFunction
 from worldmodels.nets.distributions import exponential
@@ -43,19 +43,20 @@ class MPPI(SamplingPlanner):
         super().__init__(action_dim, discrete, options, terminal_value)
         self.temperature, self.normalize_values = temperature, normalize_values
 
-    def run_search(self, decision: Decision, memory: Memory, noise: SearchNoise) -> SearchResult:
+    def run_search(self, decision: Decision, memory: Memory) -> SearchResult:
         """Iterate: draw sequences around the mean, imagine them, keep the elites, refit mean and spread."""
-        guide = self.ask_guide(decision, noise)
+        guide = self.ask_guide(decision)
+        count = self.settings.num_samples - guide.actions.shape[1]
         forked = decision.model.dynamics.fork(decision.state, self.settings.num_samples)
         # Begin around the rest of the plan before, as broadly as without one.
         proposal = self.family.widen(memory["mean"])
-        for i in range(self.settings.iterations):
+        for _ in range(self.settings.iterations):
             # Draw candidates [N, S, H, A]; a guide's policy contributes the last of them.
-            drawn = noise.candidates[:, i, guide.actions.shape[1] :]
-            candidates = self.family.draw(proposal.mean[:, None], proposal.spread[:, None], drawn)
+            noise = self.draw_noise(decision, count)
+            candidates = self.family.draw(proposal.mean[:, None], proposal.spread[:, None], noise)
             candidates = torch.cat([candidates, guide.actions], dim=1)
             # Imagine each from its own copy of the state: discounted rewards, then the value of the last state.
-            values = self.evaluate(decision, forked, candidates, guide.values[i])
+            values = self.evaluate(decision, forked, candidates, guide.terminal_value)
             # Keep the best E and weigh them by the exponential of their value.
             elites, best = self.elites(candidates, values)
             weights = self.weigh(best)
@@ -71,9 +72,9 @@ class MPPI(SamplingPlanner):
         scale = advantage.std(dim=1, keepdim=True, unbiased=False).clamp_min(SPREAD_FLOOR)
         return torch.softmax(advantage / (scale * self.temperature), dim=1)
 
-    def choose(self, found: SearchResult, explore: bool, noise: Float[Tensor, "N E"]) -> Float[Tensor, "N H A"]:
+    def choose(self, found: SearchResult, decision: Decision) -> Float[Tensor, "N H A"]:
         """Return the mean plan or, exploring, one elite drawn by weight."""
-        if not explore:
+        if not decision.explore:
             return self.family.mode(found.proposal.mean)
-        index = (found.weights / exponential(noise)).argmax(dim=1)
+        index = (found.weights / exponential(decision.streams.normal(found.weights.shape[1]))).argmax(dim=1)
         return found.elites[torch.arange(len(index), device=index.device), index]

@@ -13,7 +13,7 @@ from planners.base import Decision, Planner
 from planners.search.proposals import CategoricalProposal
 from planners.search.shooting import NoiseBeta
 from worldmodels.common.options import Count, checked
-from worldmodels.common.randomness import color_noise, row_noise
+from worldmodels.common.randomness import color_noise
 
 
 class Random(Planner):
@@ -48,8 +48,7 @@ class Random(Planner):
         age, noise = memory["age"], memory["noise"]
         rows = (age >= self.length).nonzero().squeeze(1)
         if len(rows) > 0:
-            shape = (self.length, self.action_dim)
-            drawn = color_noise(row_noise(len(rows), shape, decision.device, decision.generator), self.noise_beta)
+            drawn = color_noise(decision.streams.select(rows).normal(self.length, self.action_dim), self.noise_beta)
             noise = noise.index_copy(0, rows, drawn)
             age = age.index_fill(0, rows, 0)
         normal = noise[torch.arange(len(age), device=age.device), age]

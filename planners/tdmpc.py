@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dynamics.base import Dynamics, Rollout
 from dynamics.goal import next_features
-from planners.base import Model, require_window
+from planners.base import Model, RowStreams, require_window
 from planners.learning.critics import ReturnScale, follow, slow_copy
 from planners.learning.learner import Gamma, Learner
 from planners.learning.policies import POLICY_GIVEN, ActionDistribution, PolicyNetwork
@@ -107,16 +107,11 @@ class TDLearner(Learner):
         """The policy's distribution."""
         return self.actor(feat)
 
-    def value_noise(self, states: int) -> int:
-        """To draw members and an action in each state."""
-        return len(self.q) + states * self.action_dim
-
-    def value(self, feat: Float[Tensor, "N S F"], noise: Float[Tensor, "N K"]) -> Float[Tensor, "N S"]:
+    def value(self, feat: Float[Tensor, "N S F"], streams: RowStreams) -> Float[Tensor, "N S"]:
         """Mean of random members, each row's own, at an action of the policy; only the members drawn are computed."""
         members = len(self.q)
-        draw = noise[:, members:].unflatten(1, (-1, self.action_dim))[:, : feat.shape[1]]
-        action = self.policy(feat).choose(draw)
-        chosen = noise[:, :members].topk(self.num_q_sampled, dim=1).indices
+        chosen = streams.normal(members).topk(self.num_q_sampled, dim=1).indices
+        action = self.policy(feat).choose(streams.normal(feat.shape[1], self.action_dim))
         total = torch.zeros(feat.shape[:2], device=feat.device)
         for i in range(members):
             rows = (chosen == i).any(1).nonzero().squeeze(1)

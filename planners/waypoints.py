@@ -12,7 +12,6 @@ from torch import Tensor
 from dynamics.base import Memory
 from planners.base import Decision, Planner
 from worldmodels.common.options import AtLeast, checked
-from worldmodels.common.randomness import row_noise
 from worldmodels.envs.maze import grid_of
 from worldmodels.errors import require
 
@@ -53,7 +52,7 @@ class Waypoints(Planner):
         )
         force = self.stiffness * (target.to(place.dtype) - place) - self.damping * speed
         if decision.explore:
-            force = force + self.noise_std * row_noise(len(force), (2,), force.device, decision.generator)
+            force = force + self.noise_std * decision.streams.normal(2)
         return force.clamp(-1, 1), memory
 
     def _next(self, place: np.ndarray, goal: np.ndarray) -> np.ndarray:

@@ -32,7 +32,7 @@ BACKBONES = ("implicit", "koopman", "mamba", "rssm", "ssm", "transformer")
 PLANNERS = ("actor_critic", "diffusion", "gradient", "mppi", "tdmpc")
 """Those that meet each other and every kind; newcomers, and what shares all but a few lines with these, meet some."""
 SMALL = {"num_samples": 8, "num_elites": 4, "iterations": 1, "plan_horizon": 3, "replan_every": 2}
-SMALL |= {"imag_horizon": 2, "policy_samples": 2, "restarts": 2, "steps": 2, "candidates": 2, "kept": 1}
+SMALL |= {"imag_horizon": 2, "policy_samples": 2, "restarts": 2, "steps": 2, "candidates": 2, "warm_candidates": 1}
 
 
 def cover() -> list[tuple[str, str, str, str]]:

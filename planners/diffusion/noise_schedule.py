@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Generator, Tensor
 
+from planners.base import RowStreams
 from worldmodels.common.options import AtLeast, Count, checked
 from worldmodels.errors import OptionError
 
@@ -120,7 +121,7 @@ class Sampler:
         self,
         clean: Clean,
         shape: tuple[int, int, int],
-        generators: list[Generator],
+        streams: RowStreams,
         device: torch.device,
         begin: Float[Tensor, "N L D"] | None = None,
         share: float = 1.0,
@@ -128,8 +129,8 @@ class Sampler:
     ) -> Float[Tensor, "N L D"]:
         """Denoise from pure noise, or from ``begin`` with the last ``share`` of the steps' noise put onto it.
 
-        Each row draws from its own generator, so that rows do not depend on one another. ``watch`` is shown what every
-        step takes to be clean.
+        Each of the ``streams`` draws for as many consecutive rows as there are to a stream. ``watch`` is shown what
+        every step takes to be clean.
         """
         kind, options = SAMPLERS[self.name]
         scheduler = getattr(diffusers(), kind)(
@@ -138,7 +139,8 @@ class Sampler:
         scheduler.set_timesteps(self.steps, device=device)
         known = scheduler.timesteps[: self.steps]  # rounding gives some numbers of steps one more, before the first
         steps = known[self.steps - max(1, round(share * self.steps)) :]
-        x = torch.stack([torch.randn(shape[1:], generator=generator, device=device) for generator in generators])
+        count = shape[0] // len(streams)
+        x, generators = streams.normal(count, *shape[1:]).flatten(0, 1), streams.repeat(count)
         if begin is not None:
             x = self.schedule.add_noise(begin, x, steps[:1].expand(shape[0]))
         for step in steps:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import torch
 from jaxtyping import Float, Int64
-from torch import Generator, Tensor
+from torch import Tensor
 
 from dynamics.base import Dynamics, Memory, Rollout
 from dynamics.goal import join_goal, split_goal
@@ -21,7 +21,6 @@ from planners.diffusion.trajectory_model import Condition, Score
 from planners.search.proposals import CategoricalProposal, GaussianProposal
 from planners.search.receding_horizon import Replanner, finite
 from worldmodels.common.options import AtLeast, Between, Count, Fields, MoreThan, checked, inside
-from worldmodels.common.randomness import row_generators
 from worldmodels.errors import OptionError
 
 DenoisingHook = Callable[[Tensor], None]
@@ -174,19 +173,16 @@ class Diffusion(Replanner):
         ``weights`` of labels and gradients go before their own, by name.
         """
         fresh, kept, weights = self.acting.candidates, self.acting.warm_candidates, weights or {}
-        n, device = len(decision.state.feat), decision.device
-        each = fresh + kept + 1
-        drawn = row_generators(n * each, decision.generator, device)
-        by_row = [drawn[row * each : (row + 1) * each] for row in range(n)]
-        ends = self._spread_ends(fresh, device).expand(n, -1)
+        noise = decision.streams.normal(self.plan_horizon, self.action_dim)
+        ends = self._spread_ends(fresh, decision.device).expand(len(noise), -1)
         if not kept:  # else those go on to where the plan before was to end
             going_on = torch.where(memory["planned"], memory["end"], ends[:, 0])
             ends = torch.cat([going_on[:, None], ends[:, 1:]], dim=1)
-        x = self._sample(decision, ends, [g for row in by_row for g in row[:fresh]], weights, hook=hook)
+        x = self._sample(decision, ends, weights, hook=hook)
         if kept and memory["planned"].any():
             begin = self.learner.concat(memory["latents"], memory["mean"]).repeat_interleave(kept, dim=0)
-            again, rest = memory["end"][:, None].expand(-1, kept), [g for row in by_row for g in row[fresh:-1]]
-            x = torch.cat([x, self._sample(decision, again, rest, weights, begin)], dim=1)
+            again = memory["end"][:, None].expand(-1, kept)  # drawn last: whether they are depends on other rows
+            x = torch.cat([x, self._sample(decision, again, weights, begin)], dim=1)
             ends = torch.cat([ends, again], dim=1)
         latents, actions = x[..., : self.learner.trajectories.feat_dim], self.learner.actions(x)
         plans = PlanBatch(decision.state, latents, actions, ends)
@@ -194,15 +190,12 @@ class Diffusion(Replanner):
         values = self.scorer.values(decision.model, self.learner, executed, decision.generator)
         values = finite(values.flatten()).unflatten(0, ends.shape)
         values[:, fresh:] = torch.where(memory["planned"][:, None], values[:, fresh:], -torch.inf)
-        plan = (self.plan_horizon, self.action_dim)
-        noise = torch.stack([torch.randn(plan, generator=row[-1], device=device) for row in by_row])
         return replace(plans, values=values), noise
 
     def _sample(
         self,
         decision: Decision,
         ends: Int64[Tensor, "N K"],
-        generators: list[Generator],
         weights: Mapping[str, float],
         begin: Float[Tensor, "M L D"] | None = None,
         hook: DenoisingHook | None = None,
@@ -222,7 +215,7 @@ class Diffusion(Replanner):
             given,
             self._conditions(len(latent), goal, weights),
             self.sampler,
-            generators,
+            decision.streams,
             self._score(decision.model, goal, weights),
             begin,
             1.0 if begin is None else self.acting.renoise_fraction,

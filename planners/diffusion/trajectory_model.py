@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated
 
 import torch
 from jaxtyping import Bool, Float, Int64
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
+from planners.base import RowStreams
 from planners.diffusion.denoisers import Denoiser, StepEmbedding
 from planners.diffusion.noise_schedule import NoiseSchedule, Sampler
 from worldmodels.common.batch import mean_over
@@ -208,13 +209,15 @@ class TrajectoryModel(nn.Module):
         given: Bool[Tensor, "N L"],
         conditions: Mapping[str, Condition],
         sampler: Sampler,
-        generators: Sequence[Generator],
+        streams: RowStreams,
         score: Score | None = None,
         begin: Float[Tensor, "N L D"] | None = None,
         share: float = 1.0,
         watch: Callable[[Tensor], None] | None = None,
     ) -> Float[Tensor, "N L D"]:
         """Trajectories in the units of the data, with ``known`` latents where they are ``given``, bit for bit.
+
+        Each of the ``streams`` draws for as many consecutive rows as there are to a stream.
 
         ``begin``, in the units of the data too, gets the last ``share`` of the noise and is denoised again. ``watch``
         is shown every step's estimate, likewise in the units of the data.
@@ -233,7 +236,7 @@ class TrajectoryModel(nn.Module):
         x = sampler(
             estimate,
             (rows, length, self.size),
-            list(generators),
+            streams,
             known.device,
             None if begin is None else self.normalizer(begin),
             share,

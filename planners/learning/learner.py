@@ -9,10 +9,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dynamics.base import Memory
-from planners.base import Decision, PlanInfo, Planner
+from planners.base import Decision, PlanInfo, Planner, RowStreams
 from planners.learning.policies import ActionDistribution
 from worldmodels.common.options import Between
-from worldmodels.common.randomness import row_noise
 from worldmodels.errors import OptionError, require
 
 PREVIEW_STEPS = 15
@@ -28,10 +27,8 @@ class PolicyPlanner(Planner):
 
     def _act(self, decision: Decision, memory: Memory) -> tuple[Float[Tensor, "N A"], Memory]:
         """Draw from the policy or, not exploring, take its mode."""
-        feat, noise = decision.state.feat, None
-        if decision.explore:
-            noise = row_noise(len(feat), (self.action_dim,), feat.device, decision.generator)
-        return self.policy(feat).choose(noise), memory
+        noise = decision.streams.normal(self.action_dim) if decision.explore else None
+        return self.policy(decision.state.feat).choose(noise), memory
 
     def _inspect(self, decision: Decision, memory: Memory) -> PlanInfo:
         """Imagine the policy's modes."""
@@ -47,12 +44,8 @@ class Learner(PolicyPlanner):
     """A planner that learns a policy and a value: it acts by the policy, and a search may consult both."""
 
     @abstractmethod
-    def value(self, feat: Float[Tensor, "N S F"], noise: Float[Tensor, "N K"]) -> Float[Tensor, "N S"]:
-        """Return the expected discounted return from each of S states a row; ``noise`` is standard normal."""
-
-    def value_noise(self, states: int) -> int:
-        """Return K, the numbers of ``noise`` a row that :meth:`value` needs for so many states."""
-        return 0
+    def value(self, feat: Float[Tensor, "N S F"], streams: RowStreams) -> Float[Tensor, "N S"]:
+        """Return the expected discounted return from each of S states a row; what is drawn comes from ``streams``."""
 
 
 Gamma = Annotated[float, Between(0, 1), "discount per decision"]

@@ -16,7 +16,6 @@ from planners.learning.policies import SampledPolicy
 from planners.search.shooting import GuideProposals, SamplingPlanner
 from worldmodels.common.options import AtLeast, checked
 from worldmodels.errors import OptionError
-from worldmodels.model import ValueFunction
 
 
 class Guided(Planner):
@@ -108,44 +107,23 @@ class LearnedGuide:
     policy_samples: int
     terminal_value: bool
 
-    def noise_size(self, search: SamplingPlanner) -> int:
-        """Return the standard normal numbers a row that one search takes of it."""
-        return sum(self._sizes(search))
+    def propose(self, search: SamplingPlanner, decision: Decision) -> GuideProposals:
+        """Let the policy imagine its candidates; the value draws anew whenever it is asked."""
 
-    def propose(self, search: SamplingPlanner, decision: Decision, noise: Float[Tensor, "N K"]) -> GuideProposals:
-        """Let the policy imagine its candidates, and give each iteration a value with noise of its own."""
-        policy_noise, *value_noise = noise.split(self._sizes(search), dim=1)
-        return GuideProposals(
-            self._candidates(search, decision, policy_noise),
-            tuple(self._value(drawn) if self.terminal_value else None for drawn in value_noise),
-        )
+        def value(feat: Tensor) -> Tensor:
+            return self.learner.value(feat.unflatten(0, (len(decision.streams), -1)), decision.streams).flatten()
 
-    def _candidates(
-        self, search: SamplingPlanner, decision: Decision, noise: Float[Tensor, "N K"]
-    ) -> Float[Tensor, "N P H A"]:
-        n, plan = len(noise), (search.plan_horizon, search.action_dim)
+        return GuideProposals(self._candidates(search, decision), value if self.terminal_value else None)
+
+    def _candidates(self, search: SamplingPlanner, decision: Decision) -> Float[Tensor, "N P H A"]:
+        noise = decision.streams.normal(self.policy_samples, search.plan_horizon, search.action_dim)
         if self.policy_samples == 0:
-            return noise.new_zeros(n, 0, *plan)
-        model = decision.model
-        imagined = model.imagine(
-            model.dynamics.fork(decision.state, self.policy_samples),
+            return noise
+        imagined = decision.model.imagine(
+            decision.model.dynamics.fork(decision.state, self.policy_samples),
             SampledPolicy(self.learner.policy, search.action_dim),
             search.plan_horizon,
             decision.generator,
-            noise.reshape(n * self.policy_samples, *plan),
+            noise.flatten(0, 1),
         )
-        return imagined.action.unflatten(0, (n, self.policy_samples))
-
-    def _value(self, noise: Float[Tensor, "N K"]) -> ValueFunction:
-        """Return the learner's value as a function of features [N S, F]."""
-
-        def value(feat: Tensor) -> Tensor:
-            return self.learner.value(feat.unflatten(0, (len(noise), -1)), noise).flatten()
-
-        return value
-
-    def _sizes(self, search: SamplingPlanner) -> list[int]:
-        """Numbers for the policy's candidates, then for the values of each iteration."""
-        per_value = self.learner.value_noise(search.settings.num_samples) if self.terminal_value else 0
-        candidates = self.policy_samples * search.plan_horizon * search.action_dim
-        return [candidates] + [per_value] * search.settings.iterations
+        return imagined.action.unflatten(0, noise.shape[:2])

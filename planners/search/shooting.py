@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Protocol
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -15,7 +16,7 @@ from planners.base import Decision, ImaginationSize, PlanInfo, from_options, ima
 from planners.search.proposals import CategoricalProposal, GaussianProposal, Proposal
 from planners.search.receding_horizon import Replanner, finite
 from worldmodels.common.options import AtLeast, Between, Count, MoreThan
-from worldmodels.common.randomness import color_noise, row_noise
+from worldmodels.common.randomness import color_noise
 from worldmodels.errors import OptionError
 from worldmodels.model import ValueFunction
 
@@ -47,20 +48,6 @@ class SearchConfig:
 
 
 @dataclass(frozen=True)
-class SearchNoise:
-    """All noise of one search for N rows, standard normal, in one draw a row."""
-
-    candidates: Float[Tensor, "N I S H A"]
-    """For the candidates of each iteration."""
-    pick: Float[Tensor, "N E"]
-    """For choosing among elites."""
-    jitter: Float[Tensor, "N H A"]
-    """For exploring around what is executed."""
-    guide: Float[Tensor, "N K"]
-    """For a guide."""
-
-
-@dataclass(frozen=True)
 class SearchResult:
     """The last iteration of a search for N rows."""
 
@@ -79,18 +66,15 @@ class GuideProposals:
 
     actions: Float[Tensor, "N P H A"]
     """Candidates of its own."""
-    values: tuple[ValueFunction | None, ...]
-    """For each iteration the value of a plan's last state; None: plans end without one."""
+    terminal_value: ValueFunction | None
+    """The value of a plan's last state; None: plans end without one."""
 
 
 class Guide(Protocol):
     """What a search may consult beside the model (:class:`planners.search.guided.LearnedGuide`)."""
 
-    def noise_size(self, search: SamplingPlanner) -> int:
-        """Return the standard normal numbers a row that one search takes of a guide."""
-
-    def propose(self, search: SamplingPlanner, decision: Decision, noise: Float[Tensor, "N K"]) -> GuideProposals:
-        """Return candidates and values for one search."""
+    def propose(self, search: SamplingPlanner, decision: Decision) -> GuideProposals:
+        """Return candidates and a value for one search."""
 
 
 class SamplingPlanner(Replanner):
@@ -134,11 +118,11 @@ class SamplingPlanner(Replanner):
         return ImaginationSize(self.settings.num_samples, self.plan_horizon)
 
     @abstractmethod
-    def run_search(self, decision: Decision, memory: Memory, noise: SearchNoise) -> SearchResult:
+    def run_search(self, decision: Decision, memory: Memory) -> SearchResult:
         """Search from ``memory["mean"]``: the algorithm itself, iteration by iteration."""
 
     @abstractmethod
-    def choose(self, found: SearchResult, explore: bool, noise: Float[Tensor, "N E"]) -> Float[Tensor, "N H A"]:
+    def choose(self, found: SearchResult, decision: Decision) -> Float[Tensor, "N H A"]:
         """Pick what to execute: sequences, or where exploring, means to which the proposal's spread is added."""
 
     def remember(self, found: SearchResult) -> Memory:
@@ -147,11 +131,10 @@ class SamplingPlanner(Replanner):
 
     def search(self, decision: Decision, memory: Memory) -> Memory:
         """Search, choose, and add noise where exploring."""
-        noise = self.draw_noise(decision)
-        found = self.run_search(decision, memory, noise)
-        actions = self.choose(found, decision.explore, noise.pick)
+        found = self.run_search(decision, memory)
+        actions = self.choose(found, decision)
         if decision.explore:
-            actions = self.family.draw(actions, found.proposal.spread, noise.jitter)
+            actions = self.family.draw(actions, found.proposal.spread, self.draw_noise(decision, 1)[:, 0])
         return memory | {"mean": found.proposal.mean, "actions": actions, **self.remember(found)}
 
     def evaluate(
@@ -173,32 +156,20 @@ class SamplingPlanner(Replanner):
         best, index = values.topk(min(self.settings.num_elites, values.shape[1]), dim=1)
         return candidates.gather(1, index[:, :, None, None].expand(-1, -1, *candidates.shape[2:])), best
 
-    def ask_guide(self, decision: Decision, noise: SearchNoise) -> GuideProposals:
-        """Return the guide's candidates and values; without a guide, none and ``terminal_value``."""
+    def ask_guide(self, decision: Decision) -> GuideProposals:
+        """Return the guide's candidates and value; without a guide, none and ``terminal_value``."""
         if self.guide is not None:
-            return self.guide.propose(self, decision, noise.guide)
-        nothing = noise.jitter[:, None][:, :0]
-        return GuideProposals(nothing, (self.terminal_value,) * self.settings.iterations)
+            return self.guide.propose(self, decision)
+        nothing = torch.zeros(len(decision.streams), 0, self.plan_horizon, self.action_dim, device=decision.device)
+        return GuideProposals(nothing, self.terminal_value)
 
-    def draw_noise(self, decision: Decision) -> SearchNoise:
-        """Draw all noise of one search, so that rows searched together equal rows searched alone."""
-        settings, n = self.settings, len(decision.state.feat)
-        plan = (self.plan_horizon, self.action_dim)
-        steps = plan[0] * plan[1]
-        spare = 0 if self.guide is None else self.guide.noise_size(self)
-        sizes = (settings.iterations * settings.num_samples * steps, settings.num_elites, steps, spare)
-        noise = row_noise(n, (sum(sizes),), decision.device, decision.generator)
-        candidates, pick, jitter, guide = noise.split(sizes, dim=1)
-        shape = (n, settings.iterations, settings.num_samples, *plan)
-        return SearchNoise(
-            color_noise(candidates.reshape(shape), settings.noise_beta),
-            pick,
-            color_noise(jitter.reshape(n, *plan), settings.noise_beta),
-            guide,
-        )
+    def draw_noise(self, decision: Decision, count: int) -> Float[Tensor, "N S H A"]:
+        """Draw noise of the spectrum asked for, for ``count`` sequences a row."""
+        white = decision.streams.normal(count, self.plan_horizon, self.action_dim)
+        return color_noise(white, self.settings.noise_beta)
 
     def _inspect(self, decision: Decision, memory: Memory) -> PlanInfo:
         """Return the plan that is followed, beside the last iteration of a search from the same state."""
-        found = self.run_search(decision, self.search_start(memory), self.draw_noise(decision))
+        found = self.run_search(decision, self.search_start(memory))
         plan = self.current_plan(memory, self.family.mode(found.proposal.mean))
         return PlanInfo(plan, found.candidates, found.values)

@@ -10,14 +10,13 @@ from model_cases import ACTION, STATE, WITH_GOAL, batch, config, model, with_res
 from planner_cases import seeded
 
 from dynamics.base import FeatureSpec, State
-from planners.base import Decision
+from planners.base import Decision, RowStreams
 from planners.diffusion.conditioning import OptimalityLabel, ReturnLabel, Window
 from planners.diffusion.denoisers import TemporalUNet, TrajectoryTransformer
 from planners.diffusion.guidance import GuidedPlans
 from planners.diffusion.noise_schedule import SAMPLERS, NoiseSchedule, Sampler
 from planners.diffusion.trajectory_model import Condition, Normalizer, TrajectoryModel
 from planners.learning.critics import Critic
-from worldmodels.common.randomness import row_generators
 from worldmodels.errors import OptionError
 from worldmodels.factory import build_model, build_planner
 from worldmodels.testing.sequences import randomize
@@ -63,6 +62,10 @@ def planner(*words, discrete=False, observations=STATE):
 # Schedules and samplers
 
 
+def streams(rows, generator=None):
+    return RowStreams.seeded(rows, generator or seeded(), CPU)
+
+
 class Bell:
     """A Gaussian whose every conditional mean is known."""
 
@@ -93,8 +96,7 @@ def bell_samples(name, steps, prediction, n=20_000):
         noise = (noisy - (1 - share).sqrt() * known) / share.sqrt()
         return schedule.clean(schedule.target(known, noise, each), noisy, each)
 
-    generators = [torch.Generator().manual_seed(i) for i in range(1)]
-    return Sampler(schedule, name, steps)(clean, (1, n, 2), generators, CPU)[0]
+    return Sampler(schedule, name, steps)(clean, (1, n, 2), streams(1), CPU)[0]
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "sample", "v_prediction"])
@@ -120,8 +122,7 @@ def test_sampler__noises_a_start_by_the_steps_left(name):
     schedule, seen = NoiseSchedule(100), []
     clean = lambda noisy, step: (seen.append((noisy, int(step))), torch.zeros_like(noisy))[1]  # noqa: E731
     begin = torch.full((4000, 1, 1), 3.0)
-    generators = row_generators(4000, seeded(), CPU)
-    Sampler(schedule, name, 10)(clean, begin.shape, generators, CPU, begin, 0.4)
+    Sampler(schedule, name, 10)(clean, begin.shape, streams(4000), CPU, begin, 0.4)
     steps = [step for _, step in seen]
     assert steps == [39, 29, 19, 9]
     share = schedule.noise_share(torch.tensor([39]))
@@ -139,7 +140,7 @@ def test_the_last_step_adds_no_noise(name):
         estimates.append(noisy * 0.3)
         return estimates[-1]
 
-    x = Sampler(schedule, name, 5)(clean, (2, 3, 4), row_generators(2, seeded(), CPU), CPU)
+    x = Sampler(schedule, name, 5)(clean, (2, 3, 4), streams(2), CPU)
     assert len(estimates) == 5
     torch.testing.assert_close(x, estimates[-1], atol=1e-5, rtol=1e-5)
 
@@ -151,18 +152,18 @@ def test_sampler__makes_as_many_trained_steps_as_asked_for(name):
         if name != "ddim" or 100 % steps == 0:
             made = []
             clean = lambda noisy, step, made=made: (made.append(int(step)), noisy)[1]  # noqa: E731
-            Sampler(NoiseSchedule(100), name, steps)(clean, (1, 2, 1), row_generators(1, seeded(), CPU), CPU)
+            Sampler(NoiseSchedule(100), name, steps)(clean, (1, 2, 1), streams(1), CPU)
             assert len(made) == len(set(made)) == steps
             assert 0 <= min(made) <= max(made) == 99
 
 
 def test_only_ddpm_draws_on_the_way():
     for name in SAMPLERS:
-        generators = row_generators(1, seeded(), CPU)
-        Sampler(NoiseSchedule(20), name, 5)(lambda noisy, step: noisy, (1, 3, 4), generators, CPU)
-        [untouched] = row_generators(1, seeded(), CPU)
-        torch.randn(1, 3, 4, generator=untouched)
-        assert torch.equal(untouched.get_state(), generators[0].get_state()) == (name != "ddpm")
+        used, untouched = streams(1), streams(1)
+        Sampler(NoiseSchedule(20), name, 5)(lambda noisy, step: noisy, (1, 3, 4), used, CPU)
+        untouched.normal(1, 3, 4)
+        states = [drawn.generators[0].get_state() for drawn in (used, untouched)]
+        assert torch.equal(*states) == (name != "ddpm")
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "sample", "v_prediction"])
@@ -178,11 +179,13 @@ def test_every_prediction_stands_for_the_same_clean_trajectory(prediction):
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_rows_sampled_together_equal_rows_sampled_alone(name):
-    schedule, generator = NoiseSchedule(20), seeded()
-    sampler = Sampler(schedule, name, 4)
-    together = sampler(lambda x, k: 0.5 * x, (3, 2, 2), row_generators(3, seeded(), CPU), CPU)
-    alone = [sampler(lambda x, k: 0.5 * x, (1, 2, 2), row_generators(1, generator, CPU), CPU) for _ in range(3)]
-    torch.testing.assert_close(together, torch.cat(alone))
+    sampler = Sampler(NoiseSchedule(20), name, 4)
+    for each in (1, 2):
+        generator = seeded()
+        together = sampler(lambda x, k: 0.5 * x, (3 * each, 2, 2), streams(3), CPU)
+        alone = [sampler(lambda x, k: 0.5 * x, (each, 2, 2), streams(1, generator), CPU) for _ in range(3)]
+        torch.testing.assert_close(together, torch.cat(alone))
+        assert len(together.unique(dim=0)) == 3 * each
 
 
 @pytest.mark.parametrize(
@@ -263,7 +266,7 @@ def test_what_is_given_comes_out_bit_for_bit(name, actions):
     known = torch.randn(2, L, 3) * 31
     given = torch.zeros(2, L, dtype=torch.bool)
     given[:, 0] = given[1, 4] = True
-    x = made.sample(known, given, {}, Sampler(made.schedule, name, 5), row_generators(2, seeded(), CPU))
+    x = made.sample(known, given, {}, Sampler(made.schedule, name, 5), streams(2))
     assert torch.equal(x[..., :3][given], known[given])
     assert not torch.isclose(x[..., :3], known)[~given].any()
 
@@ -277,7 +280,7 @@ def test_networks_never_see_noise_on_what_is_given():
     given[:, 0] = given[:, 3] = True
     made.loss(x, given, {})
     sampler = Sampler(made.schedule, "dpm", 4)
-    made.sample(x[..., :3], given, {}, sampler, row_generators(5, seeded(), CPU))
+    made.sample(x[..., :3], given, {}, sampler, streams(5))
     clean = made.normalizer(x)
     assert len(seen) == 5
     for noisy in seen:
@@ -318,7 +321,7 @@ def test_it_learns_two_kinds_of_trajectories(net, prediction):
     given[:, 0] = True
     with torch.no_grad():
         sampler = Sampler(made.schedule, "ddpm", 50)
-        x = made.sample(torch.zeros(200, 8, 1), given, {}, sampler, row_generators(200, seeded(), CPU))
+        x = made.sample(torch.zeros(200, 8, 1), given, {}, sampler, streams(200))
     up = x[:, :, 1].mean(1) > 0
     assert 0.1 < up.float().mean() < 0.9
     error = (x[:, :, 0] - torch.where(up, 1.0, -1.0)[:, None] * slope).abs()
@@ -395,9 +398,7 @@ def test_a_linear_guide_tilts_a_gaussian(name, monkeypatch):
     monkeypatch.setattr(made, "clean", unit)
     given = torch.zeros(1, 4000, dtype=torch.bool)
     sampler = Sampler(made.schedule, name, 100 if name == "ddpm" else 10)
-    x = made.sample(
-        torch.zeros(1, 4000, 1), given, {}, sampler, row_generators(1, seeded(), CPU), lambda x: 0.5 * x.sum((1, 2))
-    )
+    x = made.sample(torch.zeros(1, 4000, 1), given, {}, sampler, streams(1), lambda x: 0.5 * x.sum((1, 2)))
     # exp(b x) times a normal of deviation s has its mean moved by b s^2
     torch.testing.assert_close(x.mean((0, 1)), torch.full((2,), 5.0 + 0.5 * 4), atol=0.1, rtol=0)
     torch.testing.assert_close(x.std((0, 1)), torch.full((2,), 2.0), atol=0.1, rtol=0)

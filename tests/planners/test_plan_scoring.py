@@ -1,4 +1,4 @@
-"""What denoised plans are worth to the two judges, where it is known."""
+"""What denoised plans are worth to the two scorers, where it is known."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def way(*moves):
     return torch.stack([torch.tensor(latents), zero], -1), torch.stack([torch.tensor([*actions, 0.0]), zero], -1)
 
 
-def judged(*plans, goals=True, arrival=True):
+def scored(*plans, goals=True, arrival=True):
     """Values of plans (way, end), all from the origin to the target."""
     latents, actions = (torch.stack([plan[0][i] for plan in plans])[None] for i in (0, 1))
     ends = torch.tensor([[plan[1] for plan in plans]])
@@ -73,7 +73,7 @@ def test_the_soonest_plan_to_a_goal_without_a_jump_is_the_best():
     half = way(STEP, [1.0], STEP)
     late = torch.tensor(0.9).log()
     expected = [4 * late, 6 * late, 1 * late - 4 / 2 / 0.04, 3 * late - 1 / 2 / 0.01 / 3]
-    torch.testing.assert_close(judged((direct, 4), (slow, 6), (leap, 1), (half, 3)), torch.stack(expected))
+    torch.testing.assert_close(scored((direct, 4), (slow, 6), (leap, 1), (half, 3)), torch.stack(expected))
 
 
 def zigzag(off, steps):
@@ -87,7 +87,7 @@ def test_one_jump_on_a_long_way_beats_being_off_all_along():
     """As through a wall, where no single step is far off."""
     wall, around = zigzag(0.3, 5), way(*[0.2] * 4, 0.0, [0.4], *[0.2] * 4)
     late, jump = torch.tensor(0.9).log(), 1 / 2 / 0.01
-    found = judged((wall, 5), (around, 10))
+    found = scored((wall, 5), (around, 10))
     expected = [5 * late - 4 * 0.3**2 * jump / 5, 10 * late - 0.4**2 * jump / 10]
     torch.testing.assert_close(found, torch.stack(expected))
     assert found[1] > found[0]
@@ -96,16 +96,16 @@ def test_one_jump_on_a_long_way_beats_being_off_all_along():
 def test_a_plan_that_stands_and_leaps_into_the_goal_is_the_worst():
     """However long it stood: the mean of its jumps becomes the smaller for it."""
     off, stands = zigzag(0.3, 10), way()
-    found = judged((off, 10), (stands, 11))
+    found = scored((off, 10), (stands, 11))
     torch.testing.assert_close(found[1], 11 * torch.tensor(0.9).log() - 4 / 2 / 0.04)
     assert found[1] < found[0] - 5
 
 
 @pytest.mark.parametrize("arrival", [True, False])
-def test_judge__counts_foreseen_rewards_less_jumps(arrival):
+def test_scorer__counts_foreseen_rewards_less_jumps(arrival):
     """Without a goal a plan is worth what its steps are foreseen to earn, discounted, less the cost of its jumps."""
     direct, leap, twice = way(STEP, STEP, STEP, STEP), way([2.0]), way([1.0], [1.0])
-    found = judged((direct, L), (leap, L), (twice, L), goals=False, arrival=arrival)
+    found = scored((direct, L), (leap, L), (twice, L), goals=False, arrival=arrival)
     gammas = 0.9 ** torch.arange(L)
     torch.testing.assert_close(found[0], gammas[3:].sum())  # the fourth step arrives
     later = 0 if arrival else 1  # what is foreseen to stand still earns nothing until the next step, or the one after
@@ -115,7 +115,7 @@ def test_judge__counts_foreseen_rewards_less_jumps(arrival):
 
 def test_what_comes_after_the_goal_does_not_matter():
     stays, leaves = way(STEP, STEP, STEP, STEP), way(STEP, STEP, STEP, STEP, 0.0, 0.0, [5.0], -STEP)
-    found = judged((stays, 4), (leaves, 4))
+    found = scored((stays, 4), (leaves, 4))
     assert found[0] == found[1]
 
 

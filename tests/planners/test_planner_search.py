@@ -151,8 +151,8 @@ def test_the_rest_of_a_plan_is_executed_and_flushed_on_reset(name, discrete):
     same.set_state(generator.get_state())
     third, memory = planner.act(model, state, memory, flags(0, 1, 0, 0, 0), False, generator)
     assert len(model.asked[0]) == planner.imagination_size.rows
-    fresh, _ = planner.act(model, state.map(lambda x: x[1:2]), planner.initial(1), none(1), False, same)
-    torch.testing.assert_close(third[1], fresh[0])
+    fresh, _ = planner.act(model, state, planner.initial(5), none(5), False, same)
+    torch.testing.assert_close(third[1], fresh[1])
     others = flags(1, 0, 1, 1, 1)
     assert torch.equal(third[others], rest[others, 2])
     model.asked.clear()

@@ -11,6 +11,7 @@ from planner_cases import build, learning, none, replanning, seeded, world
 from true_models import Chain, LinearGaussian, TrueModel
 
 from dynamics.base import FeatureSpec, Rollout, State
+from planners.base import RowStreams
 from planners.tdmpc import QEnsemble, TDLearner
 from worldmodels.errors import OptionError, UserError
 from worldmodels.factory import build_planner
@@ -115,13 +116,13 @@ def test_value__is_the_mean_of_the_pair_named_by_its_noise():
     planner = randomize(learner())
     planner.actor.min_std = planner.actor.max_std = 1e-6
     feat = torch.randn(3, 4, 6)
-    noise = torch.randn(3, planner.value_noise(4), generator=seeded())
-    values = planner.value(feat, noise)
+    streams = lambda: RowStreams.seeded(3, seeded(), torch.device("cpu"))  # noqa: E731
+    values, noise = planner.value(feat, streams()), streams().normal(5)
     for n in range(3):
-        pair = noise[n, :5].topk(2).indices
+        pair = noise[n].topk(2).indices
         logits = planner.q(feat[n], planner.policy(feat[n]).mode(), pair)
         torch.testing.assert_close(values[n], planner.q.two_hot.decode(logits).mean(0), atol=1e-2, rtol=1e-3)
-        torch.testing.assert_close(planner.value(feat[n : n + 1], noise[n : n + 1])[0], values[n])
+        torch.testing.assert_close(planner.value(feat[n : n + 1], streams().select(slice(n, n + 1)))[0], values[n])
 
 
 # Losses
@@ -289,7 +290,7 @@ def test_the_learners_value_sees_beyond_the_plan(name):
     for seen in (True, False):
         planner = build(name, true, plan_horizon=5, gamma=0.9)
         planner.search.guide = type(planner.search.guide)(planner.learner, 0, seen)
-        planner.learner.value = lambda feat, noise: true.value(0.9)(feat.flatten(0, 1)).unflatten(0, feat.shape[:2])
+        planner.learner.value = lambda feat, streams: true.value(0.9)(feat.flatten(0, 1)).unflatten(0, feat.shape[:2])
         start = true.at(3, 30, 10)
         _, memory = planner.act(true, start, planner.initial(3), none(3), False, seeded())
         feat = start.feat

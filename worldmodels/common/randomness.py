@@ -1,4 +1,4 @@
-"""Random numbers of sampling planners: independent between rows, temporally correlated within a row."""
+"""Random numbers: spectra of noise, and a global stream of one's own for a while."""
 
 from __future__ import annotations
 
@@ -7,21 +7,7 @@ from contextlib import contextmanager
 
 import torch
 from jaxtyping import Float
-from torch import Generator, Tensor
-
-
-def row_noise(rows: int, shape: tuple[int, ...], device: torch.device, generator: Generator | None) -> Tensor:
-    """Draw standard normal numbers [rows, *shape], row after row.
-
-    The order makes planning several environments at once equal to planning them one by one with the same generator,
-    as long as the model draws nothing; what it draws comes from the same generator, for all rows at once.
-    They are drawn where the generator lives and then moved to ``device``.
-    """
-    source = device if generator is None else generator.device
-    noise = torch.empty(rows, *shape, device=source)
-    for row in noise:
-        row.normal_(generator=generator)
-    return noise.to(device)
+from torch import Tensor
 
 
 def color_noise(white: Float[Tensor, "*batch H A"], beta: float) -> Float[Tensor, "*batch H A"]:
@@ -53,10 +39,3 @@ def own_randomness(generator: torch.Generator | None) -> Iterator[None]:
     with torch.random.fork_rng(devices=[generator.device] if generator.device.type == "cuda" else []):
         torch.manual_seed(generator.initial_seed())
         yield
-
-
-def row_generators(rows: int, generator: Generator | None, device: torch.device) -> list[Generator]:
-    """One generator a row, seeded row after row, so that rows drawn together equal rows drawn one by one."""
-    source = device if generator is None else generator.device
-    seeds = [int(torch.randint(2**62, (), generator=generator, device=source)) for _ in range(rows)]
-    return [Generator(device).manual_seed(seed) for seed in seeds]

@@ -11,12 +11,12 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from dynamics.base import State
-from planners.base import Model
+from planners.base import Model, RowStreams
 from planners.random import Random
 from worldmodels.agent import Agent
 from worldmodels.common.batch import split_context
 from worldmodels.common.frames import last_frame
-from worldmodels.common.randomness import color_noise, own_randomness, row_noise
+from worldmodels.common.randomness import color_noise, own_randomness
 from worldmodels.envs.vector import VectorEnv, held_out_envs
 from worldmodels.evaluation.oracle import Oracle, OracleAgent, Simulators
 from worldmodels.evaluation.report import play_held_out, windows
@@ -130,7 +130,8 @@ def ranking(run: Run, seed: int, actions: Float[Tensor, "N T A"]) -> dict[str, A
 
 def sequences(envs: VectorEnv, steps: int, generator: torch.Generator) -> Float[Tensor, "N S H A"]:
     """Drifting noise, as the prefill acts, for every environment."""
-    normal = row_noise(envs.num_envs, (SEQUENCES, steps, envs.action_dim), torch.device("cpu"), generator)
+    streams = RowStreams.seeded(envs.num_envs, generator, torch.device("cpu"))
+    normal = streams.normal(SEQUENCES, steps, envs.action_dim)
     return Random(envs.action_dim, envs.discrete).actions(color_noise(normal, 1.0))
 
 

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from dynamics.base import Memory, State
-from planners.base import PlanInfo, Planner
+from planners.base import PlanInfo, Planner, RowStreams
 from planners.learning.learner import Learner
 from worldmodels.agent import Agent
 from worldmodels.common import precision
@@ -56,8 +56,7 @@ def values_along(planner: Planner, imagined: Trajectory, generator: torch.Genera
     """Value of each imagined state: the learned one, or else the rewards still to come in the plan."""
     if isinstance(planner.trainable, Learner):
         feat = imagined.feat[:1]
-        noise = torch.randn(1, planner.trainable.value_noise(feat.shape[1]), generator=generator, device=feat.device)
-        return planner.trainable.value(feat, noise)[0]
+        return planner.trainable.value(feat, RowStreams.seeded(1, generator, feat.device))[0]
     alive = torch.cat([torch.ones_like(imagined.cont[0, :1]), imagined.cont[0].cumprod(0)[:-1]])
     to_come = (alive * imagined.reward[0]).flip(0).cumsum(0).flip(0)
     return torch.cat([to_come, torch.zeros_like(to_come[:1])])
