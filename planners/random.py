@@ -10,10 +10,9 @@ from torch import Tensor
 
 from dynamics.base import Memory
 from planners.base import Decision, Planner
-from planners.search.proposals import CategoricalProposal
+from planners.search.proposals import CategoricalProposal, color_noise
 from planners.search.shooting import NoiseBeta
 from worldmodels.common.options import Count, checked
-from worldmodels.common.randomness import color_noise
 
 
 class Random(Planner):

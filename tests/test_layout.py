@@ -29,7 +29,6 @@ FLOORS = (
     "planners.diffusion",
     "worldmodels.agent",
     "worldmodels.data",
-    "worldmodels.scales",
     "worldmodels.config",
     "worldmodels.factory",
     "worldmodels.runs",

@@ -17,12 +17,12 @@ from planners.base import Planner
 from worldmodels.common.batch import context_rows
 from worldmodels.common.build import build
 from worldmodels.config.nodes import TRAINING_KEYS
+from worldmodels.config.scales import scales_by_part
 from worldmodels.envs.options import GoalReading, read
 from worldmodels.errors import OptionError, UserError
 from worldmodels.model import WorldModel
 from worldmodels.nets.encoders import ObservationSpec
 from worldmodels.nets.goal_encoder import GoalEncoder, without_goal
-from worldmodels.scales import scales_by_part
 
 OBSERVATION_KEYS = ("pixels", "state")
 

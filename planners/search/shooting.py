@@ -13,10 +13,9 @@ from torch import Tensor
 
 from dynamics.base import Memory, State
 from planners.base import Decision, ImaginationSize, PlanInfo, from_options, imagine_shaped
-from planners.search.proposals import CategoricalProposal, GaussianProposal, Proposal
+from planners.search.proposals import CategoricalProposal, GaussianProposal, Proposal, color_noise
 from planners.search.receding_horizon import Replanner, finite
 from worldmodels.common.options import AtLeast, Between, Count, MoreThan
-from worldmodels.common.randomness import color_noise
 from worldmodels.errors import OptionError
 from worldmodels.model import ValueFunction
 

@@ -23,7 +23,7 @@ from planner_cases import (
 from true_models import LinearGaussian
 
 from dynamics.base import State
-from worldmodels.common.randomness import color_noise
+from planners.search.proposals import color_noise
 from worldmodels.errors import OptionError, UserError
 from worldmodels.factory import build_planner
 from worldmodels.testing.sequences import randomize

@@ -15,8 +15,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from worldmodels.config.aliases import bare, renamed
 from worldmodels.config.nodes import check
+from worldmodels.config.scales import OVER_ALL, require_scales
 from worldmodels.errors import UserError, near_match
-from worldmodels.scales import OVER_ALL, require_scales
 
 
 def config_dir() -> Path:

@@ -13,10 +13,11 @@ from torch import Tensor
 from dynamics.base import State
 from planners.base import Model, RowStreams
 from planners.random import Random
+from planners.search.proposals import color_noise
 from worldmodels.agent import Agent
 from worldmodels.common.batch import split_context
 from worldmodels.common.frames import last_frame
-from worldmodels.common.randomness import color_noise, own_randomness
+from worldmodels.common.randomness import own_randomness
 from worldmodels.envs.vector import VectorEnv, held_out_envs
 from worldmodels.evaluation.oracle import Oracle, OracleAgent, Simulators
 from worldmodels.evaluation.report import play_held_out, windows

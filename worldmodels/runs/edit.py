@@ -11,11 +11,11 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from worldmodels.config import dotted_keys, is_group, load_config
 from worldmodels.config.aliases import bare, renamed
+from worldmodels.config.scales import learner_of
 from worldmodels.config.words import merge, place_of
 from worldmodels.errors import UserError
 from worldmodels.factory import model_nodes
 from worldmodels.runs.folders import AVERAGE, NotLearned
-from worldmodels.scales import learner_of
 
 
 def override(before: DictConfig, words: list[str], learned: bool = True) -> DictConfig:

@@ -14,7 +14,7 @@ class LossBalance(nn.Module, ABC):
     """Weighs the mean of every loss. Built with ``scales``, one factor for every loss, no more and no fewer.
 
     Parameters of a balance are learned with the rest, clipped apart from it, saved, and named ``balance`` in
-    ``optimizer.parts``.
+    ``optimizer.param_groups``.
     """
 
     def __init__(self, scales: Mapping[str, float]) -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from worldmodels.config.scales import parts_of
 from worldmodels.errors import UserError
 from worldmodels.model import WorldModel
 from worldmodels.runs.folders import AVERAGE, load_weights, read_checkpoint
-from worldmodels.scales import parts_of
 
 
 def freeze(model: WorldModel, cfg: DictConfig, resumed_at: int) -> None:

@@ -22,6 +22,7 @@ from worldmodels.cli import CtrlC, Interrupted, split_arguments
 from worldmodels.common.files import write_json
 from worldmodels.config import load_config
 from worldmodels.config.aliases import bare
+from worldmodels.config.scales import learner_of
 from worldmodels.config.words import quoted
 from worldmodels.doctor import require_rendering
 from worldmodels.errors import UserError
@@ -37,7 +38,6 @@ from worldmodels.runs.folders import (
     removed_unless_begun,
 )
 from worldmodels.runs.loading import load_run
-from worldmodels.scales import learner_of
 from worldmodels.training.memory import keep_freed_memory
 from worldmodels.training.parts import new_parts, parts, without
 from worldmodels.training.setup import Training, assemble
