@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 from toy_runs import ENV, REST, WORDS
 
 from worldmodels.config import load_config
+from worldmodels.config.aliases import MOVED, modernized
 from worldmodels.data.replay import Replay
 from worldmodels.envs.vector import VectorEnv
 from worldmodels.errors import UserError
@@ -243,6 +244,45 @@ def test_a_configuration_that_is_no_runs(said, tmp_path, content, expected):
     (tmp_path / "config.yaml").write_text(content)
     for name, key in (("evaluate", "run"), ("train", "resume")):
         assert_matches(said.refusal(name, f"{key}={tmp_path}"), expected)
+
+
+def test_keys_of_a_stored_run_are_called_as_they_are_now():
+    stored = OmegaConf.create(
+        {
+            "planner": {
+                "judge": {"_target_": "x", "consistency": 0.5},
+                "learner": {"q": {"limit": 5.0}, "pair": 3},
+                "search": {"relative": False},
+                "acting": {"kept": 2, "steps": 4},
+            },
+            "prefill_planner": {"beta": 1.0},
+        }
+    )
+    assert modernized(stored) == {
+        "planner": {
+            "scorer": {"_target_": "x", "consistency_weight": 0.5},
+            "learner": {"q": {"symlog_limit": 5.0}, "num_q_sampled": 3},
+            "search": {"normalize_values": False},
+            "acting": {"warm_candidates": 2, "steps": 4},
+        },
+        "prefill_planner": {"noise_beta": 1.0},
+    }
+
+
+def test_a_run_whose_classes_have_moved_since_loads(run_folder):
+    stored = (run_folder / "config.yaml").read_text()
+    for old, new in MOVED.items():
+        stored = stored.replace(f"_target_: {new}\n", f"_target_: {old}\n")
+    assert "worldmodels.heads.reward.RewardHead" in stored
+    (run_folder / "config.yaml").write_text(stored)
+    assert load_run(run_folder).cfg.heads.reward._target_ == MOVED["worldmodels.heads.reward.RewardHead"]
+
+
+def test_a_run_of_another_architecture_says_where_it_differs(run_folder):
+    path = run_folder / "config.yaml"
+    path.write_text(path.read_text().replace("free_nats: 1.0", "free_nats: 0.5"))
+    with pytest.raises(UserError, match=r"^dynamics is configured otherwise in this version of the code"):
+        load_run(run_folder)
 
 
 def test_a_resumed_run_may_wait_longer_for_its_workers(run_folder):

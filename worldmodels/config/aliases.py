@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from worldmodels.common.build import TARGET
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +46,32 @@ RENAMED = {
 }
 """Old key or group to new. An old one that a configuration still has, as ``dynamics=koopman`` has a core's ``state``,
 is meant as it stands."""
+
+MOVED = {
+    "dynamics.latents.CategoricalLatent": "worldmodels.nets.categorical.CategoricalLatent",
+    "dynamics.latents.GaussianLatent": "worldmodels.nets.distributions.GaussianLatent",
+    "dynamics.latents.SimNormLatent": "worldmodels.nets.categorical.SimNormLatent",
+    "worldmodels.heads.cont.ContinueHead": "worldmodels.heads.arrival.ContinueHead",
+    "worldmodels.heads.reward.RewardHead": "worldmodels.heads.arrival.RewardHead",
+    "worldmodels.heads.reward.TransitionRewardHead": "worldmodels.heads.transition.TransitionRewardHead",
+}
+"""Classes of stored runs that live elsewhere now."""
+
+
+def modernized(stored: DictConfig) -> DictConfig:
+    """Return a stored run's configuration with classes where they live now and keys as they are called now."""
+    for old in sorted((old for old in RENAMED if "planner." in old), key=len, reverse=True):  # no run has the others
+        parent, _, name = old.rpartition(".")
+        node = OmegaConf.select(stored, parent)
+        if isinstance(node, DictConfig) and name in node:
+            OmegaConf.update(stored, RENAMED[old], node.pop(name), force_add=True)
+    return OmegaConf.create(_moved(OmegaConf.to_container(stored, resolve=False)))
+
+
+def _moved(node: Any) -> Any:
+    if isinstance(node, Mapping):
+        return {key: MOVED.get(value, value) if key == TARGET else _moved(value) for key, value in node.items()}
+    return [_moved(item) for item in node] if isinstance(node, list) else node
 
 
 def bare(word: str) -> str:

@@ -93,12 +93,16 @@ def require_learned(cfg: DictConfig, before: DictConfig, path: Path) -> None:
 
 def require_same_model(cfg: DictConfig, before: DictConfig, words: list[str], because: str) -> None:
     """Refuse words that change what the weights of a world model depend on; the message names the first."""
-    if model_nodes(cfg) == model_nodes(before):
+    now, then = model_nodes(cfg), model_nodes(before)
+    if now == then:
         return
     for word in words:
         alone = override(before, [word], learned=False)
-        if model_nodes(alone) != model_nodes(before):
+        if model_nodes(alone) != then:
             raise UserError(f"{word} cannot change{because}.", option=bare(word))
+    if not words:
+        place = next(place for place in now | then if now.get(place) != then.get(place))
+        raise UserError(f"{place} is configured otherwise in this version of the code{because}: use the one it is of.")
     raise UserError(f"{' '.join(words)} cannot change{because}.")
 
 

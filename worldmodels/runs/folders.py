@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from worldmodels.config import load_config
+from worldmodels.config.aliases import modernized
 from worldmodels.envs import describe
 from worldmodels.errors import UserError
 from worldmodels.nets.encoders import ObservationSpec
@@ -80,7 +81,7 @@ def read_config(path: Path) -> DictConfig:
             f"{path} is not a run of this version: its {CONFIG} lacks {', '.join(map(str, missing[:3]))}; "
             "use the version that made it."
         )
-    return cfg
+    return modernized(cfg)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
