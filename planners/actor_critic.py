@@ -11,13 +11,13 @@ from torch import Tensor
 
 from dynamics.base import Dynamics, Rollout, State
 from dynamics.goal import next_features
-from planners.base import Model, RowStreams, imagine_shaped, require_window
+from planners.base import Model, RowStreams, require_window
 from planners.learning.critics import CRITIC_GIVEN, Critic, ReturnScale
 from planners.learning.learner import Gamma, Learner, StraightThrough, require_gradients
 from planners.learning.policies import POLICY_GIVEN, ActionDistribution, PolicyNetwork, SampledPolicy
 from planners.learning.returns import lambda_returns, reach_weights, recorded_returns
 from worldmodels.common.batch import goal_changed
-from worldmodels.common.options import AtLeast, Between, Count, Fields, checked
+from worldmodels.common.options import AtLeast, Between, Count, Fields, checked, inside
 from worldmodels.errors import OptionError
 from worldmodels.model import Trajectory
 from worldmodels.nets.layers import DEFAULT_STYLE, NetStyle, call_frozen
@@ -56,8 +56,10 @@ class ActorCritic(Learner):
         self.imag_horizon, self.imag_last, self.goal_dim = imag_horizon, imag_last, goal_dim
         self.gamma, self.lam, self.entropy = gamma, lam, entropy
         self.gradient, self.straight_through, self.replay_gradient = gradient, straight_through, replay_gradient
-        self.actor = PolicyNetwork(feat_dim, action_dim, discrete, style=style, **actor)
-        self.critic = Critic(feat_dim, style=style, **critic)
+        with inside("actor"):
+            self.actor = PolicyNetwork(feat_dim, action_dim, discrete, style=style, **actor)
+        with inside("critic"):
+            self.critic = Critic(feat_dim, style=style, **critic)
         self.return_scale = ReturnScale()
 
     @property
@@ -106,7 +108,7 @@ class ActorCritic(Learner):
         """Futures of the actor's choice and the raw actions in them; gradients flow as the actor's loss needs."""
         policy, through_model = SampledPolicy(self.actor, self.action_dim), self.gradient == "dynamics"
         with torch.set_grad_enabled(through_model and torch.is_grad_enabled()):
-            imagined = imagine_shaped(model, start, policy, self.imag_horizon, frozen=through_model)
+            imagined = self.imagine(model, start, policy, self.imag_horizon, frozen=through_model)
         return imagined, imagined.carry["raw"]
 
     def _actor_loss(self, feat: Tensor, raw: Tensor, value: Tensor, returns: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar, final, runtime_checkable
 
 import torch
@@ -14,6 +14,7 @@ from torch import Generator, Tensor, nn
 from dynamics.base import Dynamics, Memory, Rollout, State, clear_rows
 from worldmodels.common.options import AtLeast, validate
 from worldmodels.errors import UserError
+from worldmodels.heads.base import Head
 from worldmodels.model import ActionSource, Trajectory
 
 Options = TypeVar("Options")
@@ -48,7 +49,7 @@ class Model(Protocol):
 class LearnedModel(Model, Protocol):
     """What planners with learned parts ask beside: heads by name, and what features look like."""
 
-    heads: Any
+    heads: Mapping[str, Head]
 
     def decode(self, feat: Float[Tensor, "... F"]) -> dict[str, Tensor]:
         """Return observations as features hold them."""
@@ -59,22 +60,6 @@ class LearnedModel(Model, Protocol):
 
 Shaping = Callable[[Trajectory], Trajectory]
 """Gives an imagined future the rewards and continuations by which a planner is to count it."""
-
-
-def imagine_shaped(
-    model: Model,
-    state: State,
-    policy: ActionSource,
-    imag_horizon: int,
-    shaping: Shaping | None = None,
-    **how: Any,
-) -> Trajectory:
-    """Imagine as every planner does: the one place where a bonus or a penalty enters.
-
-    ``how`` goes to :meth:`Model.imagine`.
-    """
-    trajectory = model.imagine(state, policy, imag_horizon, **how)
-    return trajectory if shaping is None else shaping(trajectory)
 
 
 class ImaginationSize(NamedTuple):
@@ -89,18 +74,24 @@ class ImaginationSize(NamedTuple):
 class RowStreams:
     """One stream of random numbers a row, so that rows planned together equal rows planned one by one."""
 
-    def __init__(self, generators: Sequence[Generator], device: torch.device) -> None:
-        self.generators, self.device = tuple(generators), device
+    def __init__(self, seeds: Int64[Tensor, " M"], made: list[Generator], rows: Sequence[int], device: torch.device):
+        self._seeds, self._made, self._rows, self.device = seeds, made, rows, device
 
     @classmethod
     def seeded(cls, rows: int, generator: Generator | None, device: torch.device) -> RowStreams:
         """Seed ``rows`` streams one after another from ``generator``; None: from the global stream."""
         source = "cpu" if generator is None else generator.device
-        seeds = torch.randint(2**62, (rows,), generator=generator, device=source).tolist()
-        return cls([Generator(device).manual_seed(seed) for seed in seeds], device)
+        return cls(torch.randint(2**62, (rows,), generator=generator, device=source), [], range(rows), device)
 
     def __len__(self) -> int:
-        return len(self.generators)
+        return len(self._rows)
+
+    @property
+    def generators(self) -> list[Generator]:
+        """Return the generator of each row; made when they are first asked for, as many decisions draw nothing."""
+        if not self._made:
+            self._made += [Generator(self.device).manual_seed(seed) for seed in self._seeds.tolist()]
+        return [self._made[row] for row in self._rows]
 
     def normal(self, *shape: int) -> Float[Tensor, "N ..."]:
         """Draw standard normal numbers [N, *shape], each row from its own stream."""
@@ -110,9 +101,9 @@ class RowStreams:
         return noise
 
     def select(self, rows: Int64[Tensor, " K"] | slice) -> RowStreams:
-        """Return the streams of some rows."""
-        chosen = range(len(self))[rows] if isinstance(rows, slice) else rows.tolist()
-        return RowStreams([self.generators[row] for row in chosen], self.device)
+        """Return the streams of some rows, which go on as they stand."""
+        chosen = self._rows[rows] if isinstance(rows, slice) else [self._rows[row] for row in rows.tolist()]
+        return RowStreams(self._seeds, self._made, chosen, self.device)
 
     def repeat(self, count: int) -> list[Generator]:
         """Return each row's generator ``count`` times, consecutively, for libraries that draw row after row."""
@@ -129,13 +120,14 @@ class Decision:
     explore: bool
     generator: Generator | None
     """What the model draws comes from it, for all rows at once; None: the global stream."""
-    streams: RowStreams = field(default=None)
-    """What the planner draws comes from these, seeded by ``generator``."""
+    streams: RowStreams
+    """What the planner draws comes from these."""
 
-    def __post_init__(self) -> None:
-        if self.streams is None:
-            streams = RowStreams.seeded(len(self.state.feat), self.generator, self.device)
-            object.__setattr__(self, "streams", streams)
+    @classmethod
+    def begin(cls, model: Model | None, state: State, explore: bool, generator: Generator | None) -> Decision:
+        """Begin a decision, with a stream of random numbers for each row that ``generator`` seeds."""
+        feat = state.feat
+        return cls(model, state, explore, generator, RowStreams.seeded(len(feat), generator, feat.device))
 
     @property
     def device(self) -> torch.device:
@@ -144,7 +136,11 @@ class Decision:
 
     def select(self, rows: Int64[Tensor, " K"] | slice) -> Decision:
         """Return the same decision for some of the environments."""
-        return replace(self, state=self.model.dynamics.select(self.state, rows), streams=self.streams.select(rows))
+        if self.model is None:
+            state = self.state.map(lambda x: x[rows])
+        else:
+            state = self.model.dynamics.select(self.state, rows)
+        return replace(self, state=state, streams=self.streams.select(rows))
 
 
 @dataclass(frozen=True)
@@ -172,6 +168,8 @@ class Planner(nn.Module, ABC):
 
     trained_with: ClassVar[tuple[str, ...]] = ()
     """Options of its group that what it learned depends on without a shape that tells: they stay as a run has them."""
+    shaping: Shaping | None = None
+    """What a bonus or a penalty makes of every future that it imagines; None: counted as the heads read it."""
     identity: ClassVar[tuple[str, ...]] = ()
     """Options, of the part that learns, that decide what it learns, sizes apart: trained with others it is another."""
 
@@ -231,7 +229,7 @@ class Planner(nn.Module, ABC):
         device = state.feat.device
         fresh = {key: value.to(device) for key, value in self.initial(len(reset)).items()}
         memory = clear_rows({key: value.to(device) for key, value in memory.items()}, reset, fresh)
-        return self._act(Decision(model, state, explore, generator), memory)
+        return self._act(Decision.begin(model, state, explore, generator), memory)
 
     @abstractmethod
     def _act(self, decision: Decision, memory: Memory) -> tuple[Float[Tensor, "N A"], Memory]:
@@ -246,11 +244,22 @@ class Planner(nn.Module, ABC):
 
         ``memory`` is what :meth:`act` returned in that state, or the initial one.
         """
-        return self._inspect(Decision(model, state, False, generator), memory)
+        memory = {key: value.to(state.feat.device) for key, value in memory.items()}
+        return self._inspect(Decision.begin(model, state, False, generator), memory)
 
     def _inspect(self, decision: Decision, memory: Memory) -> PlanInfo | None:
         """Look without acting."""
         return None
+
+    @final
+    def imagine(self, model: Model, state: State, policy: ActionSource, imag_horizon: int, **how: Any) -> Trajectory:
+        """Imagine, as all do whose plans or learning count rewards; ``how`` goes to :meth:`Model.imagine`."""
+        return self.shaped(model.imagine(state, policy, imag_horizon, **how))
+
+    @final
+    def shaped(self, trajectory: Trajectory) -> Trajectory:
+        """Return a future with the rewards by which it is to be counted: where a bonus or a penalty enters."""
+        return trajectory if self.shaping is None else self.shaping(trajectory)
 
     def loss(self, model: Model, rollout: Rollout, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the losses of the learned parts by name, unreduced; empty where nothing is learned."""

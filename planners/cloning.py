@@ -16,7 +16,7 @@ from planners.learning.hindsight import encode_goals, sample_future_rows
 from planners.learning.learner import PolicyPlanner
 from planners.learning.policies import POLICY_GIVEN, ActionDistribution, PolicyNetwork
 from worldmodels.common.batch import mean_weights
-from worldmodels.common.options import Between, Fields, checked
+from worldmodels.common.options import Between, Fields, checked, inside
 from worldmodels.nets.layers import DEFAULT_STYLE, NetStyle
 
 
@@ -41,7 +41,8 @@ class Cloning(PolicyPlanner):
     ) -> None:
         super().__init__(action_dim, discrete)
         self.goal_dim, self.hindsight = goal_dim, hindsight
-        self.actor = PolicyNetwork(feat_dim, action_dim, discrete, style=style, **policy)
+        with inside("policy"):
+            self.actor = PolicyNetwork(feat_dim, action_dim, discrete, style=style, **policy)
 
     def check(self, dynamics: Dynamics, length: int) -> None:
         """A state and the action that leads on from it."""

@@ -9,9 +9,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dynamics.base import Dynamics, Memory, State
-from planners.base import Decision, ImaginationSize, PlanInfo, imagine_shaped
+from planners.base import Decision, ImaginationSize, PlanInfo
 from planners.learning.learner import StraightThrough, require_gradients
-from planners.search.proposals import CategoricalProposal, GaussianProposal
+from planners.search.proposals import exploring
 from planners.search.receding_horizon import Replanner, finite
 from worldmodels.common.options import AtLeast, Between, Count, MoreThan, checked
 
@@ -43,7 +43,7 @@ class Gradient(Replanner):
         warm_start: Annotated[bool, "begin from the rest of the previous plan"] = True,
         straight_through: StraightThrough = False,
     ) -> None:
-        family = CategoricalProposal(action_dim, 0.0) if discrete else GaussianProposal(noise_std, noise_std)
+        family = exploring(action_dim, discrete, noise_std)
         super().__init__(action_dim, discrete, family, plan_horizon, gamma, replan_every, warm_start)
         self.restarts, self.iterations, self.lr = restarts, iterations, lr
         self.spread, self.noise_std, self.straight_through = spread, noise_std, straight_through
@@ -103,7 +103,7 @@ class Gradient(Replanner):
         self, decision: Decision, forked: State, actions: Float[Tensor, "M H A"], frozen: bool = False
     ) -> Float[Tensor, " M"]:
         """Imagined returns, with gradients to the actions if ``frozen``."""
-        imagined = imagine_shaped(
+        imagined = self.imagine(
             decision.model, forked, actions, self.plan_horizon, generator=decision.generator, frozen=frozen
         )
         return finite(imagined.discounted_return(self.gamma))

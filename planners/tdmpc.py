@@ -16,7 +16,7 @@ from planners.learning.critics import ReturnScale, follow, slow_copy
 from planners.learning.learner import Gamma, Learner
 from planners.learning.policies import POLICY_GIVEN, ActionDistribution, PolicyNetwork
 from worldmodels.common.batch import mean_weights
-from worldmodels.common.options import AtLeast, Between, Count, Fields, MoreThan, checked
+from worldmodels.common.options import AtLeast, Between, Count, Fields, MoreThan, checked, inside
 from worldmodels.errors import OptionError
 from worldmodels.heads.base import Layers, NumBins, Units
 from worldmodels.nets.distributions import TwoHot
@@ -91,8 +91,10 @@ class TDLearner(Learner):
         super().__init__(action_dim, discrete)
         self.gamma, self.target_rate, self.entropy = gamma, target_rate, entropy
         self.num_q_sampled, self.goal_dim = num_q_sampled, goal_dim
-        self.actor = PolicyNetwork(feat_dim, action_dim, discrete, squash=True, style=style, **policy)
-        self.q = QEnsemble(feat_dim, action_dim, style=style, **q)
+        with inside("policy"):
+            self.actor = PolicyNetwork(feat_dim, action_dim, discrete, squash=True, style=style, **policy)
+        with inside("q"):
+            self.q = QEnsemble(feat_dim, action_dim, style=style, **q)
         if num_q_sampled > len(self.q):
             raise OptionError("num_q_sampled", num_q_sampled, f"must be at most q.num_q={len(self.q)}")
         self.target = slow_copy(self.q)

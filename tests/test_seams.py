@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from textwrap import dedent
 
 import numpy as np
 import pytest
 import torch
+from model_cases import ACTION, STATE, batch, model, with_reset
+from omegaconf import OmegaConf
+from planner_cases import options, seeded
 from toy_runs import REST
 
 from worldmodels.config import load_config
 from worldmodels.data.replay import Replay
+from worldmodels.factory import build_planner
 from worldmodels.runs.loading import load_run
 from worldmodels.training.run import train
 
@@ -86,3 +91,30 @@ def test_a_format_of_ones_own_is_learned_from(own, tmp_path, unscored):
     replay = Replay.open(folder / "replay")
     assert len(replay) == 40
     torch.testing.assert_close(replay.all_windows(40)["state"][0], torch.from_numpy(rows[:, :2]), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["mppi", "cem", "gradient", "actor_critic", "diffusion"])
+def test_a_bonus_enters_wherever_imagined_rewards_are_counted(name):
+    """One field of the planner: what its plans, its learning and its scorer count."""
+    torch.manual_seed(0)
+    world = model("latent=gaussian", observations=STATE)
+    planner = build_planner(OmegaConf.create(options(name)), ACTION, False, world.dynamics.feature_spec)
+    seen = []
+
+    def bonus(trajectory):
+        seen.append(trajectory.reward.shape)
+        return replace(trajectory, reward=trajectory.action[..., 0], cont=torch.ones_like(trajectory.cont))
+
+    planner.shaping = bonus
+    rows = with_reset(batch(2, planner.min_window + 2, observations=STATE))
+    rollout, _, _ = world.observe(rows, world.initial(2))
+    state = world.dynamics.starts(rollout)
+    if name == "actor_critic":
+        world.train()
+        planner.loss(world, rollout, rows)
+    else:
+        n = len(state.feat)
+        action, _ = planner.act(world, state, planner.initial(n), torch.zeros(n, dtype=torch.bool), False, seeded())
+        if name in ("mppi", "cem", "gradient"):
+            assert action[:, 0].mean() > 0.5
+    assert seen

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dynamics.base import Memory, State
 from planners.base import Model, Planner
-from worldmodels.errors import UserError
+from worldmodels.errors import OptionError, UserError
 
 
 class Agent:
@@ -45,6 +45,8 @@ class Agent:
                 action, self.memory = planner.act(
                     self.model, self.state, self.memory, reset.to(self.model.device), self.explore, self.generator
                 )
+        except OptionError as error:
+            raise error.with_path("planner") from None
         except FloatingPointError as error:
             raise UserError(f"{error} Lower optimizer.lr or use trainer.precision=fp32.") from error
         except RuntimeError as error:

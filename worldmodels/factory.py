@@ -17,7 +17,7 @@ from planners.base import Planner
 from worldmodels.common.batch import context_rows
 from worldmodels.common.build import build
 from worldmodels.config.nodes import TRAINING_KEYS
-from worldmodels.config.scales import scales_by_part
+from worldmodels.config.scales import learner_of, scales_by_part
 from worldmodels.envs.options import GoalReading, read
 from worldmodels.errors import OptionError, UserError
 from worldmodels.model import WorldModel
@@ -132,7 +132,7 @@ def build_planner(
     ``goal_dim`` that it names. ``nets``: the style of its networks; None: the default.
     """
     options = plain(cfg)
-    learner = options.get("learner", options)
+    learner = learner_of(options)
     for key in TRAINING_KEYS:
         learner.pop(key, None)
     known = {} if features is None else {"feat_dim": features.feat_dim, "goal_dim": features.goal_dim}
@@ -179,5 +179,8 @@ def require_length(cfg: DictConfig, planner: Planner, longest: int | None, prefi
         if longest is not None and steps > longest:
             raise UserError(
                 f"{key}={steps} is longer than the {longest} steps that dynamics={cfg.choices.dynamics} can see or "
-                f"imagine: lower it, or train with a larger dynamics.core.window."
+                f"imagine: lower it, or train with a larger dynamics.core.window.",
+                option=key,
+                value=steps,
+                allowed=longest,
             )

@@ -158,8 +158,11 @@ class SkillLabel(Label):
         )
         if not torch.compiler.is_compiling():  # compiled, an index too high is an error of the graph's
             lowest, highest = torch.stack(window.skill.aminmax()).tolist()
-            if lowest < 0 or highest >= self.width:
-                raise OptionError("skills", self.width, f"is too few for recorded {lowest} to {highest}")
+            require(
+                lowest >= 0 and highest < self.width,
+                f"the recording shows skills {lowest} to {highest}, and the label's option skills={self.width} counts "
+                f"0 to {self.width - 1}.",
+            )
         return self.unit[window.skill.long()]
 
     def encode_target(self, rows: int, goal: Tensor | None) -> Float[Tensor, "N S"] | None:

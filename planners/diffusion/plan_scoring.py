@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 
 from dynamics.base import State
 from dynamics.goal import split_goal
-from planners.base import LearnedModel, imagine_shaped
+from planners.base import LearnedModel, Shaping
 from worldmodels.common.options import AtLeast, checked
 from worldmodels.errors import OptionError
 from worldmodels.model import Trajectory
@@ -46,6 +46,11 @@ class PlanBatch:
         return self.latents[rows, best], self.actions[rows, best], self.ends[rows, best]
 
 
+def unshaped(trajectory: Trajectory) -> Trajectory:
+    """Return a future as the heads read it."""
+    return trajectory
+
+
 class PlanScorer(ABC):
     """Says what plans are worth."""
 
@@ -64,7 +69,12 @@ class PlanScorer(ABC):
 
     @abstractmethod
     def values(
-        self, model: LearnedModel, learner: TrajectoryLearner, plans: PlanBatch, generator: Generator | None
+        self,
+        model: LearnedModel,
+        learner: TrajectoryLearner,
+        plans: PlanBatch,
+        generator: Generator | None,
+        shaped: Shaping = unshaped,
     ) -> Float[Tensor, "N K"]:
         """Higher is better."""
 
@@ -76,12 +86,17 @@ class ImaginedReturn(PlanScorer):
     """
 
     def values(
-        self, model: LearnedModel, learner: TrajectoryLearner, plans: PlanBatch, generator: Generator | None
+        self,
+        model: LearnedModel,
+        learner: TrajectoryLearner,
+        plans: PlanBatch,
+        generator: Generator | None,
+        shaped: Shaping = unshaped,
     ) -> Float[Tensor, "N K"]:
         """Imagined return, less what the plan got wrong on the way."""
         count, length = plans.latents.shape[1:3]
         forked = model.dynamics.fork(plans.state, count)
-        imagined = imagine_shaped(model, forked, plans.actions.flatten(0, 1), length, generator=generator)
+        imagined = shaped(model.imagine(forked, plans.actions.flatten(0, 1), length, generator))
         worth = imagined.discounted_return(learner.gamma).unflatten(0, (-1, count))
         predicted = split_goal(imagined.feat, learner.goal_dim)[0][:, 1:-1].unflatten(0, (-1, count))
         away = ((predicted - plans.latents[:, :, 1:]) / learner.trajectories.latent_std()).square().mean(-1)
@@ -110,7 +125,12 @@ class StepConsistency(PlanScorer):
             raise OptionError("learner.gamma", learner.gamma, "must be above 0 where its logarithm is a price")
 
     def values(
-        self, model: LearnedModel, learner: TrajectoryLearner, plans: PlanBatch, generator: Generator | None
+        self,
+        model: LearnedModel,
+        learner: TrajectoryLearner,
+        plans: PlanBatch,
+        generator: Generator | None,
+        shaped: Shaping = unshaped,
     ) -> Float[Tensor, "N K"]:
         """Discounted return as foreseen, or with goals the discount's logarithm, less jumps."""
         predicted = learner.predict_next(plans.latents, plans.actions)  # [N, K, L, F], after each step
@@ -124,5 +144,5 @@ class StepConsistency(PlanScorer):
         latents = torch.cat([plans.latents[:, :, :1], predicted], dim=2).flatten(0, 1)
         action = plans.actions.flatten(0, 1)
         reward, cont = (model.heads[name](latents, action) for name in ("reward", "cont"))
-        worth = Trajectory(latents, action, reward, cont).discounted_return(learner.gamma)
+        worth = shaped(Trajectory(latents, action, reward, cont)).discounted_return(learner.gamma)
         return worth.unflatten(0, plans.ends.shape) - self.consistency_weight * transition_error.mean(-1)

@@ -18,7 +18,7 @@ from planners.diffusion.noise_schedule import Sampler, SamplerName
 from planners.diffusion.plan_scoring import PlanBatch, PlanScorer
 from planners.diffusion.trajectory_learner import TrajectoryLearner, window_slots
 from planners.diffusion.trajectory_model import Condition, Score
-from planners.search.proposals import CategoricalProposal, GaussianProposal
+from planners.search.proposals import exploring
 from planners.search.receding_horizon import Replanner, finite
 from worldmodels.common.options import AtLeast, Between, Count, Fields, MoreThan, checked, inside
 from worldmodels.errors import OptionError
@@ -70,7 +70,7 @@ class Diffusion(Replanner):
     ) -> None:
         with inside("acting"):
             how = from_options(SamplingConfig, acting)
-        family = CategoricalProposal(action_dim, 0.0) if discrete else GaussianProposal(how.noise_std, how.noise_std)
+            family = exploring(action_dim, discrete, how.noise_std)
         learner = learner(action_dim=action_dim, discrete=discrete)
         warm_start = how.warm_candidates > 0
         with inside("acting"):
@@ -187,7 +187,7 @@ class Diffusion(Replanner):
         latents, actions = x[..., : self.learner.trajectories.feat_dim], self.learner.actions(x)
         plans = PlanBatch(decision.state, latents, actions, ends)
         executed = replace(plans, actions=self.family.mode(actions))
-        values = self.scorer.values(decision.model, self.learner, executed, decision.generator)
+        values = self.scorer.values(decision.model, self.learner, executed, decision.generator, self.shaped)
         values = finite(values.flatten()).unflatten(0, ends.shape)
         values[:, fresh:] = torch.where(memory["planned"][:, None], values[:, fresh:], -torch.inf)
         return replace(plans, values=values), noise

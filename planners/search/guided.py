@@ -14,7 +14,7 @@ from planners.base import Decision, ImaginationSize, Model, PlanInfo, Planner
 from planners.learning.learner import Learner
 from planners.learning.policies import SampledPolicy
 from planners.search.shooting import GuideProposals, SamplingPlanner
-from worldmodels.common.options import AtLeast, checked
+from worldmodels.common.options import AtLeast, checked, inside
 from worldmodels.errors import OptionError
 
 
@@ -70,9 +70,19 @@ class Guided(Planner):
         """The part that a checkpoint must hold."""
         return self.learner
 
+    @property
+    def min_window(self) -> int:
+        """The learner's."""
+        return self.learner.min_window
+
+    def cold_start_fraction(self, length: int) -> float:
+        """Return the learner's."""
+        return self.learner.cold_start_fraction(length)
+
     def check(self, dynamics: Dynamics, length: int) -> None:
         """Refuse what the learner refuses."""
-        self.learner.check(dynamics, length)
+        with inside("learner"):
+            self.learner.check(dynamics, length)
 
     def initial(self, n: int) -> Memory:
         """Return the memory of who chooses."""

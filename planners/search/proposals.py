@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from worldmodels.errors import OptionError
 from worldmodels.nets.distributions import exponential
 
 
@@ -110,6 +111,15 @@ class CategoricalProposal:
 
     def _one_hot(self, score: Tensor) -> Tensor:
         return one_hot(score.argmax(dim=-1), score.shape[-1]).to(score.dtype)
+
+
+def exploring(action_dim: int, discrete: bool, noise_std: float) -> ProposalFamily:
+    """Return what explores around a plan: noise of one deviation or, of Discrete actions, a share of uniform ones."""
+    if not discrete:
+        return GaussianProposal(noise_std, noise_std)
+    if noise_std > 1:
+        raise OptionError("noise_std", noise_std, "must be at most 1 for Discrete actions, of which it is a share")
+    return CategoricalProposal(action_dim, 0.0)
 
 
 def color_noise(white: Float[Tensor, "*batch H A"], beta: float) -> Float[Tensor, "*batch H A"]:

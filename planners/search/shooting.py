@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dynamics.base import Memory, State
-from planners.base import Decision, ImaginationSize, PlanInfo, from_options, imagine_shaped
+from planners.base import Decision, ImaginationSize, PlanInfo, from_options
 from planners.search.proposals import CategoricalProposal, GaussianProposal, Proposal, color_noise
 from planners.search.receding_horizon import Replanner, finite
 from worldmodels.common.options import AtLeast, Between, Count, MoreThan
@@ -145,7 +145,7 @@ class SamplingPlanner(Replanner):
     ) -> Float[Tensor, "N S"]:
         """Return the imagined discounted return of every candidate; ``forked`` has a row for each."""
         actions = candidates.flatten(0, 1)
-        imagined = imagine_shaped(decision.model, forked, actions, self.plan_horizon, generator=decision.generator)
+        imagined = self.imagine(decision.model, forked, actions, self.plan_horizon, generator=decision.generator)
         return finite(imagined.discounted_return(self.gamma, terminal_value)).unflatten(0, candidates.shape[:2])
 
     def elites(

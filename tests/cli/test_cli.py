@@ -43,7 +43,7 @@ WRONG = {
     "env.size=33": "env.size=33 must be .* a positive multiple of 16",
     "env.obs=pixel": "env.obs=pixel must be one of .* Did you mean 'pixels'?",
     "env.num_envs=0": "env.num_envs=0 must be a whole number of at least 1",
-    "planner.num_elites=1000": "num_elites=1000 must lie between 1 and num_samples=8",
+    "planner.num_elites=1000": "planner.num_elites=1000 must be at most num_samples=8",
     "dynamics.posterior=filtre": "Did you mean 'filter'?",
     "data.context=latnt": "Did you mean 'latent'?",
     "data.capacity=4000000000": "more than `data.limit_gib=16`",

@@ -101,6 +101,25 @@ def test_unknown_and_missing_options():
     assert validate(functools.partial(Thing, dim=1), {}) == {}
 
 
+def test_an_unknown_option_is_refused_where_others_are_missing_too():
+    with pytest.raises(OptionError) as caught:
+        Thing(dims=3)
+    assert (caught.value.option, "is not an option of Thing. Did you mean 'dim'?" in str(caught.value)) == (
+        "dims",
+        True,
+    )
+
+
+def test_further_options_may_be_those_of_another_class():
+    def target(own: int = 1, **options: Annotated[object, Fields(Inner)]) -> None: ...
+
+    assert options_of(target).keys() == {"own", "rate", "wide"}
+    assert validate(target, {"rate": 1}) == {"rate": 1.0}
+    with pytest.raises(OptionError) as caught:
+        validate(target, {"rate": 1.0, "wyde": True})
+    assert caught.value.option == "wyde"
+
+
 def test_what_a_class_refuses_later_is_located_too():
     node = {"_target_": f"{__name__}.Thing", "_partial_": True, "gamma": 0.5}
     holder = build({"_target_": "types.SimpleNamespace", "core": node}, "planner")

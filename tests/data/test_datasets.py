@@ -527,7 +527,7 @@ def test_skills_are_learned_and_asked_for(dataset, tmp_path, unscored):
     assert run.planner.learner.labels["skill"].value == 0
     train([f"resume={tmp_path / 'run'}", "updates=15"])
     few = ["planner.learner.labels.skill.skills=1", "planner.learner.labels.skill.value=0"]
-    with pytest.raises(UserError, match="skills=1 is too few: the recording shows skill 1"):
+    with pytest.raises(UserError, match="shows skills 0 to 1, and the label's option skills=1 counts 0 to 0"):
         train([*words, *few, f"run_dir={tmp_path / 'few'}"])
 
 

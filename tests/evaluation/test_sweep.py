@@ -54,7 +54,7 @@ def test_words_are_drawn_where_there_are_no_numbers():
     ("words", "message"),
     [
         (["over=planner.num_sample", "values=1"], "Did you mean 'planner.num_samples'"),
-        (["over=planner.num_samples", "values=8,0"], "num_elites=4 must lie between 1 and num_samples=0"),
+        (["over=planner.num_samples", "values=8,0"], "planner.num_samples=0 must be a whole number of at least 1"),
         (["over=planner.num_samples", "values=8,,"], "must be a list such as"),
         (["values=8"], "say which over"),
     ],

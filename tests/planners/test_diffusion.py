@@ -450,7 +450,7 @@ def test_rest_of_a_plan_is_renoised_and_takes_part_again():
     inner = made.learner.trajectories.sample
     made.learner.trajectories.sample = lambda *args, **kw: begun.append(args[6:8]) or inner(*args, **kw)
     memory = made.shift_plan(memory)
-    sampled, _ = made.sample_plans(Decision(world, state, False, seeded()), memory)
+    sampled, _ = made.sample_plans(Decision.begin(world, state, False, seeded()), memory)
     assert [begin is None for begin, _ in begun] == [True, False]
     begin, share = begun[1]
     assert share == made.acting.renoise_fraction
@@ -458,7 +458,7 @@ def test_rest_of_a_plan_is_renoised_and_takes_part_again():
     assert torch.equal(begin, rest.repeat_interleave(3, dim=0))
     assert sampled.values.shape == (2, 4)
     memory["planned"][0] = False
-    sampled, _ = made.sample_plans(Decision(world, state, False, seeded()), memory)
+    sampled, _ = made.sample_plans(Decision.begin(world, state, False, seeded()), memory)
     assert torch.isinf(sampled.values[0, 1:]).all()
     assert sampled.values[1].isfinite().all()
 
@@ -472,7 +472,7 @@ def test_weights_given_go_before_their_own():
     assert made.terms({"reward": 0.0}) == {}
     state, memory = randomise_state(world, 2), made.initial(2)
     plans = [
-        made.sample_plans(Decision(world, state, False, seeded()), memory, weights=weights)[0].actions
+        made.sample_plans(Decision.begin(world, state, False, seeded()), memory, weights=weights)[0].actions
         for weights in (None, {"return": 1.3, "reward": 0.2}, {"return": 4.0}, {"reward": 4.0})
     ]
     assert torch.equal(plans[0], plans[1])
@@ -661,7 +661,7 @@ def test_the_world_model_chooses_among_candidates():
     world.dynamics.sample = False
     state = randomise_state(world, 2)
     memory = made.initial(2)
-    sampled, _ = made.sample_plans(Decision(world, state, False, seeded()), memory)
+    sampled, _ = made.sample_plans(Decision.begin(world, state, False, seeded()), memory)
     forked = world.dynamics.fork(state, 5)
     imagined = world.imagine(forked, sampled.actions.flatten(0, 1), L)
     gammas = 0.99 ** torch.arange(L)
@@ -810,7 +810,7 @@ def test_goal__nears_with_every_step_and_is_far_again_after(kept):
     )
     cfg = config("planner=diffusion", "denoiser.width=16", f"planner.plan_horizon={L}", *acting)
     made = build_planner(cfg.planner, ACTION, False, world.dynamics.feature_spec)
-    made.scorer.values = lambda model, learner, plans, generator: torch.arange(float(plans.ends.shape[1])).expand(2, -1)
+    made.scorer.values = lambda model, learner, plans, *_: torch.arange(float(plans.ends.shape[1])).expand(2, -1)
     state, memory, ends = world.initial(2), made.initial(2), []
     for step in range(L + 1):
         _, memory = made.act(world, state, memory, torch.full((2,), step == 0), False, seeded())
@@ -855,7 +855,7 @@ def test_actions_can_be_asked_to_reach_a_goal():
     near, far = (State(feat + move * (torch.arange(feat.shape[1]) >= feat.shape[1] - goal_dim), state.memory)
                  for move in (0.0, 1.0))  # fmt: skip
     one, other, weaker = (
-        made.sample_plans(Decision(world, at, False, seeded()), made.initial(2), weights=weights)[0].actions
+        made.sample_plans(Decision.begin(world, at, False, seeded()), made.initial(2), weights=weights)[0].actions
         for at, weights in ((near, None), (far, None), (far, {"goal": 0.0}))
     )
     assert not torch.allclose(one, other)

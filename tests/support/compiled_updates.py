@@ -91,7 +91,7 @@ def untrained() -> dict[str, float]:
     """The largest reward, value and Q that heads predict which have learned nothing, compiled."""
     feat, action = 50 * torch.randn(2, 4, 8, generator=torch.Generator().manual_seed(0)), torch.zeros(2, 3, ACTION)
     reward, critic = RewardHead(8, ACTION, 8), Critic(8, 8, 1)
-    q = QEnsemble(8, ACTION, 8, 1, num_q=2, num_bins=11, limit=10.0, dropout=0.01).eval()
+    q = QEnsemble(8, ACTION, 8, 1, num_q=2, num_bins=11, symlog_limit=10.0, dropout=0.01).eval()
     heads = {
         "reward": lambda: reward(feat, action),
         "critic": lambda: critic(feat),

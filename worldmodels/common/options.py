@@ -139,17 +139,24 @@ def validate(target: Any, options: Mapping[str, Any], later: Collection[str] | b
     Raises:
         OptionError: an option that does not exist, is missing, of another type, out of range or no such word.
     """
-    known, any_goes = options_of(target), open_ended(target)
-    for name, value in options.items():
-        if name not in known and not any_goes:
-            what = getattr(getattr(target, "func", target), "__name__", "this")
-            raise OptionError(
-                name, value, f"is not an option of {what}", allowed=tuple(known), hint=near_match(name, known)
-            )
+    known = options_of(target)
+    _require_known(target, options)
     for name, option in known.items():
         if option.required and name not in options and later is not True and name not in (later or ()):
             raise OptionError(name, MISSING, "must be given", allowed=allowed(option.kind))
     return {name: convert(name, value, known[name].kind) if name in known else value for name, value in options.items()}
+
+
+def _require_known(target: Any, options: Mapping[str, Any]) -> None:
+    """Refuse an option that a target does not have."""
+    known = options_of(target)
+    for name in [] if open_ended(target) else options:
+        if name not in known:
+            named = getattr(target, "func", target)
+            what = getattr(named, "__qualname__", "this").removesuffix(".__init__")
+            allowed_names = tuple(option for option in known if option != "self")
+            reason = f"is not an option of {what.rpartition('.')[2]}"
+            raise OptionError(name, options[name], reason, allowed=allowed_names, hint=near_match(name, known))
 
 
 def convert(name: str, value: Any, kind: Any) -> Any:
@@ -239,6 +246,7 @@ def checked(target: Target) -> Target:
 
     @functools.wraps(target)
     def call(*args: Any, **kwargs: Any) -> Any:
+        _require_known(call, kwargs)
         bound, known = signature.bind(*args, **kwargs), options_of(call)
         for name, value in bound.arguments.items():
             if name in known:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 from omegaconf import DictConfig
 
 from worldmodels.errors import UserError, near_match, require
 
+Node = TypeVar("Node", DictConfig, dict)
 OVER_ALL = "loss_scales."
 """What a word begins with that sets the factor of a loss, whichever part has it."""
 
 
-def learner_of(cfg: DictConfig) -> DictConfig:
-    """The part of a planner's configuration that says what is learned."""
+def learner_of(cfg: Node) -> Node:
+    """Return the part of a planner's configuration, plain or not, that says what is learned."""
     return cfg.get("learner", cfg)
 
 

@@ -87,7 +87,10 @@ def require_learned(cfg: DictConfig, before: DictConfig, path: Path) -> None:
         trained = OmegaConf.select(before.planner, key)
         if OmegaConf.select(cfg.planner, key) != trained:
             raise UserError(
-                f"planner.{key} cannot change: what the planner in {path} learned was trained with {trained}."
+                f"planner.{key} cannot change: what the planner in {path} learned was trained with {trained}.",
+                option=f"planner.{key}",
+                value=OmegaConf.select(cfg.planner, key),
+                allowed=trained,
             )
 
 

@@ -195,7 +195,6 @@ class ImaginationLogger(lightning.Callback):
                 memory = {key: value[:1] for key, value in agent.memory.items()}
             else:
                 state, memory = self._recorded_state(module, batch, generator), planner.initial(1)
-                memory = {key: value.to(module.device) for key, value in memory.items()}
             preview = preview_plan(model, planner, state, memory, generator)
         if preview is None:
             return

@@ -160,7 +160,9 @@ def require_prefill_over(cfg: DictConfig, counters: dict[str, int]) -> None:
     if counters["updates"] and cfg.prefill // cfg.env.get("action_repeat", 1) > counters["decisions"]:
         raise UserError(
             f"prefill={cfg.prefill} cannot begin again after {counters['updates']} updates and {counters['frames']} "
-            "frames: lower it, or start a new run."
+            "frames: lower it, or start a new run.",
+            option="prefill",
+            value=cfg.prefill,
         )
 
 
@@ -195,7 +197,9 @@ def planner_config(folder: Path, words: list[str]) -> DictConfig:
         raise UserError(
             f"planner={cfg.choices.planner} has nothing to learn on a frozen world model: use it as it is, with "
             f"`python scripts/evaluate.py run={folder} planner={cfg.choices.planner}`, or name one that learns, such "
-            "as planner=actor_critic."
+            "as planner=actor_critic.",
+            option="planner",
+            value=cfg.choices.planner,
         )
     return cfg
 

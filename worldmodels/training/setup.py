@@ -199,7 +199,9 @@ def build_dataset(
     if replay.layout.steps < rows:
         raise UserError(
             f"data.capacity={data.capacity} keeps {replay.layout.steps} rows of each environment, too few for windows "
-            f"of {rows}: raise data.capacity or lower data.length."
+            f"of {rows}: raise data.capacity or lower data.length.",
+            option="data.capacity",
+            value=data.capacity,
         )
     agent = Agent(envs.num_envs, model, True, torch.Generator())
     repeat = cfg.env.get("action_repeat", 1)
@@ -209,7 +211,9 @@ def build_dataset(
     if schedule.total < 1:
         raise UserError(
             f"frames={cfg.frames} with prefill={cfg.prefill} and train_ratio={cfg.train_ratio} pays for no update: "
-            "raise frames or lower prefill."
+            "raise frames or lower prefill.",
+            option="frames",
+            value=cfg.frames,
         )
     return OnlineDataset(
         Collector(envs, replay, agent, stopwatch),
@@ -248,7 +252,10 @@ def build_offline(
     data = cfg.data
     if data.context == "latent":
         raise UserError(
-            "data.context=latent reads latents that a training wrote itself: with data=, use none or burn_in."
+            "data.context=latent reads latents that a training wrote itself: with data=, use none or burn_in.",
+            option="data.context",
+            value=data.context,
+            allowed=("none", "burn_in"),
         )
     require_same_world(data.dataset, cfg.env)
     repeat = cfg.env.get("action_repeat", 1)
@@ -263,7 +270,10 @@ def build_offline(
         raise UserError(
             f"data={data.dataset}: the longest of its episodes has {longest} rows, and windows "
             f"(data.length={data.length}) and plans of planner={cfg.choices.planner} take {needed} of one episode: "
-            "shorten them."
+            "shorten them.",
+            option="data.length",
+            value=data.length,
+            allowed=longest,
         )
     lost = sum(length for length in replay.episode_lengths() if length < needed) / len(replay)
     if lost > 0.01:

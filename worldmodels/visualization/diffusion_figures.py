@@ -82,7 +82,7 @@ def denoising(situation: Situation, generator: torch.Generator) -> UInt8[np.ndar
     """Animated: what every step of sampling takes to be the plan; the last frame is the plan."""
     estimates: list[Tensor] = []
     sampled, _ = situation.planner.sample_plans(
-        Decision(situation.model, situation.state, False, generator), situation.memory, estimates.append
+        Decision.begin(situation.model, situation.state, False, generator), situation.memory, estimates.append
     )
     width = situation.planner.learner.trajectories.feat_dim
     steps, best = (
@@ -108,7 +108,7 @@ def guidance(situation: Situation, generator: torch.Generator) -> Figure:
         weights = {name: times * weight for name, weight in own.items()}
         again = torch.Generator(generator.device).manual_seed(seed)
         sampled, _ = situation.planner.sample_plans(
-            Decision(situation.model, situation.state, False, again), situation.memory, weights=weights
+            Decision.begin(situation.model, situation.state, False, again), situation.memory, weights=weights
         )
         shown.append(sampled)
         asked = ", ".join(f"{name} {weight:g}" for name, weight in weights.items())
