@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 import statistics
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
+from scipy.stats import bootstrap, trim_mean
 from torch import Tensor
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -56,7 +55,6 @@ def compare(
             raise UserError(f"{path} and {runs[0]} were trained in different environments: compare them one by one.")
     planners = planners or list(dict.fromkeys(read_config(Path(path)).choices.planner for path in runs))
     grid = [Entry(path, planner) for path in runs for planner in planners]
-    rliable()
     Path(to).mkdir(parents=True, exist_ok=True)
     for entry in grid:  # a mistake in the last one belongs before the first is played
         open_run_or_reason(entry)
@@ -167,45 +165,32 @@ def judge_model(
 
 def with_intervals(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Rows with their mean, interquartile mean and its 95 % interval over episodes (Agarwal et al. 2021)."""
-    get_interval_estimates, aggregate_iqm = rliable()
-    known = {str(i): np.asarray(row["returns"])[:, None] for i, row in enumerate(rows) if row["returns"]}
-    with seeded_numpy(0):  # rliable draws from numpy's global generator, whatever random_state it is given
-        points, intervals = get_interval_estimates(
-            known, lambda scores: np.array([aggregate_iqm(scores)]), reps=RESAMPLED
-        )
-    described = []
-    for i, row in enumerate(rows):
-        if row["returns"]:
-            low, high = intervals[str(i)][:, 0].tolist()
-            row = row | {
-                "mean": statistics.fmean(row["returns"]),
-                "std": statistics.pstdev(row["returns"]),
-                "iqm": float(points[str(i)][0]),
-                "interval": [low, high],
-            }
-        described.append(row)
-    return described
+    return [row | (_described(np.asarray(row["returns"])) if row["returns"] else {}) for row in rows]
 
 
-@contextmanager
-def seeded_numpy(seed: int) -> Iterator[None]:
-    """Numpy's global generator begins anew within the block and goes on behind it as if nothing had been drawn."""
-    before = np.random.get_state()  # noqa: NPY002 - the generator that is asked for
-    np.random.seed(seed)  # noqa: NPY002
-    try:
-        yield
-    finally:
-        np.random.set_state(before)  # noqa: NPY002
+def _described(returns: Float[np.ndarray, " N"]) -> dict[str, Any]:
+    low, high = interval(returns)
+    return {
+        "mean": float(returns.mean()),
+        "std": float(returns.std()),
+        "iqm": float(interquartile_mean(returns)),
+        "interval": [low, high],
+    }
 
 
-def rliable() -> tuple[Any, Any]:
-    """What intervals are made with; ``UserError`` where the library is missing."""
-    try:
-        from rliable.library import get_interval_estimates
-        from rliable.metrics import aggregate_iqm
-    except ImportError as error:
-        raise UserError(f"compare.py needs rliable ({error}): `pip install 'worldmodels[compare]'`.") from error
-    return get_interval_estimates, aggregate_iqm
+def interquartile_mean(values: Float[np.ndarray, "..."], axis: int = -1) -> Float[np.ndarray, "..."]:
+    """Return the mean of the middle half, to which a few odd episodes mean little."""
+    return np.asarray(trim_mean(values, 0.25, axis=axis))
+
+
+def interval(values: Float[np.ndarray, " N"]) -> tuple[float, float]:
+    """Return the 95 % percentile-bootstrap interval of the interquartile mean; of one value, that value twice."""
+    if len(values) == 1:
+        return float(values[0]), float(values[0])
+    found = bootstrap(
+        (values,), interquartile_mean, n_resamples=RESAMPLED, method="percentile", rng=np.random.default_rng(0)
+    )
+    return float(found.confidence_interval.low), float(found.confidence_interval.high)
 
 
 def over_oracle(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
