@@ -10,6 +10,7 @@ from pathlib import Path
 import glfw  # noqa: F401 - which mazes bring; it asks for its version in a process, here where no test is watched
 import pytest
 from hypothesis import settings
+from places import CONFIGS
 
 from worldmodels.envs.rendering import choose_backend
 
@@ -78,6 +79,14 @@ def said(monkeypatch, capsys):
     from toy_runs import Said
 
     return Said(monkeypatch, capsys)
+
+
+@pytest.fixture
+def own(tmp_path) -> Path:
+    """A folder with a file of one's own for a group, ``planner=mine``."""
+    (tmp_path / "own" / "planner").mkdir(parents=True)
+    shutil.copy(CONFIGS / "planner" / "mppi.yaml", tmp_path / "own" / "planner" / "mine.yaml")
+    return tmp_path / "own"
 
 
 @pytest.fixture

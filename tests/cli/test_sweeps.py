@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 import errno
-import shutil
 
 import pytest
 from omegaconf import OmegaConf
-from places import CONFIGS
 from toy_runs import WORDS
 
 from worldmodels.cli import Interrupted, with_search_path
 from worldmodels.config import load_config
 from worldmodels.errors import UserError
 from worldmodels.training.sweeps import run_hydra
-
-
-@pytest.fixture
-def own(tmp_path):
-    (tmp_path / "own" / "planner").mkdir(parents=True)
-    shutil.copy(CONFIGS / "planner" / "mppi.yaml", tmp_path / "own" / "planner" / "mine.yaml")
-    return tmp_path / "own"
 
 
 @pytest.mark.process
@@ -56,6 +47,50 @@ def test_the_first_error_ends_a_multirun(error, tmp_path, monkeypatch, capfd):
     assert caught.value is error
     assert begun == [["seed=1"]]
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "runs"),
+    [
+        (["loss_scales.dyn=1,2"], [["++loss_scales.dyn=1"], ["++loss_scales.dyn=2"]]),
+        (["planner.beta=0.5"], [["planner.noise_beta=0.5"]]),
+        (["space=gaussian,categorical"], [["latent=gaussian"], ["latent=categorical"]]),
+        (
+            ["planner=mppi,cem", "planner.beta=0.5"],
+            [["planner=mppi", "planner.noise_beta=0.5"], ["planner=cem", "planner.noise_beta=0.5"]],
+        ),
+    ],
+    ids=lambda words: words[-1] if isinstance(words[0], str) else "",
+)
+def test_a_multirun_takes_the_words_of_one_run(words, runs, tmp_path, monkeypatch):
+    """Renamed ones, and factors of losses, which the root lacks."""
+    monkeypatch.chdir(tmp_path)
+    begun = []
+    run_hydra(["-m", *words], begun.append)
+    assert begun == runs
+    assert load_config(begun[0])
+
+
+def test_a_printed_configuration_takes_the_words_of_a_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    run_hydra(["--cfg", "job", "loss_scales.dyn=0.3", "planner.beta=0.7"], print)
+    printed = OmegaConf.create(capsys.readouterr().out)
+    assert (printed.loss_scales.dyn, printed.planner.noise_beta) == (0.3, 0.7)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["planner=mppi,cem", "planner.typo=1"], "there is no key 'planner.typo'"),
+        (["planner=mppi,cme", "planner.gamma=1"], "planner=cme is not one of .* Did you mean 'cem'"),
+        (["planner=mppi,cme", "planner.beta=1"], "planner=cme is not one of .* Did you mean 'cem'"),
+        (["planner=glob(mpp*)", "planner.typo=1"], "there is no key 'planner.typo'"),
+    ],
+)
+def test_a_mistake_beside_swept_files_is_the_one_named(words, sentence, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=f"^{sentence}"):
+        run_hydra(["-m", *words], print)
 
 
 def test_a_configuration_is_printed(said, tmp_path, monkeypatch):

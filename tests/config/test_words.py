@@ -64,6 +64,27 @@ def test_stored_values_are_the_composed_ones(tmp_path):
     assert isinstance(cfg.env.num_envs, int)
 
 
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["planner=nope", "planner.beta=1"], "planner=nope is not one of .*"),
+        (["planner.beta=1", "planner=cem,mppi"], "planner=cem,mppi is several values: scripts/train.py -m .*"),
+        (["seed=1,2"], "seed=1,2 is several values: .*"),
+        (["planner@prefill_planner=nope"], "planner@prefill_planner=nope is not one of .*"),
+        (["planner=mine", "planner.typo=3"], r"there is no key 'planner\.typo'.*"),
+        (["planner=null"], "planner=null is not one of .*"),
+        (["planner=mien"], "planner=mien is not one of .* Did you mean 'mine'[?]"),
+        (["planner=torn"], "while parsing .*"),
+        (["planner=a=b", "planner.beta=1"], "planner=a=b cannot be read as key=value: .*"),
+    ],
+)
+def test_the_wrong_word_is_the_one_named(own, words, sentence):
+    """Files of one's own are no mistake."""
+    (own / "planner" / "torn.yaml").write_text("a: [1")
+    with pytest.raises(UserError, match=f"^{sentence}$"):
+        load_config(words, config_dir=own)
+
+
 @pytest.mark.process
 def test_a_word_that_there_is_not_is_refused_without_torch():
     """In a second: importing torch takes four. Options that there are, are held against classes, which do need it."""

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
+import yaml
 from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Glob
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from worldmodels.config.aliases import bare, renamed
 from worldmodels.config.nodes import check
 from worldmodels.config.scales import OVER_ALL, require_scales
-from worldmodels.errors import UserError, near_match
+from worldmodels.errors import UserError, near_match, sentence
 
 
 def config_dir() -> Path:
@@ -68,29 +72,46 @@ def forced(word: str) -> str:
 
 def current(words: list[str], name: str = "train") -> list[str]:
     """Put new words in the place of renamed ones."""
-
-    def keys() -> list[str]:
-        return known_keys(name, _choosing(renamed(words, list)))
-
-    return renamed(words, keys)
+    with hydra_errors_to_user_errors(words, name):
+        return renamed(words, lambda: keys_with(name, renamed(words, list)))
 
 
 @contextlib.contextmanager
 def hydra_errors_to_user_errors(overrides: list[str], name: str) -> Iterator[None]:
-    """Turn Hydra's errors into :class:`UserError` with a near match."""
+    """Turn Hydra's errors, and those of files that are no yaml, into :class:`UserError` with a near match."""
     try:
         yield
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:  # the last of planner=null
         raise UserError(_explain(str(error), overrides, name)) from error
 
 
 def _explain(message: str, overrides: list[str], name: str) -> str:
-    for override in overrides:
-        key, _, value = override.partition("=")
-        options = sorted(path.stem for path in (config_dir() / key.partition("@")[0]).glob("[!_]*.yaml"))
-        if is_group(override) and value not in (*options, "null"):
-            return f"{key}={value} is not one of {', '.join(options)}.{near_match(value, options)}"
-    keys = known_keys(name, _choosing(overrides))
+    try:
+        return _explain_group(message, overrides) or _explain_key(message, overrides, name) or sentence(message)
+    except OverrideParseException as error:
+        return f"{error.override} cannot be read as key=value: {sentence(message)}"
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError):
+        return sentence(message)  # a file is what is wrong: nothing can be listed with it
+
+
+def _explain_group(message: str, overrides: list[str]) -> str:
+    """Name the word that chooses a file that there is not, or several at once."""
+    for override in filter(is_group, overrides):
+        key, options = bare(override), group_files(bare(override).partition("@")[0], overrides)
+        for value in values_of(override, overrides):
+            if f"'{key.partition('@')[0]}/{value}'" in message:
+                return f"{key}={value} is not one of {', '.join(options)}.{near_match(value, options)}"
+        if value == "null" and "Got NoneType" in message:
+            return f"{key}=null is not one of {', '.join(options)}."
+    several = next((word for word in overrides if f"Ambiguous value for argument '{forced(word)}'" in message), None)
+    if several:
+        return f"{several} is several values: scripts/train.py -m makes a run of each, and a list has brackets."
+    return ""
+
+
+def _explain_key(message: str, overrides: list[str], name: str) -> str:
+    """Name the word whose key there is not."""
+    keys = keys_with(name, overrides)
     for override in overrides:
         key = bare(override)
         if is_group(override):
@@ -100,18 +121,55 @@ def _explain(message: str, overrides: list[str], name: str) -> str:
         if key not in keys and key in message:
             leaf = near_match(key, keys) or near_match(key.rsplit(".", 1)[-1], [k.rsplit(".", 1)[-1] for k in keys])
             return f"there is no key {key!r}.{leaf or f' configs/{name}.yaml and its groups hold all of them.'}"
-    return re.sub(r"\s+", " ", message).strip().rstrip(".") + "."
-
-
-def _choosing(words: list[str]) -> tuple[str, ...]:
-    """Words that choose files, and where those are."""
-    return tuple(word for word in words if is_group(word) or bare(word) == SEARCH)
+    return ""
 
 
 def is_group(word: str) -> bool:
     """Whether a ``key=value`` word chooses a file of ``configs/<key>/``, as ``planner=cem`` does."""
     group, equals, _ = word.partition("=")
     return bool(equals) and bool(group) and (config_dir() / group.partition("@")[0]).is_dir()
+
+
+def values_of(word: str, words: Iterable[str]) -> list[str]:
+    """List the files that a word chooses: several where it is swept over, as ``planner=cem,mppi``."""
+    override = OverridesParser.create().parse_overrides([word])[0]
+    value = override.value()
+    if isinstance(value, Glob):
+        return value.filter(group_files(bare(word).partition("@")[0], words))
+    return list(override.sweep_string_iterator()) if override.is_choice_sweep() else [word.partition("=")[2]]
+
+
+def group_files(group: str, words: Iterable[str]) -> list[str]:
+    """List the files of a group, those of the folders that words add among them."""
+    return _group_files(group, _searched(words))
+
+
+def group_names(words: Iterable[str]) -> list[str]:
+    """List the groups that there are."""
+    return [name for name in _group_files("", _searched(words), ObjectType.GROUP) if name != "hydra"]
+
+
+@cache
+def _group_files(group: str, searched: tuple[str, ...], kind: ObjectType = ObjectType.CONFIG) -> list[str]:
+    with initialize_config_dir(str(config_dir()), version_base=None):
+        found = GlobalHydra.instance().config_loader().get_group_options(group, kind, "train", list(searched))
+    return sorted(name for name in found if not name.startswith("_"))
+
+
+def _searched(words: Iterable[str]) -> tuple[str, ...]:
+    """Words that say where further files of groups are."""
+    return tuple(word for word in words if bare(word) == SEARCH)
+
+
+def keys_with(name: str, words: Iterable[str]) -> list[str]:
+    """List every dotted key of the configurations that words choose: several where they sweep over files of groups."""
+    words = list(words)
+    chosen = {word.partition("=")[0]: values_of(word, words) for word in words if is_group(word)}
+    keys: dict[str, None] = {}  # in order, for the nearest of a kind
+    for n in range(max(map(len, chosen.values()), default=1)):
+        choices = (f"{group}={files[min(n, len(files) - 1)]}" for group, files in chosen.items())
+        keys |= dict.fromkeys(known_keys(name, (*_searched(words), *choices)))
+    return list(keys)
 
 
 @cache

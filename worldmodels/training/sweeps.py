@@ -13,7 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from worldmodels.config import config_dir
-from worldmodels.config.compose import SEARCH, hydra_errors_to_user_errors
+from worldmodels.config.compose import SEARCH, current, forced, hydra_errors_to_user_errors
 
 QUIET = (
     "hydra.run.dir=.",  # runs have folders of their own: Hydra makes none, and stays where it is
@@ -49,8 +49,8 @@ def run_hydra(words: list[str], job: Callable[[list[str]], object]) -> None:
 
     searched = [word for word in words if word.startswith(f"{SEARCH}=")]
     flags = [word for word in words if "=" not in word or word.startswith("-")]
-    said = [word for word in words if word not in flags]
-    before, sys.argv = sys.argv, [sys.argv[0], *flags, *said, *QUIET]
+    said = current([word for word in words if word not in flags])
+    before, sys.argv = sys.argv, [sys.argv[0], *flags, *map(forced, said), *QUIET]
     error: Exception | None = None
     try:
         with hydra_errors_to_user_errors(said, "train"):
