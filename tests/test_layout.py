@@ -81,6 +81,49 @@ def test_no_import_climbs():
     assert climbs(ROOT) == []
 
 
+def imported(root: Path) -> dict[str, set[str]]:
+    """The modules of ours that each module imports; of packages, what stands in their ``__init__``."""
+    files = [path for package in PACKAGES for path in sorted((root / package).rglob("*.py"))]
+    modules = {".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__"): path for path in files}
+    return {
+        module: {name if name in modules else name.rpartition(".")[0] for name in imports_of(path)} & modules.keys()
+        for module, path in modules.items()
+    }
+
+
+def circle(graph: dict[str, set[str]]) -> list[str]:
+    """Modules that import each other in a circle, the first one again at the end; an empty list where none do."""
+    done: set[str] = set()
+
+    def follow(path: list[str]) -> list[str]:
+        for name in sorted(graph[path[-1]] - done):
+            if name in path:
+                return [*path[path.index(name) :], name]
+            if found := follow([*path, name]):
+                return found
+        done.add(path[-1])
+        return []
+
+    return next(filter(None, (follow([module]) for module in sorted(graph))), [])
+
+
+def test_no_files_import_each_other_in_a_circle():
+    """Within a room too, where no floor keeps them apart."""
+    graph = imported(ROOT)
+    assert "worldmodels.config.nodes" in graph["worldmodels.config.compose"]
+    assert circle(graph) == []
+
+
+def test_a_circle_is_found_and_named(tmp_path):
+    files = {"a": "from dynamics.b import B", "b": "from dynamics import c", "c": "import dynamics.a", "d": "import os"}
+    (tmp_path / "dynamics").mkdir()
+    for name, text in files.items():
+        (tmp_path / "dynamics" / f"{name}.py").write_text(f"def later():\n    {text}\n")
+    assert circle(imported(tmp_path)) == ["dynamics.a", "dynamics.b", "dynamics.c", "dynamics.a"]
+    (tmp_path / "dynamics" / "c.py").write_text("import dynamics.d")
+    assert circle(imported(tmp_path)) == []
+
+
 LONGEST_NAME = 60
 """Letters in the name of a test; what is left to say stands in its docstring."""
 
