@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from dynamics.base import Core, Memory
 from dynamics.mamba_scan import chunked_scan, fused_is_exact, fused_scan
 from dynamics.scan import linear_scan
-from worldmodels.common.options import Count, MoreThan, checked
+from worldmodels.common.options import Ascending, Count, MoreThan, checked
 from worldmodels.errors import OptionError
 from worldmodels.nets.layers import DEFAULT_STYLE, NetStyle, init_linear_
 
@@ -43,8 +43,6 @@ class Mixer(nn.Module):
         inner = expand * width
         if inner % head:
             raise OptionError("head_dim", head, f"must divide the {inner} channels of expand * width")
-        if len(decay_range) != 2 or decay_range[0] > decay_range[1]:
-            raise OptionError("decay_range", list(decay_range), "must be two positive numbers, the smaller one first")
         self.heads, self.head, self.state, self.kernel, self.inner = inner // head, head, state, kernel, inner
         self.convolved = inner + 2 * state
         self.inputs = self.convolved + self.heads
@@ -114,6 +112,7 @@ class Mamba(Core):
         kernel: Annotated[Count, "steps the convolution reaches"] = 4,
         decay_range: Annotated[
             Sequence[Annotated[int | float, MoreThan(0)]],
+            Ascending(2),
             "range of -A at the start; times steps of 0.001 to 0.1, what is forgotten at each",
         ] = (1.0, 16.0),
         style: NetStyle = DEFAULT_STYLE,

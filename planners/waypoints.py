@@ -12,7 +12,7 @@ from torch import Tensor
 from dynamics.base import Memory
 from planners.base import Decision, Planner
 from worldmodels.common.options import AtLeast, checked
-from worldmodels.envs.maze import grid_of
+from worldmodels.envs.maze import MazeName, grid_of
 from worldmodels.errors import require
 
 
@@ -29,7 +29,7 @@ class Waypoints(Planner):
         self,
         action_dim: int,
         discrete: bool,
-        maze: Annotated[str, "its name, as in env.maze"],
+        maze: Annotated[MazeName, "its name, as in env.maze"],
         stiffness: Annotated[float, "force for a distance of 1"] = 1.0,
         damping: Annotated[float, "force against a speed of 1"] = 0.3,
         noise_std: Annotated[float, AtLeast(0), "exploring: deviation of the noise, for more than one way"] = 0.0,

@@ -14,7 +14,9 @@ import pytest
 import torch
 
 from worldmodels.common.build import build
+from worldmodels.common.markers import describe
 from worldmodels.common.options import (
+    Ascending,
     AtLeast,
     Between,
     Count,
@@ -43,6 +45,7 @@ class Thing:
         count: Annotated[int | None, AtLeast(1)] = None,
         word: Literal["filter", "obs"] = "filter",
         each: Sequence[Count] = (1,),
+        span: Annotated[Sequence[Annotated[float, MoreThan(0)]], Ascending(2)] = (1.0, 2.0),
         size: Annotated[int, MultipleOf(16)] = 16,
         flag: bool = False,
         either: int | float = 1,
@@ -62,6 +65,9 @@ WRONG = [
     ({"count": 1.5}, "count", (int, AtLeast(1), None)),
     ({"word": "obz"}, "word", ("filter", "obs")),
     ({"each": [1, 0]}, "each", (int, AtLeast(1))),
+    ({"span": [2, 1]}, "span", (Sequence[Annotated[float, MoreThan(0)]],)),
+    ({"span": [1.0]}, "span", (Sequence[Annotated[float, MoreThan(0)]],)),
+    ({"span": (0.0, 1.0)}, "span", (float, MoreThan(0))),
     ({"size": 33}, "size", (int, MultipleOf(16))),
     ({"flag": 1}, "flag", (bool,)),
     ({"either": "many"}, "either", (int, float)),
@@ -138,6 +144,7 @@ def test_a_class_that_fails_is_one_sentence():
 def test_help_is_read_from_the_signature():
     assert options_of(Thing)["gamma"].help == "discount per decision"
     assert options_of(Thing)["dim"].required
+    assert describe(options_of(Thing)["span"].kind) == "a list [a number above 0] of 2, ascending"
 
 
 @pytest.mark.process

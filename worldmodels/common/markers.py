@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import types
 import typing
 from collections.abc import Mapping, Sequence, Set
@@ -89,6 +90,20 @@ class Odd:
 
 
 @dataclass(frozen=True)
+class Ascending:
+    """A list of ``length`` numbers that nowhere fall."""
+
+    length: int
+
+    def holds(self, value: Sequence[int | float]) -> bool:
+        """Whether a list is one."""
+        return len(value) == self.length and all(low <= high for low, high in itertools.pairwise(value))
+
+    def __str__(self) -> str:
+        return f"of {self.length}, ascending"
+
+
+@dataclass(frozen=True)
 class Fields:
     """A mapping of options for ``target``, all but those that its owner gives itself."""
 
@@ -98,7 +113,7 @@ class Fields:
 
 Count = Annotated[int, AtLeast(1)]
 """How many there are of what must be there."""
-Marker = AtLeast | MoreThan | Between | MultipleOf | Odd | Fields
+Marker = AtLeast | MoreThan | Between | MultipleOf | Odd | Ascending | Fields
 WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a word", type(None): "null"}
 
 
@@ -158,7 +173,8 @@ def _described(base: Any, notes: tuple[Any, ...]) -> str:
         return "a mapping {name: value}"
     if is_a(origin, Sequence) or is_a(origin, Set):
         inner = [kind for kind in typing.get_args(base) if kind is not Ellipsis]
-        return f"a list [{', '.join(describe(kind) for kind in inner) or '…'}]"
+        order = [f" {note}" for note in markers(notes) if isinstance(note, Ascending)]
+        return f"a list [{', '.join(describe(kind) for kind in inner) or '…'}]{''.join(order)}"
     return "anything" if base is Any else f"a {getattr(origin, '__name__', origin)}"
 
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass, is_dataclass
 from typing import Annotated, Any, Literal, TypeVar
 
 from worldmodels.common.markers import (
+    Ascending,
     AtLeast,
     Between,
     Count,
@@ -37,6 +38,7 @@ from worldmodels.common.markers import (
 from worldmodels.errors import MISSING, OptionError, near_match
 
 __all__ = [
+    "Ascending",
     "AtLeast",
     "Between",
     "Count",
@@ -193,7 +195,8 @@ def _converted(name: str, value: Any, base: Any, ranges: list[Marker]) -> Any:
     if is_a(origin, Mapping):
         return _mapping(name, _held(value, isinstance(value, Mapping)), typing.get_args(base))
     if is_a(origin, Sequence) or is_a(origin, Set):
-        return _items(name, _held(value, isinstance(value, list | tuple)), origin, typing.get_args(base))
+        items = _items(name, _held(value, isinstance(value, list | tuple)), origin, typing.get_args(base))
+        return _held(items, all(marker.holds(items) for marker in ranges if isinstance(marker, Ascending)))
     return _held(value, not inspect.isclass(origin) or isinstance(value, origin))
 
 

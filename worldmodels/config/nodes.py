@@ -22,6 +22,9 @@ OURS = ("worldmodels", "dynamics", "planners")
 def check(cfg: dict[str, Any]) -> dict[str, Any]:
     """Hold a whole configuration, as plain containers, against schemas and signatures; return it converted."""
     cfg = validate(Train, cfg)
+    optimizer = cfg["optimizer"]
+    if (rate := optimizer["build"].get("lr", optimizer["lr"])) != optimizer["lr"]:
+        raise OptionError("build.lr", rate, "has no effect: optimizer.lr is the learning rate").with_path("optimizer")
     for key, value in cfg.items():
         if isinstance(value, Mapping) and key != "choices":
             cfg[key] = _checked_env(value) if key == PATH else _checked(value, key)
@@ -29,17 +32,28 @@ def check(cfg: dict[str, Any]) -> dict[str, Any]:
 
 
 def _checked_env(env: Mapping[str, Any]) -> dict[str, Any]:
-    """An environment's class is asked for its options here if it is one of ours: others may load a simulator."""
+    """An environment, and the one that baselines play in, which is made only when a training is over."""
     inner = {key: _checked(value, f"{PATH}.{key}") if key == "expert" else value for key, value in env.items()}
+    checked = _held_env(inner, PATH)
+    overrides = checked.get("baseline_overrides") or {}
+    held = _held_env({**checked, **overrides}, f"{PATH}.baseline_overrides")
+    if overrides:
+        checked["baseline_overrides"] = {key: held[key] for key in overrides}
+    return checked
+
+
+def _held_env(env: Mapping[str, Any], path: str) -> dict[str, Any]:
+    """An environment's class is asked for its options here if it is one of ours: others may load a simulator."""
+    found = dict(env)
     try:
         for consumer in CONSUMERS:
-            inner |= validate(consumer, {key: inner[key] for key in keys_of(consumer) if key in inner}, later=True)
+            found |= validate(consumer, {key: env[key] for key in keys_of(consumer) if key in env}, later=True)
         if str(env.get(TARGET, "")).split(".")[0] in OURS:
-            own = own_options(inner)
-            inner |= validate(find(own.pop(TARGET), PATH), own, later=True)
+            own = own_options(found, path)
+            found |= validate(find(own.pop(TARGET), path), own, later=True)
     except OptionError as error:
-        raise error.with_path(PATH) from None
-    return inner
+        raise error.with_path(path) from None
+    return found
 
 
 def _checked(node: Any, path: str) -> Any:

@@ -46,7 +46,7 @@ def make(env: Mapping[str, Any], seed: int, index: int = 0) -> gymnasium.Env:
     return built
 
 
-def own_options(env: Mapping[str, Any]) -> dict[str, Any]:
+def own_options(env: Mapping[str, Any], path: str = PATH) -> dict[str, Any]:
     """The keys of an ``env`` group that its class takes, ``_target_`` included; unknown ones are refused."""
     if not env.get(TARGET):
         raise UserError("env has no _target_: name its class, for example worldmodels.envs.dmc.DMC.")
@@ -56,10 +56,10 @@ def own_options(env: Mapping[str, Any]) -> dict[str, Any]:
     known, any_goes = options_of(target), open_ended(target)
     if "seed" not in known and not any_goes:
         reason = "must take an argument 'seed', so that environments differ and runs repeat"
-        raise OptionError(TARGET, own[TARGET], reason).with_path(PATH)
+        raise OptionError(TARGET, own[TARGET], reason).with_path(path)
     for key, value in own.items():
         if key != TARGET and key not in known and not any_goes:
             every = (*known, *shared)
             reason = f"is not an option of {target.__name__}"
-            raise OptionError(key, value, reason, allowed=every, hint=near_match(key, every)).with_path(PATH)
+            raise OptionError(key, value, reason, allowed=every, hint=near_match(key, every)).with_path(path)
     return own

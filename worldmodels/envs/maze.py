@@ -18,6 +18,7 @@ from worldmodels.envs import base, rendering
 from worldmodels.envs.grid import Grid
 from worldmodels.errors import OptionError, UserError, near_match
 
+MazeName = Literal["umaze", "medium", "large"]
 MAZES = {
     "umaze": ("PointMaze_UMaze-v3", 300),
     "medium": ("PointMaze_Medium-v3", 600),
@@ -49,7 +50,7 @@ class Maze(gymnasium.Env):
     @checked
     def __init__(
         self,
-        maze: Annotated[Literal["umaze", "medium", "large"], "which of D4RL's"] = "umaze",
+        maze: Annotated[MazeName, "which of D4RL's"] = "umaze",
         obs: base.Obs = "pixels",
         size: base.Size = 32,
         action_repeat: base.Repeat = 8,
