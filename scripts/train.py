@@ -24,8 +24,10 @@ def main(words: list[str]) -> None:
 def options(words: list[str]) -> str:
     """List groups and options."""
     from worldmodels.config.reference import help_text
+    from worldmodels.training.run import shown_config
 
-    return help_text(words)
+    words = [word for word in words if not word.startswith("-")]
+    return help_text(shown_config(words), words)
 
 
 if __name__ == "__main__":  # workers are spawned, which imports this file again: everything heavy waits until here

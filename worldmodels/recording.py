@@ -8,7 +8,6 @@ from datetime import datetime
 from pathlib import Path
 
 import torch
-from omegaconf import OmegaConf
 from tqdm import tqdm
 
 from planners.base import Planner
@@ -27,7 +26,7 @@ from worldmodels.envs.options import Baselines, keys_of
 from worldmodels.envs.vector import VectorEnv
 from worldmodels.errors import UserError
 from worldmodels.factory import build_planner
-from worldmodels.runs.folders import CONFIG
+from worldmodels.runs.folders import save_config
 from worldmodels.runs.loading import Run, open_run, require_same_spaces
 
 log = logging.getLogger(__name__)
@@ -59,7 +58,7 @@ def record(to: str, run_folder: str | None, frames: int | None, overrides: list[
         rows = 2 * frames // cfg.env.get("action_repeat", 1) + envs.num_envs
         replay = Replay(folder, row_spec(envs), envs.num_envs, rows, cfg.data.limit_gib, seed=cfg.seed)
         log.info(replay.describe())
-        OmegaConf.save(cfg, folder / CONFIG)
+        save_config(cfg, folder)
         collector = Collector(envs, replay, agent, Stopwatch())
         while collector.frames < frames and len(replay) < rows and not ctrl_c.pressed:
             for episode in collector.step(planner):

@@ -13,6 +13,7 @@ import torch
 from omegaconf import OmegaConf
 from toy_runs import ENV, REST, WORDS
 
+from worldmodels.common.version import code_version
 from worldmodels.config import load_config
 from worldmodels.config.aliases import MOVED, modernized
 from worldmodels.data.replay import Replay
@@ -20,7 +21,7 @@ from worldmodels.envs.vector import VectorEnv
 from worldmodels.errors import UserError
 from worldmodels.evaluation.report import evaluate_finished_run
 from worldmodels.runs.edit import override, require_learned
-from worldmodels.runs.folders import AVERAGE, read_checkpoint, read_config
+from worldmodels.runs.folders import AVERAGE, read_checkpoint, read_config, save_config, versions
 from worldmodels.runs.loading import load_run
 from worldmodels.training.run import planner_config, resumed_config
 
@@ -285,6 +286,24 @@ def test_a_run_of_another_architecture_says_where_it_differs(run_folder):
         load_run(run_folder)
 
 
+def test_messages_name_the_code_that_made_a_run(said, run_folder, monkeypatch):
+    """The newest, where several continued it."""
+    assert versions(run_folder) == [code_version()]
+    other = override(read_config(run_folder), ["dynamics.posterior=obs"])
+    monkeypatch.setattr("worldmodels.runs.folders.code_version", lambda: "commit abc")
+    for _ in range(2):
+        save_config(other, run_folder)
+    assert versions(run_folder) == [code_version(), "commit abc"]
+    with pytest.raises(UserError, match=r"and the version of the code \(commit abc\)\.$"):
+        load_run(run_folder)
+    (run_folder / "config.yaml").write_text("env: {}")
+    with pytest.raises(UserError, match=r"use the version that made it \(commit abc\)\.$"):
+        read_config(run_folder)
+    (run_folder / "version.txt").unlink()
+    with pytest.raises(UserError, match=r"use the version that made it\.$"):
+        read_config(run_folder)
+
+
 def test_a_resumed_run_may_wait_longer_for_its_workers(run_folder):
     assert resumed_config(run_folder, ["env.step_timeout=300"]).env.step_timeout == 300
 
@@ -489,7 +508,7 @@ def test_a_plan_that_is_not_finite_ends_in_one_sentence(said, run_folder):
         ),
         (
             ["dynamics=mamba", "dynamics.core.decay_range=[2,1]"],
-            r"dynamics.core.decay_range=\[2, 1\] must be two positive numbers",
+            r"dynamics.core.decay_range=\[2, 1\] must be a list \[a number above 0\] of 2, ascending",
         ),
         (["dynamics=mamba", "dynamics.core.head_dim=7"], "dynamics.core.head_dim=7 must divide the 32 channels"),
         (["dynamics=implicit", "dynamics.simplex=7"], "dynamics.simplex=7 must divide a latent of 32 numbers"),

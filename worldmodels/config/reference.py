@@ -4,25 +4,42 @@ from __future__ import annotations
 
 import inspect
 import textwrap
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, is_dataclass
+import typing
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, is_dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from worldmodels.common.build import TARGET, find
-from worldmodels.common.markers import alternatives, describe, fields_of
+from worldmodels.common.markers import alternatives, describe, fields_of, is_a
 from worldmodels.common.options import Option, options_of
-from worldmodels.config.compose import config_dir, load_config
+from worldmodels.config.compose import config_dir, group_files, group_names, load_config
 from worldmodels.config.nodes import FILLED_IN
 from worldmodels.config.schema import Train
 from worldmodels.envs import PATH
 from worldmodels.envs.options import CONSUMERS, keys_of
 from worldmodels.errors import shown
 
-TRAINING_HELP = {"loss_scales": "factor of this loss"}
-"""What the keys of nodes mean that no constructor is given."""
+Setting = float | Sequence[float] | None
+"""What an optimizer's options are; null leaves what it does everywhere."""
+TRAINING = {
+    "loss_scales": Option("loss_scales", Mapping[str, float], None, "factor of this loss; below 0 it is maximised"),
+    "parts": Option(
+        "parts", Mapping[str, Mapping[str, Setting]], None, "what the optimizer does otherwise in this part"
+    ),
+}
+"""Keys of nodes that no constructor is given (:data:`~worldmodels.config.nodes.TRAINING_KEYS`)."""
+LIBRARIES = {
+    "optimizer.build.betas": "shares of the past that the means of gradients and of their squares keep",
+    "optimizer.build.eps": "added to the divisor, under which gradients count as noise",
+    "optimizer.build.fused": "update all weights in one kernel",
+}
+"""What options of others' classes mean, whose signatures say it nowhere."""
+COPIED = ("latent", "decoder", "denoiser")
+"""Nodes of the top level that others hold a copy of, by interpolation."""
 UNSAID = ("choices", "words")
 """Keys that are filled in, not said."""
 
@@ -37,24 +54,42 @@ class Line:
     help: str
 
 
-def groups() -> dict[str, list[str]]:
-    """List the files of each group."""
-    folders = sorted(path for path in config_dir().iterdir() if path.is_dir())
-    return {folder.name: sorted(path.stem for path in folder.glob("[!_]*.yaml")) for folder in folders}
+def groups(words: Iterable[str] = ()) -> dict[str, list[str]]:
+    """List the files of each group, those of the folders that words add among them."""
+    words = list(words)
+    return {name: group_files(name, words) for name in group_names(words)}
 
 
 def lines(cfg: DictConfig) -> Iterator[Line]:
     """List every option of a configuration: the top level first, then those of the classes that it names."""
     schemas = {name: option for name, option in options_of(Train).items() if name not in UNSAID and name in cfg}
+    copied = {name: cfg[name] for name in COPIED}
     for name, option in schemas.items():
         if not isinstance(cfg[name], Mapping):
             yield _line(name, cfg[name], option)
     for name, option in schemas.items():
         if isinstance(cfg[name], Mapping):
-            yield from _inner(name, cfg[name], option)
+            yield from _inner(name, cfg[name], option, copied)
 
 
-def _inner(path: str, node: Mapping[str, Any], option: Option) -> Iterator[Line]:
+def _inner(path: str, node: Mapping[str, Any], option: Option, copied: Mapping[str, Any]) -> Iterator[Line]:
+    known = _known(path, node, option)
+    for key, value in node.items():
+        here = f"{path}.{key}"
+        said = known.get(key) or TRAINING.get(key) or _item(key, option, typed=not known)
+        origin = next((name for name, copy in copied.items() if isinstance(value, Mapping) and value == copy), None)
+        if origin:
+            yield Line(here, f"${{{origin}}}", "a copy", f"the options of {origin}, which are set there")
+        elif here == f"{PATH}.baseline_overrides" and value:  # the environment's own keys, for another purpose
+            yield from (_line(f"{here}.{k}", v, replace(known[k], help=said.help)) for k, v in value.items())
+        elif isinstance(value, Mapping) and value:
+            yield from _inner(here, value, said, copied)
+        elif not key.startswith("_") and not (key in FILLED_IN and value is None):
+            yield _line(here, value, replace(said, help=said.help or LIBRARIES.get(here, "")))
+
+
+def _known(path: str, node: Mapping[str, Any], option: Option) -> dict[str, Option]:
+    """The options that a node's own class, or whoever reads it, names."""
     schema = next((base for base, _ in alternatives(option.kind) if inspect.isclass(base) and is_dataclass(base)), None)
     known = dict(options_of(schema)) if schema else {}
     if fields := fields_of(option.kind):
@@ -64,25 +99,27 @@ def _inner(path: str, node: Mapping[str, Any], option: Option) -> Iterator[Line]
     if path == PATH:
         shared = ((consumer, keys_of(consumer)) for consumer in CONSUMERS)
         known |= {key: options_of(consumer)[key] for consumer, keys in shared for key in keys}
-    for key, value in node.items():
-        here, said = f"{path}.{key}", known.get(key, Option(key, Any, None, TRAINING_HELP.get(path.split(".")[-1], "")))
-        if isinstance(value, Mapping) and value:
-            yield from _inner(here, value, said)
-        elif not key.startswith("_") and not (key in FILLED_IN and value is None):
-            yield _line(here, value, said)
+    return known
+
+
+def _item(key: str, option: Option, typed: bool) -> Option:
+    """What stands in a mapping whose keys are anybody's: of the kind and for the purpose that the mapping says."""
+    kinds = (typing.get_args(base) for base, _ in alternatives(option.kind) if is_a(typing.get_origin(base), Mapping))
+    kind = next((inner[1] for inner in kinds if len(inner) == 2), Any)
+    return Option(key, kind, None, option.help) if typed else Option(key, Any, None, "")
 
 
 def _line(key: str, value: Any, option: Option) -> Line:
     return Line(key, shown(value), describe(option.kind), option.help)
 
 
-def help_text(words: list[str], width: int = 100) -> str:
-    """Write what the words of a command line leave to say, as ``--help`` prints it."""
+def help_text(cfg: DictConfig, words: list[str], width: int = 100) -> str:
+    """Write what the words of a command line, which made ``cfg``, leave to say, as ``--help`` prints it."""
     parts = ["groups (group=file):"]
-    for name, files in groups().items():
+    for name, files in groups(cfg.words).items():
         parts += textwrap.wrap(f"{name}: {', '.join(files)}", width, initial_indent="  ", subsequent_indent="      ")
     parts.append(f"\noptions (key=value){' with ' + ' '.join(words) if words else ''}:")
-    for line in lines(load_config(words)):
+    for line in lines(cfg):
         text = "; ".join(filter(None, (line.help, "" if line.allowed == "anything" else line.allowed)))
         parts.append(f"  {line.key}={line.value}")
         parts += textwrap.wrap(text, width, initial_indent="      ", subsequent_indent="      ")
@@ -91,30 +128,40 @@ def help_text(words: list[str], width: int = 100) -> str:
 
 HEAD = """# Options
 
-Written by `python -m worldmodels.config.reference` from the signatures that check them: defaults are those of the
-configuration as it stands, and of one file for each group of classes. `python scripts/train.py <words> --help` prints
-the same for any words.
+Written by `python -m worldmodels.config.reference` from the signatures that check them. First the configuration as it
+stands, then what each file of a group adds, and where its defaults differ. Files that others are built on come first:
+`planner=cfgrl`, say, lists only what it has otherwise than `planner=diffusion`. `python scripts/train.py <words>
+--help` prints all options with any words.
 """
+TOLD = ("env", "latent", "heads", "dynamics", "objective", "denoiser", "planner", "optimizer")
+"""Groups whose files have sections."""
 
 
 def document() -> str:
     """Write the reference page."""
-    parts = [HEAD, "## Groups\n", "| group | files |", "|---|---|"]
-    parts += [f"| `{name}=` | {', '.join(f'`{file}`' for file in files)} |" for name, files in groups().items()]
-    seen: set[str] = set()
     every = groups()
-    chosen = [[]] + [[f"{name}={file}"] for name in ("env", "dynamics", "planner", "optimizer") for file in every[name]]
-    chosen += [["experiment=memory"]]
-    for words in chosen:
-        words = [*words, *(["env=maze"] if words == ["planner=waypoints"] else [])]
-        fresh = [line for line in lines(load_config(words)) if line.key not in seen]
-        if not fresh:
+    parts = [HEAD, "## Groups\n", "| group | files |", "|---|---|"]
+    parts += [f"| `{name}=` | {', '.join(f'`{file}`' for file in files)} |" for name, files in every.items()]
+    before: dict[str, Line] = {}
+    chosen = [(name, f"{name}={file}") for name in TOLD for file in sorted(every[name], key=partial(_built_on, name))]
+    for group, word in [("", ""), *chosen, ("memory", "experiment=memory")]:
+        words = [*filter(None, [word]), *(["env=maze"] if word == "planner=waypoints" else [])]
+        cfg = load_config(words)
+        own = [x for x in lines(cfg) if x.key not in before or (x.key.startswith(f"{group}.") and x != before[x.key])]
+        if not own:
             continue
-        seen |= {line.key for line in fresh}
+        before = {line.key: line for line in own} | before
         parts += [f"\n## {' '.join(f'`{word}`' for word in words) or 'As it stands'}\n"]
+        parts += [] if words else [f"With {', '.join(f'`{name}={cfg.choices[name]}`' for name in TOLD)}.\n"]
         parts += ["| key | default | may be | |", "|---|---|---|---|"]
-        parts += [f"| `{x.key}` | `{_cell(x.value)}` | {_cell(x.allowed)} | {_cell(x.help)} |" for x in fresh]
+        parts += [f"| `{x.key}` | `{_cell(x.value)}` | {_cell(x.allowed)} | {_cell(x.help)} |" for x in own]
     return "\n".join(parts) + "\n"
+
+
+def _built_on(group: str, file: str) -> tuple[int, str]:
+    """How many files of its group a file is made from, by which plain ones come before their variants."""
+    defaults = OmegaConf.load(config_dir() / group / f"{file}.yaml").get("defaults", [])
+    return sum(isinstance(entry, str) and not entry.startswith("_") for entry in defaults), file
 
 
 def _cell(text: str) -> str:

@@ -12,7 +12,7 @@ from concurrent.futures.process import BrokenProcessPool
 from datetime import datetime
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from worldmodels.cli import CtrlC, Interrupted
 from worldmodels.common.files import Report
@@ -22,7 +22,7 @@ from worldmodels.recall.episodes import provide_data
 from worldmodels.recall.grid import Cell, cells, require_sense, result_file
 from worldmodels.recall.report import TASKS, draw, footnote, table
 from worldmodels.recall.training import train_cell
-from worldmodels.runs.folders import CONFIG, new_folder
+from worldmodels.runs.folders import new_folder, save_config
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ def run(cfg: DictConfig, words: list[str], resume: Path | None) -> Path:
     """
     require_sense(cfg, words, resume)
     folder = resume or new_folder(cfg, datetime.now())
-    OmegaConf.save(cfg, folder / CONFIG)
+    save_config(cfg, folder)
     log.info("run folder: %s", folder)
     todo = [cell for cell in cells(cfg) if not result_file(folder, cell).exists()]
     with CtrlC() as ctrl_c:

@@ -15,6 +15,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from worldmodels.common.version import code_version
 from worldmodels.config import load_config
 from worldmodels.config.aliases import modernized
 from worldmodels.envs import describe
@@ -24,6 +25,8 @@ from worldmodels.nets.encoders import ObservationSpec
 log = logging.getLogger(__name__)
 
 CONFIG = "config.yaml"
+VERSION = "version.txt"
+"""The code that a run was made with: a line for its start, and one for each other version that continued it."""
 LAST_WITHOUT_WORDS = "fd3e02a"
 """The last commit whose runs do not hold the words that they were composed from."""
 CHECKPOINTS = ("last.ckpt", "previous.ckpt")
@@ -59,6 +62,23 @@ def removed_unless_begun(path: Path) -> Iterator[None]:
         raise
 
 
+def save_config(cfg: DictConfig, path: Path) -> None:
+    """Write a run's configuration, and which code it is made with, into its folder."""
+    OmegaConf.save(cfg, path / CONFIG)
+    if (now := code_version()) not in ("", *versions(path)[-1:]):
+        (path / VERSION).write_text("".join(f"{version}\n" for version in (*versions(path), now)))
+
+
+def versions(path: Path) -> list[str]:
+    """List the code that a run was made with, newest last; nothing where it was not recorded."""
+    return (path / VERSION).read_text().splitlines() if (path / VERSION).is_file() else []
+
+
+def _made_by(path: Path) -> str:
+    """Name, in brackets, the code that a run was last trained with."""
+    return "".join(f" ({version})" for version in versions(path)[-1:])
+
+
 def read_config(path: Path) -> DictConfig:
     """The configuration a run was trained with."""
     if not path.is_dir():
@@ -79,7 +99,7 @@ def read_config(path: Path) -> DictConfig:
     if missing:
         raise UserError(
             f"{path} is not a run of this version: its {CONFIG} lacks {', '.join(map(str, missing[:3]))}; "
-            "use the version that made it."
+            f"use the version that made it{_made_by(path)}."
         )
     return modernized(cfg)
 
@@ -106,13 +126,14 @@ def observation_spec(checkpoint: dict[str, Any]) -> ObservationSpec:
 
 
 def load_weights(module: torch.nn.Module, checkpoint: dict[str, Any], prefix: str, file: str) -> None:
-    """Load the part of a checkpoint under ``prefix``; a checkpoint of another architecture is refused."""
+    """Load the part under ``prefix`` of a checkpoint, a run's ``file``; one of another architecture is refused."""
     weights = {key.removeprefix(prefix): v for key, v in checkpoint["state_dict"].items() if key.startswith(prefix)}
     own = module.state_dict()
     wrong = sorted(own.keys() ^ weights.keys()) or sorted(k for k in own if own[k].shape != weights[k].shape)
     if wrong:
         raise UserError(
             f"{file} was made by another architecture: {len(wrong)} weights differ, {wrong[0]!r} first; "
-            f"use the dynamics, size and objective it was trained with, and the version of the code."
+            "use the dynamics, size and objective it was trained with, and the version of the code"
+            f"{_made_by(Path(file).parents[1])}."
         )
     module.load_state_dict(weights)

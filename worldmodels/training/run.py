@@ -15,7 +15,7 @@ from typing import Any
 import lightning
 import torch
 from hydra.utils import get_method
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from worldmodels.cli import CtrlC, Interrupted, split_arguments
@@ -30,12 +30,12 @@ from worldmodels.evaluation.report import evaluate_finished_run
 from worldmodels.runs.edit import override, replayed, require_learned, require_same_model, world_of
 from worldmodels.runs.folders import (
     CHECKPOINTS,
-    CONFIG,
     load_weights,
     new_folder,
     read_checkpoint,
     read_config,
     removed_unless_begun,
+    save_config,
 )
 from worldmodels.runs.loading import load_run
 from worldmodels.training.memory import keep_freed_memory
@@ -57,14 +57,9 @@ def train(words: list[str]) -> Path:
     """Start what the configuration's ``procedure`` is, or continue it with ``resume=<run>``; return its folder."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     keep_freed_memory()
-    own, overrides = split_arguments(words, {"resume": str, "world_model": str, "data": str}, required=())
-    if "data" in own:
-        overrides.append(f"data.dataset={own['data']}")
-    resume = Path(own["resume"]) if "resume" in own else None
-    if "world_model" in own:
-        if resume:
-            raise UserError("a run that is resumed knows its world_model: leave world_model= out.")
-        cfg = planner_config(Path(own["world_model"]), overrides)
+    resume, world_model, overrides = split_words(words)
+    if world_model:
+        cfg = planner_config(world_model, overrides)
     else:
         cfg = resumed_config(resume, overrides) if resume else load_config(overrides)
     try:
@@ -72,6 +67,23 @@ def train(words: list[str]) -> Path:
     except (ImportError, ValueError) as error:
         raise UserError(f"procedure={cfg.procedure} cannot be found: {' '.join(str(error).split())}.") from error
     return procedure(cfg, overrides, resume)
+
+
+def split_words(words: list[str]) -> tuple[Path | None, Path | None, list[str]]:
+    """Split the runs that ``resume=`` and ``world_model=`` name from the words of the configuration."""
+    own, overrides = split_arguments(words, {"resume": Path, "world_model": Path, "data": str}, required=())
+    if "data" in own:
+        overrides.append(f"data.dataset={own['data']}")
+    if "world_model" in own and "resume" in own:
+        raise UserError("a run that is resumed knows its world_model: leave world_model= out.")
+    return own.get("resume"), own.get("world_model"), overrides
+
+
+def shown_config(words: list[str]) -> DictConfig:
+    """The configuration that ``--help`` is about: that of the run that words name, before they are complete."""
+    resume, world_model, overrides = split_words(words)
+    run = resume or world_model
+    return override(read_config(run), overrides, learned=False) if run else load_config(overrides)
 
 
 def learn_online(cfg: DictConfig, words: list[str], resume: Path | None) -> Path:
@@ -92,7 +104,7 @@ def learn_online(cfg: DictConfig, words: list[str], resume: Path | None) -> Path
         training = stack.enter_context(assemble(cfg, folder, ctrl_c, resumed_at(checkpoint)))
         if checkpoint is not None:
             prepare_resume(checkpoint, training)
-        OmegaConf.save(cfg, folder / CONFIG)
+        save_config(cfg, folder)
         try:
             fit(training, checkpoint and checkpoint["file"])
         except UserError:
