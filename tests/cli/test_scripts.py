@@ -44,6 +44,7 @@ def test_a_run_folder_holds_what_people_script_against(finished_run):
         "imagine.png",
         "imagine_errors.png",
         "timing.json",
+        "version.txt",
     }
     result = json.loads((finished_run / "evaluation.json").read_text())
     assert result.keys() >= {
@@ -97,6 +98,15 @@ def test_large_numbers_of_frames_keep_every_digit(tmp_path):
     log.log_metrics({"loss": 1.0})
     log.save()
     assert read_rows(tmp_path / "metrics.csv") == [{"frames": "123456789", "loss": "1.0"}]
+
+
+def test_renamed_columns_stand_under_both_names(finished_run):
+    """For one release, in metrics.csv alone."""
+    rows = [row for row in read_rows(finished_run / "metrics.csv") if row["loss/total"]]
+    assert len(rows) == UPDATES
+    for new, old in (("grad/norm", "gradient/norm"), ("grad/norm_after_clip", "gradient/clipped")):
+        assert all(float(row[new]) == float(row[old]) for row in rows)
+        assert old not in events(finished_run).Tags()["scalars"]
 
 
 def test_metrics_survive_a_restart_but_not_what_will_come_again(tmp_path):

@@ -16,6 +16,9 @@ from lightning.pytorch.loggers.logger import Logger
 
 from worldmodels.common.files import FRAMES, read_rows
 
+RENAMED = {"grad/norm": "gradient/norm", "grad/norm_after_clip": "gradient/clipped"}
+"""Columns of metrics.csv to what they were called: for one release they stand there under both names."""
+
 
 class FrameCurves(TensorBoardLogger):
     """TensorBoard's events, whose step is the number of environment frames so far instead of Lightning's batch count.
@@ -69,7 +72,8 @@ class MetricsCsv(Logger):
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Keep a row for the next :meth:`save`."""
-        self._new.append({FRAMES: self._clock(), **without_epoch(metrics)})
+        old = {RENAMED[key]: value for key, value in metrics.items() if key in RENAMED}
+        self._new.append({FRAMES: self._clock(), **without_epoch(metrics), **old})
 
     def save(self) -> None:
         """Append the new rows; where they have new columns, write the file again."""
