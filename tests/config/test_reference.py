@@ -81,6 +81,7 @@ def page() -> str:
         ("`planner=cfgrl`", "| `planner.acting.candidates` | `1` |"),
         ("`planner=tdmpc`", "| `planner.search.num_samples` | `512` |"),
         ("`planner=cem_actor_critic`", "| `planner.search.num_samples` | `256` |"),
+        ("`planner=tdmpc`", "| `planner.learner.gamma` | `0.99` |"),
         ("`planner=cem`", "| `planner.num_samples` | `256` |"),
         ("`denoiser=transformer`", "| `denoiser.heads` | `4` |"),
         ("`latent=categorical`", "| `latent.unimix` | `0.01` |"),

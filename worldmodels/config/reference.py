@@ -7,7 +7,6 @@ import textwrap
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -129,9 +128,9 @@ def help_text(cfg: DictConfig, words: list[str], width: int = 100) -> str:
 HEAD = """# Options
 
 Written by `python -m worldmodels.config.reference` from the signatures that check them. First the configuration as it
-stands, then what each file of a group adds, and where its defaults differ. Files that others are built on come first:
-`planner=cfgrl`, say, lists only what it has otherwise than `planner=diffusion`. `python scripts/train.py <words>
---help` prints all options with any words.
+stands, then each file of a group. What a file leaves out is as it stands, or as in the file that it is built on, which
+comes before it (`planner=cfgrl` on `planner=diffusion`). `python scripts/train.py <words> --help` prints all options
+with any words.
 """
 TOLD = ("env", "latent", "heads", "dynamics", "objective", "denoiser", "planner", "optimizer")
 """Groups whose files have sections."""
@@ -142,26 +141,35 @@ def document() -> str:
     every = groups()
     parts = [HEAD, "## Groups\n", "| group | files |", "|---|---|"]
     parts += [f"| `{name}=` | {', '.join(f'`{file}`' for file in files)} |" for name, files in every.items()]
-    before: dict[str, Line] = {}
-    chosen = [(name, f"{name}={file}") for name in TOLD for file in sorted(every[name], key=partial(_built_on, name))]
-    for group, word in [("", ""), *chosen, ("memory", "experiment=memory")]:
-        words = [*filter(None, [word]), *(["env=maze"] if word == "planner=waypoints" else [])]
+    chosen = [(name, file) for name in TOLD for file in sorted(every[name], key=lambda f: (bool(_bases(name, f)), f))]
+    seen: set[str] = set()
+    listed: dict[tuple[str, str], dict[str, Line]] = {}
+    for group, file in [("", ""), *chosen, ("experiment", "memory")]:
+        words = [*([f"{group}={file}"] if file else []), *(["env=maze"] if file == "waypoints" else [])]
         cfg = load_config(words)
-        own = [x for x in lines(cfg) if x.key not in before or (x.key.startswith(f"{group}.") and x != before[x.key])]
+        listed[group, file] = {line.key: line for line in lines(cfg)}
+        same = listed["", ""] | {k: x for base in _bases(group, file) for k, x in listed[group, base].items()}
+        own = [
+            line
+            for key, line in listed[group, file].items()
+            if (line != same.get(key) if key.startswith(f"{group}.") else key not in seen)
+        ]
         if not own:
             continue
-        before = {line.key: line for line in own} | before
+        seen |= {line.key for line in own}
         parts += [f"\n## {' '.join(f'`{word}`' for word in words) or 'As it stands'}\n"]
+        parts += [f"On `{group}={base}`.\n" for base in _bases(group, file)]
         parts += [] if words else [f"With {', '.join(f'`{name}={cfg.choices[name]}`' for name in TOLD)}.\n"]
         parts += ["| key | default | may be | |", "|---|---|---|---|"]
         parts += [f"| `{x.key}` | `{_cell(x.value)}` | {_cell(x.allowed)} | {_cell(x.help)} |" for x in own]
     return "\n".join(parts) + "\n"
 
 
-def _built_on(group: str, file: str) -> tuple[int, str]:
-    """How many files of its group a file is made from, by which plain ones come before their variants."""
-    defaults = OmegaConf.load(config_dir() / group / f"{file}.yaml").get("defaults", [])
-    return sum(isinstance(entry, str) and not entry.startswith("_") for entry in defaults), file
+def _bases(group: str, file: str) -> list[str]:
+    """List the files of its group that a file is built on."""
+    path = config_dir() / group / f"{file}.yaml"
+    defaults = OmegaConf.load(path).get("defaults", []) if file else []
+    return [base for base in defaults if isinstance(base, str) and not base.startswith("_") and "@" not in base]
 
 
 def _cell(text: str) -> str:
