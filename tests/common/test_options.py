@@ -107,7 +107,7 @@ def test_unknown_and_missing_options():
     assert validate(functools.partial(Thing, dim=1), {}) == {}
 
 
-def test_an_unknown_option_is_refused_where_others_are_missing_too():
+def test_an_unknown_option_is_named_beside_missing_ones():
     with pytest.raises(OptionError) as caught:
         Thing(dims=3)
     assert (caught.value.option, "is not an option of Thing. Did you mean 'dim'?" in str(caught.value)) == (
