@@ -72,8 +72,8 @@ class Implicit(Dynamics):
         age = self._age(reset)[..., None]
         feat = post
         for k in range(1, min(self.unroll, feat.shape[1] - 1) + 1):
-            led = torch.where(age[:, k:] == k, self._next(feat[:, k - 1 : -1], action[:, k:]), feat[:, k:])
-            feat = torch.cat([feat[:, :k], led], dim=1)
+            predicted = torch.where(age[:, k:] == k, self._next(feat[:, k - 1 : -1], action[:, k:]), feat[:, k:])
+            feat = torch.cat([feat[:, :k], predicted], dim=1)
         return Rollout(feat, post, self.rho ** age[..., 0].float(), {}, {}), self._state(post[:, -1])
 
     def obs_step(

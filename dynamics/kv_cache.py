@@ -54,7 +54,7 @@ class KVCache:
 
     # One step of a ring
 
-    def newest(self, memory: Memory) -> Memory:
+    def entry(self, memory: Memory) -> Memory:
         """Return the newest keys and values [N, h, d]."""
         slot = ((memory["pos"] - 1) % self.window)[:, None, None, None]
         return {key: value.take_along_dim(slot, 2)[:, :, 0] for key, value in memory.items() if key != "pos"}
@@ -77,8 +77,8 @@ class KVCache:
 
     def slots(self, pos: Int64[Tensor, " N"]) -> tuple[Int64[Tensor, "N W"], Int64[Tensor, "N W"]]:
         """Return position and episode of what a ring's slots hold before step ``pos``: the newest that fits."""
-        newest = pos[:, None] - 1
-        held = newest - (newest - torch.arange(self.window, device=pos.device)) % self.window
+        last = pos[:, None] - 1
+        held = last - (last - torch.arange(self.window, device=pos.device)) % self.window
         return held, torch.where(held < 0, NOWHERE, -1)
 
     def sequence(

@@ -91,9 +91,9 @@ class StochasticLatent(Dynamics):
     ) -> tuple[Tensor, Tensor, Tensor, Memory, Memory]:
         steps = []
         # Unbound, not indexed: the gradient of x[:, t] is as large as x, and T of them cost T^2.
-        for seen, led, first in zip(embed.unbind(1), action.unbind(1), reset.unbind(1), strict=True):
-            deter, memory = self.core.step(self._input(stoch, led, first), first, memory)
-            post = self._posterior(seen, deter)
+        for frame, act, first in zip(embed.unbind(1), action.unbind(1), reset.unbind(1), strict=True):
+            deter, memory = self.core.step(self._input(stoch, act, first), first, memory)
+            post = self._posterior(frame, deter)
             stoch = self.space.draw(post, self.sample)
             steps.append((stoch, deter, post, self.core.entry(memory)))
         stochs, deters, posts, entries = zip(*steps, strict=True)

@@ -33,18 +33,19 @@ class Mixer(nn.Module):
         self,
         width: int,
         expand: int,
-        head: int,
-        state: int,
+        head_dim: int,
+        state_dim: int,
         kernel: int,
         decay_range: Sequence[int | float],
         style: NetStyle = DEFAULT_STYLE,
     ) -> None:
         super().__init__()
         inner = expand * width
-        if inner % head:
-            raise OptionError("head_dim", head, f"must divide the {inner} channels of expand * width")
-        self.heads, self.head, self.state, self.kernel, self.inner = inner // head, head, state, kernel, inner
-        self.convolved = inner + 2 * state
+        if inner % head_dim:
+            raise OptionError("head_dim", head_dim, f"must divide the {inner} channels of expand * width")
+        self.heads, self.head_dim, self.state_dim = inner // head_dim, head_dim, state_dim
+        self.kernel, self.inner = kernel, inner
+        self.convolved = inner + 2 * state_dim
         self.inputs = self.convolved + self.heads
         self.in_proj = init_linear_(nn.Linear(width, inner + self.inputs, bias=False), style=style)
         self.taps = nn.Parameter(torch.empty(kernel, self.convolved).uniform_(-1, 1) / math.sqrt(kernel))
@@ -77,9 +78,9 @@ class Mixer(nn.Module):
         self, convolved: Float[Tensor, "... C"], inputs: Float[Tensor, "... V"]
     ) -> tuple[Float[Tensor, "... H P"], Float[Tensor, "... S"], Float[Tensor, "... S"], Float[Tensor, "... H"]]:
         """x, B, C and dt."""
-        x, b, c = F.silu(convolved).split((self.inner, self.state, self.state), dim=-1)
+        x, b, c = F.silu(convolved).split((self.inner, self.state_dim, self.state_dim), dim=-1)
         return (
-            x.unflatten(-1, (self.heads, self.head)),
+            x.unflatten(-1, (self.heads, self.head_dim)),
             b,
             c,
             F.softplus(inputs[..., self.convolved :] + self.step_bias),
@@ -131,7 +132,7 @@ class Mamba(Core):
         zeros, memory = self.norm.weight.new_zeros, {}
         for i, mixer in enumerate(self.mixers):
             memory[f"window{i}"] = zeros(n, mixer.kernel, mixer.inputs)
-            memory[f"state{i}"] = zeros(n, mixer.heads, mixer.head, mixer.state)
+            memory[f"state{i}"] = zeros(n, mixer.heads, mixer.head_dim, mixer.state_dim)
         return memory
 
     def entry(self, memory: Memory) -> Memory:
@@ -167,7 +168,7 @@ class Mamba(Core):
     ) -> tuple[Float[Tensor, "B T D"], Memory, Memory]:
         """Chunked, or fused where there is a kernel with the same numbers."""
         u, entries, after, episode = self.embed(x), {}, {}, reset.long().cumsum(1)
-        sizes = (getattr(self.mixers[0], key) for key in ("heads", "head", "state"))
+        sizes = (getattr(self.mixers[0], key) for key in ("heads", "head_dim", "state_dim"))
         run = fused_scan if fused_is_exact(x.device, *sizes) else chunked_scan
         for i, (norm, mixer) in enumerate(zip(self.norms, self.mixers, strict=True)):
             gate, inputs = mixer.project(norm(u))

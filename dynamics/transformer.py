@@ -85,7 +85,7 @@ class Transformer(Core):
 
     def entry(self, memory: Memory) -> Memory:
         """The newest keys and values [N, h, d]."""
-        return self.cache.newest(memory)
+        return self.cache.entry(memory)
 
     def step(
         self, x: Float[Tensor, "N X"], reset: Bool[Tensor, " N"] | None, memory: Memory

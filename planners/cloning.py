@@ -56,11 +56,11 @@ class Cloning(PolicyPlanner):
         """``clone`` [B, T - 1]: minus the log-density of the action that followed each latent; none across a reset."""
         feat = rollout.post[:, :-1].detach()
         if self.goal_dim:
-            feat = self._relabelled(model, feat, batch)
+            feat = self._relabeled(model, feat, batch)
         valid = ~batch["is_first"][:, 1:]
         return {"clone": -self.policy(feat).log_prob(batch["action"][:, 1:]) * mean_weights(valid)}
 
-    def _relabelled(self, model: Model, feat: Tensor, batch: dict[str, Tensor]) -> Tensor:
+    def _relabeled(self, model: Model, feat: Tensor, batch: dict[str, Tensor]) -> Tensor:
         """Goals as frames that came later in the same episode."""
         b, t = feat.shape[:2]
         now = torch.arange(t, device=feat.device).expand(b, -1)

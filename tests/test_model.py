@@ -23,7 +23,7 @@ def losses_of(world, rows):
     return world.losses(rows, world.initial(len(rows["action"])))[0]
 
 
-def test_initialisation_reaches_every_parameter():
+def test_initialization_reaches_every_parameter():
     torch.use_deterministic_algorithms(True)  # fills what is allocated and not initialised with NaN
     try:
         first, second, again = (build_model(config(f"seed={seed}"), BOTH, ACTION) for seed in (0, 1, 0))

@@ -34,7 +34,7 @@ class Window:
     """False where an episode ends on the way: such a window teaches nothing."""
 
 
-Weight = Annotated[
+GuidanceScale = Annotated[
     float, "of classifier-free guidance: 1 samples what was recorded under the label, more exaggerates it"
 ]
 
@@ -53,7 +53,7 @@ class Label(nn.Module, ABC):
     reads_reward: bool = False
     """True: it depends on what was earned, and so on the goal that was shown then."""
 
-    def __init__(self, goal_dim: int = 0, weight: Weight = 1.0) -> None:
+    def __init__(self, goal_dim: int = 0, weight: GuidanceScale = 1.0) -> None:
         super().__init__()
         self.weight = weight
 
@@ -78,7 +78,7 @@ class ReturnLabel(Label):
     def __init__(
         self,
         goal_dim: int = 0,
-        weight: Weight = 1.2,
+        weight: GuidanceScale = 1.2,
         value: Annotated[float | None, "return of a plan that is asked for; null: the data's 95th percentile"] = None,
         rate: Annotated[float, Between(0, 1, "low"), "at which the data's numbers go on moving"] = 1e-3,
     ) -> None:
@@ -119,7 +119,7 @@ class OptimalityLabel(Label):
     reads_advantage = reads_reward = True
     one: Tensor
 
-    def __init__(self, goal_dim: int = 0, weight: Weight = 1.0) -> None:
+    def __init__(self, goal_dim: int = 0, weight: GuidanceScale = 1.0) -> None:
         super().__init__(goal_dim, weight)
         self.register_buffer("one", torch.ones(1, 1), persistent=False)
 
@@ -140,7 +140,7 @@ class SkillLabel(Label):
         self,
         skills: Annotated[Count, "how many there are"],
         goal_dim: int = 0,
-        weight: Weight = 1.0,
+        weight: GuidanceScale = 1.0,
         value: Annotated[int | None, AtLeast(0), "the skill that is asked for; null: none in particular"] = None,
     ) -> None:
         super().__init__(goal_dim, weight)
@@ -175,7 +175,7 @@ class GoalLabel(Label):
 
     reads_goal = True
 
-    def __init__(self, goal_dim: int = 0, weight: Weight = 1.0) -> None:
+    def __init__(self, goal_dim: int = 0, weight: GuidanceScale = 1.0) -> None:
         super().__init__(goal_dim, weight)
         require(goal_dim > 0, "a goal is asked for where environments show goals, as env=maze does.")
         self.width = goal_dim

@@ -125,11 +125,11 @@ class Sampler:
         device: torch.device,
         begin: Float[Tensor, "N L D"] | None = None,
         share: float = 1.0,
-        watch: Callable[[Tensor], None] | None = None,
+        hook: Callable[[Tensor], None] | None = None,
     ) -> Float[Tensor, "N L D"]:
         """Denoise from pure noise, or from ``begin`` with the last ``share`` of the steps' noise put onto it.
 
-        Each of the ``streams`` draws for as many consecutive rows as there are to a stream. ``watch`` is shown what
+        Each of the ``streams`` draws for as many consecutive rows as there are to a stream. ``hook`` is shown what
         every step takes to be clean.
         """
         kind, options = SAMPLERS[self.name]
@@ -145,8 +145,8 @@ class Sampler:
             x = self.schedule.add_noise(begin, x, steps[:1].expand(shape[0]))
         for step in steps:
             estimate = clean(x, step)
-            if watch is not None:
-                watch(estimate)
+            if hook is not None:
+                hook(estimate)
             if step == steps[-1]:
                 break  # what is clean gets no more noise, which some schedulers would add or leave in
             x = self._move(scheduler, estimate, step, x, generators)

@@ -184,10 +184,10 @@ class TrajectoryModel(nn.Module):
         """
         free = self.clean(noisy, step, given, {})
         total = free
-        weighed = {name: request for name, request in conditions.items() if request.weight != 0}
-        for number, (name, request) in enumerate(weighed.items()):
-            asked = self.clean(noisy, step, given, {name: request.value})
-            total = free.lerp(asked, request.weight) if number == 0 else total + request.weight * (asked - free)
+        weighed = {name: condition for name, condition in conditions.items() if condition.weight != 0}
+        for number, (name, condition) in enumerate(weighed.items()):
+            conditional, weight = self.clean(noisy, step, given, {name: condition.value}), condition.weight
+            total = free.lerp(conditional, weight) if number == 0 else total + weight * (conditional - free)
         return total
 
     def apply_guidance(
@@ -213,13 +213,13 @@ class TrajectoryModel(nn.Module):
         score: Score | None = None,
         begin: Float[Tensor, "N L D"] | None = None,
         share: float = 1.0,
-        watch: Callable[[Tensor], None] | None = None,
+        hook: Callable[[Tensor], None] | None = None,
     ) -> Float[Tensor, "N L D"]:
         """Trajectories in the units of the data, with ``known`` latents where they are ``given``, bit for bit.
 
         Each of the ``streams`` draws for as many consecutive rows as there are to a stream.
 
-        ``begin``, in the units of the data too, gets the last ``share`` of the noise and is denoised again. ``watch``
+        ``begin``, in the units of the data too, gets the last ``share`` of the noise and is denoised again. ``hook``
         is shown every step's estimate, likewise in the units of the data.
         """
         rows, length = given.shape
@@ -240,7 +240,7 @@ class TrajectoryModel(nn.Module):
             known.device,
             None if begin is None else self.normalizer(begin),
             share,
-            None if watch is None else lambda x: watch(self.normalizer.inverse(x)),
+            None if hook is None else lambda x: hook(self.normalizer.inverse(x)),
         )
         return self._with_given(self.normalizer.inverse(x), torch.cat([known, blank], dim=-1), given)
 

@@ -65,7 +65,7 @@ def test_a_task_in_wrappers_is_drawn_too(tmp_path):
     assert drawing.renderer
 
 
-def test_software_renderers_are_recognised():
+def test_software_renderers_are_recognized():
     assert doctor.Drawing("llvmpipe (LLVM 15.0.6, 256 bits)", 1.0, False).software
     assert not doctor.Drawing("NVIDIA H200/PCIe/SSE2", 1.0, False).software
 

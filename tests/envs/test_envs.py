@@ -231,6 +231,6 @@ def test_the_checker_reports_on_the_command_line(capsys):
     assert "Did you mean 'length'" in capsys.readouterr().err
 
 
-def test_seeds_of_neighbours_differ():
+def test_seeds_of_neighbors_differ():
     seeds = {derive_seed(seed, index) for seed in range(20) for index in range(20)}
     assert len(seeds) == 400

@@ -57,7 +57,7 @@ def registered():
 
 
 @pytest.mark.parametrize("channels", [0, 1, 3])
-def test_images_become_square_colour_images(channels):
+def test_images_become_square_color_images(channels):
     env = GymEnv("Painter-v0", size=32, kwargs={"channels": channels})
     image = env.reset()[0]["pixels"]
     assert (image.shape, image.dtype) == ((3, 32, 32), np.uint8)

@@ -171,7 +171,7 @@ def test_every_planner_is_built_on_what_a_maze_is_learned_with(planner):
     world = build_model(cfg, spec, 2)
     built = build_planner(cfg.planner, 2, False, world.dynamics.feature_spec)
     assert getattr(built, "plan_horizon", None) == cfg.planner.get("plan_horizon")
-    assert world.encoder.still == [2, 3]
+    assert world.encoder.zeroed == [2, 3]
 
 
 def test_maze__leaves_no_temporary_files(tmp_path, monkeypatch):

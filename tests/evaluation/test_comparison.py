@@ -54,10 +54,10 @@ def test_a_grid_is_played_and_written(learned_run, finished_run, tmp_path, monke
     assert len(rows["oracle", "mppi"]["returns"]) == 2
     assert rows[None, "zero"]["interval"][0] <= rows[None, "zero"]["iqm"] <= rows[None, "zero"]["interval"][1]
     for path in (finished_run, learned_run):
-        judged = result["quality"][str(path)]
-        assert judged["errors"].keys() == {"latent", "reward", "pixels", "state", "cont"}
-        assert all(len(curve) == 3 for curve in judged["errors"].values())
-        assert all(-1 <= value <= 1 for value in judged["ranking"]["correlations"])
+        scores = result["quality"][str(path)]
+        assert scores["errors"].keys() == {"latent", "reward", "pixels", "state", "cont"}
+        assert all(len(curve) == 3 for curve in scores["errors"].values())
+        assert all(-1 <= value <= 1 for value in scores["ranking"]["correlations"])
     assert (to / "compare.md").read_text().count("\n") > 15
     assert (to / "compare.png").stat().st_size > 10_000
 

@@ -64,9 +64,9 @@ def run(**wrong):
 
 @pytest.fixture(scope="module")
 def held_out():
-    judged = run()
-    with VectorEnv(judged.cfg.env, 3, 0, 60.0) as envs:
-        return play(envs, Agent(3, judged.model, True, seeded()), judged.planner)
+    scored = run()
+    with VectorEnv(scored.cfg.env, 3, 0, 60.0) as envs:
+        return play(envs, Agent(3, scored.model, True, seeded()), scored.planner)
 
 
 def test_the_simulator_itself_errs_nowhere(held_out):

@@ -57,7 +57,7 @@ def test_an_ensemble_is_of_the_style_of_an_mlp():
         torch.testing.assert_close(nets(x, slice(i, i + 1))[0], hidden @ nets.out.weight[i] + nets.out.bias[i])
 
 
-def test_images_are_normalised_over_channels():
+def test_images_are_normalized_over_channels():
     norm, x = randomize(RMS.make_image_norm(6)), torch.randn(2, 6, 4, 4, generator=seeded())
     expected = rms(x.movedim(1, -1), 1e-3) * norm.weight
     torch.testing.assert_close(norm(x), expected.movedim(-1, 1))

@@ -51,7 +51,7 @@ def test_goals_are_states_that_came_later(hindsight):
     rows = with_reset(batch(size=3, length=6, observations=WITH_GOAL))
     rows |= {"goal_pixels": rows["pixels"].flip(1), "goal_state": rows["state"] + 50}
     rollout, _, _ = model.observe(rows, model.initial(3))
-    feat = planner._relabelled(model, rollout.post[:, :-1].detach(), rows)
+    feat = planner._relabeled(model, rollout.post[:, :-1].detach(), rows)
     assert torch.equal(feat[..., :size], rollout.post[:, :-1, :size])
     goal = feat[..., size:]
     if hindsight == 0:

@@ -331,7 +331,7 @@ def test_it_learns_two_kinds_of_trajectories(net, prediction):
 # Guidance
 
 
-def labelled():
+def labeled():
     return trajectories(labels={"return": 1, "skill": 2})
 
 
@@ -343,7 +343,7 @@ def noisy_case(made):
 
 def test_guided__weight_one_is_the_conditional_estimate():
     """It is so exactly; a weight of 0 gives exactly the free estimate, and one of 2 goes as far beyond."""
-    made = labelled()
+    made = labeled()
     x, step, given = noisy_case(made)
     value = torch.randn(4, 1)
     conditional = made.clean(x, step, given, {"return": value})
@@ -358,18 +358,18 @@ def test_guided__weight_one_is_the_conditional_estimate():
 
 
 def test_guidance_terms_add_up():
-    made = labelled()
+    made = labeled()
     x, step, given = noisy_case(made)
     one, other = Condition(torch.randn(4, 1), 1.5), Condition(torch.eye(2)[[0, 1, 0, 1]], -0.5)
     free = made.clean(x, step, given, {})
     expected = free
-    for name, request in (("return", one), ("skill", other)):
-        expected = expected + request.weight * (made.clean(x, step, given, {name: request.value}) - free)
+    for name, condition in (("return", one), ("skill", other)):
+        expected = expected + condition.weight * (made.clean(x, step, given, {name: condition.value}) - free)
     torch.testing.assert_close(made.guided(x, step, given, {"return": one, "skill": other}), expected)
 
 
 def test_hidden_labels_are_as_if_they_were_not_given():
-    made = labelled()
+    made = labeled()
     values = {"return": torch.randn(4, 1), "skill": torch.eye(2)[[0, 1, 0, 1]]}
     hide = {"return": torch.tensor([True, False, True, False]), "skill": torch.tensor([True, True, False, False])}
     together = made.labels(values, 4, hide)
@@ -378,7 +378,7 @@ def test_hidden_labels_are_as_if_they_were_not_given():
         torch.testing.assert_close(made.labels(kept, 1), together[row : row + 1])
 
 
-def test_gradient_guidance_carries_the_normalisers_jacobian():
+def test_gradient_guidance_carries_the_normalizers_jacobian():
     made = trajectories()
     x = torch.randn(5000, 1, 5) * torch.tensor([1.0, 10.0, 0.1, 3.0, 5.0])
     made.normalizer.follow(x, all_of(x))
@@ -408,7 +408,7 @@ def test_a_linear_guide_tilts_a_gaussian(name, monkeypatch):
 
 
 def acted(world, made, n=2, explore=False, seed=0, steps=1, memory=None):
-    generator, state = seeded(seed), randomise_state(world, n)
+    generator, state = seeded(seed), randomize_state(world, n)
     memory = made.initial(n) if memory is None else memory
     for step in range(steps):
         reset = torch.full((n,), step == 0)
@@ -416,7 +416,7 @@ def acted(world, made, n=2, explore=False, seed=0, steps=1, memory=None):
     return action, memory, state
 
 
-def randomise_state(world, n):
+def randomize_state(world, n):
     rows = with_reset(batch(n, observations=world.encoder.observations))
     return world.observe(rows, world.initial(n))[1].map(torch.detach)
 
@@ -470,7 +470,7 @@ def test_weights_given_go_before_their_own():
     assert made.terms({}) == {"reward": 0.2}
     assert made.terms({"reward": 2.0, "return": 5.0}) == {"reward": 2.0}
     assert made.terms({"reward": 0.0}) == {}
-    state, memory = randomise_state(world, 2), made.initial(2)
+    state, memory = randomize_state(world, 2), made.initial(2)
     plans = [
         made.sample_plans(Decision.begin(world, state, False, seeded()), memory, weights=weights)[0].actions
         for weights in (None, {"return": 1.3, "reward": 0.2}, {"return": 4.0}, {"reward": 4.0})
@@ -645,7 +645,7 @@ def test_a_critic_learns_what_the_recorded_policy_earns():
 def test_environments_planned_together_equal_those_planned_alone():
     world, made = planner()
     world.dynamics.sample = False
-    state = randomise_state(world, 3)
+    state = randomize_state(world, 3)
     together, _ = made.act(world, state, made.initial(3), torch.ones(3, dtype=torch.bool), True, seeded())
     generator = seeded()
     for row in range(3):
@@ -659,7 +659,7 @@ def test_the_world_model_chooses_among_candidates():
         "planner.acting.candidates=5", "planner.acting.warm_candidates=0", "planner.scorer.consistency_weight=0.0"
     )
     world.dynamics.sample = False
-    state = randomise_state(world, 2)
+    state = randomize_state(world, 2)
     memory = made.initial(2)
     sampled, _ = made.sample_plans(Decision.begin(world, state, False, seeded()), memory)
     forked = world.dynamics.fork(state, 5)
@@ -696,7 +696,7 @@ def test_every_setting_learns_and_acts(name, discrete):
     assert action.abs().max() <= 1
     if discrete:
         assert torch.equal(action.sum(-1), torch.ones(2))
-    considered = made.inspect(world, randomise_state(world, 2), memory, seeded())
+    considered = made.inspect(world, randomize_state(world, 2), memory, seeded())
     assert considered.candidates.shape[:2] == considered.values.shape
 
 

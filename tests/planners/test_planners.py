@@ -54,7 +54,7 @@ def test_every_config_has_a_row():
 
 @every
 @both_spaces
-def test_initialisation_reaches_what_is_learned(name, discrete):
+def test_initialization_reaches_what_is_learned(name, discrete):
     model, _ = world(discrete, name)
     config = OmegaConf.create(options(name))
     torch.use_deterministic_algorithms(True)  # fills what is allocated and not initialised with NaN
@@ -232,10 +232,10 @@ def test_random_actions_are_uniform_and_correlated_as_asked(discrete, beta):
         action, memory = planner.act(model, state, memory, none(400), True, generator)
         actions.append(action)
     actions = torch.stack(actions)
-    centred = actions - actions.mean()
+    centered = actions - actions.mean()
     within = [t for t in range(59) if t % 25 != 24]
-    persistence = (centred[within] * centred[[t + 1 for t in within]]).mean() / centred.square().mean()
-    across = (centred[24] * centred[25]).mean() / centred.square().mean()
+    persistence = (centered[within] * centered[[t + 1 for t in within]]).mean() / centered.square().mean()
+    across = (centered[24] * centered[25]).mean() / centered.square().mean()
     assert abs(across) < 0.1
     if beta == 0:
         assert abs(persistence) < 0.02

@@ -149,13 +149,13 @@ def test_acting__is_a_moving_average_short_while_young(tmp_path, share):
     assert seen == pytest.approx(by_hand)
 
 
-def test_averages_receive_no_gradient_and_are_not_optimised(tmp_path):
+def test_averages_receive_no_gradient_and_are_not_optimized(tmp_path):
     trained = module(tmp_path, average=0.9)
     trained.training_step(rows(), 0).backward()
     model, planner = trained.acting
     assert all(p.grad is None for part in (model, planner) for p in part.parameters())
-    optimised = {id(p) for group in trained.configure_optimizers().param_groups for p in group["params"]}
-    assert optimised == {id(p) for part in (trained.model, trained.planner) for p in part.parameters()}
+    optimized = {id(p) for group in trained.configure_optimizers().param_groups for p in group["params"]}
+    assert optimized == {id(p) for part in (trained.model, trained.planner) for p in part.parameters()}
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.0])

@@ -99,12 +99,12 @@ def test_a_training_writes_clips_plans_and_curves_and_files(finished_run):
     events = EventAccumulator(str(finished_run), size_guidance={"images": 0})
     events.Reload()
     tags = events.Tags()["images"]
-    assert {"imagination/open_loop", "open_loop/error", "planner/chosen_plan"} <= set(tags)
+    assert {"imagination/open_loop", "open_loop/error", "plan/chosen"} <= set(tags)
     clips = events.Images("imagination/open_loop")
     assert len(clips) == 4  # after updates 7, 14, 21 and 28
     assert_animated(clips[-1].encoded_image_string, 8)
     assert clips[-1].step > 60 + 28
-    plans = events.Images("planner/chosen_plan")
+    plans = events.Images("plan/chosen")
     with Image.open(io.BytesIO(plans[0].encoded_image_string)) as image:
         assert image.n_frames == 1 + 3
     later = events.Images("plan/imagined_vs_observed")

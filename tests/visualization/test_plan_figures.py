@@ -69,7 +69,7 @@ def test_every_searching_planner_shows_its_plan(looked_at):
     events = EventAccumulator(str(looked_at), size_guidance={"images": 0})
     events.Reload()
     tags = {tag for tag in events.Tags()["images"] if tag.startswith(("plan/", "planner/"))}
-    drawn = {"planner/considered", "planner/chosen_plan", "plan/predicted_vs_actual", "plan/imagined_vs_observed"}
+    drawn = {"plan/candidates", "plan/chosen", "plan/predicted_vs_actual", "plan/imagined_vs_observed"}
     assert tags == drawn
     with Image.open(looked_at / "plan.png") as image:
         assert image.format == "PNG"

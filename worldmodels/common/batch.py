@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
-from worldmodels.common.choices import Context
+from worldmodels.common.choices import ContextMode
 from worldmodels.common.columns import GOAL_PREFIX
 from worldmodels.common.options import checked
 from worldmodels.errors import OptionError
@@ -54,7 +54,7 @@ def split_context(
 
 
 @checked
-def context_rows(context: Context, burn_in: int) -> int:
+def context_rows(context: ContextMode, burn_in: int) -> int:
     """Return how many extra rows a context draws in front of a window."""
     if context == "burn_in" and burn_in < 1:
         raise OptionError("burn_in", burn_in, "must be at least 1 with context=burn_in: use context=none for nothing")

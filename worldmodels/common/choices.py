@@ -6,4 +6,4 @@ from typing import Literal
 
 Precision = Literal["fp32", "bf16"]
 Accelerator = Literal["auto", "cpu", "gpu"]
-Context = Literal["none", "burn_in", "latent"]
+ContextMode = Literal["none", "burn_in", "latent"]

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from worldmodels.common.choices import Accelerator, Context, Precision
+from worldmodels.common.choices import Accelerator, ContextMode, Precision
 from worldmodels.common.options import AtLeast, Between, Count, MoreThan
 
 Seed = Annotated[int, Between(0, 2**32 - 1)]
@@ -28,7 +28,7 @@ class Data:
     capacity: Annotated[Count, "rows kept; full rings overwrite their oldest"]
     limit_gib: Annotated[float, MoreThan(0), "most that the replay may take on disk, in GiB"]
     cross_resets: Annotated[bool, "whether windows may run from one episode into the next"]
-    context: Annotated[Context, "what precedes a window"]
+    context: Annotated[ContextMode, "what precedes a window"]
     burn_in: Annotated[int, AtLeast(0), "rows in front of a window with context=burn_in"]
 
 

@@ -30,8 +30,8 @@ class Grid:
 
     def cell_at(self, xy: np.ndarray) -> tuple[int, int]:
         """The free cell that a point lies in, or the nearest."""
-        centres = np.stack([self.center(cell) for cell in self.cells])
-        return self.cells[int(np.square(centres - np.asarray(xy)).sum(1).argmin())]
+        centers = np.stack([self.center(cell) for cell in self.cells])
+        return self.cells[int(np.square(centers - np.asarray(xy)).sum(1).argmin())]
 
     def distance(self, a: tuple[int, int], b: tuple[int, int]) -> int:
         """Steps between two cells through free ones."""
@@ -53,10 +53,10 @@ class Grid:
         steps, waiting = {start: 0}, deque([start])
         while waiting:
             cell = waiting.popleft()
-            for neighbour in self._neighbors(cell):
-                if neighbour not in steps:
-                    steps[neighbour] = steps[cell] + 1
-                    waiting.append(neighbour)
+            for neighbor in self._neighbors(cell):
+                if neighbor not in steps:
+                    steps[neighbor] = steps[cell] + 1
+                    waiting.append(neighbor)
         return np.array([steps.get(cell, len(self.cells) ** 2) for cell in self.cells])
 
     def _neighbors(self, cell: tuple[int, int]) -> list[tuple[int, int]]:

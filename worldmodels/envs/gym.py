@@ -41,7 +41,7 @@ class GymEnv(gymnasium.Env):
         self.name = id
         self._obs, self._size, self._repeat = obs, size, action_repeat
         self._seed, self._episode = seed, -1
-        self._tape: list[np.ndarray] = []
+        self._actions: list[np.ndarray] = []
         self._last: dict[str, np.ndarray] = {}
         self._over = True
         self._env = _make(id, dict(kwargs or {}))
@@ -70,7 +70,7 @@ class GymEnv(gymnasium.Env):
             raw, gained, terminated, truncated, _ = self._env.step(inner)
             reward += float(gained)
             frames += 1
-        self._tape.append(given)
+        self._actions.append(given)
         self._over = bool(terminated or truncated)
         self._last = self._observe(raw)
         base.require_finite(self.name, self._last, reward)
@@ -87,7 +87,7 @@ class GymEnv(gymnasium.Env):
         return {
             "seed": self._seed,
             "episode": self._episode,
-            "tape": np.array(self._tape, np.float32),
+            "tape": np.array(self._actions, np.float32),
             "observed": {key: value.copy() for key, value in self._last.items()},
         }
 
@@ -98,7 +98,7 @@ class GymEnv(gymnasium.Env):
         """
         self._seed, episode = int(snapshot["seed"]), int(snapshot["episode"])
         if episode < 0:
-            self._episode, self._over, self._tape, self._last = -1, True, [], {}
+            self._episode, self._over, self._actions, self._last = -1, True, [], {}
             return self._last
         self._begin(episode)
         for action in np.asarray(snapshot["tape"], np.float32):
@@ -107,7 +107,7 @@ class GymEnv(gymnasium.Env):
         for key, value in snapshot["observed"].items():
             if not np.array_equal(np.asarray(value), self._last[key]):
                 raise UserError(
-                    f"{self.name} does not repeat itself: {len(self._tape)} actions from the same seed led to another "
+                    f"{self.name} does not repeat itself: {len(self._actions)} actions from the same seed led to another "
                     f"{key!r}, so its snapshots cannot be restored; make it depend on reset(seed=...) alone."
                 )
         return self._last
@@ -117,7 +117,7 @@ class GymEnv(gymnasium.Env):
         self._env.close()
 
     def _begin(self, episode: int) -> None:
-        self._episode, self._tape, self._over = episode, [], False
+        self._episode, self._actions, self._over = episode, [], False
         raw, _ = self._env.reset(seed=derive_seed(self._seed, episode))
         self._last = self._observe(raw)
         base.require_finite(self.name, self._last, 0.0)

@@ -65,7 +65,7 @@ def compare(
     recorded, quality = common_episodes(models, seed), {}
     held_out, actions = concat(recorded), mixed_actions(recorded)
     for path, run in zip(runs, tqdm(models, desc="models", unit="model"), strict=True):
-        quality[path] = judge_model(run, held_out, actions, seed, oracle)
+        quality[path] = score_model(run, held_out, actions, seed, oracle)
     result = {
         "env": str(first.env.get("task") or first.env.get("id") or first.env._target_),
         "episodes": episodes,
@@ -145,22 +145,22 @@ def oracle_row(run: Run, planner: str, episodes: int, seed: int) -> dict[str, An
         return row | {"returns": None, "reason": str(error)}
 
 
-def judge_model(
+def score_model(
     run: Run, held_out: EpisodeBatch, actions: Float[Tensor, "N T A"], seed: int, oracle: bool
 ) -> dict[str, Any]:
     """How well a run's model predicts recorded futures and ranks invented ones, whatever plans with it."""
-    judged: dict[str, Any] = {"errors": {}}
+    scores: dict[str, Any] = {"errors": {}}
     try:
-        judged["errors"] = prediction_errors(run, held_out)
+        scores["errors"] = prediction_errors(run, held_out)
     except UserError as error:
         log.warning("what %s predicts is left out: %s", run.path, error)
     if oracle:
         try:
-            judged["ranking"] = ranking(run, seed, actions)
+            scores["ranking"] = ranking(run, seed, actions)
         except UserError as error:
             log.warning("how well %s ranks is left out: %s", run.path, error)
-            judged["ranking"] = {"reason": str(error)}
-    return judged
+            scores["ranking"] = {"reason": str(error)}
+    return scores
 
 
 def with_intervals(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

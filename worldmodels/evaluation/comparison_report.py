@@ -57,15 +57,15 @@ def quality_lines(quality: Mapping[str, Any]) -> list[str]:
         "Errors of open-loop predictions, 1 being those of the mean, and rank correlation with true returns:",
         "",
     ]
-    keys = sorted({key for judged in quality.values() for key in judged["errors"]})
+    keys = sorted({key for scores in quality.values() for key in scores["errors"]})
     lines.append("| model | " + " | ".join(f"{key} {'/'.join(map(str, SHOWN))}" for key in keys) + " | ranks |")
     lines.append("|---" * (2 + len(keys)) + "|")
-    for path, judged in quality.items():
+    for path, scores in quality.items():
         cells = []
         for key in keys:
-            curve = judged["errors"].get(key, [])
+            curve = scores["errors"].get(key, [])
             cells.append(" / ".join(f"{curve[step - 1]:.2f}" for step in SHOWN if step <= len(curve)))
-        mean = judged.get("ranking", {}).get("mean")
+        mean = scores.get("ranking", {}).get("mean")
         lines.append(f"| {Path(path).name} | {' | '.join(cells)} | {'–' if mean is None else f'{mean:.2f}'} |")
     return lines
 
@@ -73,13 +73,13 @@ def quality_lines(quality: Mapping[str, Any]) -> list[str]:
 def draw(result: Mapping[str, Any]) -> Figure:
     """Left, interquartile means and intervals; right, errors against the imagined step, a curve a model and part."""
     rows = [row for row in result["rows"] if row["returns"] is not None]
-    parts = sorted({key for judged in result["quality"].values() for key in judged["errors"]})
+    parts = sorted({key for scores in result["quality"].values() for key in scores["errors"]})
     figure = blank_figure(5 + 2.6 * len(parts), max(2.6, 0.32 * len(rows) + 1))
     axes = figure.subplots(1, 1 + len(parts), width_ratios=[1.8] + [1] * len(parts))
     draw_returns(axes[0] if parts else axes, rows)
     for part, panel in zip(parts, axes[1:] if parts else [], strict=True):
-        for path, judged in result["quality"].items():
-            curve = judged["errors"].get(part, [])
+        for path, scores in result["quality"].items():
+            curve = scores["errors"].get(part, [])
             panel.plot(range(1, len(curve) + 1), curve, label=Path(path).name)
         panel.set(xlabel="decisions imagined", title="cont: wrong" if part == "cont" else f"{part}: error / variance")
         panel.set_ylim(bottom=0)

@@ -43,8 +43,8 @@ class RewardHead(Head):
 
         Where another goal is shown than before, the reward was for that one, which the state no longer tells.
         """
-        told = ~goal_changed(batch) | batch["reset"]
-        return rollout.weight * told * self.two_hot.loss(self.net(rollout.feat), batch["reward"])
+        same_goal = ~goal_changed(batch) | batch["reset"]
+        return rollout.weight * same_goal * self.two_hot.loss(self.net(rollout.feat), batch["reward"])
 
 
 class ContinueHead(Head):

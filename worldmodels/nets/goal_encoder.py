@@ -26,11 +26,11 @@ class GoalEncoder(nn.Module):
 
     def __init__(self, encoder: Encoder, observations: ObservationSpec, goal_zero_indices: Sequence[int] = ()) -> None:
         super().__init__()
-        self.encoder, self.observations, self.still = encoder, dict(observations), list(goal_zero_indices)
+        self.encoder, self.observations, self.zeroed = encoder, dict(observations), list(goal_zero_indices)
         self.embed_shape = (2, *encoder.embed_shape)
         numbers = math.prod(observations["state"][0]) if "state" in observations else 0
-        if "state" in observations and not all(0 <= number < numbers for number in self.still):
-            raise OptionError("goal_zero_indices", self.still, f"names numbers of a state that has only {numbers}")
+        if "state" in observations and not all(0 <= number < numbers for number in self.zeroed):
+            raise OptionError("goal_zero_indices", self.zeroed, f"names numbers of a state that has only {numbers}")
 
     def forward(self, obs: dict[str, Tensor]) -> Float[Tensor, "..."]:
         """Embed both."""
@@ -52,8 +52,8 @@ class GoalEncoder(nn.Module):
         if "pixels" in obs:
             newest, frames = obs["pixels"][..., -3:, :, :], obs["pixels"].shape[-3] // 3
             shown["pixels"] = torch.cat([newest] * frames, dim=-3)
-        if "state" in obs and self.still:
-            shown["state"] = obs["state"].index_fill(-1, torch.tensor(self.still, device=obs["state"].device), 0.0)
+        if "state" in obs and self.zeroed:
+            shown["state"] = obs["state"].index_fill(-1, torch.tensor(self.zeroed, device=obs["state"].device), 0.0)
         return shown
 
 

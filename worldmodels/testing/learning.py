@@ -37,7 +37,7 @@ class Learning:
         state.feat.square().sum().backward()
         assert (action.grad.abs().sum(1) > 0).all()
 
-    def test_initialisation_reaches_every_parameter(self, make):
+    def test_initialization_reaches_every_parameter(self, make):
         torch.use_deterministic_algorithms(True)  # fills what is allocated and not initialised with NaN
         try:
             first, second, again = (make(seed) for seed in (0, 1, 0))

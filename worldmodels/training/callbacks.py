@@ -199,9 +199,9 @@ class ImaginationLogger(lightning.Callback):
         if preview is None:
             return
         self.pending = (preview, self.dataset.replay.last_row) if acts else None
-        writer.add_figure("planner/considered", draw_plan(preview), frames)
+        writer.add_figure("plan/candidates", draw_plan(preview), frames)
         if "pixels" in model.encoder.observations:
-            add_gif(writer, "planner/chosen_plan", frames_of(model, preview), frames)
+            add_gif(writer, "plan/chosen", frames_of(model, preview), frames)
 
     def _recorded_state(self, module: WorldModelModule, batch: dict[str, Tensor], generator: torch.Generator) -> State:
         """The model's state at the end of the batch's first window."""

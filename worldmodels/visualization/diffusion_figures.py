@@ -111,8 +111,8 @@ def guidance(situation: Situation, generator: torch.Generator) -> Figure:
             Decision.begin(situation.model, situation.state, False, again), situation.memory, weights=weights
         )
         shown.append(sampled)
-        asked = ", ".join(f"{name} {weight:g}" for name, weight in weights.items())
-        titles.append(f"weight of {asked}\nimagined return {mean_return(situation, sampled):.2f}")
+        strengths = ", ".join(f"{name} {weight:g}" for name, weight in weights.items())
+        titles.append(f"weight of {strengths}\nimagined return {mean_return(situation, sampled):.2f}")
     if situation.grid is not None:
         return draw_paths(
             situation.grid,
