@@ -14,7 +14,7 @@ def main(words: list[str]) -> None:
     from worldmodels.training.run import train
 
     if any(word.startswith("-") for word in words):
-        from worldmodels.training.sweeps import run_hydra
+        from worldmodels.training.hydra_main import run_hydra
 
         run_hydra(words, train)
     else:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dynamics.base import Memory
 from planners.base import Decision, Planner
-from planners.search.memory import ROWS_AT_ONCE
+from planners.search.memory_budget import ROWS_AT_ONCE
 from planners.search.proposals import ProposalFamily
 from worldmodels.errors import OptionError
 

@@ -11,7 +11,7 @@ from toy_runs import WORDS
 from worldmodels.cli import Interrupted, with_search_path
 from worldmodels.config import load_config
 from worldmodels.errors import UserError
-from worldmodels.training.sweeps import run_hydra
+from worldmodels.training.hydra_main import run_hydra
 
 
 @pytest.mark.process

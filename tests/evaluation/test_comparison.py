@@ -235,7 +235,7 @@ def test_a_guided_search_takes_over_what_was_learned(learned_run):
 
 @pytest.mark.process
 def test_more_environments_than_memory_allows_are_refused(monkeypatch, said, tmp_path):
-    monkeypatch.setattr("planners.search.memory.free_bytes", lambda device: 1000)
+    monkeypatch.setattr("planners.search.memory_budget.free_bytes", lambda device: 1000)
     message = said.refusal("train", *WORDS, f"run_dir={tmp_path / 'run'}")
     assert "planning for 2 environments" in message
     assert "lower env.num_envs" in message

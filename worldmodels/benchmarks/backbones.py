@@ -18,7 +18,7 @@ import torch
 from tqdm import tqdm
 
 from dynamics.base import Dynamics, Rollout
-from planners.search.memory import free_bytes
+from planners.search.memory_budget import free_bytes
 from worldmodels.benchmarks.backbones_report import IMAGINED, draw, exponent, table
 from worldmodels.benchmarks.peak import PeakMemory
 from worldmodels.benchmarks.subjects import ACTION, EMBED, Subject, subjects
@@ -29,7 +29,7 @@ from worldmodels.common.files import Report
 from worldmodels.config import config_dir, load_config
 from worldmodels.envs.stream import depend_on_parent
 from worldmodels.errors import UserError, near_match
-from worldmodels.training.memory import keep_freed_memory
+from worldmodels.training.malloc import keep_freed_memory
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from worldmodels.common import precision
 from worldmodels.common.files import write_json
 from worldmodels.config import load_config
 from worldmodels.factory import build_model, build_planner
-from worldmodels.training.memory import keep_freed_memory
+from worldmodels.training.malloc import keep_freed_memory
 
 log = logging.getLogger(__name__)
 

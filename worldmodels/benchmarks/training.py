@@ -23,7 +23,7 @@ from worldmodels.data.collect import row_spec
 from worldmodels.data.replay import Replay
 from worldmodels.envs.vector import VectorEnv
 from worldmodels.factory import build_model
-from worldmodels.training.memory import keep_freed_memory
+from worldmodels.training.malloc import keep_freed_memory
 from worldmodels.training.setup import build_module
 
 log = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from omegaconf import DictConfig
 from torch import Tensor
 
-from planners.search.memory import require_memory
+from planners.search.memory_budget import require_memory
 from worldmodels.common import precision
 from worldmodels.common.batch import split_context
 from worldmodels.common.figures import write_figure

@@ -38,7 +38,7 @@ from worldmodels.runs.folders import (
     save_config,
 )
 from worldmodels.runs.loading import load_run
-from worldmodels.training.memory import keep_freed_memory
+from worldmodels.training.malloc import keep_freed_memory
 from worldmodels.training.parts import new_parts, parts, without
 from worldmodels.training.setup import Training, assemble
 

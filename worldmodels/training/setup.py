@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from omegaconf import DictConfig
 
-from planners.search.memory import require_memory
+from planners.search.memory_budget import require_memory
 from worldmodels.agent import Agent
 from worldmodels.cli import CtrlC
 from worldmodels.common import precision
