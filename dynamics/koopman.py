@@ -33,14 +33,14 @@ class Koopman(Core):
 
     @checked
     def __init__(
-        self, in_dim: int, state: Annotated[Count, "complex numbers"], style: NetStyle = DEFAULT_STYLE
+        self, in_dim: int, state_dim: Annotated[Count, "complex numbers"], style: NetStyle = DEFAULT_STYLE
     ) -> None:
         super().__init__()
-        self.out_dim = 2 * state
-        spread = torch.linspace(math.log(1 - SLOWEST), math.log(1 - FASTEST), state)
+        self.out_dim = 2 * state_dim
+        spread = torch.linspace(math.log(1 - SLOWEST), math.log(1 - FASTEST), state_dim)
         self.rate = nn.Parameter(torch.log(-torch.log(1 - spread.exp())))
-        self.frequency = nn.Parameter(math.pi * torch.rand(state).square())
-        self.in_proj = init_linear_(nn.Linear(in_dim, 2 * state, bias=False), style=style)
+        self.frequency = nn.Parameter(math.pi * torch.rand(state_dim).square())
+        self.in_proj = init_linear_(nn.Linear(in_dim, 2 * state_dim, bias=False), style=style)
 
     def initial(self, n: int) -> Memory:
         """Zeros."""

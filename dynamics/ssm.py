@@ -68,14 +68,14 @@ class StateSpace(nn.Module, ABC):
 
 
 class S5(StateSpace):
-    """All channels share one state of ``state`` complex numbers: many inputs, many outputs."""
+    """All channels share one state of ``state_dim`` complex numbers: many inputs, many outputs."""
 
     @checked
-    def __init__(self, width: int, state: Annotated[Count, "complex numbers in a layer"]) -> None:
-        eigenvalues, vectors = hippo_eigenvalues(state)
-        super().__init__(eigenvalues, (state,), width)
-        in_proj = vectors.mH @ torch.randn(2 * state, width, dtype=torch.double).cdouble() / math.sqrt(width)
-        out = torch.randn(width, 2 * state, dtype=torch.double).cdouble() @ vectors / math.sqrt(2 * state)
+    def __init__(self, width: int, state_dim: Annotated[Count, "complex numbers in a layer"]) -> None:
+        eigenvalues, vectors = hippo_eigenvalues(state_dim)
+        super().__init__(eigenvalues, (state_dim,), width)
+        in_proj = vectors.mH @ torch.randn(2 * state_dim, width, dtype=torch.double).cdouble() / math.sqrt(width)
+        out = torch.randn(width, 2 * state_dim, dtype=torch.double).cdouble() @ vectors / math.sqrt(2 * state_dim)
         self.in_proj = nn.Parameter(torch.view_as_real(in_proj.cfloat()).transpose(1, 2).flatten(0, 1).contiguous())
         self.out = nn.Parameter(torch.view_as_real(out.conj().cfloat()).flatten(1))
 
@@ -89,16 +89,16 @@ class S5(StateSpace):
 
 
 class S4D(StateSpace):
-    """Every channel has a state of its own of ``state`` complex numbers: one input, one output each.
+    """Every channel has a state of its own of ``state_dim`` complex numbers: one input, one output each.
 
     Channels share Lambda; step sizes and C are their own.
     """
 
     @checked
-    def __init__(self, width: int, state: Annotated[Count, "complex numbers in a channel"]) -> None:
-        eigenvalues, _ = hippo_eigenvalues(state)
+    def __init__(self, width: int, state_dim: Annotated[Count, "complex numbers in a channel"]) -> None:
+        eigenvalues, _ = hippo_eigenvalues(state_dim)
         super().__init__(eigenvalues, (width, 1), width)
-        self.out = nn.Parameter(torch.randn(width, state, 2) / math.sqrt(2))
+        self.out = nn.Parameter(torch.randn(width, state_dim, 2) / math.sqrt(2))
 
     def input_proj(self, u: Float[Tensor, "... W"]) -> Complex[Tensor, "... W P"]:
         """B is 1: only its product with C matters."""

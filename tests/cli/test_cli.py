@@ -167,9 +167,9 @@ def test_a_run_is_not_used_with_what_it_was_not_trained_with(said, run_folder, t
 
 def test_a_group_of_a_run_is_read_at_the_size_of_the_run(run_folder):
     cfg = read_config(run_folder)
-    assert override(cfg, ["dynamics=koopman"]).dynamics.core.state == cfg.size.deter == 32
+    assert override(cfg, ["dynamics=koopman"]).dynamics.core.state_dim == cfg.size.deter == 32
     larger = override(cfg, ["size=s"])
-    assert override(larger, ["dynamics=koopman"]).dynamics.core.state == larger.size.deter == 2048
+    assert override(larger, ["dynamics=koopman"]).dynamics.core.state_dim == larger.size.deter == 2048
     assert override(larger, ["dynamics=koopman"]).dynamics.latent == cfg.dynamics.latent
     other = override(larger, ["latent=simnorm"])
     assert override(other, ["dynamics=koopman"]).dynamics.latent == load_config(["size=s", "latent=simnorm"]).latent
@@ -250,6 +250,7 @@ def test_a_configuration_that_is_no_runs(said, tmp_path, content, expected):
 def test_keys_of_a_stored_run_are_called_as_they_are_now():
     stored = OmegaConf.create(
         {
+            "dynamics": {"core": {"state": 8, "space": {"state": 4}}},
             "planner": {
                 "judge": {"_target_": "x", "consistency": 0.5},
                 "learner": {"q": {"limit": 5.0}, "pair": 3},
@@ -260,6 +261,7 @@ def test_keys_of_a_stored_run_are_called_as_they_are_now():
         }
     )
     assert modernized(stored) == {
+        "dynamics": {"core": {"state_dim": 8, "space": {"state_dim": 4}}},
         "planner": {
             "scorer": {"_target_": "x", "consistency_weight": 0.5},
             "learner": {"q": {"symlog_limit": 5.0}, "num_q_sampled": 3},

@@ -15,6 +15,7 @@ CASES = {
     "dynamics.space": ([], "{a: 1}", None),
     "dynamics.core.head": (["dynamics=mamba"], "8", "dynamics.core.head_dim"),
     "dynamics.core.state": (["dynamics=mamba"], "8", "dynamics.core.state_dim"),
+    "dynamics.core.space.state": (["dynamics=s4d"], "8", "dynamics.core.space.state_dim"),
     "dynamics.core.rates": (["dynamics=mamba"], "[0.5,2.0]", "dynamics.core.decay_range"),
     "encoder.shift": ([], "3", "encoder.random_shift"),
     "env.apart": (["env=maze"], "2", "env.min_start_goal_cells"),
@@ -66,5 +67,6 @@ def test_options_of_a_renamed_node_follow_it():
 
 
 def test_an_old_word_may_be_current_elsewhere():
-    """What one backbone calls otherwise now and another still has is meant as it stands."""
-    assert load_config(["dynamics=koopman", "dynamics.core.state=8"]).dynamics.core.state == 8
+    """An option that somebody's own core calls as ours was called once is meant as it stands."""
+    assert renamed(["dynamics.core.state=8"], lambda: ["dynamics.core.state"]) == ["dynamics.core.state=8"]
+    assert renamed(["dynamics.core.state=8"], list) == ["dynamics.core.state_dim=8"]

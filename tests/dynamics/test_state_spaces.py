@@ -30,7 +30,7 @@ def test_hippo_is_diagonalised():
 def test_state_space__is_its_differential_equation_held(kind):
     """x' = Lambda x + B u with u constant over a step, integrated finely by Euler in float64."""
     torch.manual_seed(0)
-    space = randomize(kind(width=4, state=3), scale=0.1)
+    space = randomize(kind(width=4, state_dim=3), scale=0.1)
     u = torch.randn(6, 4, generator=torch.Generator().manual_seed(1))
     decay, scale = space.discretize()
     state, found = torch.zeros(space.shape, dtype=torch.cfloat), []
@@ -56,7 +56,7 @@ def test_state_space__is_its_differential_equation_held(kind):
 def test_s5_mixes_channels_and_s4d_does_not():
     for kind, mixes in ((S5, True), (S4D, False)):
         torch.manual_seed(0)
-        space = kind(width=4, state=3)
+        space = kind(width=4, state_dim=3)
         u = torch.zeros(4)
         u[1] = 1.0
         touched = (space.output_proj(space.input_proj(u)) != 0).tolist()
@@ -66,7 +66,7 @@ def test_s5_mixes_channels_and_s4d_does_not():
 @torch.no_grad()
 def test_at_first_a_state_space_remembers_a_thousand_steps():
     torch.manual_seed(0)
-    core = SSM(IN, 16, 1, partial(S5, state=32))
+    core = SSM(IN, 16, 1, partial(S5, state_dim=32))
     decay = core.blocks[0].space.discretize()[0].abs()
     assert decay.max() ** 1000 > 0.5
     assert decay.min() ** 100 < 0.1

@@ -18,6 +18,7 @@ RENAMED = {
     "dynamics.space": "dynamics.latent",
     "dynamics.core.head": "dynamics.core.head_dim",
     "dynamics.core.state": "dynamics.core.state_dim",
+    "dynamics.core.space.state": "dynamics.core.space.state_dim",
     "dynamics.core.rates": "dynamics.core.decay_range",
     "encoder.shift": "encoder.random_shift",
     "env.apart": "env.min_start_goal_cells",
@@ -44,8 +45,11 @@ RENAMED = {
     "trainer.log_updates": "trainer.log_every",
     "trainer.watch_updates": "trainer.video_every",
 }
-"""Old key or group to new. An old one that a configuration still has, as ``dynamics=koopman`` has a core's ``state``,
-is meant as it stands."""
+"""Old key or group to new. An old one that a configuration has, as a core of one's own may have ``state``, is meant as it
+stands."""
+
+IN_STORED_RUNS = ("dynamics.core.", "planner.", "prefill_planner.")
+"""Beginnings of the keys that stored runs may hold under their old names. No run has the others."""
 
 MOVED = {
     "dynamics.latents.CategoricalLatent": "worldmodels.nets.categorical.CategoricalLatent",
@@ -60,7 +64,8 @@ MOVED = {
 
 def modernized(stored: DictConfig) -> DictConfig:
     """Return a stored run's configuration with classes where they live now and keys as they are called now."""
-    for old in sorted((old for old in RENAMED if "planner." in old), key=len, reverse=True):  # no run has the others
+    stored_keys = (old for old in RENAMED if old.startswith(IN_STORED_RUNS))
+    for old in sorted(stored_keys, key=len, reverse=True):
         parent, _, name = old.rpartition(".")
         node = OmegaConf.select(stored, parent)
         if isinstance(node, DictConfig) and name in node:

@@ -107,8 +107,8 @@ class GymEnv(gymnasium.Env):
         for key, value in snapshot["observed"].items():
             if not np.array_equal(np.asarray(value), self._last[key]):
                 raise UserError(
-                    f"{self.name} does not repeat itself: {len(self._actions)} actions from the same seed led to another "
-                    f"{key!r}, so its snapshots cannot be restored; make it depend on reset(seed=...) alone."
+                    f"{self.name} does not repeat itself: {len(self._actions)} actions from the same seed led to "
+                    f"another {key!r}, so its snapshots cannot be restored; make it depend on reset(seed=...) alone."
                 )
         return self._last
 
