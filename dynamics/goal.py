@@ -36,7 +36,7 @@ class GoalConditioned(Dynamics):
 
     So heads, policies and values know the goal without knowing of goals, and planners find in g a latent to arrive in.
     It comes with the observation, stays as it is while imagining, and shapes nothing: no gradient leads through it.
-    It may change in mid-episode: :func:`new_goal`, :func:`next_features`.
+    It may change in mid-episode: :func:`worldmodels.common.batch.goal_changed`, :func:`next_features`.
 
     Args:
         backbone: of whatever kind; of the two embeddings of every row it reads the first, and the goal is the second.

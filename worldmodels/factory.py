@@ -16,6 +16,7 @@ from dynamics.goal import GoalConditioned
 from planners.base import Planner
 from worldmodels.common.batch import context_rows
 from worldmodels.common.build import build
+from worldmodels.common.columns import OBSERVATION_KEYS
 from worldmodels.config.nodes import TRAINING_KEYS
 from worldmodels.config.scales import learner_of, scales_by_part
 from worldmodels.envs.options import GoalReading, read
@@ -23,8 +24,6 @@ from worldmodels.errors import OptionError, UserError
 from worldmodels.model import WorldModel
 from worldmodels.nets.encoders import ObservationSpec
 from worldmodels.nets.goal_encoder import GoalEncoder, without_goal
-
-OBSERVATION_KEYS = ("pixels", "state")
 
 
 def construct(cfg: DictConfig, **options: Any) -> Any:

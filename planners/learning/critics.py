@@ -60,8 +60,8 @@ class ReturnScale(nn.Module):
     A buffer, so that it is saved; it moves whenever it is shown returns, in every mode.
     """
 
-    range: Tensor
     low: Tensor
+    high: Tensor
 
     def __init__(self, rate: float = 0.01, quantiles: tuple[float, float] = (0.05, 0.95), least: float = 1.0) -> None:
         super().__init__()

@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from planners.base import LearnedModel
+from worldmodels.common.columns import OBSERVATION_KEYS
 
 
 def last_rows(is_first: Bool[Tensor, "B T"]) -> Int64[Tensor, "B T"]:
@@ -32,5 +33,5 @@ def sample_future_rows(is_first: Bool[Tensor, "B T"], now: Int64[Tensor, "B N"],
 def encode_goals(model: LearnedModel, batch: dict[str, Tensor], rows: Int64[Tensor, "B N"]) -> Float[Tensor, "B N G"]:
     """Latents of these rows' frames, as goals are seen."""
     each = torch.arange(len(rows), device=rows.device)[:, None].expand_as(rows)
-    seen = {key: batch[key][each, rows].flatten(0, 1) for key in ("pixels", "state") if key in batch}
+    seen = {key: batch[key][each, rows].flatten(0, 1) for key in OBSERVATION_KEYS if key in batch}
     return model.encode_goal(seen).unflatten(0, rows.shape)

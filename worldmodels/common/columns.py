@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+OBSERVATION_KEYS = ("pixels", "state")
+"""Observations that show where one is."""
 GOAL_PREFIX = "goal_"
 """Prefix of observations that show where to go, in the form of those that show where one is."""
 MEMORY_PREFIX = "memory."

@@ -45,8 +45,8 @@ RENAMED = {
     "trainer.log_updates": "trainer.log_every",
     "trainer.watch_updates": "trainer.video_every",
 }
-"""Old key or group to new. An old one that a configuration has, as a core of one's own may have ``state``, is meant as it
-stands."""
+"""Old key or group to new. An old one that a configuration has, as a core of one's own may have ``state``, is meant
+as it stands."""
 
 IN_STORED_RUNS = ("dynamics.core.", "planner.", "prefill_planner.")
 """Beginnings of the keys that stored runs may hold under their old names. No run has the others."""

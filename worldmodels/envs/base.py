@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from gymnasium import spaces
 
-from worldmodels.common.columns import GOAL_PREFIX
+from worldmodels.common.columns import GOAL_PREFIX, OBSERVATION_KEYS
 from worldmodels.common.options import AtLeast, MultipleOf
 from worldmodels.errors import UserError
 
@@ -31,7 +31,7 @@ def observation_space(obs: str, size: int, state_dim: int) -> spaces.Space:
 
 def check_spaces(name: str, observation: spaces.Space, action: spaces.Space) -> None:
     """Raise a :class:`UserError` unless the spaces are those that every environment here has."""
-    known = ("pixels", "state", GOAL_PREFIX + "pixels", GOAL_PREFIX + "state")
+    known = (*OBSERVATION_KEYS, *(GOAL_PREFIX + key for key in OBSERVATION_KEYS))
     if not isinstance(observation, spaces.Dict) or not observation or set(observation) - set(known):
         raise UserError(
             f"{name}: observation_space must be a Dict with 'pixels' and/or 'state' (and the same behind 'goal_' where "
