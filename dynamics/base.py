@@ -3,8 +3,8 @@
 Axes: ``B`` batch, ``T`` time, ``N`` independent rows, ``H`` imagined steps, ``A`` action, ``E`` embedding,
 ``F`` feature, ``S x C`` latent groups x classes.
 
-Time: ``action[:, t]`` is the action that *led into* ``obs[:, t]``, zero at an episode's first frame;
-``reset[:, t]`` marks the frames before which nothing may be remembered.
+Time: ``action[:, t]`` is the action that *led into* ``obs[:, t]``, zero at an episode's first frame. ``reset[:, t]``
+marks the frames before which nothing may be remembered.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ MemoryLayout = dict[str, tuple[int | None, ...]]
 class State:
     """N independent latent states.
 
-    ``feat`` is all that heads, planners and costs ever read; ``memory`` belongs to the :class:`Dynamics` that made it.
+    ``feat`` is all that heads, planners and costs ever read. ``memory`` belongs to the :class:`Dynamics` that made it.
     """
 
     feat: Float[Tensor, "N F"]
     memory: Memory
 
     def map(self, fn: Callable[[Tensor], Tensor]) -> State:
-        """Apply ``fn`` to every tensor, ``Tensor.detach`` for example; rows are chosen by :meth:`Dynamics.select`."""
+        """Apply ``fn`` to every tensor, ``Tensor.detach`` for example. Rows are chosen by :meth:`Dynamics.select`."""
         return State(fn(self.feat), {key: fn(value) for key, value in self.memory.items()})
 
 
 @dataclass(frozen=True)
 class FeatureSpec:
-    """What a planner that learns has to know of features."""
+    """Sizes of a feature, as a planner that learns has to know them."""
 
     latent_dim: int
     """Numbers of the latent, the first."""
@@ -51,13 +51,13 @@ class FeatureSpec:
 
     @property
     def feat_dim(self) -> int:
-        """All numbers of a feature."""
+        """Numbers of a feature in all."""
         return self.latent_dim + self.goal_dim
 
 
 @dataclass(frozen=True)
 class Rollout:
-    """What :meth:`Dynamics.observe` made of a batch of sequences."""
+    """Filtered sequences: the result of :meth:`Dynamics.observe`."""
 
     feat: Float[Tensor, "B T F"]
     """Trains the heads."""
@@ -82,9 +82,9 @@ class Rollout:
 class Dynamics(nn.Module, ABC):
     """A latent model of how observations follow from actions.
 
-    Nothing recurrent lives on the module: every state is an argument and a result, so that training, acting,
-    evaluating and drawing never disturb one another. ``generator`` draws latents without touching the global random
-    stream; ``None`` uses the global one.
+    Nothing recurrent lives on the module: every state is an argument and a result, so that training, acting, evaluating
+    and drawing never disturb one another. ``generator`` draws latents without touching the global random stream.
+    ``None`` uses the global one.
     """
 
     feat_dim: int
@@ -104,12 +104,12 @@ class Dynamics(nn.Module, ABC):
 
     @property
     def feature_spec(self) -> FeatureSpec:
-        """What a planner that learns has to know of features."""
+        """Return the sizes of a feature, as a planner that learns has to know them."""
         return FeatureSpec(self.feat_dim - self.goal_dim, self.goal_dim)
 
     @abstractmethod
     def initial(self, n: int) -> State:
-        """The state before an episode's first frame."""
+        """Return the state before an episode's first frame."""
 
     def check(self, action: Float[Tensor, "... A"], state: State) -> None:
         """Refuse an action of the wrong width and a state that another backbone made: call it before using either.
@@ -134,7 +134,7 @@ class Dynamics(nn.Module, ABC):
         reset: Bool[Tensor, "B T"],
         state: State,
     ) -> tuple[Rollout, State]:
-        """Filter whole sequences that continue ``state`` (B rows), with resets anywhere; also return the last state."""
+        """Filter whole sequences that continue ``state`` (B rows), with resets anywhere. Also return the last state."""
 
     @abstractmethod
     def obs_step(
@@ -146,7 +146,7 @@ class Dynamics(nn.Module, ABC):
         generator: Generator | None = None,
         sample: bool | None = None,
     ) -> State:
-        """Filter one frame, as while acting. ``sample`` says whether the latent is drawn; None: as :attr:`sample`."""
+        """Filter one frame, as while acting. ``sample`` says whether the latent is drawn. None: as :attr:`sample`."""
 
     @abstractmethod
     def img_step(self, action: Float[Tensor, "N A"], state: State, generator: Generator | None = None) -> State:
@@ -154,27 +154,27 @@ class Dynamics(nn.Module, ABC):
 
     @abstractmethod
     def starts(self, rollout: Rollout, last: int | None = None) -> State:
-        """Every posterior of the batch (or the ``last`` K of each window) as detached rows, b-major: [B*T] or [B*K]."""
+        """Return every posterior (or the ``last`` K of each window) as detached rows, b-major: [B*T] or [B*K]."""
 
     def fork(self, state: State, n: int) -> State:
         """Repeat each row ``n`` times, consecutively, for planners that try many actions from one state."""
         return state.map(lambda x: x.repeat_interleave(n, dim=0))
 
     def select(self, state: State, rows: Int64[Tensor, " K"] | slice) -> State:
-        """Some rows of a state; not ``map``, because what rows share may have no row of its own."""
+        """Return some rows of a state. ``map`` cannot: what rows share may have no row of its own."""
         return state.map(lambda x: x[rows])
 
     @abstractmethod
     def loss(self, rollout: Rollout, reset: Bool[Tensor, "B T"]) -> dict[str, Tensor]:
-        """The backbone's own losses, unreduced [B, T]."""
+        """Return the backbone's own losses, unreduced [B, T]."""
 
     def metrics(self, rollout: Rollout) -> dict[str, Tensor]:
-        """What is worth watching beside the losses, by name; means are logged."""
+        """Return by name what is worth logging beside the losses. Means are logged."""
         return {}
 
 
 class Core(nn.Module, ABC):
-    """The deterministic part of a backbone: where GRU, transformer, SSM and Mamba really differ.
+    """Deterministic part of a backbone: where GRU, transformer, SSM and Mamba really differ.
 
     A core is built with ``in_dim`` and exposes ``out_dim``. Its memory is a dict of [N, ...] tensors.
     """
@@ -185,18 +185,21 @@ class Core(nn.Module, ABC):
 
     @abstractmethod
     def initial(self, n: int) -> Memory:
-        """Memory before the first input."""
+        """Return the memory before the first input."""
 
     @abstractmethod
     def step(
         self, x: Float[Tensor, "N X"], reset: Bool[Tensor, " N"] | None, memory: Memory
     ) -> tuple[Float[Tensor, "N D"], Memory]:
-        """Advance one step; where ``reset``, ``memory`` is forgotten first (None: nowhere, as while imagining)."""
+        """Advance one step. Where ``reset``, ``memory`` is forgotten first (None: nowhere, as while imagining)."""
 
     def scan(
         self, x: Float[Tensor, "B T X"], reset: Bool[Tensor, "B T"], memory: Memory
     ) -> tuple[Float[Tensor, "B T D"], Memory, Memory]:
-        """Advance T steps: outputs, the :meth:`entry` of each step [B, T, ...], last memory. Default: a loop."""
+        """Advance T steps. Return outputs, the :meth:`entry` of each step [B, T, ...] and the last memory.
+
+        Default: a loop.
+        """
         outputs, entries = [], []
         for now, first in zip(x.unbind(1), reset.unbind(1), strict=True):  # unbound: see StochasticLatent._observe_loop
             output, memory = self.step(now, first, memory)
@@ -205,43 +208,43 @@ class Core(nn.Module, ABC):
         return torch.stack(outputs, dim=1), stack_memories(entries), memory
 
     def entry(self, memory: Memory) -> Memory:
-        """What of a memory :meth:`starts` needs of every step of a sequence; default: all of it."""
+        """Return the part of a memory that :meth:`starts` needs of every step of a sequence. Default: all of it."""
         return memory
 
     def starts(self, entries: Memory, reset: Bool[Tensor, "B T"], before: Memory, last: int) -> Memory:
-        """Memories after each of the ``last`` steps as rows, b-major, from detached entries of all steps.
+        """Return memories after each of the ``last`` steps as rows, b-major, from detached entries of all steps.
 
         ``before`` is the memory that the sequence continued. Default: entries are memories already.
         """
         return {key: value[:, -last:].flatten(0, 1) for key, value in entries.items()}
 
     def fork(self, memory: Memory, n: int) -> Memory:
-        """Each row ``n`` times, consecutively."""
+        """Repeat each row ``n`` times, consecutively."""
         return {key: value.repeat_interleave(n, dim=0) for key, value in memory.items()}
 
     def select(self, memory: Memory, rows: Int64[Tensor, " K"] | slice) -> Memory:
-        """Some rows."""
+        """Return some rows of a memory."""
         return {key: value[rows] for key, value in memory.items()}
 
     def layouts(self) -> list[MemoryLayout]:
-        """Of every form that a memory takes, the initial one first."""
+        """Return the layout of every form that a memory takes, the initial one first."""
         return [layout_of(self.initial(1))]
 
 
 def last_steps(last: int | None, length: int) -> int:
-    """How many of a window's steps are to be starts; refuses what it does not have."""
+    """Return how many of a window's steps are to be starts. Refuse what it does not have."""
     if last is not None and not 1 <= last <= length:
         raise UserError(f"of a window of {length} steps the last {last} cannot be starts.")
     return length if last is None else last
 
 
 def layout_of(memory: Memory) -> MemoryLayout:
-    """Its keys and the shapes of its rows."""
+    """Return a memory's keys and the shapes of its rows."""
     return {key: tuple(value.shape[1:]) for key, value in memory.items()}
 
 
 def fits(memory: Memory, layout: MemoryLayout) -> bool:
-    """Whether a memory is of that form."""
+    """Return whether a memory is of that layout."""
     return memory.keys() == layout.keys() and all(
         value.ndim == 1 + len(layout[key])
         and all(want in (None, have) for want, have in zip(layout[key], value.shape[1:], strict=True))
@@ -250,12 +253,12 @@ def fits(memory: Memory, layout: MemoryLayout) -> bool:
 
 
 def stack_memories(memories: Sequence[Memory]) -> Memory:
-    """T memories of [N, ...] as one of [N, T, ...]."""
+    """Stack T memories of [N, ...] into one of [N, T, ...]."""
     return {key: torch.stack([memory[key] for memory in memories], dim=1) for key in memories[0]}
 
 
 def clear_rows(memory: Memory, reset: Bool[Tensor, " N"], initial: Memory) -> Memory:
-    """``memory`` with the rows under ``reset`` replaced by ``initial``; the other rows stay bit-equal."""
+    """Replace the rows of ``memory`` under ``reset`` by ``initial``. The other rows stay bit-equal."""
     return {
         key: torch.where(reset.reshape(-1, *[1] * (value.ndim - 1)), initial[key], value)
         for key, value in memory.items()

@@ -7,6 +7,7 @@ from typing import Annotated
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from typing_extensions import override
 
 from dynamics.base import Core, Memory, clear_rows
 from worldmodels.common.options import Count, checked
@@ -41,14 +42,14 @@ class GRU(Core):
         self.norm, self.act = style.make_norm(deter), style.make_act()
         self.gates = BlockLinear(deter, 3 * deter, blocks, style)
 
+    @override
     def initial(self, n: int) -> Memory:
-        """Zeros."""
         return {"deter": self.shared.weight.new_zeros(n, self.out_dim)}
 
     def step(
         self, x: Float[Tensor, "N X"], reset: Bool[Tensor, " N"] | None, memory: Memory
     ) -> tuple[Float[Tensor, "N D"], Memory]:
-        """One gated update; the update gate starts mostly closed (its logit is shifted by -1)."""
+        """Apply one gated update. The update gate starts mostly closed (its logit is shifted by -1)."""
         deter = (memory if reset is None else clear_rows(memory, reset, self.initial(len(x))))["deter"]
         # A block reads its own part of the memory and all that is shared; the latter is one dense map for all blocks.
         inner = self.own(deter) + self.shared(torch.cat([self.mix(deter), x], dim=-1))

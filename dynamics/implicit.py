@@ -7,6 +7,7 @@ from typing import Annotated
 import torch
 from jaxtyping import Bool, Float
 from torch import Generator, Tensor, nn
+from typing_extensions import override
 
 from dynamics.base import Dynamics, Rollout, State, last_steps
 from dynamics.scan import since_reset
@@ -18,10 +19,10 @@ from worldmodels.nets.layers import DEFAULT_STYLE, MLP, NetStyle, init_linear_
 
 
 class Implicit(Dynamics):
-    """``z = h(o)`` and ``z' = d(z, a)`` (eq. 2) end in a norm and SimNorm; a filtered state remembers nothing.
+    """``z = h(o)`` and ``z' = d(z, a)`` (eq. 2) end in a norm and SimNorm. A filtered state remembers nothing.
 
-    Observing makes latents open-loop, as planning will: they are grounded in the frame at resets and every
-    ``unroll`` + 1 steps, and follow from actions between. Heads are trained on these; ``post`` is the encoder's.
+    Observing makes latents open-loop, as planning will: they are grounded in the frame at resets and every ``unroll`` +
+    1 steps, and follow from actions between. Heads are trained on these. ``post`` is the encoder's.
     """
 
     recurrent = False
@@ -52,7 +53,7 @@ class Implicit(Dynamics):
         )
 
     def initial(self, n: int) -> State:
-        """Even simplices, as of an encoder that says nothing."""
+        """Return even simplices, as of an encoder that says nothing."""
         return self._state(self._normed(self.encode[0].weight.new_zeros(n, self.feat_dim)))
 
     def observe(
@@ -62,7 +63,7 @@ class Implicit(Dynamics):
         reset: Bool[Tensor, "B T"],
         state: State,
     ) -> tuple[Rollout, State]:
-        """``unroll`` rounds, each predicting from all latents at once and keeping those whose turn it is.
+        """Predict in ``unroll`` rounds, each from all latents at once, and keep those whose turn it is.
 
         That is at most ``unroll`` times the arithmetic of a loop over time, in ``unroll`` instead of T calls. Round
         ``k`` begins at step ``k``: none before it can be that far from where it was grounded.
@@ -85,25 +86,25 @@ class Implicit(Dynamics):
         generator: Generator | None = None,
         sample: bool | None = None,
     ) -> State:
-        """The frame alone decides; nothing is drawn."""
+        """Encode the frame, which decides alone. Nothing is drawn."""
         self.check(action, state)
         return self._state(self._normed(self.encode(embed)))
 
     def img_step(self, action: Float[Tensor, "N A"], state: State, generator: Generator | None = None) -> State:
-        """The transition; it draws nothing."""
+        """Apply the transition, which draws nothing."""
         self.check(action, state)
         return self._state(self._next(state.feat, action))
 
+    @override
     def starts(self, rollout: Rollout, last: int | None = None) -> State:
-        """Encoded latents."""
         post = rollout.post[:, -last_steps(last, rollout.post.shape[1]) :]
         return self._state(post.detach().flatten(0, 1))
 
     def loss(self, rollout: Rollout, reset: Bool[Tensor, "B T"]) -> dict[str, Tensor]:
         """``consistency``: squared distance of each predicted latent to the encoded one (eq. 3).
 
-        A mean over the latent, as in the published code; the paper writes a sum, and lambda for ``rho``.
-        The encoder gets no gradient as a target, only as a start. Grounded steps predict nothing and weigh nothing.
+        A mean over the latent, as in the published code. The paper writes a sum, and lambda for ``rho``. The encoder
+        gets no gradient as a target, only as a start. Grounded steps predict nothing and weigh nothing.
         """
         age = self._age(reset)
         weight = torch.where(age == 0, 0.0, self.rho ** (age - 1).float())

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Complex, Float
 from torch import Tensor, nn
+from typing_extensions import override
 
 from dynamics.base import Core, Memory
 from dynamics.scan import linear_scan, reset_decay
@@ -23,7 +24,7 @@ SLOWEST, FASTEST = 0.999, 0.5
 
 
 class Koopman(Core):
-    """``g_t = K g_{t-1} + L x_t``, K diagonal and complex; the output is g itself, real beside imaginary parts.
+    """``g_t = K g_{t-1} + L x_t``, K diagonal and complex. The output is g itself, real beside imaginary parts.
 
     All that is not linear in time happens outside, in the maps into and out of the latent: the paper's idea that a
     lifted state moves linearly under actions. Parameters are those of Orvieto et al. 2023, not the paper's: eigenvalues
@@ -42,23 +43,23 @@ class Koopman(Core):
         self.frequency = nn.Parameter(math.pi * torch.rand(state_dim).square())
         self.in_proj = init_linear_(nn.Linear(in_dim, 2 * state_dim, bias=False), style=style)
 
+    @override
     def initial(self, n: int) -> Memory:
-        """Zeros."""
         return {"observables": torch.zeros(n, self.out_dim // 2, dtype=torch.cfloat, device=self.rate.device)}
 
+    @override
     def step(
         self, x: Float[Tensor, "N X"], reset: Bool[Tensor, " N"] | None, memory: Memory
     ) -> tuple[Float[Tensor, "N D"], Memory]:
-        """One product."""
         decay, driven = self._linear(x)
         kept = decay if reset is None else reset_decay(decay, reset[:, None])[:, 0]
         state = kept * memory["observables"] + driven
         return self._output(state), {"observables": state}
 
+    @override
     def scan(
         self, x: Float[Tensor, "B T X"], reset: Bool[Tensor, "B T"], memory: Memory
     ) -> tuple[Float[Tensor, "B T D"], Memory, Memory]:
-        """Parallel over time."""
         decay, driven = self._linear(x)
         states = linear_scan(reset_decay(decay, reset), driven, memory["observables"])
         return self._output(states), {"observables": states}, {"observables": states[:, -1]}

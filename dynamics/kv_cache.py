@@ -28,7 +28,7 @@ NOWHERE = -2
 
 @dataclass(frozen=True)
 class KVCache:
-    """What memories of ``layers`` layers look like, and what each step may see of them. It holds no tensor itself."""
+    """Form of the memories of ``layers`` layers, and what each step may see of them. It holds no tensor itself."""
 
     layers: int
     heads: int
@@ -114,7 +114,7 @@ class KVCache:
         return self._rooted(shared, *slots, *(place[:, -last:].flatten() for place in (pos, episode)))
 
     def fork(self, memory: Memory, n: int) -> Memory:
-        """Return rows that share a ring; of rows that share already, only what is their own is repeated."""
+        """Return rows that share a ring. Of rows that share already, only what is their own is repeated."""
         if self.imagines(memory):
             return {key: x if key.startswith("shared") else x.repeat_interleave(n, 0) for key, x in memory.items()}
         ring = {key: value for key, value in memory.items() if key != "pos"}
@@ -122,7 +122,7 @@ class KVCache:
         return self._rooted(ring, *self.slots(memory["pos"]), root, torch.full_like(root, -1))
 
     def select(self, memory: Memory, rows: Int64[Tensor, " K"] | slice) -> Memory:
-        """Return some rows; of rows that share, each gets a copy of what it sees."""
+        """Return some rows. Of rows that share, each gets a copy of what it sees."""
         if not self.imagines(memory):
             return {key: value[rows] for key, value in memory.items()}
         group = torch.arange(len(memory["root"]), device=memory["root"].device)[rows] // self.sharing(memory)

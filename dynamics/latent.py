@@ -8,6 +8,7 @@ from typing import Annotated, Literal, get_args
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Generator, Tensor, nn
+from typing_extensions import override
 
 from dynamics.base import Core, Dynamics, Memory, Rollout, State, last_steps, stack_memories
 from worldmodels.common.options import AtLeast, Count, checked
@@ -21,7 +22,7 @@ STOCH, RESET = "stoch", "reset"
 
 
 class StochasticLatent(Dynamics):
-    """Everything stochastic about a backbone; the core only ever sees ``x_t = proj(z_{t-1}, a_t)``.
+    """Stochastic part of a backbone. The core only ever sees ``x_t = proj(z_{t-1}, a_t)``.
 
     The prior is p(z_t | h_t). The posterior is q(z_t | h_t, e_t) for ``posterior="filter"`` and q(z_t | e_t) for
     ``"obs"``, which makes all z_t known at once, so that cores which can train in parallel over time do. The RSSM
@@ -60,8 +61,8 @@ class StochasticLatent(Dynamics):
         self.max_length = self.core.max_length
         self.layouts = [{STOCH: (space.dim,), **layout} for layout in self.core.layouts()]
 
+    @override
     def initial(self, n: int) -> State:
-        """Zeros, and the core's empty memory."""
         feat = self.post_embed.weight.new_zeros(n, self.feat_dim)
         return State(feat, {STOCH: feat[:, : self.space.dim], **self.core.initial(n)})
 
@@ -72,7 +73,7 @@ class StochasticLatent(Dynamics):
         reset: Bool[Tensor, "B T"],
         state: State,
     ) -> tuple[Rollout, State]:
-        """A loop over time where the posterior filters, one ``core.scan`` where it reads the frame alone."""
+        """Loop over time where the posterior filters, or scan once where it reads the frame alone."""
         self.check(action, state)
         observe = self._observe_loop if self.sequential else self._observe_scan
         before = _core_part(state.memory)
@@ -118,7 +119,7 @@ class StochasticLatent(Dynamics):
         generator: Generator | None = None,
         sample: bool | None = None,
     ) -> State:
-        """One core step, then the posterior."""
+        """Take one core step, then the posterior."""
         self.check(action, state)
         x = self._input(state.memory[STOCH], self.from_action(action), reset)
         deter, memory = self.core.step(x, reset, _core_part(state.memory))
@@ -127,7 +128,7 @@ class StochasticLatent(Dynamics):
         return self._state(drawn, deter, memory)
 
     def img_step(self, action: Float[Tensor, "N A"], state: State, generator: Generator | None = None) -> State:
-        """One core step, then the prior."""
+        """Take one core step, then the prior."""
         self.check(action, state)
         x = self._input(state.memory[STOCH], self.from_action(action), None)
         deter, memory = self.core.step(x, None, _core_part(state.memory))
@@ -136,7 +137,7 @@ class StochasticLatent(Dynamics):
 
     @torch.no_grad()
     def starts(self, rollout: Rollout, last: int | None = None) -> State:
-        """The core rebuilds its memories from what it kept of each step."""
+        """Return posteriors as starts. The core restores its memories from the entries of each step."""
         last = last_steps(last, rollout.post.shape[1])
         kept = rollout.detach()
         memory = self.core.starts(_core_part(kept.memory), kept.memory[RESET], kept.before, last)
@@ -144,12 +145,12 @@ class StochasticLatent(Dynamics):
         return State(feat, {STOCH: stoch, **memory})
 
     def fork(self, state: State, n: int) -> State:
-        """Latents are repeated; what of its memory the core shares between the copies is its own affair."""
+        """Repeat the latents. The core decides what of its memory the copies share."""
         feat, stoch = (x.repeat_interleave(n, dim=0) for x in (state.feat, state.memory[STOCH]))
         return State(feat, {STOCH: stoch, **self.core.fork(_core_part(state.memory), n)})
 
+    @override
     def select(self, state: State, rows: Int64[Tensor, " K"] | slice) -> State:
-        """Likewise."""
         memory = self.core.select(_core_part(state.memory), rows)
         return State(state.feat[rows], {STOCH: state.memory[STOCH][rows], **memory})
 
@@ -165,7 +166,7 @@ class StochasticLatent(Dynamics):
         }
 
     def metrics(self, rollout: Rollout) -> dict[str, Tensor]:
-        """Entropies of prior and posterior in nats, to see a collapse."""
+        """Return the entropies of prior and posterior in nats, which show a collapse."""
         return {f"{key}_entropy": self.space.entropy(params.detach()) for key, params in rollout.stats.items()}
 
     def _input(self, stoch: Tensor, action: Tensor, reset: Tensor | None) -> Tensor:

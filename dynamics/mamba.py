@@ -1,4 +1,4 @@
-"""Mamba-2 (Dao and Gu 2024, "Transformers are SSMs") in its chunked matrix form, with resets; the core of Drama.
+"""Mamba-2 (Dao and Gu 2024, "Transformers are SSMs") in chunked matrix form, with resets. The core of Drama.
 
 State of a head: ``h_t = exp(dt_t A) h_{t-1} + dt_t x_t B_t^T`` and ``y_t = h_t C_t + D x_t`` (eq. 2), where A is a
 number and x, B, C, dt follow from the input.
@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
+from typing_extensions import override
 
 from dynamics.base import Core, Memory
 from dynamics.mamba_scan import chunked_scan, fused_is_exact, fused_scan
@@ -58,14 +59,14 @@ class Mixer(nn.Module):
         self.out = init_linear_(nn.Linear(inner, width, bias=False), style=style)
 
     def project(self, u: Float[Tensor, "... W"]) -> tuple[Float[Tensor, "... I"], Float[Tensor, "... V"]]:
-        """The gate, and the inputs in fp32."""
+        """Return the gate, and the inputs in fp32."""
         gate, inputs = self.in_proj(u).split((self.inner, self.inputs), dim=-1)
         return gate, inputs.float()
 
     def convolve(
         self, inputs: Float[Tensor, "B T V"], before: Float[Tensor, "B K V"], episode: Int64[Tensor, "B T"]
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """x [B, T, H, P], B and C [B, T, S], dt [B, T, H]; a window reaches no further back than its episode."""
+        """Return x [B, T, H, P], B and C [B, T, S], dt [B, T, H]. A window reaches no further back than its episode."""
         past = torch.cat([before[:, 1:, : self.convolved], inputs[..., : self.convolved]], dim=1)
         number = torch.cat([torch.zeros_like(episode[:, :1]).expand(-1, self.kernel - 1), episode], dim=1)
         length, total = inputs.shape[1], self.bias
@@ -77,7 +78,7 @@ class Mixer(nn.Module):
     def activate(
         self, convolved: Float[Tensor, "... C"], inputs: Float[Tensor, "... V"]
     ) -> tuple[Float[Tensor, "... H P"], Float[Tensor, "... S"], Float[Tensor, "... S"], Float[Tensor, "... H"]]:
-        """x, B, C and dt."""
+        """Return x, B, C and dt."""
         x, b, c = F.silu(convolved).split((self.inner, self.state_dim, self.state_dim), dim=-1)
         return (
             x.unflatten(-1, (self.heads, self.head_dim)),
@@ -89,7 +90,7 @@ class Mixer(nn.Module):
     def output_proj(
         self, y: Float[Tensor, "... H P"], x: Float[Tensor, "... H P"], gate: Float[Tensor, "... I"]
     ) -> Tensor:
-        """Skip, gate, norm, output projection."""
+        """Apply skip, gate, norm and output projection."""
         y = (y + self.skip[:, None] * x).flatten(-2)
         return self.out(self.norm(y * F.silu(gate)))
 
@@ -127,22 +128,22 @@ class Mamba(Core):
         )
         self.norm = style.make_norm(width)
 
+    @override
     def initial(self, n: int) -> Memory:
-        """Zeros."""
         zeros, memory = self.norm.weight.new_zeros, {}
         for i, mixer in enumerate(self.mixers):
             memory[f"window{i}"] = zeros(n, mixer.kernel, mixer.inputs)
             memory[f"state{i}"] = zeros(n, mixer.heads, mixer.head_dim, mixer.state_dim)
         return memory
 
+    @override
     def entry(self, memory: Memory) -> Memory:
-        """The newest inputs."""
         return {f"inputs{i}": memory[f"window{i}"][:, -1] for i in range(len(self.mixers))}
 
+    @override
     def step(
         self, x: Float[Tensor, "N X"], reset: Bool[Tensor, " N"] | None, memory: Memory
     ) -> tuple[Float[Tensor, "N D"], Memory]:
-        """The recurrence itself."""
         u, after = self.embed(x), {}
         for i, (norm, mixer) in enumerate(zip(self.norms, self.mixers, strict=True)):
             window, state = memory[f"window{i}"], memory[f"state{i}"]
@@ -166,7 +167,7 @@ class Mamba(Core):
     def scan(
         self, x: Float[Tensor, "B T X"], reset: Bool[Tensor, "B T"], memory: Memory
     ) -> tuple[Float[Tensor, "B T D"], Memory, Memory]:
-        """Chunked, or fused where there is a kernel with the same numbers."""
+        """Scan in chunks, or fused where there is a kernel with the same numbers."""
         u, entries, after, episode = self.embed(x), {}, {}, reset.long().cumsum(1)
         sizes = (getattr(self.mixers[0], key) for key in ("heads", "head_dim", "state_dim"))
         run = fused_scan if fused_is_exact(x.device, *sizes) else chunked_scan
@@ -183,7 +184,7 @@ class Mamba(Core):
         return self.norm(u).float(), entries, after | windows
 
     def starts(self, entries: Memory, reset: Bool[Tensor, "B T"], before: Memory, last: int) -> Memory:
-        """All but the ``last`` steps in chunks, for their end alone; then every state of those that are left."""
+        """Return every state of the ``last`` steps. All steps before are scanned in chunks, for their end alone."""
         episode = reset.long().cumsum(1)
         rows = {key: value.flatten(0, 1) for key, value in self._windows(entries, episode, before, last).items()}
         for i, mixer in enumerate(self.mixers):

@@ -32,7 +32,7 @@ def chunked_scan(
 ) -> tuple[Float[Tensor, "B T H P"], Float[Tensor, "B H P S"]]:
     """State space duality (section 6): outputs without D, and the last state.
 
-    ``episode`` counts resets so far; nothing passes from one number to the next, and ``state`` belongs to number 0.
+    ``episode`` counts resets so far. Nothing passes from one number to the next, and ``state`` belongs to number 0.
     """
     length, size = x.shape[1], min(CHUNK, x.shape[1])
     pad = -length % size
@@ -84,7 +84,7 @@ def fused_scan(
 
 @torch.compiler.assume_constant_result
 def fused_is_exact(device: torch.device, heads: int, head: int, state: int) -> bool:
-    """Whether to use the fused scan in place of the chunked one; decided once for such sizes, and said in the log."""
+    """Return whether to use the fused scan in place of the chunked one. Decided and logged once for such sizes."""
     return _decide(device, heads, head, state)
 
 
@@ -107,7 +107,10 @@ def _decide(device: torch.device, heads: int, head: int, state: int) -> bool:
 
 
 def difference(device: torch.device, heads: int, head: int, size: int) -> float:
-    """Of the two scans on made-up sequences with resets: the largest relative one in outputs, states, gradients."""
+    """Return the largest relative difference of the two scans, in outputs, states and gradients.
+
+    The sequences are made up, with resets.
+    """
     generator = torch.Generator().manual_seed(0)
 
     def draw(*shape: int) -> Tensor:

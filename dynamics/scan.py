@@ -19,7 +19,7 @@ def linear_scan(a: Shaped[Tensor, "B T *A"], b: Shaped[Tensor, "B T *D"], initia
     """``h_t = a_t h_{t-1} + b_t`` [B, T, *D] with ``h_{-1} = initial``, elementwise, real or complex.
 
     After T, ``a`` may have axes of length 1 where ``b`` has longer ones. A reset before step t is ``a_t = 0``, which
-    :func:`reset_decay` writes in. Doubling steps would do O(T log T) work; this is a scan after Blelloch (1990) with
+    :func:`reset_decay` writes in. Doubling steps would do O(T log T) work. This is a scan after Blelloch (1990) with
     chunks for leaves: within chunks, over the ends of chunks by recursion, then what each end adds to the next chunk.
     """
     first = b[:, :1] + a[:, :1] * initial[:, None]

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Complex, Float
 from torch import Tensor, nn
+from typing_extensions import override
 
 from dynamics.base import Core, Memory
 from dynamics.scan import linear_scan, reset_decay
@@ -40,7 +41,7 @@ def hippo_eigenvalues(size: int) -> tuple[Complex[Tensor, " P"], Complex[Tensor,
 class StateSpace(nn.Module, ABC):
     """One layer's state space: subclasses say how channels [..., width] enter a state [..., *shape] and leave it.
 
-    ``rate`` and ``frequency`` are the continuous Lambda, ``log_step`` the step size Delta; zero-order hold makes
+    ``rate`` and ``frequency`` are the continuous Lambda, ``log_step`` the step size Delta. Zero-order hold makes
     Lambda_bar = exp(Lambda Delta) and scales inputs by (Lambda_bar - 1) / Lambda (S5, eq. 6).
     """
 
@@ -53,18 +54,18 @@ class StateSpace(nn.Module, ABC):
         self.skip = nn.Parameter(torch.randn(width))
 
     def discretize(self) -> tuple[Complex[Tensor, "*S"], Complex[Tensor, "*S"]]:
-        """Lambda_bar and the scale of inputs."""
+        """Return Lambda_bar and the scale of inputs."""
         eigenvalues = torch.complex(-self.rate.exp(), self.frequency)
         decay = torch.exp(eigenvalues * self.log_step.exp())
         return decay, (decay - 1) / eigenvalues
 
     @abstractmethod
     def input_proj(self, u: Float[Tensor, "... W"]) -> Complex[Tensor, "... *S"]:
-        """B u."""
+        """Return B u."""
 
     @abstractmethod
     def output_proj(self, state: Complex[Tensor, "... *S"]) -> Float[Tensor, "... W"]:
-        """Twice Re(C x), for the conjugate half that is not kept."""
+        """Return twice Re(C x), for the conjugate half that is not kept."""
 
 
 class S5(StateSpace):
@@ -80,18 +81,18 @@ class S5(StateSpace):
         self.out = nn.Parameter(torch.view_as_real(out.conj().cfloat()).flatten(1))
 
     def input_proj(self, u: Float[Tensor, "... W"]) -> Complex[Tensor, "... P"]:
-        """One real matrix product makes real and imaginary parts, neighbours in memory."""
+        """Map by one real matrix product. Real and imaginary parts are neighbours in memory."""
         return torch.view_as_complex(F.linear(u, self.in_proj).float().unflatten(-1, (-1, 2)))
 
     def output_proj(self, state: Complex[Tensor, "... P"]) -> Float[Tensor, "... W"]:
-        """Likewise: Re(C x) = Re C Re x - Im C Im x, whose signs are in the matrix."""
+        """Map by one real product: Re(C x) = Re C Re x - Im C Im x, whose signs are in the matrix."""
         return 2 * F.linear(torch.view_as_real(state).flatten(-2), self.out)
 
 
 class S4D(StateSpace):
     """Every channel has a state of its own of ``state_dim`` complex numbers: one input, one output each.
 
-    Channels share Lambda; step sizes and C are their own.
+    Channels share Lambda. Step sizes and C are their own.
     """
 
     @checked
@@ -101,12 +102,12 @@ class S4D(StateSpace):
         self.out = nn.Parameter(torch.randn(width, state_dim, 2) / math.sqrt(2))
 
     def input_proj(self, u: Float[Tensor, "... W"]) -> Complex[Tensor, "... W P"]:
-        """B is 1: only its product with C matters."""
+        """Repeat u along the state. B is 1: only its product with C matters."""
         u = u.float()
         return torch.complex(u, torch.zeros_like(u))[..., None].expand(*u.shape, self.shape[-1])
 
     def output_proj(self, state: Complex[Tensor, "... W P"]) -> Float[Tensor, "... W"]:
-        """A sum over each channel's own state."""
+        """Sum over each channel's own state."""
         return 2 * (state * torch.view_as_complex(self.out)).real.sum(-1)
 
 
@@ -122,7 +123,7 @@ class Block(nn.Module):
     def scan(
         self, u: Float[Tensor, "B T W"], reset: Bool[Tensor, "B T"], state: Complex[Tensor, "B *S"]
     ) -> tuple[Float[Tensor, "B T W"], Complex[Tensor, "B T *S"]]:
-        """All steps at once."""
+        """Advance all steps at once."""
         decay, scale = self.space.discretize()
         v = self.norm(u)
         states = linear_scan(reset_decay(decay, reset), scale * self.space.input_proj(v), state)
@@ -131,7 +132,7 @@ class Block(nn.Module):
     def step(
         self, u: Float[Tensor, "N W"], reset: Bool[Tensor, " N"] | None, state: Complex[Tensor, "N *S"]
     ) -> tuple[Float[Tensor, "N W"], Complex[Tensor, "N *S"]]:
-        """The same recurrence once."""
+        """Advance the same recurrence by one step."""
         decay, scale = self.space.discretize()
         v = self.norm(u)
         kept = decay if reset is None else reset_decay(decay, reset[:, None])[:, 0]
@@ -143,7 +144,7 @@ class Block(nn.Module):
 
 
 class SSM(Core):
-    """``layers`` blocks on a residual stream of ``width``; the memory is each layer's complex state, in fp32."""
+    """``layers`` blocks on a residual stream of ``width``. The memory is each layer's complex state, in fp32."""
 
     @checked
     def __init__(
@@ -160,24 +161,24 @@ class SSM(Core):
         self.blocks = nn.ModuleList(Block(width, space, style) for _ in range(layers))
         self.norm = style.make_norm(width)
 
+    @override
     def initial(self, n: int) -> Memory:
-        """Zeros."""
         zero = self.norm.weight.new_zeros((), dtype=torch.cfloat)
         return {f"state{i}": zero.expand(n, *block.space.shape).clone() for i, block in enumerate(self.blocks)}
 
+    @override
     def step(
         self, x: Float[Tensor, "N X"], reset: Bool[Tensor, " N"] | None, memory: Memory
     ) -> tuple[Float[Tensor, "N D"], Memory]:
-        """Through all layers."""
         u, states = self.embed(x), {}
         for i, block in enumerate(self.blocks):
             u, states[f"state{i}"] = block.step(u, reset, memory[f"state{i}"])
         return self.norm(u).float(), states
 
+    @override
     def scan(
         self, x: Float[Tensor, "B T X"], reset: Bool[Tensor, "B T"], memory: Memory
     ) -> tuple[Float[Tensor, "B T D"], Memory, Memory]:
-        """Parallel over time."""
         u, states = self.embed(x), {}
         for i, block in enumerate(self.blocks):
             u, states[f"state{i}"] = block.scan(u, reset, memory[f"state{i}"])

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
+from typing_extensions import override
 
 from dynamics.base import Core, Memory, MemoryLayout
 from dynamics.kv_cache import KVCache
@@ -22,7 +23,7 @@ from worldmodels.nets.rotary import apply_rotary, rotary_angles
 
 
 class Block(nn.Module):
-    """Attention and MLP, each on a normed copy of the residual stream; attention itself is done by the caller."""
+    """Attention and MLP, each on a normed copy of the residual stream. Attention itself is done by the caller."""
 
     def __init__(self, width: int, heads: int, style: NetStyle = DEFAULT_STYLE) -> None:
         super().__init__()
@@ -75,16 +76,16 @@ class Transformer(Core):
         self.blocks = nn.ModuleList(Block(width, heads, style) for _ in range(layers))
         self.norm = style.make_norm(width)
 
+    @override
     def initial(self, n: int) -> Memory:
-        """Empty rings."""
         return self.cache.initial(n, self.norm.weight)
 
+    @override
     def layouts(self) -> list[MemoryLayout]:
-        """Rings, and imagined rows."""
         return self.cache.layouts(self.norm.weight)
 
+    @override
     def entry(self, memory: Memory) -> Memory:
-        """The newest keys and values [N, h, d]."""
         return self.cache.entry(memory)
 
     def step(
@@ -106,7 +107,7 @@ class Transformer(Core):
     def scan(
         self, x: Float[Tensor, "B T X"], reset: Bool[Tensor, "B T"], memory: Memory
     ) -> tuple[Float[Tensor, "B T D"], Memory, Memory]:
-        """One pass over the ring's slots and T new ones."""
+        """Attend in one pass over the ring's slots and T new ones."""
         self._require_rings(memory)
         if x.shape[1] > self.window:
             raise UserError(
@@ -125,15 +126,15 @@ class Transformer(Core):
         return self.norm(u).float(), entries, {key: after[key] for key in memory}
 
     def starts(self, entries: Memory, reset: Bool[Tensor, "B T"], before: Memory, last: int) -> Memory:
-        """Rows that share the sequences' keys and values: no row has a copy."""
+        """Return rows that share the sequences' keys and values: no row has a copy."""
         return self.cache.starts(entries, reset, before, last)
 
     def fork(self, memory: Memory, n: int) -> Memory:
-        """Rows that share a ring; of rows that share already, only what is their own is repeated."""
+        """Return rows that share a ring. Of rows that share already, only what is their own is repeated."""
         return self.cache.fork(memory, n)
 
     def select(self, memory: Memory, rows: Int64[Tensor, " K"] | slice) -> Memory:
-        """Some rows; of rows that share, each gets a copy of what it sees."""
+        """Return some rows. Of rows that share, each gets a copy of what it sees."""
         return self.cache.select(memory, rows)
 
     def _imagine(
