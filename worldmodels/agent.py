@@ -37,7 +37,7 @@ class Agent:
 
     @torch.no_grad()
     def act(self, planner: Planner, reset: Tensor) -> Tensor:
-        """Choose the next actions [N, A], on the CPU; a planner's memory begins with its first decision."""
+        """Choose the next actions [N, A], on the CPU. A planner's memory begins with its first decision."""
         if self.memory is None:
             self.memory = planner.initial(len(reset))
         try:

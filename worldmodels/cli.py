@@ -46,7 +46,7 @@ def split_arguments(
 
 
 def parse_whole(text: str) -> int:
-    """A whole number of at least 0; 1e5 is one."""
+    """Read a whole number of at least 0. 1e5 is one."""
     if float(text) < 0 or not float(text).is_integer():
         raise ValueError(text)
     return int(float(text))
@@ -70,7 +70,7 @@ def parse_names(text: str) -> list[str]:
 
 
 def parse_list(text: str) -> list[str]:
-    """What stands between commas, with or without brackets around all of it; items may hold spaces."""
+    """Read the items between commas, with or without brackets around all of it. Items may hold spaces."""
     inner = text.strip().removeprefix("[").removesuffix("]")
     found = [part.strip().strip("'\"") for part in inner.split(",")]
     if not all(found):
@@ -79,7 +79,7 @@ def parse_list(text: str) -> list[str]:
 
 
 def parse_bool(text: str) -> bool:
-    """True or false."""
+    """Read true or false."""
     if text.lower() not in ("true", "false"):
         raise ValueError(text)
     return text.lower() == "true"
@@ -95,7 +95,7 @@ EXPECTED = {
 
 
 def run(main: Callable[[list[str]], None], more_help: Callable[[list[str]], str] | None = None) -> None:
-    """Run a script's main with its arguments; exit 0 when done, 1 on a mistake, 130 when interrupted and saved.
+    """Run a script's main with its arguments. Exit 0 when done, 1 on a mistake, 130 when interrupted and saved.
 
     ``--help`` prints the script's own text instead, and ``more_help`` about the other words.
     """

@@ -25,7 +25,7 @@ ValueFunction = Callable[[Tensor], Tensor]
 
 @runtime_checkable
 class Policy(Protocol):
-    """Chooses actions while a model imagines; what it has to remember is its carry, never itself."""
+    """Chooses actions while a model imagines. What it has to remember is its carry, never itself."""
 
     def initial(self, n: int) -> Memory:
         """Return the carry before the first action of N rows."""
@@ -33,7 +33,7 @@ class Policy(Protocol):
     def __call__(self, state: State, carry: Memory, noise: Tensor | None) -> tuple[Float[Tensor, "N A"], Memory]:
         """Return the actions in N states and the next carry.
 
-        ``noise`` [N, K] is this step's, where whoever imagines gave any; else a policy draws its own.
+        ``noise`` [N, K] is this step's, where whoever imagines gave any. Else a policy draws its own.
         """
 
 
@@ -130,15 +130,15 @@ class WorldModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters live."""
+        """Device of the parameters."""
         return next(self.parameters()).device
 
     def initial(self, n: int) -> State:
-        """The state before an episode's first frame."""
+        """Return the state before an episode's first frame."""
         return self.dynamics.initial(n)
 
     def observe(self, batch: dict[str, Tensor], state: State) -> tuple[Rollout, State, Float[Tensor, "B T *E"]]:
-        """Filter a batch of sequences that continue ``state``; also return the last state and the embeddings."""
+        """Filter a batch of sequences that continue ``state``. Also return the last state and the embeddings."""
         embed = self.encoder(batch)
         rollout, last = self.dynamics.observe(embed, batch["action"], batch["reset"], state)
         return rollout, last, embed
@@ -151,11 +151,11 @@ class WorldModel(nn.Module):
         state: State,
         generator: Generator | None = None,
     ) -> State:
-        """Encode and filter one frame; ``action`` is the one that led into it."""
+        """Encode and filter one frame. ``action`` is the one that led into it."""
         return self.dynamics.obs_step(self.encoder(obs), action, reset, state, generator)
 
     def encode_goal(self, obs: dict[str, Tensor]) -> Float[Tensor, "N G"]:
-        """The latent of present frames, seen as goals are; only of models whose observations hold a goal."""
+        """Return the latent of present frames, seen as goals are. Only models whose observations hold a goal can."""
         return self.dynamics.encode_goal(self.encoder.encoder(self.encoder.as_goal(obs)))
 
     def losses(
@@ -246,7 +246,7 @@ class WorldModel(nn.Module):
         return Trajectory(feat, action, read.pop("reward"), read.pop("cont"), read, stack_memories(carries))
 
     def decode(self, feat: Float[Tensor, "... F"]) -> dict[str, Tensor]:
-        """Observations as the latent holds them: ``pixels`` in [0, 1], ``state`` in the environment's units."""
+        """Return observations as the latent holds them: ``pixels`` in [0, 1], ``state`` in the environment's units."""
         for objective in self.objectives.values():
             if objective.decoder is not None:
                 return objective.decoder(feat)

@@ -1,1 +1,1 @@
-"""What `scripts/benchmark.py` measures, a file a suite: medians and ratios. Never a test."""
+"""Suites of `scripts/benchmark.py`, one file each: medians and ratios. Never a test."""

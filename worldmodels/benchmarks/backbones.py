@@ -65,7 +65,7 @@ def measure(
     to: str = "backbones.json",
     ages: Sequence[int] = AGES,
 ) -> list[dict[str, Any]]:
-    """Measure every backbone of ``configs/dynamics``; write a table, a JSON and a figure, anew after each of them."""
+    """Measure every backbone of ``configs/dynamics``. Write a table, a JSON and a figure, anew after each of them."""
     for word in overrides:
         if reason := OVERRULED.get(word.partition("=")[0]):
             raise UserError(f"{word} has no effect with suite=backbones: {reason}.")
@@ -100,7 +100,7 @@ def measure(
 
 
 def in_process(subject: Subject, *arguments: Any) -> Iterator[dict[str, Any]]:
-    """Measure in a process of its own, whose memory is nobody else's; what it sends, until it ends or dies."""
+    """Measure in a process of its own, whose memory is nobody else's. Yield what it sends, until it ends or dies."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=measure_subject, args=(theirs, subject, *arguments), daemon=True)
@@ -148,7 +148,7 @@ def measure_subject(
 
 
 class Parts:
-    """What is timed at one length."""
+    """Computations that are timed at one length."""
 
     def __init__(self, dynamics: Dynamics, batch: int, length: int, device: torch.device) -> None:
         self.dynamics, self.batch, self.length = dynamics, batch, length
@@ -158,7 +158,7 @@ class Parts:
         self.reset[:, 0] = True
 
     def calls(self) -> dict[str, Callable[[], Callable[[], Any]]]:
-        """What prepares training without encoder and decoder, and imagination; neither is prepared in vain."""
+        """Return what prepares training without encoder and decoder, and imagination. Neither is prepared in vain."""
         return {"train": lambda: self.train, "imagine": self.imagination}
 
     def copied_mb(self) -> float | None:
@@ -169,19 +169,19 @@ class Parts:
         return self.batch * self.length * one / 1e6
 
     def observe(self) -> Rollout:
-        """Filter from nothing."""
+        """Filter sequences that begin from nothing."""
         initial = self.dynamics.initial(self.batch)
         return self.dynamics.observe(self.embed, self.action, self.reset, initial)[0]
 
     def train(self) -> None:
-        """Observe and differentiate."""
+        """Observe and differentiate the losses."""
         rollout = self.observe()
         losses = self.dynamics.loss(rollout, self.reset)
         (rollout.feat.square().mean() + sum(loss.mean() for loss in losses.values())).backward()
 
     @torch.no_grad()
     def imagination(self) -> Callable[[], None]:
-        """Observe; then what imagines from every posterior of the batch."""
+        """Observe, and return what imagines from every posterior of the batch."""
         return partial(self.imagine, self.observe())
 
     @torch.no_grad()
@@ -211,7 +211,7 @@ def several(call: Callable[[], Any], device: torch.device, least: int, most: int
 
 
 def too_much(known: dict[int, dict[str, Any]], length: int, what: str, free: float) -> str | None:
-    """Why ``what`` is not to be measured at ``length``, judging by how it grew so far; None where it can be."""
+    """Return why ``what`` is not to be measured at ``length``, judging by how it grew so far. None where it can be."""
     before = [n for n in sorted(known) if f"{what}_ms" in known[n]]
     if not before:
         return None if not known else "left out at a shorter length"

@@ -67,7 +67,10 @@ def table(results: list[dict[str, Any]]) -> str:
 
 
 def draw(results: list[dict[str, Any]]) -> Figure:
-    """Log-log: a panel each for training, imagination and memory; full lines ``obs``, dashed ``filter``."""
+    """Draw log-log, a panel each for training, imagination and memory.
+
+    Full lines are ``obs``, dashed ones ``filter``.
+    """
     figure = blank_figure(12, 5)
     names = list(dict.fromkeys(r["name"].split()[0] for r in results))
     titles = {"train_ms": "observe + backward, ms", "imagine_ms": "imagine, ms", "train_mb": "observe + backward, MB"}

@@ -95,7 +95,10 @@ def words(name: str) -> list[str]:
 
 
 def table(rows: Sequence[dict[str, Any]], envs: Sequence[int]) -> str:
-    """Medians and percentiles; last, what the most environments at once cost over as many plans one after another."""
+    """Write medians and percentiles.
+
+    Last stands what the most environments at once cost over as many plans one by one.
+    """
     lines = [
         f"{'planner':<20}{'M par.':>8}" + "".join(f"{f'{n} env, ms':>14}{'p10-p90':>16}" for n in envs) + "  at once"
     ]

@@ -1,4 +1,4 @@
-"""What `suite=backbones` compares: every backbone with every posterior, at equal numbers of parameters."""
+"""Subjects of `suite=backbones`: every backbone with every posterior, at equal numbers of parameters."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Subject:
 
 
 def subjects(name: str, parameters: int, overrides: list[str]) -> Iterator[Subject]:
-    """A backbone's posteriors; each of a width of its own, so that both have the same number of parameters."""
+    """Return a backbone's posteriors. Each has a width of its own, so that both have the same number of parameters."""
     has = "posterior" in load_config([f"dynamics={name}"]).dynamics
     for posterior in POSTERIORS if has else (None,):
         words = [*overrides, *([f"dynamics.posterior={posterior}"] if posterior else [])]

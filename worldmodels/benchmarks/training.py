@@ -80,7 +80,7 @@ def benchmark(overrides: list[str], repeats: int = 20, to: str = "benchmark.json
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """What figures have to be read with."""
+    """Return the facts about a machine that figures have to be read with."""
     return {
         "processor": platform.processor() or platform.machine(),
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",

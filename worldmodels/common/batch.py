@@ -1,4 +1,4 @@
-"""What a batch holds beside observations: names of columns, and what is read off them."""
+"""Columns of a batch beside observations: their names, and what is read off them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ROW_FLAGS = {"is_first": torch.bool, "is_last": torch.bool, "is_terminal": torch
 
 
 def goal_changed(batch: dict[str, Tensor]) -> Bool[Tensor, "B T"]:
-    """Rows that show another goal than the row before; what led there was rewarded on the way to that one."""
+    """Mark rows that show another goal than the row before. What led there was rewarded on the way to that one."""
     new = torch.zeros_like(batch["is_first"])
     for shown in (value.flatten(2) for key, value in batch.items() if key.startswith(GOAL_PREFIX)):
         new[:, 1:] |= (shown[:, 1:] != shown[:, :-1]).any(-1)
@@ -41,9 +41,9 @@ def mean_weights(valid: Bool[Tensor, "..."]) -> Float[Tensor, "..."]:
 def split_context(
     batch: Mapping[str, Shaped[Tensor, "B P_plus_T ..."]], prefix: int
 ) -> tuple[dict[str, Shaped[Tensor, "B P ..."]] | None, dict[str, Shaped[Tensor, "B T ..."]]]:
-    """A sampled batch as (``prefix`` rows in front or None, the window), each with ``reset``, without changing it.
+    """Split a sampled batch into (``prefix`` rows in front or None, the window), each with ``reset``. The batch stays.
 
-    ``reset`` is ``is_first``, and True at the very first row, before which nothing is known; with a prefix that row is
+    ``reset`` is ``is_first``, and True at the very first row, before which nothing is known. With a prefix that row is
     in the prefix, and the window's own first step is a reset only where an episode really begins. ``is_first`` stays.
     """
     reset = batch["is_first"].clone()

@@ -19,7 +19,7 @@ TARGET, PARTIAL = "_target_", "_partial_"
 
 
 class Recipe(functools.partial):
-    """What ``_partial_: true`` makes: a call that lacks options, whose errors say where the others stand."""
+    """Call that lacks options, as ``_partial_: true`` makes it. Its errors say where the others stand."""
 
     path: str = ""
 
@@ -32,12 +32,12 @@ class Recipe(functools.partial):
 
 
 def build(node: Mapping[str, Any], path: str = "", **given: Any) -> Any:
-    """Call what a node names, with its options and those ``given``; nodes within it come first, in order.
+    """Call what a node names, with its options and those ``given``. Nodes within it come first, in order.
 
     Args:
         node: plain containers.
         path: where the node stands, for messages.
-        given: further options, any objects; they come before the node's own.
+        given: further options, any objects. They come before the node's own.
 
     Raises:
         UserError: nothing of that name; an option that is wrong; a call that fails with a TypeError or ValueError.
@@ -54,7 +54,7 @@ def build(node: Mapping[str, Any], path: str = "", **given: Any) -> Any:
 
 
 def find(name: str, path: str = "") -> Callable[..., Any]:
-    """What a ``_target_`` names."""
+    """Return what a ``_target_`` names."""
     try:
         return get_object(name)
     except Exception as error:

@@ -12,7 +12,7 @@ DPI = 120
 
 
 def blank_figure(width: float | int, height: float | int) -> Figure:
-    """An empty figure of so many inches, whose pixels can be read; pyplot, which keeps every figure, is not asked."""
+    """Return an empty figure of so many inches, whose pixels can be read. Pyplot would keep every figure."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure

@@ -1,4 +1,4 @@
-"""What is written for people and scripts to read: JSON, reports, curves."""
+"""Files for people and scripts to read: JSON, reports, curves."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Report:
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """The rows of a metrics.csv, but for a last line that a kill has cut short; none where there is no such file."""
+    """Read the rows of a metrics.csv, but for a last line that a kill has cut short. No file has no rows."""
     if not path.exists():
         return []
     with path.open(newline="") as file:

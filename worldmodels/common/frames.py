@@ -37,7 +37,7 @@ def enlarge(image: UInt8[np.ndarray, "H W 3"], side: int = 128) -> UInt8[np.ndar
 
 
 def gif_bytes(frames: UInt8[np.ndarray, "T H W 3"], fps: int = 10) -> bytes:
-    """An endless animation."""
+    """Encode an endless animation."""
     images = [Image.fromarray(frame).quantize(128, dither=Image.Dither.NONE) for frame in frames]
     stream = io.BytesIO()
     images[0].save(stream, "GIF", save_all=True, append_images=images[1:], duration=1000 // fps, loop=0)
@@ -45,19 +45,19 @@ def gif_bytes(frames: UInt8[np.ndarray, "T H W 3"], fps: int = 10) -> bytes:
 
 
 def add_gif(writer: SummaryWriter, tag: str, frames: UInt8[np.ndarray, "T H W 3"], step: int) -> None:
-    """Write an animation as an image summary; TensorBoard plays GIFs, and ``add_video`` would need moviepy."""
+    """Write an animation as an image summary. TensorBoard plays GIFs, and ``add_video`` would need moviepy."""
     _, height, width, _ = frames.shape
     image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=gif_bytes(frames))
     writer._get_file_writer().add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
 
 
 def write_png(path: Path, image: UInt8[np.ndarray, "H W 3"]) -> None:
-    """A still."""
+    """Write a still image."""
     Image.fromarray(image).save(path)
 
 
 def write_mp4(path: Path, frames: UInt8[np.ndarray, "T H W 3"], fps: int) -> None:
-    """A video file."""
+    """Write a video file."""
     height, width = frames.shape[1:3]
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), fps, (width, height))
     for frame in frames:

@@ -1,4 +1,4 @@
-"""What an option may be, beyond its type: markers for ``typing.Annotated``, and their words."""
+"""Ranges and kinds of options beyond their types: markers for ``typing.Annotated``, and their words."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class MoreThan:
 
 @dataclass(frozen=True)
 class Between:
-    """A number between two bounds; ``open`` names those that do not belong: ``low``, ``high``, ``both`` or none."""
+    """A number between two bounds. ``open`` names those that do not belong: ``low``, ``high``, ``both`` or none."""
 
     low: int | float
     high: int | float
@@ -118,7 +118,7 @@ WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "
 
 
 def alternatives(kind: Any, notes: tuple[Any, ...] = ()) -> list[tuple[Any, tuple[Any, ...]]]:
-    """List (type, notes) of everything that an annotation allows; notes of a union belong to each of its types."""
+    """List (type, notes) of everything that an annotation allows. Notes of a union belong to each of its types."""
     if typing.get_origin(kind) is Annotated:
         return alternatives(kind.__origin__, (*kind.__metadata__, *notes))
     if typing.get_origin(kind) in (Union, types.UnionType):
@@ -129,7 +129,7 @@ def alternatives(kind: Any, notes: tuple[Any, ...] = ()) -> list[tuple[Any, tupl
 
 
 def markers(notes: tuple[Any, ...]) -> list[Marker]:
-    """The markers among an annotation's notes; texts are for people."""
+    """Return the markers among an annotation's notes. Texts are for people."""
     return [note for note in notes if isinstance(note, Marker)]
 
 
@@ -145,7 +145,7 @@ def words_of(kind: Any) -> tuple[Any, ...]:
 
 
 def allowed(kind: Any) -> tuple[Any, ...]:
-    """What an annotation allows, as facts: words, types and markers, None for null."""
+    """Return what an annotation allows, as facts: words, types and markers, None for null."""
     found: list[Any] = []
     for base, notes in alternatives(kind):
         found += typing.get_args(base) if typing.get_origin(base) is Literal else [base]
@@ -179,5 +179,5 @@ def _described(base: Any, notes: tuple[Any, ...]) -> str:
 
 
 def is_a(kind: Any, parent: type) -> bool:
-    """Whether ``kind`` is a class, and one of ``parent``'s."""
+    """Return whether ``kind`` is a class, and one of ``parent``'s."""
     return inspect.isclass(kind) and kind is not Any and issubclass(kind, parent)

@@ -57,7 +57,7 @@ Target = TypeVar("Target")
 
 @dataclass(frozen=True)
 class Option:
-    """One option of a signature; ``default`` is :data:`~worldmodels.errors.MISSING` where it must be given."""
+    """One option of a signature. ``default`` is :data:`~worldmodels.errors.MISSING` where it must be given."""
 
     name: str
     kind: Any
@@ -66,7 +66,7 @@ class Option:
 
     @property
     def required(self) -> bool:
-        """Whether it must be given."""
+        """Whether the option must be given."""
         return self.default is MISSING
 
 
@@ -103,13 +103,16 @@ def _signature(target: Any) -> inspect.Signature:
 
 
 def open_ended(target: Any) -> bool:
-    """Whether a target takes any keyword; ``**options: Annotated[Any, Fields(X)]`` takes those of X alone."""
+    """Return whether a target takes any keyword. ``**options: Annotated[Any, Fields(X)]`` takes those of X alone."""
     further = [p for p in _signature(target).parameters.values() if p.kind is inspect.Parameter.VAR_KEYWORD]
     return any(fields_of(_evaluated(target, p.name, p.annotation)) is None for p in further)
 
 
 def _evaluated(target: Any, name: str, annotation: Any) -> Any:
-    """An annotation as an object; Any where there is none, or one with names that only type checkers import."""
+    """Return an annotation as an object.
+
+    It is Any where there is none, or one with names that only type checkers import.
+    """
     if annotation is inspect.Parameter.empty:
         return Any
     if not isinstance(annotation, str):
@@ -131,7 +134,7 @@ def _module_of(target: Any, name: str) -> types.ModuleType:
 
 
 def validate(target: Any, options: Mapping[str, Any], later: Collection[str] | bool = ()) -> dict[str, Any]:
-    """Hold options against a signature; return them, 1e6 as a whole number where one is meant.
+    """Hold options against a signature. Return them, 1e6 as a whole number where one is meant.
 
     Args:
         target: a function, class, dataclass or partial.
@@ -162,7 +165,7 @@ def _require_known(target: Any, options: Mapping[str, Any]) -> None:
 
 
 def convert(name: str, value: Any, kind: Any) -> Any:
-    """``value`` as an annotation has it; :class:`OptionError` where it is nothing that this allows."""
+    """Return ``value`` as an annotation has it. Raise :class:`OptionError` where it is nothing that this allows."""
     choices = sorted(alternatives(kind), key=lambda choice: choice[0] is not type(value))  # 1 stays 1 where both may be
     for base, notes in choices:
         try:

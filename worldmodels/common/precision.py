@@ -31,7 +31,7 @@ def context(precision: Precision, device: torch.device) -> Callable[[], Abstract
 
 @checked
 def device_of(accelerator: Accelerator) -> torch.device:
-    """Return the device of an accelerator; ``auto`` is a GPU where there is one."""
+    """Return the device of an accelerator. ``auto`` is a GPU where there is one."""
     if accelerator == "gpu" and not torch.cuda.is_available():
         reason = "cannot be used here, because PyTorch sees no GPU: run scripts/doctor.py, or use cpu"
         raise OptionError("accelerator", accelerator, reason)

@@ -10,7 +10,7 @@ import torch
 
 @contextmanager
 def own_randomness(generator: torch.Generator | None) -> Iterator[None]:
-    """Seed the global random stream from ``generator`` for a while, and put it back; None leaves it alone."""
+    """Seed the global random stream from ``generator`` for a while, and put it back. None leaves it alone."""
     if generator is None:
         yield
         return

@@ -1,4 +1,4 @@
-"""Where the time goes: seconds by name, so that a run can say what to speed up."""
+"""Stopwatch: seconds by name, so that a run can say what to speed up."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Stopwatch:
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
-        """Time the block."""
+        """Time the block and add it to a name."""
         start = time.perf_counter()
         try:
             yield

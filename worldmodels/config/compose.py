@@ -1,4 +1,4 @@
-"""Words and yaml files to a configuration, by Hydra's compose; its errors as one sentence with a near match."""
+"""Words and yaml files to a configuration, by Hydra's compose. Its errors become one sentence with a near match."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def _explain_key(message: str, overrides: list[str], name: str) -> str:
 
 
 def is_group(word: str) -> bool:
-    """Whether a ``key=value`` word chooses a file of ``configs/<key>/``, as ``planner=cem`` does."""
+    """Return whether a ``key=value`` word chooses a file of ``configs/<key>/``, as ``planner=cem`` does."""
     group, equals, _ = word.partition("=")
     return bool(equals) and bool(group) and (config_dir() / group.partition("@")[0]).is_dir()
 

@@ -20,7 +20,7 @@ OURS = ("worldmodels", "dynamics", "planners")
 
 
 def check(cfg: dict[str, Any]) -> dict[str, Any]:
-    """Hold a whole configuration, as plain containers, against schemas and signatures; return it converted."""
+    """Hold a whole configuration, as plain containers, against schemas and signatures. Return it converted."""
     cfg = validate(Train, cfg)
     optimizer = cfg["optimizer"]
     if (rate := optimizer["build"].get("lr", optimizer["lr"])) != optimizer["lr"]:
@@ -78,12 +78,12 @@ def _is_others(key: str, value: Any) -> bool:
 
 
 def _is_node(value: Any) -> bool:
-    """Whether a node stands there, or within."""
+    """Return whether a node stands there, or within."""
     if isinstance(value, Mapping):
         return TARGET in value or any(_is_node(item) for item in value.values())
     return isinstance(value, list) and any(_is_node(item) for item in value)
 
 
 def _stand_in(value: Any) -> Any:
-    """What will have been built where a node stands, of which nothing is known yet."""
+    """Return a stand-in for what will have been built where a node stands, of which nothing is known yet."""
     return object() if _is_node(value) else value

@@ -1,4 +1,4 @@
-"""What can be said on a command line: groups with their files, options with default, range and help."""
+"""Reference of the command line: groups with their files, options with default, range and help."""
 
 from __future__ import annotations
 

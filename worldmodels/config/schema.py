@@ -17,7 +17,7 @@ Rate = Annotated[float, AtLeast(0)]
 
 @dataclass(frozen=True)
 class Data:
-    """What is learned from."""
+    """Options of the data that is learned from."""
 
     dataset: Annotated[
         str | Sequence[str] | None,

@@ -16,7 +16,7 @@ def place_of(group: str) -> str:
 def merge(old: Iterable[str], new: Iterable[str], choices: Mapping[str, str | None]) -> list[str]:
     """Put new words on top of those that a configuration was composed from.
 
-    Another file of a group takes the words about the one before away; the same file changes nothing.
+    Another file of a group takes the words about the one before away. The same file changes nothing.
 
     Args:
         old: words of the configuration.

@@ -1,4 +1,4 @@
-"""What a recorded dataset holds, written beside it: numbers, a histogram of returns, and clips to look at."""
+"""Card of a recorded dataset, written beside it: numbers, a histogram of returns, and clips to look at."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def episodes(replay: Replay) -> list[dict[str, torch.Tensor]]:
 
 
 def summary(numbers: list[float] | list[int]) -> dict[str, float]:
-    """Mean, deviation and range; nothing of nothing."""
+    """Return mean, deviation and range. Nothing has none."""
     if not numbers:
         return {}
     return {
@@ -93,7 +93,7 @@ def draw_returns(returns: list[float]) -> Figure:
 
 
 def clips(drawn: list[torch.Tensor]) -> UInt8[np.ndarray, "T H W 3"]:
-    """The first episodes side by side; one that is over stands still."""
+    """Set the first episodes side by side. One that is over stands still."""
     shown = [last_frame(frames[:CLIP_ROWS]) for frames in drawn]
     longest = max(len(frames) for frames in shown)
     padded = [torch.cat([frames, frames[-1:].expand(longest - len(frames), -1, -1, -1)]) for frames in shown]

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 def row_spec(envs: VectorEnv, latents_of: WorldModel | None = None) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
-    """Shape and dtype of every column of the replay; with a model, also of the latents that are kept beside."""
+    """Return shape and dtype of every column of the replay. With a model, also of the latents that are kept beside."""
     spec = dict(envs.observation_spec)
     spec["action"] = ((envs.action_dim,), torch.float32)
     spec["reward"] = ((), torch.float32)
@@ -47,7 +47,7 @@ class Episode:
 class Collector:
     """Steps the environments with a planner and appends every row to the replay.
 
-    ``decisions`` counts stored steps that an action led to, summed over environments; ``frames`` counts control steps.
+    ``decisions`` counts stored steps that an action led to, summed over environments. ``frames`` counts control steps.
     The row of a reset counts as neither.
     """
 
@@ -59,7 +59,7 @@ class Collector:
         self.rows: dict[str, Tensor] | None = None
 
     def step(self, planner: Planner) -> list[Episode]:
-        """Filter and store the newest rows, then act on them; return the episodes that they ended."""
+        """Filter and store the newest rows, then act on them. Return the episodes that they ended."""
         if self.rows is None:
             with self.stopwatch("environments"):
                 self.rows = self.envs.reset()
@@ -86,7 +86,7 @@ class Collector:
         return [Episode(float(self.return_[i]), int(self.length[i]), self.frames) for i in ended]
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that continuing in mid-episode takes, simulators included; plain containers only."""
+        """Return everything that continuing in mid-episode takes, simulators included. Plain containers only."""
         try:
             snapshots = self.envs.snapshot()
         except UserError as error:

@@ -1,4 +1,4 @@
-"""Data for Lightning: collect as much as ``train_ratio`` asks for, then hand out one batch; or read a recording."""
+"""Data for Lightning: collect as much as ``train_ratio`` asks for and hand out one batch, or read a recording."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import lightning
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
+from typing_extensions import override
 
 from planners.base import Planner
 from worldmodels.agent import Agent
@@ -18,10 +19,10 @@ from worldmodels.data.replay import Replay
 
 
 class UpdateSchedule:
-    """How many updates are due after how many decisions.
+    """Number of updates that are due after so many decisions.
 
-    ``train_ratio`` is replayed time steps per decision; decisions of the prefill earn no updates, so that none are
-    owed when it ends. Nor are any owed when a run is resumed with other terms: what was earned before stays as it is.
+    ``train_ratio`` is replayed time steps per decision. Decisions of the prefill earn no updates, so that none are owed
+    when it ends. Nor are any owed when a run is resumed with other terms: what was earned before stays as it is.
     """
 
     def __init__(self, prefill: int, decisions: int, train_ratio: int | float, steps_per_update: int) -> None:
@@ -82,12 +83,12 @@ class OnlineDataset(IterableDataset):
 
     @property
     def decisions(self) -> int:
-        """Decisions so far."""
+        """Number of decisions so far."""
         return self.collector.decisions
 
     @property
     def clock(self) -> int:
-        """What curves are drawn against."""
+        """Number that curves are drawn against."""
         return self.frames
 
     @property
@@ -110,7 +111,7 @@ class OnlineDataset(IterableDataset):
             yield batch
 
     def _must_collect(self) -> bool:
-        """Until an update is due and there is a window for it; none will come once all frames are in."""
+        """Return whether no update is due yet, or there is no window for it. None will come once all frames are in."""
         decisions = self.collector.decisions
         due = self.schedule.updates_due(decisions) > self.updates
         return not due or (decisions < self.schedule.decisions and not self.replay.can_sample(self.rows))
@@ -183,7 +184,7 @@ class OfflineDataset(IterableDataset):
 
     @property
     def clock(self) -> int:
-        """What curves are drawn against."""
+        """Number that curves are drawn against."""
         return self.updates
 
     def __len__(self) -> int:
@@ -214,13 +215,16 @@ class OnlineData(lightning.LightningDataModule):
         self.dataset = dataset
 
     def train_dataloader(self) -> DataLoader:
-        """Batches come ready-made, in this process; a generator, because the loader draws a seed that nobody needs."""
+        """Hand out ready-made batches, in this process.
+
+        The loader has a generator because it draws a seed that nobody needs.
+        """
         return DataLoader(self.dataset, batch_size=None, generator=torch.Generator())
 
+    @override
     def state_dict(self) -> dict[str, Any]:
-        """The dataset's."""
         return self.dataset.state_dict()
 
+    @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """The dataset's."""
         self.dataset.load_state_dict(state_dict)

@@ -1,4 +1,4 @@
-"""A recorded dataset, of whatever layout, as a replay to learn from; checked against what was asked to be observed."""
+"""Recorded datasets, of whatever layout, as replays to learn from, checked against what is to be observed."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def open_dataset(
     shown: Mapping[str, np.ndarray] | None = None,
     readers: Sequence[Reader] = READERS,
 ) -> Replay:
-    """The dataset ``name``, or several as one, with the columns of ``spec`` in it.
+    """Open the dataset ``name``, or several as one, with the columns of ``spec`` in it.
 
-    A folder that ``scripts/collect.py`` or a training wrote is read where it is; anything else is copied into a replay
+    A folder that ``scripts/collect.py`` or a training wrote is read where it is. Anything else is copied into a replay
     in ``folder``, where it is found again when a training is resumed, with a card of what it holds. Of several, the
     column ``skill`` tells which one a row is from, unless they have such a column themselves. ``shown`` is what every
     row of a copy shows where files lack it: the goal that ``env.goal`` names. ``readers`` are the known formats.
@@ -61,7 +61,7 @@ def open_dataset(
 
 
 def replay_folder(name: str | Sequence[str] | None, folder: Path) -> Path:
-    """Where the rows of a dataset are: in its own folder if that holds a replay, else in ``folder``."""
+    """Return where the rows of a dataset are: its own folder if that holds a replay, else ``folder``."""
     return (own_folder(Path(name)) if isinstance(name, str) else None) or folder
 
 
@@ -91,7 +91,10 @@ def copy_into(
 
 
 def episodes(name: str | Sequence[str], readers: Sequence[Reader]) -> Iterator[Recording]:
-    """Of one dataset, or of several, whose number is then the skill of episodes that tell none."""
+    """Yield the episodes of one dataset, or of several.
+
+    Episodes that tell no skill get their dataset's number as skill.
+    """
     if isinstance(name, str):
         yield from read(name, readers)
         return
@@ -104,7 +107,10 @@ def episodes(name: str | Sequence[str], readers: Sequence[Reader]) -> Iterator[R
 def rows_of(
     episode: Recording, spec: Spec, shown: Mapping[str, np.ndarray] | None = None
 ) -> Iterable[dict[str, torch.Tensor]]:
-    """Rows [1, ...] of one episode, in the columns of ``spec``; all show ``shown`` where it says nothing of that."""
+    """Return the rows [1, ...] of one episode, in the columns of ``spec``.
+
+    All show ``shown`` where it says nothing of that.
+    """
     columns = {key: np.stack([value] * len(episode.action)) for key, value in (shown or {}).items()}
     columns |= episode.observations
     for key in spec.keys() & columns.keys():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Generator, Tensor
+from typing_extensions import override
 
 from dynamics.base import State
 from planners.base import Planner
@@ -21,10 +22,10 @@ class ModelFreeAgent(Agent):
         self.state, self.memory, self.generator = State(torch.zeros(n, 1), {}), None, generator
 
     def filter(self, rows: dict[str, Tensor]) -> None:
-        """Look away."""
+        """Filter nothing: there is no model."""
 
+    @override
     def act(self, planner: Planner, reset: Tensor) -> Tensor:
-        """Choose without a state."""
         if self.memory is None:
             self.memory = planner.initial(len(reset))
         action, self.memory = planner.act(None, self.state, self.memory, reset, True, self.generator)
@@ -32,10 +33,10 @@ class ModelFreeAgent(Agent):
 
 
 class StateAgent(ModelFreeAgent):
-    """Likewise, for planners that read the observation itself instead of features (``reads_state``)."""
+    """Stands there too, for planners that read the observation itself instead of features (``reads_state``)."""
 
     def filter(self, rows: dict[str, Tensor]) -> None:
-        """Look at ``state``, and at the goal's."""
+        """Read ``state``, and the goal's."""
         if "state" not in rows:
             raise UserError("a planner that reads positions needs env.obs=state or both.")
         keys = [key for key in ("state", GOAL_PREFIX + "state") if key in rows]

@@ -55,7 +55,7 @@ class Replay:
     and keeps the capacity it was made with.
 
     Args:
-        directory: the folder; made with all its disk space where it is missing or empty.
+        directory: the folder, made with all its disk space where it is missing or empty.
         spec: key to (shape of one row, dtype); ``is_first`` must be among them.
         limit_gib: refuse to plan more than this.
         cross_resets: whether windows may run from one episode into the next.
@@ -97,7 +97,7 @@ class Replay:
         return cls(directory, layout.spec, layout.num_envs, capacity, float("inf"), cross_resets, seed)
 
     def restrict(self, keys: Collection[str]) -> None:
-        """Sample these columns only; the others stay where they are."""
+        """Sample these columns only. The others stay where they are."""
         self._buffer.storage.restrict(keys)
 
     def describe(self) -> str:
@@ -112,7 +112,7 @@ class Replay:
         )
 
     def extend(self, rows: Mapping[str, Shaped[Tensor, "N ..."]]) -> None:
-        """Append one step of every environment; keys that are not in the spec are left out."""
+        """Append one step of every environment. Keys that are not in the spec are left out."""
         batch = {key: self._checked(key, rows[key]) for key in self.layout.spec}
         step = TensorDict(batch, batch_size=[self.layout.num_envs]).unsqueeze(1)
         self._ledger.begin()
@@ -120,7 +120,7 @@ class Replay:
         self._ledger.commit()
 
     def trim(self) -> None:
-        """Give back the disk space of rows that were never written, of a recording that is over; the last call of all.
+        """Give back the disk space of rows that were never written, of a recording that is over. The last call of all.
 
         Killed on the way, it leaves files that were cut short behind their last row, which are read all the same.
         """
@@ -141,7 +141,10 @@ class Replay:
         return {key: value.unflatten(0, (batch_size, length)) for key, value in rows.items()}
 
     def all_windows(self, length: int) -> dict[str, Shaped[Tensor, "W L ..."]]:
-        """Copies of all windows of ``length`` consecutive rows, each once; ``UserError`` where there is none."""
+        """Return copies of all windows of ``length`` consecutive rows, each once.
+
+        Raise ``UserError`` where there is none.
+        """
         if not self.can_sample(length):
             raise UserError(f"{self.directory} has no window of {length} steps.")
         rows = self._buffer.storage.get(self._sampler.all_windows(length))
@@ -154,17 +157,17 @@ class Replay:
         ]
 
     def episode_lengths(self) -> list[int]:
-        """Rows of each episode, or of what the ring has left of it; whatever ``cross_resets`` says."""
+        """Return the rows of each episode, or of what the ring has left of it, whatever ``cross_resets`` says."""
         return episode_spans(self._ledger.runs(), self.layout.num_envs, self._is_first)[2].tolist()
 
     @property
     def generator(self) -> torch.Generator:
-        """What windows are drawn with."""
+        """Generator that windows are drawn with."""
         return self._generator
 
     @property
     def last_row(self) -> int:
-        """Number of the newest row, the same in every environment; -1 before there is one."""
+        """Number of the newest row, the same in every environment. It is -1 before there is one."""
         return self._ledger.count - 1
 
     def episode_from(self, number: int, rows: int, env: int) -> dict[str, Shaped[Tensor, "L ..."]]:
@@ -179,7 +182,7 @@ class Replay:
         return {key: value[: begins[0] + 1 if begins else None] for key, value in found.items()}
 
     def can_sample(self, length: int) -> bool:
-        """Whether there is at least one window of ``length`` rows."""
+        """Return whether there is at least one window of ``length`` rows."""
         return self._sampler.valid_starts(length) > 0
 
     def __len__(self) -> int:
@@ -187,7 +190,7 @@ class Replay:
         return sum(end - first for first, end in self._ledger.runs()) * self.layout.num_envs
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint needs beside the files, which stay where they are: plain numbers and one tensor."""
+        """Return what a checkpoint needs beside the files, which stay where they are: plain numbers and one tensor."""
         return {"count": self._ledger.count, "rows": len(self), "generator": self._generator.get_state()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

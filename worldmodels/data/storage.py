@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ReplayLayout:
-    """What a replay folder holds: the columns, the environments, and the ring's ``steps`` rows per environment."""
+    """Layout of a replay folder: the columns, the environments, and the ring's ``steps`` rows per environment."""
 
     spec: Spec
     num_envs: int
@@ -49,7 +49,7 @@ class ReplayLayout:
 
     @classmethod
     def load(cls, path: Path) -> ReplayLayout:
-        """Read a layout; ``UserError`` where the file is not one."""
+        """Read a layout. Raise ``UserError`` where the file is not one."""
         try:
             content = json.loads(path.read_text())
             spec = {key: (tuple(shape), getattr(torch, dtype)) for key, (shape, dtype) in content["spec"].items()}
@@ -64,9 +64,9 @@ class ReplayLayout:
 class Ledger:
     """Which rows of the ring are valid, in five numbers on disk that outlive a killed process.
 
-    A row has a number, 0, 1, 2, ..., and lies at ``number % steps``; all environments are written in lockstep and
-    share it. ``count`` is the next row's number; ``high`` is one more than the last row *begun*, so that a row cut off
-    by a kill does not pass for the older one it was overwriting; rows below ``low`` are gone for good; positions from
+    A row has a number, 0, 1, 2, ..., and lies at ``number % steps``. All environments are written in lockstep and share
+    it. ``count`` is the next row's number. ``high`` is one more than the last row *begun*, so that a row cut off by a
+    kill does not pass for the older one it was overwriting. Rows below ``low`` are gone for good. Positions from
     ``hole_from`` on have lost the rows below ``hole_until`` (a truncated file). Each number is one atomic write.
     """
 
@@ -78,7 +78,7 @@ class Ledger:
         self.high, self.count, self.low, self.hole_from, self.hole_until = values.tolist()
 
     def begin(self) -> None:
-        """Mark the next row's place as being overwritten; called before its bytes change."""
+        """Mark the next row's place as being overwritten. Called before its bytes change."""
         self.high = self.count + 1
         self.values[0] = self.high
 
@@ -123,7 +123,7 @@ class MappedStorage(LazyMemmapStorage):
     """TorchRL's memory-mapped storage over files that exist already, read with one copy a row.
 
     ``LazyMemmapStorage`` itself makes sparse files on the first write, whose pages a full disk turns into SIGBUS, and
-    cannot be opened again; and indexing ``[time, env]`` copies element by element, several times slower than
+    cannot be opened again. Indexing ``[time, env]`` copies element by element, several times slower than
     ``index_select`` over whole rows. Every position is addressable: what is valid is the sampler's business.
     """
 
@@ -153,7 +153,7 @@ def reserve(path: Path, size: int) -> None:
 
 
 def create(directory: Path, layout: ReplayLayout, limit_gib: int | float) -> None:
-    """Make a replay folder with all its disk space; ``UserError`` above the limit or where the disk has less."""
+    """Make a replay folder with all its disk space. Raise ``UserError`` above the limit or where the disk has less."""
     need = sum(layout.column_bytes().values())
     what = f"The replay needs {need / GIB:.2f} GiB for {layout.steps * layout.num_envs:,} rows"
     if need > limit_gib * GIB:
@@ -182,7 +182,7 @@ def create(directory: Path, layout: ReplayLayout, limit_gib: int | float) -> Non
 
 
 def map_files(directory: Path, layout: ReplayLayout) -> tuple[TensorDict, Ledger]:
-    """Map a folder's files without copying; rows that a truncated file has lost are marked, and that is logged."""
+    """Map a folder's files without copying. Rows that a truncated file has lost are marked, and that is logged."""
     left = layout.steps
     for key, size in {**layout.column_bytes(), "ledger": Ledger.BYTES}.items():
         path = directory / f"{key}.memmap"

@@ -1,4 +1,4 @@
-"""Where training windows may start: uniform over every valid start, across resets or within one episode."""
+"""Starts of training windows: uniform over every valid start, across resets or within one episode."""
 
 from __future__ import annotations
 
@@ -91,17 +91,17 @@ class WindowSampler(Sampler):
         return (time.flatten(), env[chosen].repeat_interleave(self.slice_len)), {}
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing: the ledger and the generator are saved by their owner."""
+        """Return nothing: the ledger and the generator are saved by their owner."""
         return {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Nothing to load."""
+        """Load nothing, as nothing is saved."""
 
     def dumps(self, path: Any) -> None:
-        """Nothing to write."""
+        """Write nothing, as nothing is saved."""
 
     def loads(self, path: Any) -> None:
-        """Nothing to read."""
+        """Read nothing, as nothing is saved."""
 
     def _empty(self) -> None:
         self._known = None

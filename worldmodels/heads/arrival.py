@@ -17,7 +17,7 @@ from worldmodels.nets.layers import DEFAULT_STYLE, MLP, NetStyle
 
 
 class RewardHead(Head):
-    """Reward for arriving in a state, as symexp two-hot; predicts exactly zero before training (DreamerV3)."""
+    """Reward for arriving in a state, as symexp two-hot. Predicts exactly zero before training (DreamerV3)."""
 
     @checked
     def __init__(
@@ -39,7 +39,7 @@ class RewardHead(Head):
         return self.two_hot.decode(self.net(feat[..., 1:, :]))
 
     def loss(self, rollout: Rollout, batch: dict[str, Tensor]) -> Float[Tensor, "B T"]:
-        """Cross-entropy on every step: an arrival state always has a reward, zero at an episode's first frame.
+        """Return the cross-entropy on every step: an arrival has a reward, zero at an episode's first frame.
 
         Where another goal is shown than before, the reward was for that one, which the state no longer tells.
         """
@@ -48,7 +48,7 @@ class RewardHead(Head):
 
 
 class ContinueHead(Head):
-    """Probability that an episode goes on after arriving in a state; a time limit does not count as an end."""
+    """Probability that an episode goes on after arriving in a state. A time limit does not count as an end."""
 
     @checked
     def __init__(
@@ -62,6 +62,9 @@ class ContinueHead(Head):
         return self.net(feat[..., 1:, :]).float().squeeze(-1).sigmoid()
 
     def loss(self, rollout: Rollout, batch: dict[str, Tensor]) -> Float[Tensor, "B T"]:
-        """Binary cross-entropy with 1 - is_terminal; in full however far ahead, as an end is its window's last row."""
+        """Return the binary cross-entropy with 1 - is_terminal.
+
+        It counts in full however far ahead: an end is its window's last row.
+        """
         logits = self.net(rollout.feat).float().squeeze(-1)
         return F.binary_cross_entropy_with_logits(logits, (~batch["is_terminal"]).float(), reduction="none")

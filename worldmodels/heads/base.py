@@ -32,4 +32,4 @@ class Head(nn.Module, ABC):
 
     @abstractmethod
     def loss(self, rollout: Rollout, batch: dict[str, Tensor]) -> Float[Tensor, "B T"]:
-        """Return the loss of every row, unreduced. Invalid rows weigh 0; ``batch["reset"]`` says where time breaks."""
+        """Return the loss of every row, unreduced. Invalid rows weigh 0. ``batch["reset"]`` says where time breaks."""

@@ -37,7 +37,7 @@ class TransitionRewardHead(RewardHead):
         return self.two_hot.decode(self.net(torch.cat([feat[..., :-1, :], action], dim=-1)))
 
     def loss(self, rollout: Rollout, batch: dict[str, Tensor]) -> Float[Tensor, "B T"]:
-        """Cross-entropy where a step led into a row; none did at a reset, which counts nothing."""
+        """Return the cross-entropy where a step led into a row. None did at a reset, which counts nothing."""
         before = torch.cat([rollout.feat[:, :-1], batch["action"][:, 1:]], dim=-1)
         loss = rollout.weight[:, :-1] * self.two_hot.loss(self.net(before), batch["reward"][:, 1:])
         valid = ~batch["reset"][:, 1:]

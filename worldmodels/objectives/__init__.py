@@ -1,1 +1,1 @@
-"""What shapes a latent: one contract (base.py), one file an objective. Numbers read off a latent are heads."""
+"""Objectives, which shape a latent: the contract (base.py), one file each. Numbers read off a latent are heads."""

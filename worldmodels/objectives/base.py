@@ -1,4 +1,4 @@
-"""What shapes a latent: modules that turn a rollout into named, unreduced losses."""
+"""Contract of objectives, which shape a latent: modules that turn a rollout into named, unreduced losses."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dynamics.base import Rollout
 
 @dataclass(frozen=True)
 class Context:
-    """What an objective may read beside a rollout."""
+    """Everything that an objective may read beside a rollout."""
 
     model: nn.Module
     """The world model that it is part of."""
@@ -47,7 +47,7 @@ class Objective(nn.Module, ABC):
     def view(self, batch: dict[str, Tensor], generator: Generator | None = None) -> dict[str, Tensor]:
         """Return the batch as the encoder is to be shown it while training. Losses read the one that was recorded.
 
-        One objective of a model may change the view. ``generator`` draws; None uses the global random stream.
+        One objective of a model may change the view. ``generator`` draws. None uses the global random stream.
         """
         return batch
 

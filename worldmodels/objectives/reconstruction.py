@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import override
 
 from dynamics.base import Rollout
 from worldmodels.nets.decoders import Decoder
@@ -24,8 +25,8 @@ class Reconstruction(Objective):
         super().__init__()
         self.decoder = decoder(feat_dim=feat_dim, observations=observations)
 
+    @override
     def forward(
         self, rollout: Rollout, embed: Float[Tensor, "B T *E"], batch: dict[str, Tensor], context: Context
     ) -> dict[str, Float[Tensor, "B T"]]:
-        """``pixels`` and ``state``, where observed."""
         return self.decoder.loss(rollout.feat, batch)

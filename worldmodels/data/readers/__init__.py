@@ -17,7 +17,7 @@ READERS: tuple[Reader, ...] = (MinariReader(), OwnReader(), Hdf5Reader(), NpzRea
 
 
 def read(name: str, readers: Sequence[Reader] = READERS) -> Iterator[Recording]:
-    """Yield the episodes of a dataset; ``UserError``, naming file and field, where it cannot be read."""
+    """Yield the episodes of a dataset. Raise ``UserError``, naming file and field, where it cannot be read."""
     for reader in readers:
         if reader.accepts(name):
             return reader.read(name)

@@ -20,7 +20,7 @@ SKILL = "skill"
 
 @dataclass(frozen=True)
 class Recording:
-    """One episode as rows: ``action[t]`` and ``reward[t]`` led into ``t``; both are zero in row 0."""
+    """One episode as rows: ``action[t]`` and ``reward[t]`` led into ``t``. Both are zero in row 0."""
 
     source: str
     """File, and where in it, for messages."""
@@ -43,7 +43,7 @@ class Reader(ABC):
     """Endings of the files that it reads; a folder of such files is read file by file."""
 
     def accepts(self, name: str) -> bool:
-        """Whether ``name``, which is not a file or a folder of files, is a dataset of this format."""
+        """Return whether ``name``, which is not a file or a folder of files, is a dataset of this format."""
         return False
 
     @abstractmethod
@@ -106,7 +106,7 @@ def require_layout(source: str, key: str, value: np.ndarray) -> None:
 def require_fields(
     path: Path, file: Mapping[str, Any], wanted: tuple[str, ...], names: list[str] | None = None
 ) -> dict[str, Any]:
-    """Return the wanted fields; refuse a file that lacks one or has no rows of it."""
+    """Return the wanted fields. Refuse a file that lacks one or has no rows of it."""
     for name in wanted:
         if not hasattr(file.get(name), "shape"):
             raise UserError(
@@ -118,7 +118,7 @@ def require_fields(
 
 
 def optional_column(path: Path, file: Mapping[str, Any], name: str, count: int, flat: bool = True) -> np.ndarray | None:
-    """A field that may be there or not, then with as many rows as there are; ``flat``: a number each."""
+    """Return a field that may be there or not, then with as many rows as there are. ``flat``: a number each."""
     if name not in file:
         return None
     value = file[name]

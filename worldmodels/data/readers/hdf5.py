@@ -37,7 +37,10 @@ class Hdf5Reader(Reader):
 
 
 def _vd4rl(path: Path, file: Mapping[str, Any]) -> Iterator[Recording]:
-    """Episodes behind one another, ``step_type`` 0 in each first row and 2 in each last; without it, one episode."""
+    """Cut episodes in succession, ``step_type`` 0 in each first row and 2 in each last.
+
+    Without it there is one episode.
+    """
     rows = require_fields(path, file, ("action", "reward"))
     seen = {"pixels": file.get("observation", file.get("pixels")), "state": file.get("state")}
     seen = {key: value for key, value in seen.items() if value is not None}
@@ -69,9 +72,9 @@ def _vd4rl(path: Path, file: Mapping[str, Any]) -> Iterator[Recording]:
 def _d4rl(path: Path, file: Mapping[str, Any]) -> Iterator[Recording]:
     """Flat arrays in which ``actions[t]`` leads on from ``observations[t]`` and earns ``rewards[t]``.
 
-    An episode ends with ``terminals`` or ``timeouts``; in files without the second, also where a row does not begin
-    where the one before led. Where its last action led is in ``next_observations``; in files without those, that action
-    and its reward are left out, and so is the end.
+    An episode ends with ``terminals`` or ``timeouts``. In files without the second it also ends where a row does not
+    begin where the one before led. Where its last action led is in ``next_observations``. In files without those, that
+    action and its reward are left out, and so is the end.
     """
     rows = require_fields(path, file, ("observations", "actions", "rewards"))
     rows = {key: np.asarray(value) for key, value in rows.items()}

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
+from typing_extensions import override
 
 from worldmodels.data.readers.base import Reader, Recording, recording, require_package
 from worldmodels.errors import UserError, near_match
@@ -15,10 +16,10 @@ MINARI = "minari:"
 
 
 class MinariReader(Reader):
-    """Reads ``minari:<id>``."""
+    """Reads ``minari:<id>``, a dataset by its name."""
 
+    @override
     def accepts(self, name: str) -> bool:
-        """Whether the name begins with ``minari:``."""
         return name.startswith(MINARI)
 
     def read(self, name: str) -> Iterator[Recording]:
@@ -52,7 +53,7 @@ class MinariReader(Reader):
 
 
 def _minari_observations(name: str, seen: Any) -> dict[str, np.ndarray]:
-    """Images by their type; a goal environment's ``observation``, and its goal as one at rest."""
+    """Return images by their type. Of a goal environment, return ``observation``, and its goal as one at rest."""
     if isinstance(seen, Mapping):
         state = np.asarray(seen["observation"]) if "observation" in seen else None
         if state is None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from typing_extensions import override
+
 from worldmodels.common.batch import ROW_FLAGS
 from worldmodels.common.columns import MEMORY_PREFIX
 from worldmodels.data.readers.base import SKILL, Reader, Recording, recording
@@ -12,19 +14,19 @@ from worldmodels.data.replay import Replay
 
 
 def own_folder(path: Path) -> Path | None:
-    """Where the replay of a recording of ours is, or of a training's run; None where there is none."""
+    """Return where the replay of a recording of ours is, or of a training's run. None where there is none."""
     return next((place for place in (path, path / "replay") if (place / "replay.json").exists()), None)
 
 
 class OwnReader(Reader):
     """Reads a folder that holds a replay (``replay.json``)."""
 
+    @override
     def accepts(self, name: str) -> bool:
-        """Whether it holds a replay."""
         return own_folder(Path(name)) is not None
 
     def read(self, name: str) -> Iterator[Recording]:
-        """A replay's episodes, without stored latents; what the ring has cut is left out."""
+        """Yield a replay's episodes, without stored latents. What the ring has cut is left out."""
         path = own_folder(Path(name))
         replay = Replay.open(path, cross_resets=False)
         kept = [key for key in replay.layout.spec if key not in ROW_FLAGS and not key.startswith(MEMORY_PREFIX)]
