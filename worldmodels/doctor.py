@@ -30,7 +30,7 @@ TIMEOUT = 60.0
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report; ``advice`` is what to do, and empty where all is well."""
+    """One line of the report. ``advice`` is what to do, and empty where all is well."""
 
     name: str
     value: str
@@ -57,7 +57,7 @@ def examine(timeout: float = TIMEOUT) -> list[Finding]:
 
 
 def main() -> int:
-    """Print the table; 0 if training from pixels will work, 1 with what to install if not."""
+    """Print the table. Return 0 if training from pixels will work, 1 with what to install if not."""
     import sys
 
     findings = examine()
@@ -92,10 +92,10 @@ def versions(installed: Iterable[tuple[str, str]] | None = None) -> list[Finding
 
 
 def mixed_mujoco(installed: Iterable[tuple[str, str]] | None = None, library: str | None = None) -> str:
-    """What is wrong with the set of MuJoCo packages, or "".
+    """Return what is wrong with the set of MuJoCo packages, or "".
 
     ``installed`` lists (name, version), by default what this interpreter finds. A downgrade from 4 to 3 leaves
-    ``mujoco-core`` 4 behind and the files of both mixed; they import, and then fail.
+    ``mujoco-core`` 4 behind and the files of both mixed. They import, and then fail.
     """
     mend = "run `pip uninstall -y mujoco mujoco-core && pip install 'mujoco>=3.17,<4'`."
     found: dict[str, set[str]] = {"mujoco": set(), "mujoco-core": set()}
@@ -120,7 +120,7 @@ def mixed_mujoco(installed: Iterable[tuple[str, str]] | None = None, library: st
 
 
 def accelerator() -> list[Finding]:
-    """CUDA and bf16; neither is needed, so neither fails."""
+    """Report CUDA and bf16. Neither is needed, so neither fails."""
     import torch
 
     if not torch.cuda.is_available():
@@ -236,7 +236,10 @@ def _draw(env: dict[str, Any], frames: int, barrier: Barrier, sender: Connection
 
 
 def _library_version() -> str:
-    """What the shared library itself says, without importing the package, which may not survive being mixed."""
+    """Return the version that the shared library itself gives.
+
+    The package is not imported: it may not survive being mixed.
+    """
     spec = importlib.util.find_spec("mujoco")
     files = sorted(Path(next(iter(spec.submodule_search_locations))).glob("libmujoco.*")) if spec else []
     if len(files) != 1:

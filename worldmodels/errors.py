@@ -13,7 +13,7 @@ LONGEST = 80
 
 
 class UserError(Exception):
-    """A user's mistake; the command line prints its one sentence and exits with status 1.
+    """A user's mistake. The command line prints its one sentence and exits with status 1.
 
     Args:
         message: what is wrong, what is allowed, what to do; ends with a full stop or a question.
@@ -30,7 +30,7 @@ class UserError(Exception):
 class OptionError(UserError):
     """A wrong option, raised by a class that knows its own argument names and not where a configuration has them.
 
-    The message is ``<path>.<option>=<value> <reason>.``; whoever builds from a configuration adds the path.
+    The message is ``<path>.<option>=<value> <reason>.`` Whoever builds from a configuration adds the path.
 
     Args:
         option: the argument's name.
@@ -50,7 +50,7 @@ class OptionError(UserError):
         return f"{self.option}{given} {self.reason}.{self.hint}"
 
     def with_path(self, path: str) -> OptionError:
-        """Say where in a configuration the option stands; the first to know the whole path is right."""
+        """Say where in a configuration the option stands. The first to know the whole path is right."""
         if path and not self.located:
             self.option, self.located = f"{path}.{self.option}", True
         return self

@@ -32,7 +32,7 @@ def construct(cfg: DictConfig, **options: Any) -> Any:
 
 
 def path_of(cfg: DictConfig) -> str:
-    """Where a node stands in its configuration."""
+    """Return the place of a node in its configuration."""
     return str(cfg._get_full_key(None))
 
 
@@ -56,7 +56,7 @@ def with_style(node: Any, nets: Mapping[str, Any]) -> Any:
 
 
 def parameters_of(target: str) -> Collection[str]:
-    """Return the names of a constructor's parameters; none where there is no such constructor."""
+    """Return the names of a constructor's parameters. Without a constructor there are none."""
     try:
         return inspect.signature(pkgutil.resolve_name(target)).parameters
     except (ImportError, AttributeError, ValueError, TypeError):
@@ -125,10 +125,10 @@ def build_planner(
     seed: int = 0,
     nets: DictConfig | None = None,
 ) -> Planner:
-    """A planner from its group of the configuration, initialised likewise.
+    """Build a planner from its group of the configuration, initialised likewise.
 
     ``features``: of the model that it learns on, in which the constructor of what learns finds the ``feat_dim`` and
-    ``goal_dim`` that it names. ``nets``: the style of its networks; None: the default.
+    ``goal_dim`` that it names. ``nets``: the style of its networks. None: the default.
     """
     options = plain(cfg)
     learner = learner_of(options)
@@ -148,7 +148,7 @@ def loss_scales(
 ) -> dict[str, float]:
     """Return the scale of every loss, without those of observations that there are none of.
 
-    ``learning`` names the places of parts that are not frozen; None: all.
+    ``learning`` names the places of parts that are not frozen. None: all.
     """
     absent = set(OBSERVATION_KEYS) - observations.keys()
     return {

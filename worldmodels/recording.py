@@ -1,4 +1,4 @@
-"""What `scripts/collect.py` does: act with any policy and keep every row."""
+"""Recording, as `scripts/collect.py` does it: act with any policy and keep every row."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 def record(to: str, run_folder: str | None, frames: int | None, overrides: list[str], explore: bool = True) -> Path:
     """Record ``frames`` environment frames into the replay folder ``to``.
 
-    A run's planner consults its model, and explores or does not; without a run, the planner must be one that looks at
+    A run's planner consults its model, and explores or does not. Without a run, the planner must be one that looks at
     nothing.
     """
     if not (run_folder or explore):

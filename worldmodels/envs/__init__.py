@@ -1,4 +1,4 @@
-"""Environments behind one set of spaces, one file a family, and their workers. Light to import; nothing learns."""
+"""Environments behind one set of spaces, one file a family, and their workers. Light to import. Nothing learns."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def make(env: Mapping[str, Any], seed: int, index: int = 0) -> gymnasium.Env:
 
 
 def own_options(env: Mapping[str, Any], path: str = PATH) -> dict[str, Any]:
-    """The keys of an ``env`` group that its class takes, ``_target_`` included; unknown ones are refused."""
+    """Return the keys of an ``env`` group that its class takes, ``_target_`` included. Unknown ones are refused."""
     if not env.get(TARGET):
         raise UserError("env has no _target_: name its class, for example worldmodels.envs.dmc.DMC.")
     shared = shared_keys()

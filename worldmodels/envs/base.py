@@ -1,4 +1,4 @@
-"""What every environment of this project agrees on: spaces, seeds, finite numbers, and states that can be saved."""
+"""Contract of every environment of this project: spaces, seeds, finite numbers, and states that can be saved."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def require_finite(name: str, observation: Mapping[str, np.ndarray], reward: flo
 
 
 def rescale(action: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """Clamp ``action`` to [-1, 1] and map it to [low, high] in float64; exact where the range is [-1, 1] already."""
+    """Clamp ``action`` to [-1, 1] and map it to [low, high] in float64. Exact where the range is [-1, 1] already."""
     action = np.clip(np.asarray(action, np.float64), -1.0, 1.0)
     unit = (low == -1) & (high == 1)
     return np.where(unit, action, np.clip(low + (action + 1) * 0.5 * (high - low), low, high))

@@ -19,7 +19,7 @@ Record = list[tuple[dict[str, np.ndarray], float, bool, bool]]
 
 
 def check(env: Mapping[str, Any], seed: int = 0, steps: int = STEPS) -> list[tuple[str, str]]:
-    """Hold an environment (given as an ``env`` config group) to the contract; (name, "ok" or what is wrong) a check.
+    """Hold an environment (an ``env`` config group) to the contract. Return (name, "ok" or what is wrong) a check.
 
     The checks: the class builds; the spaces; every observation fits them and is finite; ``info["frames"]``; the same
     seed repeats; ``snapshot`` and ``restore`` are exact and survive the workers' transport;
@@ -43,7 +43,7 @@ def check(env: Mapping[str, Any], seed: int = 0, steps: int = STEPS) -> list[tup
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print one line a check; 0 if all hold, 1 otherwise."""
+    """Print one line a check. Return 0 if all hold, 1 otherwise."""
     from omegaconf import OmegaConf
 
     try:
@@ -79,7 +79,7 @@ def _actions(env: gymnasium.Env, steps: int, seed: int = 0) -> Iterator[Any]:
 
 
 def _roll(env: gymnasium.Env, actions: Iterator[Any], over: bool) -> tuple[Record, bool]:
-    """Rows of a stream that begins a new episode whenever one is over; also whether it stopped at an end."""
+    """Roll out a stream that begins a new episode whenever one is over. Also return whether it stopped at an end."""
     record: Record = []
     for action in actions:
         if over:

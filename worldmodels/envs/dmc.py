@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import gymnasium
 import numpy as np
 from gymnasium import spaces
+from typing_extensions import override
 
 from worldmodels.common.options import Fields, checked
 from worldmodels.envs import base, rendering
@@ -111,7 +112,7 @@ class DMC(gymnasium.Env):
         self.action_space = spaces.Box(-1, 1, self._low.shape, np.float32)
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[dict[str, np.ndarray], dict]:
-        """Start an episode; ``seed`` restarts the task's generator first."""
+        """Start an episode. ``seed`` restarts the task's generator first."""
         if seed is not None:
             self._env.task.random.seed(seed)
         self._read_state(self._env.reset().observation)
@@ -121,7 +122,7 @@ class DMC(gymnasium.Env):
         return observation, {"frames": 0}
 
     def step(self, action: np.ndarray) -> tuple[dict[str, np.ndarray], float, bool, bool, dict]:
-        """Apply ``action`` for ``action_repeat`` control steps, fewer if the episode ends; rewards are summed."""
+        """Apply ``action`` for ``action_repeat`` control steps, fewer if the episode ends. Rewards are summed."""
         if self._over:
             raise UserError(f"{self.name}: the episode is over, or none was begun; call reset() first.")
         control = base.rescale(base.require_finite_action(self.name, action), self._low, self._high)
@@ -150,7 +151,7 @@ class DMC(gymnasium.Env):
             raise UserError(rendering.advice(error)) from error
 
     def renderer(self) -> str:
-        """What OpenGL calls the device that draws; call :meth:`render` first."""
+        """OpenGL's name of the device that draws. Call :meth:`render` first."""
         from OpenGL import GL
 
         with self._physics.contexts.gl.make_current() as context:
@@ -193,8 +194,8 @@ class DMC(gymnasium.Env):
             self._upload_terrain()
         return self._observation()
 
+    @override
     def close(self) -> None:
-        """Free the simulator and its GL context."""
         self._camera = None
         self._env.close()
 
@@ -241,7 +242,7 @@ class DMC(gymnasium.Env):
         raise OptionError("camera", camera, reason, allowed=tuple(names), hint=hint)
 
     def _restore_model(self, saved: Mapping[str, Any]) -> bool:
-        """Write the model's fields back; True if the terrain changed, which a renderer keeps its own copy of."""
+        """Write the model's fields back. Return whether the terrain changed, which a renderer keeps its own copy of."""
         moved = False
         for field, value in saved.items():
             value = np.asarray(value)

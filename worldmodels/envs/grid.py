@@ -14,7 +14,7 @@ class Grid:
     """Cells of side 1 around the origin, as gymnasium-robotics lays them out: row 0 has the largest y.
 
     Args:
-        rows: a list of rows; 1 is a wall, everything else is free.
+        rows: a list of rows. 1 is a wall, everything else is free.
     """
 
     def __init__(self, rows: Sequence[Sequence[int | str]]) -> None:
@@ -43,7 +43,7 @@ class Grid:
         return [(self.cells[i], self.cells[j]) for i, j in np.argwhere(near)]
 
     def towards(self, a: tuple[int, int], b: tuple[int, int]) -> tuple[int, int]:
-        """The next cell on a shortest way from ``a`` to ``b``; ``b`` itself once there."""
+        """Return the next cell on a shortest way from ``a`` to ``b``. It is ``b`` itself once there."""
         if a == b:
             return b
         return min(self._neighbors(a), key=lambda cell: self.distance(cell, b))

@@ -9,6 +9,7 @@ import cv2
 import gymnasium
 import numpy as np
 from gymnasium import spaces
+from typing_extensions import override
 
 from worldmodels.common.options import checked
 from worldmodels.common.seeds import derive_seed
@@ -19,10 +20,10 @@ from worldmodels.errors import OptionError, UserError, near_match, sentence
 class GymEnv(gymnasium.Env):
     """A Gymnasium environment with action repeat, its images resized and its actions rescaled from [-1, 1].
 
-    An image environment has only pixels; a vector environment has its vector as state, and its ``rgb_array`` rendering
-    as pixels. Every episode has a seed of its own, derived from (seed, episode), so that a
-    snapshot is the episode's number and the actions taken in it: exact for every environment that repeats itself, at
-    the price of replaying them. A ``TimeLimit`` truncates, nothing else does here.
+    An image environment has only pixels. A vector environment has its vector as state, and its ``rgb_array`` rendering
+    as pixels. Every episode has a seed of its own, derived from (seed, episode), so that a snapshot is the episode's
+    number and the actions taken in it: exact for every environment that repeats itself, at the price of replaying them.
+    A ``TimeLimit`` truncates, nothing else does here.
     """
 
     metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012 - Gymnasium declares it as an instance attribute
@@ -54,14 +55,14 @@ class GymEnv(gymnasium.Env):
         self.action_space = self._find_actions(self._env.action_space)
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[dict[str, np.ndarray], dict]:
-        """Begin the next episode; ``seed`` starts the numbering again from a new seed."""
+        """Begin the next episode. ``seed`` starts the numbering again from a new seed."""
         if seed is not None:
             self._seed, self._episode = seed, -1
         self._begin(self._episode + 1)
         return self._last, {"frames": 0}
 
     def step(self, action: np.ndarray | int) -> tuple[dict[str, np.ndarray], float, bool, bool, dict]:
-        """Apply ``action`` for ``action_repeat`` steps, fewer if the episode ends; rewards are summed."""
+        """Apply ``action`` for ``action_repeat`` steps, fewer if the episode ends. Rewards are summed."""
         if self._over:
             raise UserError(f"{self.name}: the episode is over, or none was begun; call reset() first.")
         given = base.require_finite_action(self.name, np.atleast_1d(action))
@@ -112,8 +113,8 @@ class GymEnv(gymnasium.Env):
                 )
         return self._last
 
+    @override
     def close(self) -> None:
-        """Close the environment within."""
         self._env.close()
 
     def _begin(self, episode: int) -> None:
@@ -143,7 +144,7 @@ class GymEnv(gymnasium.Env):
         return frame
 
     def _resize(self, image: np.ndarray) -> np.ndarray:
-        """[H, W], [H, W, 1] or [H, W, 3] as [3, S, S]; area averaging keeps small things visible when shrinking."""
+        """Resize [H, W], [H, W, 1] or [H, W, 3] to [3, S, S]. Averaging over areas keeps small things visible."""
         image = np.ascontiguousarray(image, np.uint8)
         if image.shape[:2] != (self._size, self._size):
             image = cv2.resize(image, (self._size, self._size), interpolation=cv2.INTER_AREA)
@@ -152,7 +153,10 @@ class GymEnv(gymnasium.Env):
         return np.ascontiguousarray(image.transpose(2, 0, 1))
 
     def _check_observation(self, space: spaces.Space) -> bool:
-        """True for images, False for vectors; anything else, or an ``obs`` the environment cannot give, is refused."""
+        """Return True for images, False for vectors.
+
+        Anything else, or an ``obs`` the environment cannot give, is refused.
+        """
         if not isinstance(space, spaces.Box):
             raise UserError(f"{self.name} observes {space}; only images and vectors (Box spaces) are supported.")
         if space.dtype != np.uint8 or len(space.shape) < 2:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import gymnasium
 import numpy as np
 from gymnasium import spaces
+from typing_extensions import override
 
 from worldmodels.common.columns import GOAL_PREFIX
 from worldmodels.common.options import AtLeast, checked
@@ -34,11 +35,11 @@ ARRIVED = 0.2
 
 
 class Maze(gymnasium.Env):
-    """A force-driven ball in a maze seen from above; the goal is shown by an observation of the ball lying there.
+    """A force-driven ball in a maze seen from above. The goal is an observation of the ball lying there.
 
     Observations, each with its ``goal_`` twin: ``state`` is position and velocity (x, y, vx, vy), the goal's at rest;
     ``pixels`` a camera above the maze in which no marker gives the goal away. Reward is 1 for each decision that ends
-    within 0.45 of the goal; episodes go on there, to D4RL's number of steps. ``info["success"]``: there now.
+    within 0.45 of the goal. Episodes go on there, to D4RL's number of steps. ``info["success"]``: there now.
 
     With ``max_leg_cells=n`` it is an environment to record in instead: goals lie at most n cells away, and whenever one
     is reached (to within 0.2) the next is drawn. A control step is 10 ms.
@@ -137,8 +138,8 @@ class Maze(gymnasium.Env):
         base.unpack_random(self._random, snapshot["random"])
         return self._observation()
 
+    @override
     def close(self) -> None:
-        """Free the simulator and its GL context."""
         if self._renderer is not None:
             self._renderer.close()
         self._maze.close()
@@ -177,7 +178,7 @@ class Maze(gymnasium.Env):
         return np.ascontiguousarray(self.render().transpose(2, 0, 1))
 
     def _drawn_at_goal(self) -> np.ndarray:
-        """The frame of the ball lying at the goal; drawn once for each goal."""
+        """Return the frame of the ball lying at the goal, drawn once for each goal."""
         if self._goal_pixels is None:
             physics = self._physics()
             self._point.set_state(self._goal, np.zeros(2))
@@ -215,7 +216,7 @@ class Maze(gymnasium.Env):
 
 
 def grid_of(maze: str) -> Grid:
-    """The cells of a maze; ``UserError`` for one that does not exist."""
+    """Return the cells of a maze. Raise ``UserError`` for one that does not exist."""
     maps = _robotics().envs.maze.maps
     known = {"umaze": maps.U_MAZE, "medium": maps.MEDIUM_MAZE, "large": maps.LARGE_MAZE}
     if maze not in known:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import gymnasium
 import numpy as np
 from gymnasium import spaces
+from typing_extensions import override
 
 from worldmodels.common.options import AtLeast, checked
 from worldmodels.envs import base
@@ -55,8 +56,8 @@ class Recall(gymnasium.Env):
         """Frames of an episode."""
         return SHOWN + delay + 3
 
+    @override
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[dict[str, np.ndarray], dict]:
-        """Draw a room."""
         if seed is not None:
             self._random.seed(seed)
         self._room, self._step = self._random.randint(2, size=4), 0
@@ -64,7 +65,7 @@ class Recall(gymnasium.Env):
         return self._observation(), {"frames": 0}
 
     def step(self, action: int | np.integer) -> tuple[dict[str, np.ndarray], float, bool, bool, dict]:
-        """Walk on; what an action means depends on where."""
+        """Walk on. The place says what an action means."""
         chosen = self._step == self.doors
         self._step += 1
         self._place = (self._place + (1 if int(action) else -1)) % STRIPES

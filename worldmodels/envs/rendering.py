@@ -33,7 +33,7 @@ def choose_backend(environ: MutableMapping[str, str] = os.environ) -> str:
 
 
 def turn_off(environ: MutableMapping[str, str] = os.environ) -> None:
-    """Keep this process away from OpenGL altogether, for workers that never draw; before MuJoCo is first imported."""
+    """Keep this process away from OpenGL altogether, for workers that never draw. Call before MuJoCo's first import."""
     environ[VARIABLE] = "disable"
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import cv2
 import gymnasium
 import numpy as np
+from typing_extensions import override
 
 from worldmodels.common.columns import GOAL_PREFIX
 from worldmodels.errors import OptionError
@@ -19,7 +20,7 @@ HELP = "shown as goal_pixels, goal_state: an image file, a state's numbers, {pix
 
 
 class FixedGoal(gymnasium.Wrapper):
-    """Each observation gets a twin ``goal_…`` that is the same always; rewards and ends stay what they were.
+    """Each observation gets a twin ``goal_…`` that is the same always. Rewards and ends stay what they were.
 
     Args:
         goal: as many of ``pixels`` and ``state`` as are observed.
@@ -45,13 +46,13 @@ class FixedGoal(gymnasium.Wrapper):
         twins = {GOAL_PREFIX + key: spaces[key] for key in shown}
         self.observation_space = gymnasium.spaces.Dict({**spaces, **twins})
 
+    @override
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[dict[str, np.ndarray], dict]:
-        """Begin an episode."""
         observation, info = self.env.reset(seed=seed, options=options)
         return {**observation, **self._shown}, info
 
+    @override
     def step(self, action: np.ndarray | int) -> tuple[dict[str, np.ndarray], float, bool, bool, dict]:
-        """Step."""
         observation, *outcome = self.env.step(action)
         return {**observation, **self._shown}, *outcome
 
@@ -65,7 +66,7 @@ class FixedGoal(gymnasium.Wrapper):
 
 
 def with_goal(env: gymnasium.Env, goal: Annotated[GoalOption | None, HELP] = None) -> gymnasium.Env:
-    """Show a goal beside what is observed; return ``env`` itself for None."""
+    """Show a goal beside what is observed. Return ``env`` itself for None."""
     return env if goal is None else FixedGoal(env, goal)
 
 
@@ -76,7 +77,7 @@ def _by_key(goal: GoalOption) -> dict[str, Any]:
 
 
 def _of_space(key: str, value: Any, space: gymnasium.Space) -> np.ndarray:
-    """A goal in the shape and type of what is observed; :class:`OptionError` where it cannot be."""
+    """Return a goal in the shape and type of what is observed. Raise :class:`OptionError` where it cannot be."""
     if key == "pixels":
         return _read_image(value, space.shape[-1])
     try:

@@ -17,7 +17,7 @@ SEEN = "stacked frames"
 
 
 class FrameStack(gymnasium.Wrapper):
-    """``pixels`` become [3 * frames, S, S], the newest frame last; before an episode's first, that one is repeated.
+    """``pixels`` become [3 * frames, S, S], the newest frame last. Before an episode's first, that one is repeated.
 
     As published for TD-MPC2 from pixels: one frame does not show velocities.
     """
@@ -67,5 +67,5 @@ class FrameStack(gymnasium.Wrapper):
 def stacked(
     env: gymnasium.Env, stack: Annotated[int, AtLeast(1), "newest frames in one observation; TD-MPC2: 3"] = 1
 ) -> gymnasium.Env:
-    """Show so many frames in an observation; return ``env`` itself for 1."""
+    """Show so many frames in an observation. Return ``env`` itself for 1."""
     return env if stack == 1 else FrameStack(env, stack)

@@ -1,4 +1,4 @@
-"""One endless stream of episodes, as it runs inside a worker process; never imports torch, so workers start quickly."""
+"""One endless stream of episodes, as it runs inside a worker process. Never imports torch, so workers start quickly."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def explain(error: BaseException) -> str:
 
 
 def probe_spaces(env: Mapping[str, Any], seed: int, connection: Connection) -> None:
-    """Build an environment once in a process of its own; send its spaces and its memory, or why it cannot be built."""
+    """Build an environment once in a process of its own. Send its spaces and its memory, or why it cannot be built."""
     enter_worker(env)
     try:
         built = make(env, seed)

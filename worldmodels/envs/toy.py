@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import gymnasium
 import numpy as np
 from gymnasium import spaces
+from typing_extensions import override
 
 from worldmodels.common.options import AtLeast, checked
 from worldmodels.envs import base
@@ -43,14 +44,14 @@ class Counter(gymnasium.Env):
         self.observation_space = base.observation_space(obs, size, 4 + action_dim)
         self.action_space = spaces.Box(-1, 1, (action_dim,), np.float32)
 
+    @override
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[dict[str, np.ndarray], dict]:
-        """Begin the next episode."""
         self._episode, self._step, self._reward = self._episode + 1, 0, 0.0
         self._action = np.zeros_like(self._action)
         return self._observation(), {"frames": 0}
 
+    @override
     def step(self, action: np.ndarray) -> tuple[dict[str, np.ndarray], float, bool, bool, dict]:
-        """Count one step."""
         self._step += 1
         self._action = np.asarray(action, np.float32)
         self._reward = 100.0 * self._episode + self._step + float(self._action[0]) / 2
@@ -107,13 +108,13 @@ class Chain(gymnasium.Env):
         self.observation_space = base.observation_space("state", 16, length)
         self.action_space = spaces.Discrete(2)
 
+    @override
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[dict[str, np.ndarray], dict]:
-        """Begin at the start."""
         self._place, self._step = self._start, 0
         return self._observation(), {"frames": 0}
 
     def step(self, action: int) -> tuple[dict[str, np.ndarray], float, bool, bool, dict]:
-        """Move left or right; the left-hand wall holds."""
+        """Move left or right. The left-hand wall holds."""
         self._step += 1
         self._place = min(max(self._place + (1 if int(action) else -1), 0), self.length - 1)
         goal = self._place == self.length - 1
@@ -135,7 +136,7 @@ class Chain(gymnasium.Env):
         return np.linalg.solve(np.eye(n) - gamma * transition, reward)
 
     def snapshot(self) -> dict[str, Any]:
-        """Place and step."""
+        """Return place and step."""
         return {"place": self._place, "step": self._step}
 
     def restore(self, snapshot: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -151,7 +152,7 @@ class LinearGaussian(gymnasium.Env):
     """x' = A x + B u + noise with the reward -(x' Q x' + u R u): the best plan is known in closed form.
 
     A point with friction on a line: ``state`` is (position, velocity). Episodes begin at ``start`` and are truncated
-    after ``limit`` steps; ``noise`` is the standard deviation added to each part of the state.
+    after ``limit`` steps. ``noise`` is the standard deviation added to each part of the state.
     """
 
     A = np.array([[1.0, 0.2], [0.0, 0.9]])
@@ -176,15 +177,15 @@ class LinearGaussian(gymnasium.Env):
         self.observation_space = base.observation_space("state", 16, 2)
         self.action_space = spaces.Box(-1, 1, (1,), np.float32)
 
+    @override
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[dict[str, np.ndarray], dict]:
-        """Begin at the start."""
         if seed is not None:
             self._random.seed(seed)
         self._x, self._step = self._start.copy(), 0
         return self._observation(), {"frames": 0}
 
     def step(self, action: np.ndarray) -> tuple[dict[str, np.ndarray], float, bool, bool, dict]:
-        """Move by the linear law; the action is clamped to [-1, 1]."""
+        """Move by the linear law. The action is clamped to [-1, 1]."""
         self._step += 1
         u = np.clip(np.asarray(action, np.float64), -1, 1)
         self._x = self.A @ self._x + self.B @ u + self._noise * self._random.standard_normal(2)

@@ -39,7 +39,7 @@ CLOSE_SECONDS = 10.0
 
 
 class VectorEnv:
-    """``num_envs`` spawned workers with shared memory, one seed each; what fails is named, nothing waits for ever.
+    """``num_envs`` spawned workers with shared memory, one seed each. Failures are named, nothing waits for ever.
 
     After an error of :meth:`reset` or :meth:`step`, or of a worker that dies or hangs, every worker is gone: close this
     one and make another. Raises :class:`UserError` for an environment that cannot be built, raises, returns NaN, dies
@@ -83,7 +83,7 @@ class VectorEnv:
         return self._rows(observation, torch.zeros(self.num_envs, self.action_dim), no, no, no, info)
 
     def step(self, action: Float[Tensor, "N A"]) -> Rows:
-        """Take one step everywhere; where an episode has just ended, begin the next one and ignore the action."""
+        """Take one step everywhere. Where an episode has just ended, begin the next one and ignore the action."""
         envs = self._running()
         action = self._clean(action)
         with self._naming_the_culprit():
@@ -94,14 +94,14 @@ class VectorEnv:
     def snapshot(self) -> list[dict[str, Any]]:
         """One exact snapshot an environment, pending resets included, as tensors and plain containers.
 
-        ``UserError`` for an environment that cannot; it and the others go on.
+        Raise ``UserError`` for an environment that cannot. It and the others go on.
         """
         return [plain_state(answer) for answer in self._call("snapshot")]
 
     def restore(self, snapshots: list[dict[str, Any]]) -> None:
-        """Go back to ``snapshots``; the next :meth:`step` continues from there.
+        """Go back to ``snapshots``. The next :meth:`step` continues from there.
 
-        ``UserError`` for an environment that cannot; begin new episodes everywhere then.
+        Raise ``UserError`` for an environment that cannot. Begin new episodes everywhere then.
         """
         if len(snapshots) != self.num_envs:
             raise UserError(f"{len(snapshots)} snapshots cannot be restored into {self.num_envs} environments.")
@@ -257,7 +257,7 @@ class VectorEnv:
 
 
 def held_out_envs(env: Mapping[str, Any], num_envs: int, seed: int, lot: int = 0) -> VectorEnv:
-    """Environments on seeds that no training plays; each ``lot`` of one seed has its own."""
+    """Return environments on seeds that no training plays. Each ``lot`` of one seed has its own."""
     return VectorEnv(env, num_envs, derive_seed(seed, HELD_OUT + lot), env["step_timeout"])
 
 

@@ -1,4 +1,4 @@
-"""What needs no learning: policies that scores are set beside."""
+"""Baselines that need no learning: policies that scores are set beside."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import override
 
 from dynamics.base import Memory
 from planners.base import Decision, Planner
@@ -24,8 +25,8 @@ class Constant(Planner):
         super().__init__(action_dim, discrete)
         self.value = value
 
+    @override
     def initial(self, n: int) -> Memory:
-        """Nothing to remember."""
         return {}
 
     def _act(self, decision: Decision, memory: Memory) -> tuple[Float[Tensor, "N A"], Memory]:
@@ -34,7 +35,7 @@ class Constant(Planner):
 
 
 def baseline_policies(run: Run) -> dict[str, Callable[[int, bool], Planner]]:
-    """What looks at nothing, by name; constant actions only where actions form a box."""
+    """Return policies that look at nothing, by name. Constant actions need actions that form a box."""
     policies: dict[str, Callable[[int, bool], Planner]] = {
         "random": Random,
         "prefill": lambda a, d: build_planner(run.cfg.prefill_planner, a, d),

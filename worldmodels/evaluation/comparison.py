@@ -48,7 +48,7 @@ def compare(
     oracle: bool = True,
     to: str = "compare",
 ) -> dict[str, Any]:
-    """Play every entry of the grid, measure every model, write JSON, table and figure; return what is in the JSON."""
+    """Play every entry of the grid, measure every model, write JSON, table and figure. Return the JSON's content."""
     first = read_config(Path(runs[0]))
     for path in runs[1:]:
         if world_of(read_config(Path(path)).env) != world_of(first.env):
@@ -87,7 +87,7 @@ def words_of(planner: str) -> list[str]:
 
 
 def learned_row(entry: Entry, episodes: int, seed: int) -> dict[str, Any]:
-    """Returns of a planner on a run's model; a reason instead where it has learned parts that the run lacks."""
+    """Return a planner's scores on a run's model, or a reason where it has learned parts that the run lacks."""
     row = {"model": entry.model, "planner": entry.planner}
     run = open_run_or_reason(entry)
     if isinstance(run, str):
@@ -116,7 +116,7 @@ def open_run_or_reason(entry: Entry) -> Run | str:
 
 
 def bounds(run: Run, planners: list[str], episodes: int, seed: int, oracle: bool) -> list[dict[str, Any]]:
-    """The oracle under each planner that can plan with it, or else mppi; then what looks at nothing."""
+    """Play the oracle under each planner that can plan with it, or else mppi. Then play what looks at nothing."""
     rows: list[dict[str, Any]] = []
     if oracle:
         known = [oracle_row(run, planner, episodes, seed) for planner in tqdm(planners, desc="oracle", unit="planner")]
@@ -129,7 +129,7 @@ def bounds(run: Run, planners: list[str], episodes: int, seed: int, oracle: bool
 
 
 def oracle_row(run: Run, planner: str, episodes: int, seed: int) -> dict[str, Any] | None:
-    """Returns of a planner with the simulator for a model; None where it has learned parts or searches nothing."""
+    """Play a planner with the simulator for a model. None where it has learned parts or searches nothing."""
     searching = open_run_or_reason(Entry(str(run.path), planner))
     if (
         isinstance(searching, str)
@@ -148,7 +148,7 @@ def oracle_row(run: Run, planner: str, episodes: int, seed: int) -> dict[str, An
 def score_model(
     run: Run, held_out: EpisodeBatch, actions: Float[Tensor, "N T A"], seed: int, oracle: bool
 ) -> dict[str, Any]:
-    """How well a run's model predicts recorded futures and ranks invented ones, whatever plans with it."""
+    """Score how well a run's model predicts recorded futures and ranks invented ones, whatever plans with it."""
     scores: dict[str, Any] = {"errors": {}}
     try:
         scores["errors"] = prediction_errors(run, held_out)
@@ -194,7 +194,7 @@ def interval(values: Float[np.ndarray, " N"]) -> tuple[float, float]:
 
 
 def over_oracle(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What a planner gets with a model over what it, or else the best one, gets with the oracle, both above random."""
+    """Divide each planner's return with a model by its return, or the best one, with the oracle, both above random."""
     means = {(row["model"], row["planner"]): statistics.fmean(row["returns"]) for row in rows if row["returns"]}
     random = means[None, "random"]
     best_of_all = max((mean for (model, _), mean in means.items() if model == "oracle"), default=None)

@@ -1,4 +1,4 @@
-"""What `scripts/compare.py` shows: a table and a figure."""
+"""Report of `scripts/compare.py`: a table and a figure."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def table(result: Mapping[str, Any]) -> str:
 
 
 def solved(row: Mapping[str, Any]) -> str:
-    """A cell."""
+    """Format a cell with the success rate."""
     return f" {100 * row['success_rate']:.0f} % |" if "success_rate" in row else " |"
 
 
@@ -71,7 +71,10 @@ def quality_lines(quality: Mapping[str, Any]) -> list[str]:
 
 
 def draw(result: Mapping[str, Any]) -> Figure:
-    """Left, interquartile means and intervals; right, errors against the imagined step, a curve a model and part."""
+    """Draw interquartile means and intervals on the left.
+
+    On the right are errors against the imagined step, a curve a model and part.
+    """
     rows = [row for row in result["rows"] if row["returns"] is not None]
     parts = sorted({key for scores in result["quality"].values() for key in scores["errors"]})
     figure = blank_figure(5 + 2.6 * len(parts), max(2.6, 0.32 * len(rows) + 1))
@@ -89,7 +92,7 @@ def draw(result: Mapping[str, Any]) -> Figure:
 
 
 def draw_returns(axes: Axes, rows: list[dict[str, Any]]) -> None:
-    """One row each, the best on top; what consults no model is grey, the oracle green."""
+    """Draw one row each, the best on top. Policies that consult no model are grey, the oracle is green."""
     rows = sorted(rows, key=lambda row: row["iqm"])
     for place, row in enumerate(rows):
         color = "tab:gray" if row["model"] is None else "tab:green" if row["model"] == "oracle" else "tab:blue"

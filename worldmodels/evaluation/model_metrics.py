@@ -34,7 +34,7 @@ SEQUENCES = 64
 
 @torch.no_grad()
 def prediction_errors(run: Run, held_out: EpisodeBatch) -> dict[str, list[float]]:
-    """Errors of imagining recorded actions, by what and by imagined step (1, 2, …), each over that of a mean.
+    """Return errors of imagining recorded actions, by quantity and imagined step (1, 2, …), each over that of a mean.
 
     ``pixels`` and ``state``: squared error of what is decoded; ``latent``: squared distance to the latent that
     filtering gives; ``reward``: squared error; all over the variance of what is predicted, so that 1 is no better than
@@ -79,7 +79,7 @@ def relative_error(guess: Float[Tensor, "B H ..."], truth: Float[Tensor, "B H ..
 
 
 def common_episodes(runs: list[Run], seed: int) -> list[EpisodeBatch]:
-    """What all models are judged on, on one set of seeds: episodes of the prefill, and of each run's own planner."""
+    """Record the episodes that score all models, on one set of seeds: the prefill's, and each run's planner's."""
     first = runs[0].cfg
     prefill = record_baseline(
         first.env, lambda a, d: build_planner(first.prefill_planner, a, d), first.evaluation.episodes, seed
@@ -98,8 +98,8 @@ def mixed_actions(played: list[EpisodeBatch]) -> Float[Tensor, "N T A"]:
 def ranking(run: Run, seed: int, actions: Float[Tensor, "N T A"]) -> dict[str, Any]:
     """Spearman's correlation of imagined with true returns of action sequences, from the same physics states.
 
-    Sequences of drifting noise, as long as what was judged in imagination, from states along the held-out episodes that
-    these actions make; one correlation a state. True returns are the simulator's.
+    Sequences of drifting noise, as long as what was scored in imagination, from states along the held-out episodes that
+    these actions make. One correlation a state. True returns are the simulator's.
     """
     generator = torch.Generator().manual_seed(seed)
     steps, correlations = run.cfg.evaluation.imag_horizon, []
@@ -146,7 +146,10 @@ def returns(
 
 
 def correlate(guess: Float[Tensor, "N S"], actual: Float[Tensor, "N S"]) -> list[float]:
-    """Rank correlation of each row, 0 for a guess that tells nothing apart; rows of one true return are left out."""
+    """Return the rank correlation of each row, 0 for a guess that tells nothing apart.
+
+    Rows of one true return are left out.
+    """
     return [
         float(spearmanr(g.numpy(), a.numpy()).statistic) if g.max() > g.min() else 0.0
         for g, a in zip(guess, actual, strict=True)

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Generator, Tensor
+from typing_extensions import override
 
 from dynamics.base import Dynamics, Rollout, State
 from worldmodels.agent import Agent
@@ -79,7 +80,7 @@ def _play(snapshots: list[bytes], actions: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def _play_row(snapshot: bytes, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, bytes | None]:
-    """One row; after an episode's end nothing is rewarded, and only a terminal state does not go on."""
+    """Play one row. After an episode's end nothing is rewarded, and only a terminal state does not go on."""
     stream = pickle.loads(snapshot)
     observation, over = _simulator.restore(stream["env"]), stream["pending_reset"]
     feat = [_feature(observation)]
@@ -94,7 +95,7 @@ def _play_row(snapshot: bytes, actions: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def _feature(observation: Mapping[str, np.ndarray]) -> np.ndarray:
-    """The state where there is one; an oracle's features are for looking at, nothing is learned from them."""
+    """Return the state where there is one. An oracle's features are for looking at, nothing is learned from them."""
     return observation.get("state", np.zeros(1, np.float32))
 
 
@@ -108,8 +109,8 @@ class OracleDynamics(Dynamics):
         self.simulators, self.action_dim = simulators, action_dim
         self.layouts = [{SNAPSHOT: (None,)}]
 
+    @override
     def initial(self, n: int) -> State:
-        """No snapshot yet."""
         return State(torch.zeros(n, 1), {SNAPSHOT: torch.zeros(n, 8, dtype=torch.uint8)})
 
     def observe(self, embed: Tensor, action: Tensor, reset: Tensor, state: State) -> tuple[Rollout, State]:
@@ -133,12 +134,12 @@ class OracleDynamics(Dynamics):
         feat, _, _, ends = self.play(state, action[:, None])
         return State(feat[:, -1], {SNAPSHOT: pack(ends)})
 
+    @override
     def starts(self, rollout: Rollout, last: int | None = None) -> State:
-        """Refused."""
         raise UserError("model=oracle has no posteriors to imagine from.")
 
+    @override
     def loss(self, rollout: Rollout, reset: Bool[Tensor, "B T"]) -> dict[str, Tensor]:
-        """Nothing is learned."""
         return {}
 
     def play(self, state: State, actions: Float[Tensor, "N H A"]) -> tuple[Tensor, Tensor, Tensor, list[bytes]]:
@@ -190,7 +191,7 @@ class OracleAgent(Agent):
         self.envs = envs
 
     def filter(self, rows: dict[str, Tensor]) -> None:
-        """Take snapshots; ``UserError`` where the environments cannot save their state."""
+        """Take snapshots. Raise ``UserError`` where the environments cannot save their state."""
         try:
             snapshots = self.envs.snapshot()
         except UserError as error:

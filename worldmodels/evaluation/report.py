@@ -1,4 +1,4 @@
-"""What `evaluate.py` and `imagine.py` do, and a training at its end: score a run, and what it imagines."""
+"""Scores of a run, and pictures of what it imagines: `evaluate.py`, `imagine.py`, and a training's end."""
 
 from __future__ import annotations
 
@@ -36,7 +36,9 @@ log = logging.getLogger(__name__)
 
 
 def variant_folder(run: Run, words: list[str]) -> Run:
-    """The run with a folder of its own for the scores of a variant, so that none replaces another's; itself for none.
+    """Return the run with a folder of its own for the scores of a variant, or the run itself without one.
+
+    No variant then replaces another's scores.
 
     Words that change nothing but where or how fast it runs count too: what was said is what the folder is called.
     """
@@ -49,7 +51,7 @@ def variant_folder(run: Run, words: list[str]) -> Run:
 
 
 def score(run: Run, episodes: int, seed: int) -> EpisodeBatch:
-    """Write ``evaluation.json``, a video of the first episode and a plan; return the stochastic episodes."""
+    """Write ``evaluation.json``, a video of the first episode and a plan. Return the stochastic episodes."""
     played = {explore: play_held_out(run, episodes, seed, explore) for explore in (False, True)}
     untrained = with_random_weights(run)
     beside = {"untrained": statistics.fmean(play_held_out(untrained, episodes, seed, explore=False).returns)}
@@ -143,7 +145,7 @@ def mean_frame(replay: Replay, rows: int = 2000) -> Float[Tensor, "C H W"]:
 def image_errors(
     run: Run, batch: dict[str, Tensor], mean: Tensor, context: int, imag_horizon: int, futures: int
 ) -> dict[str, Any]:
-    """Mean squared image error against imagined steps, beside what needs no model; also the clip of one future.
+    """Return the mean squared image error against imagined steps, beside what needs no model. Also one future's clip.
 
     A model's forecast is the mean image of ``futures`` sampled ones: one sample of an uncertain future errs twice as
     much as its mean, and what it is compared with, a blend with the mean frame, is a mean too.
@@ -226,7 +228,7 @@ def draw_curve(run: Run) -> None:
 
 
 def evaluate_finished_run(run: Run, cfg: DictConfig) -> None:
-    """What a training does at its end."""
+    """Score a training at its end, and write its pictures."""
     held_out = score(run, cfg.evaluation.episodes, cfg.evaluation.seed)
     draw_curve(run)
     try:

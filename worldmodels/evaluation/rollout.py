@@ -42,7 +42,7 @@ class EpisodeBatch:
     lengths: list[int]
 
     def successes(self) -> list[bool] | None:
-        """Whether each was solved at any time; None where the environments do not tell."""
+        """Whether each was solved at any time. None where the environments do not tell."""
         has_success = [self.rows["success"][n, :end] for n, end in enumerate(self.lengths)]
         if any((success < 0).any() for success in has_success):
             return None
@@ -50,7 +50,7 @@ class EpisodeBatch:
 
 
 def play(envs: VectorEnv, agent: Agent, planner: Planner) -> EpisodeBatch:
-    """Play each environment until its first episode ends; ``UserError`` if one never does."""
+    """Play each environment until its first episode ends. Raise ``UserError`` if one never does."""
     rows = envs.reset()
     played: list[dict[str, Tensor]] = []
     done = torch.zeros(envs.num_envs, dtype=torch.bool)
@@ -118,7 +118,7 @@ def evaluate_oracle(env: Mapping[str, Any], planner: Planner, episodes: int, see
 def in_batches(
     env: Mapping[str, Any], episodes: int, seed: int, batch: Callable[[VectorEnv], EpisodeBatch]
 ) -> EpisodeBatch:
-    """Play so many episodes on held-out seeds, a few environments at once; a bar says how far, where it takes long."""
+    """Play so many episodes on held-out seeds, a few environments at once. A bar shows progress where it takes long."""
     played = []
     with tqdm(desc="playing", total=episodes, unit="episode", delay=BAR_AFTER, leave=False, file=sys.stdout) as bar:
         for number, begun in enumerate(range(0, episodes, EPISODES_AT_ONCE)):
@@ -130,7 +130,7 @@ def in_batches(
 
 
 def concat(played: list[EpisodeBatch]) -> EpisodeBatch:
-    """Several lots of episodes as one; rows after the end of the longest of a lot are zero."""
+    """Concatenate batches of episodes. Rows after the end of the longest of a batch are zero."""
     if len(played) == 1:
         return played[0]
     longest = max(max(batch.lengths) for batch in played)
@@ -147,7 +147,10 @@ def concat(played: list[EpisodeBatch]) -> EpisodeBatch:
 def play_baseline(
     env: Mapping[str, Any], planner_of: Callable[[int, bool], Planner], episodes: int, seed: int
 ) -> list[float]:
-    """Returns of a policy that looks at nothing, on the same seeds; frames are not drawn where that can be."""
+    """Return the returns of a policy that looks at nothing, on the same seeds.
+
+    Frames are not drawn where that can be.
+    """
     return record_baseline(
         {**env, **(read(Baselines, env).baseline_overrides or {})}, planner_of, episodes, seed
     ).returns

@@ -20,7 +20,7 @@ from worldmodels.runs.loading import open_run
 def sweep(
     run: str, over: str, values: list[str], words: list[str], episodes: int = 10, seed: int = 1000, to: str = "sweep"
 ) -> dict[str, Any]:
-    """Play the same episodes with ``over`` at each value; write JSON, table and figure, return what is in the JSON.
+    """Play the same episodes with ``over`` at each value. Write JSON, table and figure, return the JSON's content.
 
     Args:
         run: the run folder.
@@ -58,7 +58,7 @@ def sweep(
 
 
 def numbers(rows: list[dict[str, Any]]) -> list[float] | None:
-    """The values as numbers; None where some are words."""
+    """Return the values as numbers. None where some are words."""
     try:
         return [float(row["value"]) for row in rows]
     except ValueError:
@@ -66,7 +66,10 @@ def numbers(rows: list[dict[str, Any]]) -> list[float] | None:
 
 
 def rank_correlation(rows: list[dict[str, Any]]) -> dict[str, float] | None:
-    """Spearman's, of the values with mean returns and with those of single episodes; None where it is not defined."""
+    """Return Spearman's correlation of the values with mean returns and with those of single episodes.
+
+    None where it is not defined.
+    """
     values = numbers(rows)
     if values is None or len(set(values)) < 2 or len({row["mean"] for row in rows}) < 2:
         return None
@@ -78,7 +81,7 @@ def rank_correlation(rows: list[dict[str, Any]]) -> dict[str, float] | None:
 
 
 def table(result: dict[str, Any]) -> str:
-    """Markdown."""
+    """Format the results in Markdown."""
     has_success = any(row["success_rate"] is not None for row in result["rows"])
     lines = [
         f"{result['run']}, {result['episodes']} episodes from the same start states each:",
@@ -99,7 +102,10 @@ def table(result: dict[str, Any]) -> str:
 
 
 def draw(result: dict[str, Any]) -> Figure:
-    """Mean return and its standard error against the value; where episodes are solved, their share beside it."""
+    """Draw mean return and its standard error against the value.
+
+    Where episodes are solved, their share stands beside it.
+    """
     rows, values = result["rows"], numbers(result["rows"])
     places = values or list(range(len(rows)))
     has_success = any(row["success_rate"] is not None for row in rows)

@@ -1,4 +1,4 @@
-"""What is done to images while training, so that an encoder does not learn them by heart."""
+"""Augmentation of images while training, so that an encoder does not learn them by heart."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ from typing import Annotated
 import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
+from typing_extensions import override
 
 from worldmodels.common.options import Between, Count, checked
 from worldmodels.nets.distributions import LatentSpace
@@ -16,7 +17,7 @@ SHORT = 16
 
 
 def softmax(logits: Float[Tensor, "... G C"]) -> Float[Tensor, "... G C"]:
-    """Softmax over the last axis; a short one is computed transposed: an eighth of the time for 8 classes."""
+    """Softmax over the last axis. A short one is computed transposed: an eighth of the time for 8 classes."""
     return logits.softmax(-1) if logits.shape[-1] >= SHORT else logits.mT.softmax(-2).mT
 
 
@@ -77,20 +78,20 @@ class CategoricalLatent(LatentSpace):
         self.groups, self.classes, self.unimix = groups, classes, unimix
         self.dim = self.raw_dim = groups * classes
 
+    @override
     def params(self, raw: Float[Tensor, "... R"]) -> Float[Tensor, "... S C"]:
-        """Log-probabilities."""
         return mix_uniform(raw.unflatten(-1, (self.groups, self.classes)), self.unimix)
 
+    @override
     def draw(self, params: Tensor, sample: bool, generator: Generator | None = None) -> Float[Tensor, "... Z"]:
-        """One-hot groups, flattened."""
         return (sample_one_hot(params, generator) if sample else mode_one_hot(params)).flatten(-2)
 
+    @override
     def kl(self, p: Tensor, q: Tensor) -> Float[Tensor, "..."]:
-        """Summed over groups."""
         return categorical_kl(p, q).sum(-1)
 
+    @override
     def entropy(self, params: Tensor) -> Float[Tensor, "..."]:
-        """Summed over groups."""
         return -(params.exp() * params).sum((-1, -2))
 
 
@@ -105,12 +106,12 @@ class SimNormLatent(CategoricalLatent):
     ) -> None:
         super().__init__(groups, classes, unimix=0.0)
 
+    @override
     def params(self, raw: Float[Tensor, "... R"]) -> Float[Tensor, "... S C"]:
-        """Log-probabilities."""
         return log_softmax(raw.unflatten(-1, (self.groups, self.classes)).float())
 
     def draw(self, params: Tensor, sample: bool, generator: Generator | None = None) -> Float[Tensor, "... Z"]:
-        """The probabilities themselves."""
+        """Return the probabilities themselves."""
         return params.exp().flatten(-2)
 
     def simplices(self, raw: Float[Tensor, "... R"]) -> Float[Tensor, "... Z"]:

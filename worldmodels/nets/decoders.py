@@ -9,6 +9,7 @@ from typing import Annotated
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from typing_extensions import override
 
 from worldmodels.common.options import AtLeast, Count, checked
 from worldmodels.nets.distributions import symexp, symlog
@@ -36,7 +37,7 @@ class PixelDecoder(nn.Module):
         self.layers = nn.Sequential(*layers[:-2]).to(memory_format=torch.channels_last)
 
     def forward(self, feat: Float[Tensor, "... F"]) -> Float[Tensor, "... C S S"]:
-        """Images as fp32 in [0, 1]; the sigmoid keeps a clip from ever showing what a camera could not."""
+        """Decode images as fp32 in [0, 1]. The sigmoid keeps a clip from ever showing what a camera could not."""
         lead = feat.shape[:-1]
         start = self.unflatten(self.start(feat.reshape(-1, feat.shape[-1])))
         images = self.layers(start.contiguous(memory_format=torch.channels_last))
@@ -66,7 +67,7 @@ class StateDecoder(nn.Module):
 
 
 class Decoder(nn.ModuleDict):
-    """One decoder for each key of the observations; a goal behind ``feat_dim`` numbers of a feature is not read."""
+    """One decoder for each key of the observations. A goal behind ``feat_dim`` numbers of a feature is not read."""
 
     @checked
     def __init__(
@@ -85,8 +86,8 @@ class Decoder(nn.ModuleDict):
         if "state" in observations:
             self["state"] = StateDecoder(feat_dim, observations["state"][0], units, layers, style)
 
+    @override
     def forward(self, feat: Float[Tensor, "... F"]) -> dict[str, Tensor]:
-        """Decode every key."""
         return {key: decoder(feat[..., : self.feat_dim]) for key, decoder in self.items()}
 
     def loss(self, feat: Float[Tensor, "B T F"], obs: dict[str, Tensor]) -> dict[str, Float[Tensor, "B T"]]:

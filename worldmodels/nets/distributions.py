@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
+from typing_extensions import override
 
 from worldmodels.common.options import AtLeast, Count, checked
 
@@ -19,7 +20,7 @@ def symlog(x: Tensor) -> Tensor:
 
 
 def symexp(x: Tensor) -> Tensor:
-    """Inverse of :func:`symlog`."""
+    """Invert :func:`symlog`."""
     return torch.sign(x) * torch.expm1(torch.abs(x))
 
 
@@ -48,7 +49,7 @@ class TwoHot(nn.Module):
         return ((positive - negative) * self.bins[half + 1 :]).sum(-1)
 
     def encode(self, x: Float[Tensor, "..."]) -> Float[Tensor, "... K"]:
-        """Weights on the two bins around ``x`` whose expectation is ``x``; beyond the bins, all on the last one."""
+        """Weight the two bins around ``x`` so that their expectation is ``x``. Beyond the bins the last one has all."""
         x = x.float().clamp(self.bins[0], self.bins[-1])
         above = torch.searchsorted(self.bins, x.contiguous()).clamp(1, len(self.bins) - 1)
         low, high = self.bins[above - 1], self.bins[above]
@@ -108,8 +109,8 @@ class GaussianLatent(LatentSpace):
         mean, std = raw.float().chunk(2, dim=-1)
         return torch.stack([mean, F.softplus(std) + self.min_std], dim=-1)
 
+    @override
     def draw(self, params: Tensor, sample: bool, generator: Generator | None = None) -> Float[Tensor, "... Z"]:
-        """Reparameterised."""
         mean, std = params.unbind(-1)
         if not sample:
             return mean

@@ -69,7 +69,7 @@ class PixelEncoder(nn.Sequential):
 
 
 class Encoder(nn.Module):
-    """Embeds whatever the observations hold; the embedding is the concatenation in a fixed order.
+    """Embeds whatever the observations hold. The embedding is the concatenation in a fixed order.
 
     ``embed_shape`` is the shape of one embedding, whose last axis a backbone reads.
 

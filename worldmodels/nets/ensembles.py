@@ -26,7 +26,7 @@ class EnsembleLinear(nn.Module):
                 trunc_normal_(weight.T, scale, style)
 
     def forward(self, x: Float[Tensor, "Q N I"], members: slice | Tensor) -> Float[Tensor, "Q N O"]:
-        """Each map of those named, on its own rows; a slice copies no weights."""
+        """Apply each map of those named to its own rows. A slice copies no weights."""
         return torch.baddbmm(self.bias[members].unsqueeze(1), x, self.weight[members])
 
 
@@ -48,7 +48,7 @@ class EnsembleNorm(nn.Module):
 
 
 class EnsembleMLP(nn.Module):
-    """``members`` networks as :class:`MLP` makes them, with an output that begins at zero; computed together.
+    """``members`` networks as :class:`MLP` makes them, with an output that begins at zero. Computed together.
 
     Which of them are computed is a tensor's affair, so that a compiled update is one graph whichever are drawn.
 

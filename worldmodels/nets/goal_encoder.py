@@ -1,4 +1,4 @@
-"""Observations that show a goal too, to embeddings of both; and present frames as goals are shown."""
+"""Encoder of observations that show a goal too, to embeddings of both. It also presents frames as goals are shown."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+from typing_extensions import override
 
 from worldmodels.common.columns import GOAL_PREFIX
 from worldmodels.errors import OptionError
@@ -32,8 +33,8 @@ class GoalEncoder(nn.Module):
         if "state" in observations and not all(0 <= number < numbers for number in self.zeroed):
             raise OptionError("goal_zero_indices", self.zeroed, f"names numbers of a state that has only {numbers}")
 
+    @override
     def forward(self, obs: dict[str, Tensor]) -> Float[Tensor, "..."]:
-        """Embed both."""
         return torch.stack([self.encoder(obs), self._embed_goals(obs)], dim=-len(self.embed_shape))
 
     def _embed_goals(self, obs: dict[str, Tensor]) -> Float[Tensor, "... E"]:
@@ -58,5 +59,5 @@ class GoalEncoder(nn.Module):
 
 
 def without_goal(observations: ObservationSpec) -> ObservationSpec:
-    """What of the observations shows the present."""
+    """Return the part of the observations that shows the present."""
     return {key: value for key, value in observations.items() if not key.startswith(GOAL_PREFIX)}

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call
+from typing_extensions import override
 
 from worldmodels.common.options import MoreThan, checked
 
@@ -20,7 +21,7 @@ ACTIVATIONS = {"silu": nn.SiLU, "mish": nn.Mish, "gelu": nn.GELU, "elu": nn.ELU,
 @checked
 @dataclass(frozen=True)
 class NetStyle:
-    """What networks are made of, whatever their sizes. An architecture that names a layer itself keeps it."""
+    """Building blocks of networks, whatever their sizes. An architecture that names a layer itself keeps it."""
 
     norm: Annotated[Literal["layer", "rms"], "of hidden layers"] = "layer"
     """``layer`` or ``rms``.
@@ -48,7 +49,7 @@ class NetStyle:
         return ChannelRMSNorm(channels, eps=self.norm_eps)
 
     def make_act(self) -> nn.Module:
-        """Build the activation."""
+        """Build the activation of the style."""
         return ACTIVATIONS[self.act]()
 
 
@@ -58,8 +59,8 @@ DEFAULT_STYLE = NetStyle()
 class ChannelRMSNorm(nn.RMSNorm):
     """RMSNorm over the channels of feature maps, each place by itself (DreamerV3)."""
 
+    @override
     def forward(self, x: Float[Tensor, "N C S S"]) -> Float[Tensor, "N C S S"]:
-        """Normalise."""
         return super().forward(x.movedim(1, -1)).movedim(-1, 1)
 
 
@@ -77,7 +78,7 @@ class BlockLinear(nn.Module):
                 trunc_normal_(block.T, 1.0, style)
 
     def forward(self, x: Float[Tensor, "N I"]) -> Float[Tensor, "N O"]:
-        """Map each block of every row; blocks are consecutive ranges of the axis."""
+        """Map each block of every row. Blocks are consecutive ranges of the axis."""
         blocks = x.unflatten(-1, (self.weight.shape[0], -1)).transpose(0, 1)
         return torch.bmm(blocks, self.weight).transpose(0, 1).flatten(1) + self.bias
 
@@ -91,7 +92,10 @@ class DenseNormAct(nn.Sequential):
 
 
 class MLP(nn.Sequential):
-    """``layers`` hidden layers of ``units``; where ``out_dim`` is given, a linear output scaled by ``out_scale``."""
+    """``layers`` hidden layers of ``units``.
+
+    Where ``out_dim`` is given, a linear output scaled by ``out_scale`` follows.
+    """
 
     def __init__(
         self,
@@ -111,7 +115,7 @@ class MLP(nn.Sequential):
 
 
 def trunc_normal_(weight: Tensor, scale: float = 1.0, style: NetStyle = DEFAULT_STYLE) -> None:
-    """Truncated normal with standard deviation ``scale / sqrt(fan_in)``, in place; ``weight`` is [out, in, ...].
+    """Draw from a normal cut at two, with deviation ``scale / sqrt(fan_in)``, in place. ``weight`` is [out, in, ...].
 
     The factor 0.8796 is the standard deviation of a unit normal cut at two. A matrix has the deviation of a style that
     names one, unless it is to be zero.
@@ -125,7 +129,7 @@ def trunc_normal_(weight: Tensor, scale: float = 1.0, style: NetStyle = DEFAULT_
 
 
 def init_linear_(layer: nn.Module, scale: float = 1.0, style: NetStyle = DEFAULT_STYLE) -> nn.Module:
-    """Initialise a linear or convolutional layer with :func:`trunc_normal_` and a zero bias; return it."""
+    """Initialise a linear or convolutional layer with :func:`trunc_normal_` and a zero bias. Return it."""
     with torch.no_grad():
         if isinstance(layer, nn.ConvTranspose2d):  # its weight is [in, out, k, k], and stride^2 inputs overlap
             trunc_normal_(layer.weight.transpose(0, 1), scale * math.prod(layer.stride) ** 0.5, style)

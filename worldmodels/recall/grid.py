@@ -52,7 +52,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """A folder's name."""
+        """Name of the cell's folder."""
         parts = (self.dynamics, self.posterior, str(self.delay), None if self.cue else "control")
         return "-".join(part for part in parts if part)
 
@@ -62,7 +62,7 @@ class Cell:
         return f"{self.delay}" if self.cue else f"{self.delay}-control"
 
     def words(self, cfg: DictConfig) -> list[str]:
-        """What is chosen on top of the user's own words."""
+        """Words that are chosen on top of the user's own."""
         length = Recall.length(self.delay)
         latent = [f"dynamics.posterior={self.posterior}", f"dynamics.free_nats={cfg.memory.free_nats}"]
         return [
@@ -109,5 +109,5 @@ def cells(cfg: DictConfig) -> Iterator[Cell]:
 
 
 def result_file(folder: Path, cell: Cell) -> Path:
-    """Where a cell's scores go; that it exists means that they are complete."""
+    """Return the file of a cell's scores. That it exists means that they are complete."""
     return folder / "cells" / cell.name / "result.json"

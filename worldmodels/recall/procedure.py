@@ -1,4 +1,4 @@
-"""Train and score every backbone on the same recorded episodes; write one table and one figure."""
+"""Train and score every backbone on the same recorded episodes. Write one table and one figure."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 def run(cfg: DictConfig, words: list[str], resume: Path | None) -> Path:
-    """Record, train and score every cell that has not been; write ``memory.json``, ``memory.md`` and ``memory.png``.
+    """Record, train and score every cell that has not been. Write ``memory.json``, ``memory.md`` and ``memory.png``.
 
     Raises:
         UserError: words that make no sense here; trainings that failed, when all others are done.
@@ -59,7 +59,7 @@ def run(cfg: DictConfig, words: list[str], resume: Path | None) -> Path:
 
 
 def trained(cfg: DictConfig, folder: Path, todo: list[Cell], ctrl_c: CtrlC) -> Iterator[str]:
-    """Train cells, a few at a time in processes that end with the block; yield what each came to."""
+    """Train cells, a few at a time in processes that end with the block. Yield the outcome of each."""
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(cfg.memory.workers, context, initializer=depend_on_parent)
     finished = False
@@ -78,7 +78,7 @@ def trained(cfg: DictConfig, folder: Path, todo: list[Cell], ctrl_c: CtrlC) -> I
 
 
 def outcome(future: Future[str], folder: Path, cell: Cell) -> str:
-    """What a training came to; why one failed is written down, and the others go on."""
+    """Return the outcome of a training. The reason of a failure is written down, and the others go on."""
     file = failure_file(folder, cell.name)
     error = future.exception()
     if error is None:
@@ -95,7 +95,7 @@ def outcome(future: Future[str], folder: Path, cell: Cell) -> str:
 
 
 def failure_file(folder: Path, name: str) -> Path:
-    """Where the reason goes for which a training failed."""
+    """Return the file of the reason for which a training failed."""
     return folder / "cells" / name / "failed.txt"
 
 

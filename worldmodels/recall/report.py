@@ -20,7 +20,7 @@ TASKS = {
 
 
 def row_name(result: dict[str, Any]) -> str:
-    """Backbone and posterior."""
+    """Name a row by its backbone and posterior."""
     return " ".join(part for part in (result["dynamics"], result["posterior"]) if part)
 
 
@@ -46,13 +46,16 @@ def table(results: list[dict[str, Any]], task: str) -> str:
 
 
 def percent(result: dict[str, Any], task: str) -> str:
-    """``97 ± 1``, with a star where time ran out; the error of an episode's share is at most that of a yes or no."""
+    """Format ``97 ± 1``, with a star where time ran out.
+
+    The error of an episode's share is at most that of a yes or no.
+    """
     share, star = result["scores"][task], "*" if was_cut(result) else ""
     return f"{100 * share:.0f} ± {100 * math.sqrt(share * (1 - share) / result['episodes']):.0f}{star}"
 
 
 def was_cut(result: dict[str, Any]) -> bool:
-    """Whether a training made fewer updates than it was to make."""
+    """Return whether a training made fewer updates than it was to make."""
     return result["updates"] < result["asked_updates"]
 
 

@@ -1,4 +1,4 @@
-"""What a trained world model recalls of held-out episodes."""
+"""Scores of what a trained world model recalls of held-out episodes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def score(model: WorldModel, batch: dict[str, Tensor], delay: int) -> tuple[dict
 
 
 def _shares(hit: Tensor) -> Tensor:
-    """Of each episode [N, ...] how much is right [N]."""
+    """Return how much of each episode [N, ...] is right [N]."""
     return hit.reshape(len(hit), -1).float().mean(1)
 
 
@@ -42,7 +42,7 @@ def _shares(hit: Tensor) -> Tensor:
 def recalled(
     model: WorldModel, batch: dict[str, Tensor], delay: int, generator: torch.Generator
 ) -> tuple[dict[str, Tensor], OpenLoop]:
-    """Where a model is right, by task, episodes first; and a clip of the last frames it sees and those it imagines."""
+    """Score a model by task, episodes first. Also return a clip of the last frames it sees and those it imagines."""
     doors, n, truth = SHOWN + delay, len(batch["action"]), pixels_to_float(batch["pixels"])
 
     def imagine(context: int, steps: int) -> tuple[Tensor, Tensor]:

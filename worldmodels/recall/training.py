@@ -31,7 +31,7 @@ from worldmodels.training.setup import Spaces, build_module
 
 
 def train_cell(cfg: DictConfig, folder: str, cell: Cell) -> str:
-    """Train one world model and score it; runs in a process of its own."""
+    """Train one world model and score it. Runs in a process of its own."""
     show_log()
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     torch.set_num_threads(cfg.trainer.threads or max(1, (os.cpu_count() or 1) // cfg.memory.workers))

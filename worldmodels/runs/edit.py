@@ -39,7 +39,7 @@ def override(before: DictConfig, words: list[str], learned: bool = True) -> Dict
 
 
 def keeps_learned(cfg: DictConfig) -> bool:
-    """Whether a planner of this configuration took options over from one that was trained before it."""
+    """Return whether a planner of this configuration took options over from one that was trained before it."""
     return load_config(list(cfg.words)).planner != cfg.planner
 
 
@@ -95,7 +95,7 @@ def require_learned(cfg: DictConfig, before: DictConfig, path: Path) -> None:
 
 
 def require_same_model(cfg: DictConfig, before: DictConfig, words: list[str], because: str) -> None:
-    """Refuse words that change what the weights of a world model depend on; the message names the first."""
+    """Refuse words that change what the weights of a world model depend on. The message names the first."""
     now, then = model_nodes(cfg), model_nodes(before)
     if now == then:
         return

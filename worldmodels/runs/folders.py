@@ -40,7 +40,7 @@ class NotLearned(UserError):
 
 
 def new_folder(cfg: DictConfig, now: datetime) -> Path:
-    """Make the run folder; one that holds a run already is refused, because two runs in one would mix."""
+    """Make the run folder. One that holds a run already is refused, because two runs in one would mix."""
     name = f"{now:%Y-%m-%d_%H-%M-%S}_{describe(cfg.env)}_{cfg.choices.dynamics}_{cfg.choices.planner}"
     path = Path(cfg.run_dir or Path("runs") / name.replace("/", "-"))
     if (path / CONFIG).exists():
@@ -120,13 +120,13 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def observation_spec(checkpoint: dict[str, Any]) -> ObservationSpec:
-    """What the environments of a checkpoint's training observed."""
+    """Return the observations of the environments that a checkpoint was trained on."""
     observations = checkpoint["spaces"]["observations"]
     return {key: (tuple(shape), getattr(torch, dtype)) for key, (shape, dtype) in observations.items()}
 
 
 def load_weights(module: torch.nn.Module, checkpoint: dict[str, Any], prefix: str, file: str) -> None:
-    """Load the part under ``prefix`` of a checkpoint, a run's ``file``; one of another architecture is refused."""
+    """Load the part under ``prefix`` of a checkpoint, a run's ``file``. One of another architecture is refused."""
     weights = {key.removeprefix(prefix): v for key, v in checkpoint["state_dict"].items() if key.startswith(prefix)}
     own = module.state_dict()
     wrong = sorted(own.keys() ^ weights.keys()) or sorted(k for k in own if own[k].shape != weights[k].shape)

@@ -1,4 +1,4 @@
-"""What a recording of ours was recorded in, held against the environment that is to learn from it."""
+"""Recordings of ours: the environment of the recording, held against the one that is to learn from it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DRAWN = ("camera", "render.quality")
 
 
 def require_same_world(name: str | Sequence[str], env: DictConfig) -> None:
-    """Refuse a recording of ours with other decisions or frames; tell of another task, which may be meant."""
+    """Refuse a recording of ours with other decisions or frames. Warn of another task, which may be meant."""
     for one in [name] if isinstance(name, str) else name:
         place = own_folder(Path(one))
         folders = [] if place is None else [place, place.parent]

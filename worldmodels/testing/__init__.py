@@ -1,4 +1,4 @@
-"""The contract of backbones as tests, for people who write one; needs pytest."""
+"""Contract of backbones as tests, for people who write one. Needs pytest."""
 
 import pytest
 

@@ -20,7 +20,7 @@ from worldmodels.testing.sequences import (
 
 
 class Isolation:
-    """What a state may depend on, and what not."""
+    """Tests of what a state may depend on, and what not."""
 
     @torch.no_grad()
     def test_after_a_reset_a_window_is_a_fresh_sequence(self, dynamics):

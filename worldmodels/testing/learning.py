@@ -1,4 +1,4 @@
-"""What training asks of a backbone: gradients everywhere, initialisation, compilation, precision."""
+"""Tests of a backbone's training: gradients everywhere, initialisation, compilation, precision."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ def randomize(module: nn.Module, seed: int = 1, scale: float = 0.2) -> nn.Module
 
 @dataclass(frozen=True)
 class Sequences:
-    """What ``observe`` reads: [B, T, E], [B, T, A], [B, T]."""
+    """Arguments of ``observe``: [B, T, E], [B, T, A], [B, T]."""
 
     embed: Tensor
     action: Tensor
@@ -39,12 +39,12 @@ class Sequences:
         return Sequences(self.embed.clone(), self.action.clone(), self.reset.clone())
 
     def frame(self, t: int) -> tuple[Tensor, Tensor, Tensor]:
-        """What ``obs_step`` reads at step ``t``."""
+        """Return the arguments of ``obs_step`` at step ``t``."""
         return self.embed[:, t], self.action[:, t], self.reset[:, t]
 
 
 def sequences(length: int, seed: int = 0, share: float = 0.2) -> Sequences:
-    """Random sequences; ``share`` of the frames are resets: row 0 begins with one, row 1 does not."""
+    """Draw random sequences. ``share`` of the frames are resets: row 0 begins with one, row 1 does not."""
     generator = torch.Generator().manual_seed(seed)
     reset = torch.rand(BATCH, length, generator=generator) < share
     reset[0, 0], reset[1, 0] = share > 0, False
@@ -75,7 +75,7 @@ def warm(dynamics: Dynamics, seed: int = 9) -> State:
 
 
 def imagined(dynamics: Dynamics, state: State, seed: int = 5) -> Tensor:
-    """Features [N, 4, F] of the state and three imagined steps; equal rows of states take equal actions."""
+    """Return features [N, 4, F] of the state and three imagined steps. Equal rows of states take equal actions."""
     actions = torch.rand(3, ACTION, generator=torch.Generator().manual_seed(seed)) * 2 - 1
     feats = [state.feat]
     for action in actions:

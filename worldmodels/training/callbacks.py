@@ -1,4 +1,4 @@
-"""What happens around the updates: progress, what is told, pictures, a clean stop."""
+"""Callbacks around the updates: progress, logs and warnings, pictures, a clean stop."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
+from typing_extensions import override
 
 from dynamics.base import State
 from worldmodels.cli import CtrlC
@@ -56,7 +57,10 @@ class Progress(TQDMProgressBar):
         )
 
     def on_train_epoch_start(self, *_: Any) -> None:
-        """The one epoch is the whole run; Lightning would begin the bar anew here, and not at all when resuming."""
+        """Keep the bar: the one epoch is the whole run.
+
+        Lightning would begin the bar anew here, and not at all when resuming.
+        """
 
     def get_metrics(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> dict[str, Any]:
         """Only what a person watches."""
@@ -91,16 +95,16 @@ class EpisodeLogger(lightning.Callback):
 
 
 class ShortEpisodeWarning(lightning.Callback):
-    """Says so where no episode before the first update is long enough to teach a planner anything.
+    """Warns where no episode before the first update is long enough to teach a planner anything.
 
-    A recording like that is refused; online, later episodes may be longer.
+    A recording like that is refused. Online, later episodes may be longer.
     """
 
     def __init__(self, dataset: OnlineDataset | OfflineDataset, needed: int) -> None:
         self.dataset, self.needed, self.preview = dataset, needed, False
 
     def on_train_batch_start(self, *_: Any) -> None:
-        """Look once."""
+        """Warn once, before the first update."""
         if self.preview:
             return
         self.preview = True
@@ -120,12 +124,12 @@ class UpdateTimer(lightning.Callback):
         self.stopwatch = stopwatch
         self.started = 0.0
 
+    @override
     def on_train_batch_start(self, *_: Any) -> None:
-        """Note when."""
         self.started = time.perf_counter()
 
+    @override
     def on_train_batch_end(self, *_: Any) -> None:
-        """Add what it took."""
         self.stopwatch.add("update", time.perf_counter() - self.started)
 
 
@@ -186,7 +190,7 @@ class ImaginationLogger(lightning.Callback):
         writer: SummaryWriter,
         frames: int,
     ) -> None:
-        """What the planner has in mind in the first environment, or at the end of a recorded window if nobody acts."""
+        """Draw the plan of the first environment, or at the end of a recorded window if nobody acts."""
         agent, (model, planner) = self.dataset.agent, module.acting
         acts = agent is not None and agent.memory is not None
         with self.precision():

@@ -20,7 +20,10 @@ log = logging.getLogger(__name__)
 
 
 class PlainFiles(TorchCheckpointIO):
-    """Writes where it is told; Lightning's own goes by way of the disk of temporary files, which may be another."""
+    """Writes to the path it is given.
+
+    Lightning's own goes by way of the disk of temporary files, which may be another.
+    """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """Return when the bytes are on the disk."""
@@ -31,7 +34,7 @@ class PlainFiles(TorchCheckpointIO):
 
 
 class Checkpoints(lightning.Callback):
-    """Saves every few minutes and at the end, whatever ends the training; the newest two are kept, each whole."""
+    """Saves every few minutes and at the end, whatever ends the training. The newest two are kept, each whole."""
 
     def __init__(
         self, folder: Path, minutes: int | float, spaces: dict[str, Any], dataset: OnlineDataset | OfflineDataset
@@ -41,7 +44,7 @@ class Checkpoints(lightning.Callback):
         self.started = False
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        """From here on there is something to save; before, saving would put an unfinished restart over a checkpoint."""
+        """Begin to save. Before, saving would put an unfinished restart over a checkpoint."""
         self.started = True
 
     def on_exception(self, trainer: lightning.Trainer, module: lightning.LightningModule, error: BaseException) -> None:

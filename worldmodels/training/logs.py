@@ -13,6 +13,7 @@ from typing import Any
 
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.loggers.logger import Logger
+from typing_extensions import override
 
 from worldmodels.common.files import FRAMES, read_rows
 
@@ -26,24 +27,24 @@ class FrameCurves(TensorBoardLogger):
     Args:
         folder: where the event files go.
         clock: the frames so far.
-        resumed_at: frames of the checkpoint that is continued; TensorBoard drops what a killed run logged after them.
+        resumed_at: frames of the checkpoint that is continued. TensorBoard drops what a killed run logged after them.
     """
 
     def __init__(self, folder: Path, clock: Callable[[], int], resumed_at: int = 0) -> None:
         super().__init__(folder, name="", version="", purge_step=resumed_at + 1 if resumed_at else None)
         self._clock = clock
 
+    @override
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Add one point to each curve."""
         super().log_metrics(without_epoch(metrics), self._clock())
 
     def save(self) -> None:
-        """Flush; Lightning's own also writes a file of hyperparameters, which config.yaml holds already."""
+        """Flush. Lightning's own also writes a file of hyperparameters, which config.yaml holds already."""
         self.experiment.flush()
 
 
 class MetricsCsv(Logger):
-    """One row a log entry, the frames so far in front; Lightning's own empties the file when a run is resumed.
+    """One row a log entry, the frames so far in front. Lightning's own empties the file when a run is resumed.
 
     Rows of a killed run that are newer than the checkpoint (``resumed_at`` frames) are dropped: they come again.
     """
@@ -58,13 +59,13 @@ class MetricsCsv(Logger):
             self._rewrite(old)
 
     @property
+    @override
     def name(self) -> str:
-        """Lightning asks for one."""
         return "csv"
 
     @property
+    @override
     def version(self) -> str:
-        """Lightning asks for one."""
         return ""
 
     def log_hyperparams(self, *_: Any, **__: Any) -> None:
@@ -76,7 +77,7 @@ class MetricsCsv(Logger):
         self._new.append({FRAMES: self._clock(), **without_epoch(metrics), **old})
 
     def save(self) -> None:
-        """Append the new rows; where they have new columns, write the file again."""
+        """Append the new rows. Where they have new columns, write the file again."""
         if not self._new:
             return
         new, self._new = self._new, []
@@ -88,8 +89,8 @@ class MetricsCsv(Logger):
             with self._path.open("a", newline="") as file:
                 csv.DictWriter(file, self._columns).writerows(new)
 
+    @override
     def finalize(self, status: str) -> None:
-        """Write what is left."""
         self.save()
 
     def _rewrite(self, rows: list[Mapping[str, Any]]) -> None:

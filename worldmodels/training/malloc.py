@@ -1,4 +1,4 @@
-"""Memory that a training frees is memory it needs again a moment later."""
+"""Keep memory that a training frees: it needs it again a moment later."""
 
 from __future__ import annotations
 

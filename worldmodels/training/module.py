@@ -36,7 +36,7 @@ class WorldModelModule(lightning.LightningModule):
         clip: clips gradients in place, after the backward pass.
         balance: what is minimised, from the mean of every loss.
         prefix: rows in front of every window (:func:`~worldmodels.common.batch.context_rows`).
-        average: share of the moving average that each update keeps; 0 acts with the newest weights.
+        average: share of the moving average that each update keeps. 0 acts with the newest weights.
         bad_batch: where a batch is saved whose loss or gradient is not finite.
     """
 
@@ -75,7 +75,7 @@ class WorldModelModule(lightning.LightningModule):
 
     @property
     def acting(self) -> tuple[WorldModel, Planner]:
-        """What collects, is drawn and is scored: model and planner with averaged weights."""
+        """Model and planner with averaged weights, which collect, are drawn and are scored."""
         return self.average.module["model"], self.average.module["planner"]
 
     @torch.no_grad()
@@ -94,7 +94,7 @@ class WorldModelModule(lightning.LightningModule):
         self._step = torch.compile(self.losses)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """Return what is to be minimised of one batch; everything that is not finite is refused."""
+        """Return what is to be minimised of one batch. Everything that is not finite is refused."""
         self._batch = batch
         losses, rollout = self._step(batch)
         means = {name: loss.float().mean() for name, loss in losses.items()}
@@ -109,7 +109,7 @@ class WorldModelModule(lightning.LightningModule):
         return total
 
     def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, *_: Any, **__: Any) -> None:
-        """Clip after the backward pass; log the norm before and after."""
+        """Clip after the backward pass. Log the norm before and after."""
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         before = torch.nn.utils.get_total_norm([p.grad for p in parameters])
         if not torch.isfinite(before):
@@ -140,7 +140,10 @@ class WorldModelModule(lightning.LightningModule):
             group["lr"] = configured["lr"]
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Step; what follows a step is here because callbacks' ``on_train_batch_end`` save before the module's."""
+        """Step, and do what follows a step.
+
+        Callbacks' ``on_train_batch_end`` save before the module's, which would be too late.
+        """
         super().optimizer_step(*args, **kwargs)
         self.after_step()
 
@@ -151,7 +154,7 @@ class WorldModelModule(lightning.LightningModule):
         self.average.update_parameters(nn.ModuleDict({"model": self.model, "planner": self.planner}))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """One optimiser; a part with options of its own is a group of its own."""
+        """Build one optimiser. A part with options of its own is a group of its own."""
         groups: dict[str, list[nn.Parameter]] = {}
         for name, parameter in self._learned_parameters():
             bare = name.replace("model.dynamics.backbone.", "model.dynamics.")  # beside a goal it is called the same

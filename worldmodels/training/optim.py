@@ -1,4 +1,4 @@
-"""Gradient clipping and the averaging of weights; optimisers come from libraries."""
+"""Gradient clipping and the averaging of weights. Optimisers come from libraries."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class NormClip:
         self.max_norm = max_norm
 
     def __call__(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Clip in place."""
+        """Clip all gradients in place."""
         torch.nn.utils.clip_grad_norm_(parameters, self.max_norm)
 
 
 class AdaptiveClip:
-    """Bound each unit's gradient by ``factor`` times its weights' norm (Brock et al. 2021; DreamerV3 uses 0.3)."""
+    """Bound each unit's gradient by ``factor`` times its weights' norm (Brock et al. 2021). DreamerV3 uses 0.3."""
 
     @checked
     def __init__(
@@ -35,7 +35,7 @@ class AdaptiveClip:
 
     @torch.no_grad()
     def __call__(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Clip in place."""
+        """Clip each unit's gradient in place."""
         for parameter in parameters:
             parameter.grad.copy_(agc(parameter, parameter.grad, agc_clip_val=self.factor))
 

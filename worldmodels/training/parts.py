@@ -14,7 +14,7 @@ from worldmodels.runs.folders import AVERAGE, load_weights, read_checkpoint
 
 
 def freeze(model: WorldModel, cfg: DictConfig, resumed_at: int) -> None:
-    """Give a model the weights of ``cfg.world_model`` for good; one that is resumed finds them in its checkpoint.
+    """Give a model the weights of ``cfg.world_model`` for good. One that is resumed finds them in its checkpoint.
 
     Heads and objectives that the other run lacks begin with weights of their own, and learn.
     """
@@ -44,9 +44,9 @@ def without(cfg: DictConfig, places: Sequence[str]) -> DictConfig:
 
 
 def parts(cfg: DictConfig, learning: Collection[str] | None = None) -> dict[str, dict[str, float]]:
-    """The optimiser's options by part, those that each part brings for parts of its own among them.
+    """Return the optimiser's options by part, those that each part brings for parts of its own among them.
 
-    ``learning`` names the places of parts that are not frozen; None: all.
+    ``learning`` names the places of parts that are not frozen. None: all.
     """
     named = OmegaConf.to_container(cfg.optimizer, resolve=True)["param_groups"] or {}
     if not isinstance(named, dict) or not all(isinstance(own, dict) for own in named.values()):

@@ -1,4 +1,4 @@
-"""What `scripts/train.py` does, from words on a command line to a run folder."""
+"""Training, as `scripts/train.py` does it, from words on a command line to a run folder."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ NEEDLESS_WARNINGS = (
 
 
 def train(words: list[str]) -> Path:
-    """Start what the configuration's ``procedure`` is, or continue it with ``resume=<run>``; return its folder."""
+    """Start the configuration's ``procedure``, or continue it with ``resume=<run>``. Return its folder."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     keep_freed_memory()
     resume, world_model, overrides = split_words(words)
@@ -87,7 +87,7 @@ def shown_config(words: list[str]) -> DictConfig:
 
 
 def learn_online(cfg: DictConfig, words: list[str], resume: Path | None) -> Path:
-    """Collect and learn in turns, or learn from a recording, then score; the procedure of all but a few experiments."""
+    """Collect and learn in turns, or learn from a recording, then score. The procedure of all but a few experiments."""
     start = time.perf_counter()
     require_rendering(cfg.env)
     checkpoint = read_checkpoint(resume) if resume else None
@@ -127,7 +127,7 @@ def learn_online(cfg: DictConfig, words: list[str], resume: Path | None) -> Path
 
 @contextmanager
 def suppress_known_warnings() -> Iterator[None]:
-    """Leave out :data:`NEEDLESS_WARNINGS`."""
+    """Leave the warnings out that :data:`NEEDLESS_WARNINGS` names."""
     with warnings.catch_warnings():
         for message in NEEDLESS_WARNINGS:
             warnings.filterwarnings("ignore", message=message)
@@ -144,14 +144,14 @@ def how_to_go_on(folder: Path) -> str:
 
 
 def time_table(seconds: dict[str, float], total: float) -> str:
-    """Where the time went."""
+    """Format where the time went."""
     rows = sorted(seconds.items(), key=lambda item: -item[1])
     rows += [("other", total - sum(seconds.values())), ("total", total)]
     return "\n".join(f"{name:<24}{value:>8.1f} s{100 * value / total:>6.1f} %" for name, value in rows)
 
 
 def prepare_resume(checkpoint: dict[str, Any], training: Training) -> None:
-    """Refuse a checkpoint of another architecture; put a torn one out of the way of those that will be saved."""
+    """Refuse a checkpoint of another architecture. Put a torn one out of the way of those that will be saved."""
     file = Path(checkpoint["file"])
     load_weights(training.module, checkpoint, "", str(file))
     last = file.with_name(CHECKPOINTS[0])
@@ -162,7 +162,7 @@ def prepare_resume(checkpoint: dict[str, Any], training: Training) -> None:
 
 
 def resumed_at(checkpoint: dict[str, Any] | None) -> int:
-    """Where the curves of a resumed run go on."""
+    """Return where the curves of a resumed run go on."""
     counters = checkpoint["counters"] if checkpoint else {"clock": 0}
     return counters.get("clock", counters.get("frames"))
 
@@ -179,7 +179,7 @@ def require_prefill_over(cfg: DictConfig, counters: dict[str, int]) -> None:
 
 
 def fit(training: Training, checkpoint: str | None) -> None:
-    """Fit; what was recorded while prefilling is saved too."""
+    """Fit, and save what was recorded while prefilling too."""
     with suppress_known_warnings(), logging_redirect_tqdm():
         training.trainer.fit(training.module, training.data, ckpt_path=checkpoint, weights_only=True)
     if not training.data.dataset.updates:
@@ -226,7 +226,7 @@ def require_same(
 
 
 def resumed_config(folder: Path, words: list[str]) -> DictConfig:
-    """A run's configuration with words on top; what its weights or its replay depend on may not change."""
+    """Return a run's configuration with words on top. What its weights or its replay depend on may not change."""
     before = read_config(folder)
     said = {bare(word) for word in words}
     if "data.capacity" not in said:  # rows on disk are what they are, whatever frames= says now
@@ -244,5 +244,5 @@ def resumed_config(folder: Path, words: list[str]) -> DictConfig:
 
 
 def optimizer_layout(cfg: DictConfig) -> tuple[str, list[str]]:
-    """What an optimiser's saved state depends on."""
+    """Return what an optimiser's saved state depends on."""
     return cfg.optimizer.build["_target_"], sorted(parts(cfg))

@@ -48,7 +48,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Spaces:
-    """What of its environments a module is built from, where there are none."""
+    """Spaces of environments, which a module is built from where there are none."""
 
     observation_spec: ObservationSpec
     action_dim: int
@@ -68,7 +68,7 @@ class Training:
 
 @contextmanager
 def assemble(cfg: DictConfig, folder: Path, ctrl_c: CtrlC, resumed_at: int = 0) -> Iterator[Training]:
-    """Build a training in ``folder``; the environments' workers end with the block.
+    """Build a training in ``folder``. The environments' workers end with the block.
 
     ``resumed_at``: frames (offline: updates) of the checkpoint that it will continue.
     """
@@ -132,7 +132,7 @@ def build_trainer(
     callbacks: list[lightning.Callback],
     resumed_at: int,
 ) -> lightning.Trainer:
-    """Lightning's trainer; one epoch is the whole run."""
+    """Build Lightning's trainer. One epoch is the whole run."""
 
     def clock() -> int:
         return dataset.clock
@@ -227,9 +227,9 @@ def build_dataset(
 
 
 def warn_cold_starts(module: WorldModelModule, length: int) -> None:
-    """Say so where many trajectories begin in a window's first latent, which was filtered from one frame alone.
+    """Warn if many trajectories begin in a window's first latent, which was filtered from one frame alone.
 
-    Plans begin in latents that know all that came before; windows of a random offset seldom show the first one.
+    Plans begin in latents that know all that came before. Windows of a random offset seldom show the first one.
     """
     share = module.planner.cold_start_fraction(length)
     if share > 0.1 and not module.prefix and module.model.dynamics.recurrent:
@@ -241,14 +241,14 @@ def warn_cold_starts(module: WorldModelModule, length: int) -> None:
 
 
 def shown_goal(envs: VectorEnv) -> dict[str, np.ndarray]:
-    """What ``env.goal`` shows beside every observation."""
+    """Return what ``env.goal`` shows beside every observation."""
     return {key: value[0].numpy() for key, value in envs.reset().items() if key.startswith(GOAL_PREFIX)}
 
 
 def build_offline(
     cfg: DictConfig, folder: Path, module: WorldModelModule, envs: VectorEnv, stopwatch: Stopwatch
 ) -> OfflineDataset:
-    """A recording in the place of replay and collector; nobody acts before the training is over."""
+    """Put a recording in the place of replay and collector. Nobody acts before the training is over."""
     data = cfg.data
     if data.context == "latent":
         raise UserError(

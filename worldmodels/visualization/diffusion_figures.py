@@ -74,12 +74,12 @@ def maze_of(run: Run) -> Grid | None:
 
 
 def goal_of(rows: dict[str, Tensor]) -> Float[np.ndarray, " 2"] | None:
-    """Where the goal lies, if that is observed."""
+    """Return the goal's position, if that is observed."""
     return rows[GOAL_PREFIX + "state"][0, :2].numpy() if GOAL_PREFIX + "state" in rows else None
 
 
 def denoising(situation: Situation, generator: torch.Generator) -> UInt8[np.ndarray, "T H W 3"]:
-    """Animated: what every step of sampling takes to be the plan; the last frame is the plan."""
+    """Animate what every step of sampling takes to be the plan. The last frame is the plan."""
     estimates: list[Tensor] = []
     sampled, _ = situation.planner.sample_plans(
         Decision.begin(situation.model, situation.state, False, generator), situation.memory, estimates.append
@@ -130,13 +130,16 @@ def guidance(situation: Situation, generator: torch.Generator) -> Figure:
 
 
 def guiding(planner: Diffusion) -> dict[str, float]:
-    """What guides its plans and how much, labels and gradients; where nothing does, the reward's gradient would."""
+    """Return what guides the plans and how much, labels and gradients.
+
+    Where nothing does, the reward's gradient would.
+    """
     labels = {name: label.weight for name, label in planner.learner.labels.items() if label.weight != 0}
     return labels | planner.terms({}) or {"reward": 1.0}
 
 
 def mean_return(situation: Situation, sampled: PlanBatch) -> float:
-    """What the world model imagines the plans to earn, undiscounted."""
+    """Return the undiscounted return that the world model imagines for the plans."""
     actions = situation.planner.family.mode(sampled.actions[0])
     forked = situation.model.dynamics.fork(situation.state, len(actions))
     generator = torch.Generator(actions.device).manual_seed(0)
@@ -159,7 +162,7 @@ def followed(situation: Situation, envs: VectorEnv, agent: Agent, rows: dict[str
 
 
 def positions(situation: Situation, latents: Float[Tensor, "K L F"]) -> Float[np.ndarray, "K L 2"]:
-    """Where the ball is in each latent, decoded."""
+    """Return the ball's decoded position in each latent."""
     goal = split_goal(situation.state.feat, situation.model.dynamics.goal_dim)[1]
     feat = join_goal(latents, None if goal is None else goal.expand(len(latents), -1))
     return situation.model.decode(feat)["state"][..., :2].cpu().numpy()
@@ -182,7 +185,10 @@ def draw_paths(
     best: int | None,
     way: Float[np.ndarray, "T 2"] | None = None,
 ) -> Figure:
-    """Paths over the maze, a panel for each set of them; the best in red, the way that was taken in blue."""
+    """Draw paths over the maze, a panel for each set of them.
+
+    The best is red, the way that was taken blue.
+    """
     height, width = grid.free.shape
     figure = blank_figure(2.6 * len(paths), 2.6 * height / width + 0.5)
     for axes, group, title in zip(np.ravel(figure.subplots(1, len(paths))), paths, titles, strict=True):

@@ -24,7 +24,7 @@ SEES, IMAGINES = (60, 200, 60), (220, 60, 60)
 
 @dataclass(frozen=True)
 class OpenLoop:
-    """What happened and what the model made of it: ``context`` frames seen, the rest imagined from actions alone."""
+    """Truth and imagination side by side: ``context`` frames seen, the rest imagined from actions alone."""
 
     truth: Float[Tensor, "B T C H W"]
     model: Float[Tensor, "B T C H W"]
@@ -69,7 +69,7 @@ def rows_of(clip: OpenLoop) -> UInt8[np.ndarray, "B 3 T H W 3"]:
 
 
 def draw_clips(clip: OpenLoop, windows: int = 4) -> UInt8[np.ndarray, "T H W 3"]:
-    """Animated: a column a window; truth above model above error."""
+    """Animate a column a window, with truth above model above error."""
     frames = rearrange(rows_of(clip)[:windows], "b r t h w c -> t (r h) (b w) c")
     return np.stack([enlarge(frame, 3 * 128) for frame in frames])
 

@@ -44,7 +44,7 @@ class PlanPreview:
 def preview_plan(
     model: WorldModel, planner: Planner, state: State, memory: Memory, generator: torch.Generator
 ) -> PlanPreview | None:
-    """What a planner has in mind in one state (one row); None where it imagines nothing."""
+    """Return the plan of a planner in one state (one row), or None where it imagines nothing."""
     info = planner.inspect(model, state, memory, generator)
     if info is None:
         return None
@@ -63,7 +63,7 @@ def values_along(planner: Planner, imagined: Trajectory, generator: torch.Genera
 
 
 def frames_of(model: WorldModel, preview: PlanPreview) -> UInt8[np.ndarray, "T H W 3"]:
-    """The imagined plan, decoded; the first frame, which is filtered and not imagined, has another border."""
+    """Decode the imagined plan. The first frame, which is filtered and not imagined, has another border."""
     decoded = last_frame(model.decode(preview.imagined.feat)["pixels"][0])
     frames = rearrange(to_uint8(decoded), "t c h w -> t h w c")
     colors = [SEES] + [IMAGINES] * (len(frames) - 1)
@@ -72,7 +72,10 @@ def frames_of(model: WorldModel, preview: PlanPreview) -> UInt8[np.ndarray, "T H
 
 
 def draw_plan(preview: PlanPreview, happened: list[float] | None = None) -> Figure:
-    """Candidates coloured by value with the plan over them, a panel an action's number; values and rewards below."""
+    """Draw candidates coloured by value with the plan over them, a panel an action's number.
+
+    Values and rewards are drawn below.
+    """
     plan = preview.info.plan[0].cpu()
     shown = min(plan.shape[1], 3)
     figure = blank_figure(3.2 * (shown + 1), 2.8)
