@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import override
 
 from dynamics.base import Dynamics, Rollout, State
 from dynamics.goal import next_features
@@ -63,12 +64,12 @@ class ActorCritic(Learner):
         self.return_scale = ReturnScale()
 
     @property
+    @override
     def horizons(self) -> dict[str, int]:
-        """Of what its actor learns from."""
         return {"imag_horizon": self.imag_horizon}
 
     def check(self, dynamics: Dynamics, length: int) -> None:
-        """Two steps make one that the critic can learn from; a gradient needs a way back."""
+        """Refuse windows of one step, which teach no critic, and models without a gradient where one is needed."""
         require_window(length, 2, "the critic learns from steps")
         if self.imag_last == 1:
             raise OptionError("imag_last", 1, "must be 0 or at least 2: the critic learns from steps")
@@ -78,12 +79,12 @@ class ActorCritic(Learner):
             gradient = "straight_through" if self.discrete and dynamics.gradient == "exact" else dynamics.gradient
             require_gradients(gradient, self.straight_through, "gradient=reinforce")
 
+    @override
     def policy(self, feat: Float[Tensor, "N F"]) -> ActionDistribution:
-        """The actor's distribution."""
         return self.actor(feat)
 
+    @override
     def value(self, feat: Float[Tensor, "N S F"], streams: RowStreams) -> Float[Tensor, "N S"]:
-        """The critic's value."""
         return self.critic(feat)
 
     def loss(self, model: Model, rollout: Rollout, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -105,7 +106,7 @@ class ActorCritic(Learner):
         }
 
     def _imagine(self, model: Model, start: State) -> tuple[Trajectory, Tensor]:
-        """Futures of the actor's choice and the raw actions in them; gradients flow as the actor's loss needs."""
+        """Imagine futures of the actor's choice, with their raw actions. Gradients flow as the actor's loss needs."""
         policy, through_model = SampledPolicy(self.actor, self.action_dim), self.gradient == "dynamics"
         with torch.set_grad_enabled(through_model and torch.is_grad_enabled()):
             imagined = self.imagine(model, start, policy, self.imag_horizon, frozen=through_model)

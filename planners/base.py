@@ -39,7 +39,7 @@ class Model(Protocol):
         noise: Tensor | None = None,
         frozen: bool = False,
     ) -> Trajectory:
-        """Roll ``imag_horizon`` steps on from N states; ``noise`` [N, H, K] is the policy's.
+        """Roll ``imag_horizon`` steps on from N states. ``noise`` [N, H, K] is the policy's.
 
         With ``frozen``, gradients reach states and actions but no parameter of the model.
         """
@@ -47,7 +47,7 @@ class Model(Protocol):
 
 @runtime_checkable
 class LearnedModel(Model, Protocol):
-    """What planners with learned parts ask beside: heads by name, and what features look like."""
+    """World model as planners with learned parts ask it: heads by name, and the form of features too."""
 
     heads: Mapping[str, Head]
 
@@ -63,7 +63,7 @@ Shaping = Callable[[Trajectory], Trajectory]
 
 
 class ImaginationSize(NamedTuple):
-    """What one decision imagines for each environment; zeros where nothing is imagined."""
+    """Size of what one decision imagines for each environment. Zeros where nothing is imagined."""
 
     rows: int
     """Candidate sequences."""
@@ -79,7 +79,7 @@ class RowStreams:
 
     @classmethod
     def seeded(cls, rows: int, generator: Generator | None, device: torch.device) -> RowStreams:
-        """Seed ``rows`` streams one after another from ``generator``; None: from the global stream."""
+        """Seed ``rows`` streams one after another from ``generator``. None: from the global stream."""
         source = "cpu" if generator is None else generator.device
         return cls(torch.randint(2**62, (rows,), generator=generator, device=source), [], range(rows), device)
 
@@ -131,7 +131,7 @@ class Decision:
 
     @property
     def device(self) -> torch.device:
-        """Where the states live."""
+        """Device of the states."""
         return self.state.feat.device
 
     def select(self, rows: Int64[Tensor, " K"] | slice) -> Decision:
@@ -158,7 +158,7 @@ class PlanInfo:
 class Planner(nn.Module, ABC):
     """Chooses actions for N environments at once.
 
-    Box actions live in [-1, 1]; discrete actions are one-hot. What survives from one decision to the next (a warm
+    Box actions live in [-1, 1]. Discrete actions are one-hot. What survives from one decision to the next (a warm
     start, the rest of a plan) is the ``memory`` argument, so that collecting, evaluating and drawing never touch one
     another's. Subclasses write :meth:`initial` and :meth:`_act`.
     """
@@ -221,7 +221,7 @@ class Planner(nn.Module, ABC):
         explore: bool,
         generator: Generator | None = None,
     ) -> tuple[Float[Tensor, "N A"], Memory]:
-        """Choose one action a row; rows under ``reset`` start an episode and forget their memory first.
+        """Choose one action a row. Rows under ``reset`` start an episode and forget their memory first.
 
         Raises:
             FloatingPointError: the model predicts a value that is not finite.
@@ -233,7 +233,7 @@ class Planner(nn.Module, ABC):
 
     @abstractmethod
     def _act(self, decision: Decision, memory: Memory) -> tuple[Float[Tensor, "N A"], Memory]:
-        """Choose actions; ``memory`` is on the right device and cleared where episodes start."""
+        """Choose actions. ``memory`` is on the right device and cleared where episodes start."""
 
     @final
     @torch.no_grad()
@@ -248,7 +248,7 @@ class Planner(nn.Module, ABC):
         return self._inspect(Decision.begin(model, state, False, generator), memory)
 
     def _inspect(self, decision: Decision, memory: Memory) -> PlanInfo | None:
-        """Look without acting."""
+        """Return the plan without acting on it."""
         return None
 
     @final
@@ -262,11 +262,11 @@ class Planner(nn.Module, ABC):
         return trajectory if self.shaping is None else self.shaping(trajectory)
 
     def loss(self, model: Model, rollout: Rollout, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return the losses of the learned parts by name, unreduced; empty where nothing is learned."""
+        """Return the losses of the learned parts by name, unreduced. Empty where nothing is learned."""
         return {}
 
     def metrics(self, rollout: Rollout) -> dict[str, Tensor]:
-        """Return by name what is worth watching beside the losses; means are logged."""
+        """Return by name what is worth logging beside the losses. Means are logged."""
         return {}
 
     def after_step(self) -> None:

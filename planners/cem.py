@@ -21,7 +21,7 @@ class CEM(SamplingPlanner):
     """Refits a distribution to the best action sequences, each counting alike, and executes the best one found.
 
     ``noise_beta``, ``keep_elites``, ``sample_decay`` and ``add_mean`` are iCEM's: Pinneri et al., "Sample-efficient
-    Cross-Entropy Method for Real-time Planning", 2020; 0, 0, 1 and false give the plain method. Kept elites take part
+    Cross-Entropy Method for Real-time Planning", 2020. 0, 0, 1 and false give the plain method. Kept elites take part
     again in the next iteration and, moved up by the steps executed, in the first iteration of the next plan (with
     ``warm_start``). Kept elites and the mean replace drawn candidates, so that their number stays what it says.
     Exploring, the fitted distribution is sampled.
@@ -99,7 +99,10 @@ class CEM(SamplingPlanner):
         return candidates
 
     def _earlier(self, drawn: Tensor, memory: Memory) -> Tensor:
-        """Elites of the last plan, whose unknown end is taken from ``drawn``; only ``drawn`` where there was none."""
+        """Return elites of the last plan, whose unknown end is taken from ``drawn``.
+
+        Without a plan, return ``drawn``.
+        """
         rest = self.plan_horizon - self.replan_every
         elites = torch.cat([memory["elites"][:, :, :rest], drawn[:, :, rest:]], dim=2)
         return torch.where((memory["age"] > 0)[:, None, None, None], elites, drawn)

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import override
 
 from dynamics.base import Dynamics, Rollout
 from dynamics.goal import split_goal
@@ -21,7 +22,7 @@ from worldmodels.nets.layers import DEFAULT_STYLE, NetStyle
 
 
 class Cloning(PolicyPlanner):
-    """A policy that is likely to do what was recorded; where there are goals, on the way to states reached later.
+    """A policy that is likely to do what was recorded. Where there are goals, on the way to states reached later.
 
     Of a feature's numbers the last ``goal_dim`` are the goal's.
     """
@@ -48,12 +49,15 @@ class Cloning(PolicyPlanner):
         """A state and the action that leads on from it."""
         require_window(length, 2, "cloning learns from steps")
 
+    @override
     def policy(self, feat: Float[Tensor, "... F"]) -> ActionDistribution:
-        """The policy's distribution."""
         return self.actor(feat)
 
     def loss(self, model: Model, rollout: Rollout, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """``clone`` [B, T - 1]: minus the log-density of the action that followed each latent; none across a reset."""
+        """Return ``clone`` [B, T - 1]: minus the log-density of the action that followed each latent.
+
+        None across a reset.
+        """
         feat = rollout.post[:, :-1].detach()
         if self.goal_dim:
             feat = self._relabeled(model, feat, batch)

@@ -7,6 +7,7 @@ from typing import Annotated
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import override
 
 from dynamics.base import Dynamics, Memory, State
 from planners.base import Decision, ImaginationSize, PlanInfo
@@ -49,12 +50,12 @@ class Gradient(Replanner):
         self.spread, self.noise_std, self.straight_through = spread, noise_std, straight_through
 
     @property
+    @override
     def imagination_size(self) -> ImaginationSize:
-        """All restarts."""
         return ImaginationSize(self.restarts, self.plan_horizon)
 
     def check(self, dynamics: Dynamics, length: int) -> None:
-        """There must be a gradient."""
+        """Refuse a model without a gradient."""
         self._require(dynamics.gradient)
 
     def search(self, decision: Decision, memory: Memory) -> Memory:
@@ -76,7 +77,7 @@ class Gradient(Replanner):
         return memory | {"mean": self._actions(free)[rows, best], "actions": actions}
 
     def _inspect(self, decision: Decision, memory: Memory) -> PlanInfo:
-        """Return the plan that is followed; where there is none yet, what an ascent ends in."""
+        """Return the plan that is followed. Where there is none yet, return what an ascent ends in."""
         fallback = self.search(decision, self.search_start(memory))["actions"]
         return PlanInfo(self.current_plan(memory, fallback))
 
@@ -109,7 +110,7 @@ class Gradient(Replanner):
         return finite(imagined.discounted_return(self.gamma))
 
     def _actions(self, free: Tensor) -> Tensor:
-        """What the model is given: numbers of the box, or probabilities."""
+        """Return actions as the model reads them: numbers of the box, or probabilities."""
         return free.softmax(-1) if self.discrete else free
 
     def _projected(self, free: Tensor) -> Tensor:

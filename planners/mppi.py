@@ -65,7 +65,7 @@ class MPPI(SamplingPlanner):
         return SearchResult(candidates, values, proposal, elites, weights)
 
     def weigh(self, values: Float[Tensor, "N E"]) -> Float[Tensor, "N E"]:
-        """Return weights of the elites that sum to 1 a row, given their values, best first; shifts do not matter."""
+        """Return weights of the elites that sum to 1 a row, given their values, best first. Shifts do not matter."""
         advantage = values - values[:, :1]
         if not self.normalize_values:
             return torch.softmax(advantage / self.temperature, dim=1)

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
+from typing_extensions import override
 
 from dynamics.base import Dynamics, Rollout
 from dynamics.goal import next_features
@@ -64,11 +65,11 @@ class QEnsemble(nn.Module):
 
 
 class TDLearner(Learner):
-    """Learns Q from grounded latents (TD-MPC2, eq. 3) and a policy that maximises it (eq. 4); acts by the policy.
+    """Learns Q from grounded latents (TD-MPC2, eq. 3) and a policy that maximises it (eq. 4). Acts by the policy.
 
-    Q is trained on the rollout's own features, open-loop where the backbone makes them so, and shapes the latent;
-    targets read the grounded ones. The policy sees detached features and is the only one to get its loss's gradient.
-    Of a feature's numbers the last ``goal_dim`` are the goal's.
+    Q is trained on the rollout's own features, open-loop where the backbone makes them so, and shapes the latent.
+    Targets read the grounded ones. The policy sees detached features and is the only one to get its loss's gradient. Of
+    a feature's numbers the last ``goal_dim`` are the goal's.
     """
 
     @checked
@@ -105,12 +106,15 @@ class TDLearner(Learner):
         """A Q is of a state and the action that leads on from it."""
         require_window(length, 2, "Q functions learn from steps")
 
+    @override
     def policy(self, feat: Float[Tensor, "... F"]) -> ActionDistribution:
-        """The policy's distribution."""
         return self.actor(feat)
 
     def value(self, feat: Float[Tensor, "N S F"], streams: RowStreams) -> Float[Tensor, "N S"]:
-        """Mean of random members, each row's own, at an action of the policy; only the members drawn are computed."""
+        """Return the mean of random members, each row's own, at an action of the policy.
+
+        Only members drawn are computed.
+        """
         members = len(self.q)
         chosen = streams.normal(members).topk(self.num_q_sampled, dim=1).indices
         action = self.policy(feat).choose(streams.normal(feat.shape[1], self.action_dim))
@@ -127,7 +131,7 @@ class TDLearner(Learner):
         return {"q": self._q_loss(rollout, batch), "policy": self._policy_loss(rollout, batch)}
 
     def _q_loss(self, rollout: Rollout, batch: dict[str, Tensor]) -> Tensor:
-        """Cross-entropy of every member with ``r + gamma min Q(z', pi(z'))``; into a reset leads nothing."""
+        """Return the cross-entropy of every member with ``r + gamma min Q(z', pi(z'))``. Nothing leads into a reset."""
         with torch.no_grad():
             after = next_features(rollout.post, self.goal_dim)
             members = self.q.some(self.num_q_sampled)
@@ -141,7 +145,10 @@ class TDLearner(Learner):
         return rollout.weight[:, :-1] * torch.where(valid, loss, 0.0) * mean_weights(valid)
 
     def _policy_loss(self, rollout: Rollout, batch: dict[str, Tensor]) -> Tensor:
-        """Minus Q, in units of its range, and minus entropy; nothing is to be decided where an episode has ended."""
+        """Return minus Q, in units of its range, and minus entropy.
+
+        Nothing is to be decided where an episode has ended.
+        """
         feat = rollout.feat.detach()
         actions = self.policy(feat)
         raw = actions.draw(torch.randn_like(batch["action"]))
@@ -158,5 +165,5 @@ class TDLearner(Learner):
             return {"value": self.q.two_hot.decode(logits), "value_range": self.q_scale.scale()}
 
     def after_step(self) -> None:
-        """Move the targets."""
+        """Move the targets towards the Q functions."""
         follow(self.target, self.q, self.target_rate)

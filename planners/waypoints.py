@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import override
 
 from dynamics.base import Memory
 from planners.base import Decision, Planner
@@ -38,8 +39,8 @@ class Waypoints(Planner):
         require(action_dim == 2 and not discrete, "planner=waypoints is for mazes, which have two forces for actions.")
         self.grid, self.stiffness, self.damping, self.noise_std = grid_of(maze), stiffness, damping, noise_std
 
+    @override
     def initial(self, n: int) -> Memory:
-        """Nothing is remembered."""
         return {}
 
     def _act(self, decision: Decision, memory: Memory) -> tuple[Float[Tensor, "N A"], Memory]:

@@ -6,7 +6,7 @@ import sys
 
 
 def main() -> int:
-    """Print what was found; 0 if all is well, 1 with what to install if not."""
+    """Print what was found. Return 0 if all is well, 1 with what to install if not."""
     if {"--help", "-h"}.intersection(sys.argv[1:]):
         sys.stdout.write(f"{__doc__}\n")
         return 0

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 
 def main(words: list[str]) -> None:
-    """Train, evaluate, draw; see configs/train.yaml for every key."""
+    """Train, evaluate, draw. See configs/train.yaml for every key."""
     from worldmodels.training.run import train
 
     if any(word.startswith("-") for word in words):

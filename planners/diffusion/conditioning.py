@@ -1,4 +1,4 @@
-"""What recorded trajectories are labelled with and plans asked for: a return, optimality, a skill, a goal."""
+"""Conditions of trajectories and plans: a return, optimality, a skill, a goal."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Annotated
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from typing_extensions import override
 
 from worldmodels.common.options import AtLeast, Between, Count, checked
 from worldmodels.errors import OptionError, require
@@ -59,11 +60,11 @@ class Label(nn.Module, ABC):
 
     @abstractmethod
     def encode_data(self, window: Window) -> Float[Tensor, "N _"]:
-        """The label of recorded trajectories."""
+        """Return the label of recorded trajectories."""
 
     @abstractmethod
     def encode_target(self, rows: int, goal: Float[Tensor, "N G"] | None) -> Float[Tensor, "N _"] | None:
-        """What plans are asked for; None for nothing."""
+        """Return the label that plans are to have. None for none."""
 
 
 class ReturnLabel(Label):
@@ -88,20 +89,20 @@ class ReturnLabel(Label):
         self.register_buffer("count", torch.zeros((), dtype=torch.int64))
 
     def encode_data(self, window: Window) -> Float[Tensor, "N 1"]:
-        """Normalised; the data's numbers are followed on the way."""
+        """Normalise the return. The data's mean and deviation are followed on the way."""
         total = window.reward.sum(1)
         if self.training:
             self._follow(total, window.valid)
         return self._normal(total)[:, None]
 
+    @override
     def encode_target(self, rows: int, goal: Tensor | None) -> Float[Tensor, "N 1"]:
-        """The same for every row."""
         value = self.points[2] if self.value is None else torch.full_like(self.points[2], self.value)
         return self._normal(value).expand(rows, 1)
 
     @torch.no_grad()
     def _follow(self, total: Tensor, counts: Tensor) -> None:
-        """From the rows that count; where none does, nothing moves."""
+        """Follow the rows that count. Where none does, nothing moves."""
         self.count += counts.any()
         total = torch.where(counts, total, torch.nan)
         seen = torch.stack([total.nanmean(), total.square().nanmean(), total.nanquantile(self.QUANTILE)])
@@ -114,7 +115,7 @@ class ReturnLabel(Label):
 
 
 class OptimalityLabel(Label):
-    """Whether the first step did better than the data usually does from its state (CFGRL, Frans et al. 2025)."""
+    """Label of a first step that did better than the data usually does from its state (CFGRL, Frans et al. 2025)."""
 
     reads_advantage = reads_reward = True
     one: Tensor
@@ -124,11 +125,11 @@ class OptimalityLabel(Label):
         self.register_buffer("one", torch.ones(1, 1), persistent=False)
 
     def encode_data(self, window: Window) -> Float[Tensor, "N 1"]:
-        """1 where the advantage is not negative, else 0."""
+        """Return 1 where the advantage is not negative, else 0."""
         return (window.advantage >= 0).float()[:, None]
 
     def encode_target(self, rows: int, goal: Tensor | None) -> Float[Tensor, "N 1"]:
-        """Better."""
+        """Return 1: better."""
         return self.one.expand(rows, 1)
 
 
@@ -149,8 +150,8 @@ class SkillLabel(Label):
         self.width, self.value = skills, value
         self.register_buffer("unit", torch.eye(skills), persistent=False)
 
+    @override
     def encode_data(self, window: Window) -> Float[Tensor, "N S"]:
-        """One-hot."""
         require(
             window.skill is not None,
             "a skill is read from a recording's column 'skill', which this has not: name several recordings, "
@@ -165,13 +166,13 @@ class SkillLabel(Label):
             )
         return self.unit[window.skill.long()]
 
+    @override
     def encode_target(self, rows: int, goal: Tensor | None) -> Float[Tensor, "N S"] | None:
-        """The same for every row."""
         return None if self.value is None else self.unit[self.value].expand(rows, -1)
 
 
 class GoalLabel(Label):
-    """A state to be reached some time later, as a condition instead of a given end (hindsight; CFGRL's goals)."""
+    """State to be reached some time later, as a condition instead of a given end (hindsight). CFGRL's goals."""
 
     reads_goal = True
 
@@ -180,10 +181,10 @@ class GoalLabel(Label):
         require(goal_dim > 0, "a goal is asked for where environments show goals, as env=maze does.")
         self.width = goal_dim
 
+    @override
     def encode_data(self, window: Window) -> Float[Tensor, "N G"]:
-        """The goal reached later."""
         return window.goal
 
+    @override
     def encode_target(self, rows: int, goal: Float[Tensor, "N G"] | None) -> Float[Tensor, "N G"]:
-        """The goal as it is seen now."""
         return goal

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
+from typing_extensions import override
 
 from worldmodels.common.options import Count, Odd, checked
 from worldmodels.errors import OptionError
@@ -38,8 +39,8 @@ class StepEmbedding(nn.Module):
             init_linear_(nn.Linear(2 * dim, dim), style=style),
         )
 
+    @override
     def forward(self, step: Int64[Tensor, " N"]) -> Float[Tensor, "N C"]:
-        """Embed."""
         half = self.dim // 2
         rate = torch.exp(torch.arange(half, device=step.device) * (-math.log(10_000) / max(1, half - 1)))
         angle = step[:, None].float() * rate
@@ -57,15 +58,15 @@ class ConvBlock(nn.Module):
         self.skip = init_linear_(nn.Conv1d(in_dim, out_dim, 1), style=style) if in_dim != out_dim else nn.Identity()
 
     def forward(self, x: Float[Tensor, "N D L"], cond: Float[Tensor, "N C"]) -> Float[Tensor, "N E L"]:
-        """Same length."""
+        """Convolve at the same length."""
         return self.skip(x) + self.second(self.first(x) + self.cond(F.silu(cond))[:, :, None])
 
 
 class TemporalUNet(nn.Module):
-    """Convolutions over time at several scales (Janner et al. 2022): any length, and nothing tells where a step is.
+    """Convolutions over time at several scales (Janner et al. 2022). Any length, and nothing tells where a step is.
 
     What a step's output depends on is bounded by the kernels, which is why pieces of several recorded trajectories can
-    come together in one plan; more ``scales`` see farther and stitch less. ``in_dim`` and ``out_dim`` are numbers a
+    come together in one plan. More ``scales`` see farther and stitch less. ``in_dim`` and ``out_dim`` are numbers a
     step, ``cond_dim`` those of the condition.
     """
 
@@ -156,7 +157,7 @@ class TrajectoryTransformer(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """Attention and a hidden layer, both scaled, shifted and gated by the condition; begins as the identity."""
+    """Attention and a hidden layer, both scaled, shifted and gated by the condition. Begins as the identity."""
 
     def __init__(self, width: int, heads: int, cond_dim: int, style: NetStyle = DEFAULT_STYLE) -> None:
         super().__init__()
@@ -189,8 +190,8 @@ class AttentionBlock(nn.Module):
 class ChannelNorm(nn.LayerNorm):
     """LayerNorm over the channels [N, D, L] of each step by itself: a norm over time would let every step see all."""
 
+    @override
     def forward(self, x: Float[Tensor, "N D L"]) -> Float[Tensor, "N D L"]:
-        """Normalise."""
         return super().forward(x.mT).mT
 
 

@@ -1,4 +1,4 @@
-"""What gradients can ask of a plan while it is denoised: rewards on the way, a value at its end, bounds to keep."""
+"""Guidance of plans by gradients while they are denoised: rewards on the way, a value at the end, bounds to keep."""
 
 from __future__ import annotations
 
@@ -34,26 +34,26 @@ Weight = Annotated[float, "of the term; 0 leaves it out"]
 
 
 class GuidanceTerm(ABC):
-    """One term of a sum whose gradient moves plans (Diffuser, algorithm 1); nothing of it is learned."""
+    """One term of a sum whose gradient moves plans (Diffuser, algorithm 1). Nothing of it is learned."""
 
     @checked
     def __init__(self, weight: Weight = 0.0) -> None:
         self.weight = weight
 
     def check(self, learner: TrajectoryLearner) -> None:
-        """Refuse a learner that lacks what the term reads; asked where the weight is not 0."""
+        """Refuse a learner that lacks what the term reads. Called where the weight is not 0."""
         return
 
     @abstractmethod
     def score(self, plans: GuidedPlans) -> Float[Tensor, " M"]:
-        """How well plans do; higher is better."""
+        """Return how well plans do. Higher is better."""
 
 
 class RewardGuidance(GuidanceTerm):
     """The reward head's discounted sum over the plan."""
 
     def score(self, plans: GuidedPlans) -> Float[Tensor, " M"]:
-        """Over all of its steps but the first, which is present."""
+        """Sum rewards over all steps but the first, which is present."""
         reward = plans.model.heads["reward"](plans.feat, plans.action[:, :-1])
         return (plans.learner.gamma ** torch.arange(reward.shape[1], device=reward.device) * reward).sum(1)
 
@@ -62,12 +62,12 @@ class ValueGuidance(GuidanceTerm):
     """The critic's value of the last latent, discounted to the plan's first step."""
 
     def check(self, learner: TrajectoryLearner) -> None:
-        """There must be a critic."""
+        """Refuse a learner without a critic."""
         if learner.critic is None:
             raise OptionError("weight", self.weight, "needs a value: give learner.critic its units, and train it")
 
     def score(self, plans: GuidedPlans) -> Float[Tensor, " M"]:
-        """Of where the plan ends."""
+        """Return the critic's value of the last state."""
         return plans.learner.gamma ** (plans.feat.shape[1] - 1) * plans.learner.critic(plans.feat[:, -1])
 
 
@@ -88,12 +88,12 @@ class StateBound(GuidanceTerm):
         self.number, self.low, self.high = number, low, high
 
     def check(self, learner: TrajectoryLearner) -> None:
-        """There must be a bound."""
+        """Refuse a term without a bound."""
         if self.low is None and self.high is None:
             raise OptionError("weight", self.weight, "needs a bound: give low, high or both")
 
     def score(self, plans: GuidedPlans) -> Float[Tensor, " M"]:
-        """Minus the squared distances to what is allowed."""
+        """Return minus the squared distances to what is allowed."""
         decoded = plans.model.decode(plans.feat)
         if "state" not in decoded or self.number >= decoded["state"].shape[-1]:
             has = decoded["state"].shape[-1] if "state" in decoded else "no"

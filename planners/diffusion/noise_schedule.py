@@ -72,7 +72,7 @@ class NoiseSchedule:
     def target(
         self, clean: Float[Tensor, "N L D"], noise: Float[Tensor, "N L D"], step: Int64[Tensor, " N"]
     ) -> Float[Tensor, "N L D"]:
-        """What the network is to predict."""
+        """Return what the network is to predict."""
         if self.prediction == "v_prediction":
             return self._scheduler.get_velocity(clean, noise, step)
         return noise if self.prediction == "epsilon" else clean
@@ -153,6 +153,6 @@ class Sampler:
         return estimate
 
     def _move(self, scheduler, estimate: Tensor, step: Tensor, x: Tensor, generators: list[Generator]) -> Tensor:
-        """One step of the scheduler; only DDPM draws."""
+        """Take one step of the scheduler. Only DDPM draws."""
         draws = {"generator": generators} if self.name == "ddpm" else {}
         return scheduler.step(estimate, step, x, **draws).prev_sample

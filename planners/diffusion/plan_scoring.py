@@ -1,4 +1,4 @@
-"""What a denoised plan is worth: imagined as a whole, or believed as far as each of its steps can be believed."""
+"""Scores of denoised plans: imagined as a whole, or trusted as far as each of their steps can be."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class PlanBatch:
     """What they are worth, once scored."""
 
     def before_end(self, goals: bool) -> Bool[Tensor, "N K L1"]:
-        """Mark steps 1, 2, … that lie before the goal; all of them where there is none."""
+        """Mark steps 1, 2, … that lie before the goal. All of them where there is none."""
         steps = torch.arange(1, self.latents.shape[2], device=self.ends.device)
         return (steps < self.ends[..., None]) | (not goals)
 
@@ -76,11 +76,11 @@ class PlanScorer(ABC):
         generator: Generator | None,
         shaped: Shaping = unshaped,
     ) -> Float[Tensor, "N K"]:
-        """Higher is better."""
+        """Return a score of each plan. Higher is better."""
 
 
 class ImaginedReturn(PlanScorer):
-    """The world model imagines each plan's actions from first to last; for plans that it can still foresee.
+    """Score of a plan whose actions the world model imagines from first to last, while it can still foresee them.
 
     The return, less ``consistency_weight`` times the mean squared deviation of the imagined latents from the plan's.
     """
@@ -105,20 +105,20 @@ class ImaginedReturn(PlanScorer):
 
 
 class StepConsistency(PlanScorer):
-    """Scores each step from the plan's own latent, by the learner's ``forward_model``; for plans too long to foresee.
+    """Score of a plan by one-step predictions of the learner's ``forward_model``, for plans too long to foresee.
 
     Errors do not add up over the plan, as it will be made anew long before its end. A step's jump is its squared error
-    over that on recorded steps; a plan loses ``consistency_weight`` times the mean of its jumps: through a wall, every
+    over that on recorded steps. A plan loses ``consistency_weight`` times the mean of its jumps: through a wall, every
     step in the wall is a little off. Rewards are read where a step is foreseen to lead.
 
     Plans to a goal are worth the logarithm of their discount until they arrive: the sooner, the better. Arriving is a
-    step too, its error over that of recorded arrivals, where what is foreseen is a state and what is given a goal; it
+    step too, its error over that of recorded arrivals, where what is foreseen is a state and what is given a goal. It
     counts alone where it is more than the mean, since a plan that stays where it is arrives by leaping. No reward is
     read: recordings need not show goals as far off as this one.
     """
 
     def check(self, learner: TrajectoryLearner) -> None:
-        """It reads ``forward_model``."""
+        """Refuse a learner without ``forward_model``."""
         if learner.forward_model is None:
             raise OptionError("learner.forward_model", None, "must have its units, and be trained, for StepConsistency")
         if learner.gamma == 0:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
+from typing_extensions import override
 
 from dynamics.base import Dynamics, Memory, Rollout
 from dynamics.goal import join_goal, split_goal
@@ -29,7 +30,7 @@ DenoisingHook = Callable[[Tensor], None]
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """How plans are sampled and chosen; nothing of it is learned, so any of it can change on a trained run."""
+    """How plans are sampled and chosen. Nothing of it is learned, so any of it can change on a trained run."""
 
     sampler: Annotated[SamplerName, "dpm: DPM-Solver++"] = "dpm"
     steps: Annotated[Count, "denoising steps of a plan"] = 10
@@ -90,47 +91,47 @@ class Diffusion(Replanner):
             self.sampler = Sampler(learner.trajectories.schedule, how.sampler, how.steps)
 
     @property
+    @override
     def trainable(self) -> TrajectoryLearner:
-        """What a checkpoint must hold."""
         return self.learner
 
     @property
+    @override
     def imagination_size(self) -> ImaginationSize:
-        """All candidates."""
         return ImaginationSize(self.acting.candidates + self.acting.warm_candidates, self.plan_horizon)
 
     def terms(self, weights: Mapping[str, float]) -> dict[str, float]:
-        """Gradients in use and their weights; ``weights`` go before their own."""
+        """Return gradients in use and their weights. ``weights`` go before their own."""
         all_of_them = {name: weights.get(name, term.weight) for name, term in self.guidance.items()}
         return {name: weight for name, weight in all_of_them.items() if weight != 0}
 
     @property
+    @override
     def min_window(self) -> int:
-        """A trajectory, and where its last action led."""
         return self.plan_horizon + 1
 
     def cold_start_fraction(self, length: int) -> float:
-        """One of as many trajectories as a window holds, at one of as many offsets."""
+        """Return one in as many trajectories as a window holds, at one in as many offsets."""
         count, offsets = window_slots(length, self.plan_horizon)
         return 1 / (count * offsets)
 
     def check(self, dynamics: Dynamics, length: int) -> None:
-        """A window must hold a whole trajectory, and where its last action led."""
+        """Refuse windows that do not hold a whole trajectory, and where its last action led."""
         if length < self.min_window:
             raise OptionError(
                 "plan_horizon", self.plan_horizon, f"must be less than data.length={length}, the windows it learns from"
             )
 
+    @override
     def loss(self, model: LearnedModel, rollout: Rollout, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The learner's."""
         return self.learner.loss(model, rollout, batch, self.plan_horizon)
 
+    @override
     def after_step(self) -> None:
-        """The learner's."""
         self.learner.after_step()
 
+    @override
     def initial(self, n: int) -> Memory:
-        """No plan yet."""
         latents = torch.zeros(n, self.plan_horizon, self.learner.trajectories.feat_dim)
         return super().initial(n) | {
             "latents": latents,
@@ -139,13 +140,13 @@ class Diffusion(Replanner):
         }
 
     def shift_plan(self, memory: Memory) -> Memory:
-        """Move the plan up a step, repeating its last latent; ``end`` counts down, and begins anew once reached."""
+        """Move the plan up a step, repeating its last latent. ``end`` counts down, and begins anew once reached."""
         latents = torch.cat([memory["latents"][:, 1:], memory["latents"][:, -1:]], dim=1)
         end = torch.where(memory["end"] > 1, memory["end"] - 1, max(1, self.plan_horizon - 1))
         return super().shift_plan(memory) | {"latents": latents, "end": end}
 
     def search(self, decision: Decision, memory: Memory) -> Memory:
-        """Sample, score, and take the best; exploring, with noise on its actions."""
+        """Sample, score, and take the best. Exploring adds noise to its actions."""
         plans, noise = self.sample_plans(decision, memory)
         latents, mean, end = plans.best()
         actions = self.family.mode(mean)
@@ -200,7 +201,10 @@ class Diffusion(Replanner):
         begin: Float[Tensor, "M L D"] | None = None,
         hook: DenoisingHook | None = None,
     ) -> Float[Tensor, "N K L D"]:
-        """K trajectories a row from its latent, ending in its goal where it has one; from noise, or from ``begin``."""
+        """Sample K trajectories a row from its latent, ending in its goal where it has one.
+
+        They begin from noise, or from ``begin``.
+        """
         learner, count = self.learner, ends.shape[1]
         latent, goal = split_goal(decision.state.feat.repeat_interleave(count, dim=0), learner.goal_dim)
         steps = torch.arange(self.plan_horizon, device=latent.device)
@@ -224,7 +228,7 @@ class Diffusion(Replanner):
         return x.unflatten(0, (-1, count))
 
     def _conditions(self, rows: int, goal: Tensor | None, weights: Mapping[str, float]) -> dict[str, Condition]:
-        """What plans are asked for, label by label."""
+        """Return the condition of every label that plans are to have."""
         labels = self.learner.labels
         targets = {name: label.encode_target(rows, goal) for name, label in labels.items()}
         return {

@@ -1,4 +1,4 @@
-"""What diffusion planners learn: a model of trajectories, and a value and inverse dynamics where asked for."""
+"""Learner of diffusion planners: a model of trajectories, and a value and inverse dynamics where configured."""
 
 from __future__ import annotations
 
@@ -232,7 +232,7 @@ class TrajectoryLearner(nn.Module):
             self.critic.after_step()
 
     def actions(self, x: Float[Tensor, "... L D"]) -> Float[Tensor, "... L A"]:
-        """Those of a trajectory, or what leads from each latent to the next; the last of these is repeated."""
+        """Return a trajectory's actions, or what leads from each latent to the next. The last of these is repeated."""
         if self.trajectories.actions:
             actions = x[..., self.trajectories.feat_dim :]
             return actions if self.discrete else actions.clamp(-1, 1)

@@ -1,4 +1,4 @@
-"""A diffusion model of trajectories: what is normalised, given, hidden and guided; the networks are in denoisers.py."""
+"""Diffusion model of trajectories: what is normalised, given, hidden and guided. The networks are in denoisers.py."""
 
 from __future__ import annotations
 
@@ -64,16 +64,16 @@ class Normalizer(nn.Module):
         return (self.square - self.mean.square()).clamp(min=self.floor**2).sqrt()
 
     def forward(self, x: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:
-        """To mean 0 and deviation 1."""
+        """Normalise to mean 0 and deviation 1."""
         return (x - self.mean) / self.std()
 
     def inverse(self, x: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:
-        """Back to the units of the data."""
+        """Return to the units of the data."""
         return x * self.std() + self.mean
 
 
 class ConditionEmbedding(nn.Module):
-    """Names to what a trajectory may be asked to be, each a vector; where one is not given, it has a vector of its own.
+    """Names to conditions of a trajectory, each a vector. One that is not given has a vector of its own.
 
     Args:
         widths: numbers of each label.
@@ -93,7 +93,7 @@ class ConditionEmbedding(nn.Module):
         rows: int,
         hide: Mapping[str, Bool[Tensor, " N"]] | None = None,
     ) -> Float[Tensor, "N C"] | float:
-        """Sum over all labels; those without a value, and rows under ``hide``, count as not given."""
+        """Sum over all labels. Those without a value, and rows under ``hide``, count as not given."""
         total: Tensor | float = 0.0
         for name, net in self.nets.items():
             absent = self.absent[name].expand(rows, -1)
@@ -106,7 +106,7 @@ class ConditionEmbedding(nn.Module):
 
 
 class TrajectoryModel(nn.Module):
-    """Sequences of (latent, action) or of latents alone, denoised as a whole (Diffuser; Decision Diffuser).
+    """Sequences of (latent, action) or of latents alone, denoised as a whole (Diffuser, Decision Diffuser).
 
     Some latents of a trajectory are *given*: they are never noisy, neither in training nor in any step of sampling, and
     come out as they went in. ``feat_dim`` are numbers of a latent, ``labels`` those of each label.
@@ -168,7 +168,7 @@ class TrajectoryModel(nn.Module):
         given: Bool[Tensor, "N L"],
         labels: Mapping[str, Float[Tensor, "N _"]],
     ) -> Float[Tensor, "N L D"]:
-        """What normalised trajectories are without noise, as far as the network knows, under these labels."""
+        """Estimate normalised trajectories without noise, under these labels."""
         return self.schedule.clean(self._output(noisy, step, given, labels), noisy, step)
 
     def guided(
@@ -180,7 +180,7 @@ class TrajectoryModel(nn.Module):
     ) -> Float[Tensor, "N L D"]:
         """Classifier-free guidance (Ho & Salimans 2022): ``u + sum_i w_i (c_i - u)``, labels composed one by one.
 
-        Each label is asked for alone, against none; one of weight 1 gives the conditional estimate, to the bit.
+        Each label conditions alone, against none. One of weight 1 gives the conditional estimate, to the bit.
         """
         free = self.clean(noisy, step, given, {})
         total = free
@@ -193,7 +193,7 @@ class TrajectoryModel(nn.Module):
     def apply_guidance(
         self, clean: Float[Tensor, "N L D"], step: Int64[Tensor, " N"], score: Score
     ) -> Float[Tensor, "N L D"]:
-        """Moved along the gradient of ``score``, more the more noise there still is (Diffuser, algorithm 1).
+        """Move along the gradient of ``score``, more the more noise there still is (Diffuser, algorithm 1).
 
         The gradient is with respect to normalised numbers. By ``1 - abar``: exactly so a unit Gaussian is tilted by a
         linear score.
@@ -215,12 +215,12 @@ class TrajectoryModel(nn.Module):
         share: float = 1.0,
         hook: Callable[[Tensor], None] | None = None,
     ) -> Float[Tensor, "N L D"]:
-        """Trajectories in the units of the data, with ``known`` latents where they are ``given``, bit for bit.
+        """Sample trajectories in the units of the data, with ``known`` latents where they are ``given``, bit for bit.
 
         Each of the ``streams`` draws for as many consecutive rows as there are to a stream.
 
-        ``begin``, in the units of the data too, gets the last ``share`` of the noise and is denoised again. ``hook``
-        is shown every step's estimate, likewise in the units of the data.
+        ``begin``, in the units of the data too, gets the last ``share`` of the noise and is denoised again. ``hook`` is
+        shown every step's estimate, in the units of the data too.
         """
         rows, length = given.shape
         blank = known.new_zeros(rows, length, self.size - self.feat_dim)

@@ -39,7 +39,7 @@ class Critic(nn.Module):
         self.slow = slow_copy(self.net)
 
     def forward(self, feat: Float[Tensor, "... F"]) -> Float[Tensor, "..."]:
-        """Decoded value, fp32."""
+        """Decode the value, in fp32."""
         return self.two_hot.decode(self.net(feat))
 
     def loss(self, feat: Float[Tensor, "... F"], target: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
@@ -55,9 +55,9 @@ class Critic(nn.Module):
 
 
 class ReturnScale(nn.Module):
-    """How far returns spread: a moving average of their 5th to 95th percentile, at least 1 (DreamerV3, eq. 7).
+    """Spread of returns: a moving average of their 5th to 95th percentile, at least 1 (DreamerV3, eq. 7).
 
-    A buffer, so that it is saved; it moves whenever it is shown returns, in every mode.
+    A buffer, so that it is saved. It moves whenever it is shown returns, in every mode.
     """
 
     low: Tensor
@@ -71,7 +71,7 @@ class ReturnScale(nn.Module):
 
     @torch.no_grad()
     def forward(self, returns: Float[Tensor, "..."]) -> Float[Tensor, ""]:
-        """Take in these returns; give back the scale to divide by."""
+        """Take in these returns. Return the scale to divide by."""
         points = torch.tensor(self.quantiles, device=returns.device)
         low, high = torch.quantile(returns.float().flatten(), points).unbind()
         self.low.lerp_(low, self.rate)
@@ -79,12 +79,12 @@ class ReturnScale(nn.Module):
         return self.scale()
 
     def scale(self) -> Float[Tensor, ""]:
-        """The scale as it stands."""
+        """Return the scale as it stands."""
         return (self.high - self.low).clamp(min=self.least)
 
 
 def slow_copy(module: nn.Module) -> nn.Module:
-    """A copy that gradients never reach."""
+    """Copy a module for gradients never to reach."""
     return copy.deepcopy(module).requires_grad_(False)
 
 

@@ -1,4 +1,4 @@
-"""Goals that were reached: frames that came later in the same episode of a training window, seen as goals are."""
+"""Hindsight goals: frames that came later in the same episode of a training window, seen as goals are."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from worldmodels.common.columns import OBSERVATION_KEYS
 
 
 def last_rows(is_first: Bool[Tensor, "B T"]) -> Int64[Tensor, "B T"]:
-    """For each row the last one of its episode in the window."""
+    """Return for each row the last one of its episode in the window."""
     length = is_first.shape[1]
     place = torch.arange(length, device=is_first.device).expand_as(is_first)
     begins = torch.where(is_first, place, length)  # of episodes; the next one's, seen from each row:
@@ -20,7 +20,7 @@ def last_rows(is_first: Bool[Tensor, "B T"]) -> Int64[Tensor, "B T"]:
 
 
 def sample_future_rows(is_first: Bool[Tensor, "B T"], now: Int64[Tensor, "B N"], farthest: int) -> Int64[Tensor, "B N"]:
-    """Rows drawn uniformly from those after ``now`` in its episode, at most ``farthest`` on; the next where none is.
+    """Draw rows uniformly from those after ``now`` in its episode, at most ``farthest`` on. Without any, the next.
 
     (The next then belongs to another episode, and nothing may be learned from it.)
     """
@@ -31,7 +31,7 @@ def sample_future_rows(is_first: Bool[Tensor, "B T"], now: Int64[Tensor, "B N"],
 
 
 def encode_goals(model: LearnedModel, batch: dict[str, Tensor], rows: Int64[Tensor, "B N"]) -> Float[Tensor, "B N G"]:
-    """Latents of these rows' frames, as goals are seen."""
+    """Return the latents of these rows' frames, as goals are seen."""
     each = torch.arange(len(rows), device=rows.device)[:, None].expand_as(rows)
     seen = {key: batch[key][each, rows].flatten(0, 1) for key in OBSERVATION_KEYS if key in batch}
     return model.encode_goal(seen).unflatten(0, rows.shape)

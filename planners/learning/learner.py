@@ -45,7 +45,10 @@ class Learner(PolicyPlanner):
 
     @abstractmethod
     def value(self, feat: Float[Tensor, "N S F"], streams: RowStreams) -> Float[Tensor, "N S"]:
-        """Return the expected discounted return from each of S states a row; what is drawn comes from ``streams``."""
+        """Return the expected discounted return from each of S states a row.
+
+        ``streams`` draw where drawing is needed.
+        """
 
 
 Gamma = Annotated[float, Between(0, 1), "discount per decision"]

@@ -1,4 +1,4 @@
-"""Distributions over one action, given a feature: what actors put out, and what a trained policy is asked."""
+"""Distributions over one action, given a feature: what actors put out, and what a trained policy answers."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+from typing_extensions import override
 
 from dynamics.base import Memory, State
 from worldmodels.common.options import Between, MoreThan, checked
@@ -30,15 +31,15 @@ class ActionDistribution(ABC):
 
     @abstractmethod
     def draw(self, noise: Float[Tensor, "... A"]) -> Float[Tensor, "... A"]:
-        """A raw action, through which gradients flow."""
+        """Return a raw action, through which gradients flow."""
 
     @abstractmethod
     def action(self, raw: Float[Tensor, "... A"]) -> Float[Tensor, "... A"]:
-        """The action that a raw one stands for: in [-1, 1], or one-hot."""
+        """Return the action that a raw one stands for: in [-1, 1], or one-hot."""
 
     @abstractmethod
     def mode(self) -> Float[Tensor, "... A"]:
-        """The action taken where nothing is to be explored."""
+        """Return the action taken where nothing is to be explored."""
 
     def choose(self, noise: Float[Tensor, "... A"] | None) -> Float[Tensor, "... A"]:
         """An action drawn with ``noise``, or the mode where there is none."""
@@ -46,16 +47,16 @@ class ActionDistribution(ABC):
 
     @abstractmethod
     def log_prob(self, raw: Float[Tensor, "... A"]) -> Float[Tensor, "..."]:
-        """Log-density (or log-probability) of a raw action."""
+        """Return the log-density (or log-probability) of a raw action."""
 
     @abstractmethod
     def entropy(self, raw: Float[Tensor, "... A"]) -> Float[Tensor, "..."]:
-        """In nats; where it has no closed form, the estimate from the draw ``raw``."""
+        """Return the entropy in nats. Where it has no closed form, return the estimate from the draw ``raw``."""
 
 
 @dataclass(frozen=True)
 class BoundedNormal(ActionDistribution):
-    """Normal with its mean in [-1, 1] and bounds on its deviation (DreamerV3's continuous actor); draws are clamped.
+    """Normal with its mean in [-1, 1] and bounds on its deviation (DreamerV3's continuous actor). Draws are clamped.
 
     The density is that of the draw before clamping, which is what REINFORCE needs: clamping belongs to the world.
     """
@@ -63,54 +64,54 @@ class BoundedNormal(ActionDistribution):
     mean: Float[Tensor, "... A"]
     std: Float[Tensor, "... A"]
 
+    @override
     def draw(self, noise: Tensor) -> Tensor:
-        """Mean plus scaled noise."""
         return self.mean + self.std * noise
 
     def action(self, raw: Tensor) -> Tensor:
-        """Clamped to the box."""
+        """Clamp to the box."""
         return raw.clamp(-1, 1)
 
+    @override
     def mode(self) -> Tensor:
-        """The mean."""
         return self.mean
 
+    @override
     def log_prob(self, raw: Tensor) -> Tensor:
-        """Summed over the action's numbers."""
         return _normal_log_prob((raw - self.mean) / self.std, self.std.log())
 
+    @override
     def entropy(self, raw: Tensor) -> Tensor:
-        """Closed form."""
         return (self.std.log() + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)
 
 
 @dataclass(frozen=True)
 class SquashedNormal(ActionDistribution):
-    """Normal under tanh (SAC; TD-MPC2's policy): nothing needs clamping, and the density counts the squashing."""
+    """Normal under tanh (SAC, and TD-MPC2's policy). Nothing needs clamping, and the density counts the squashing."""
 
     mean: Float[Tensor, "... A"]
     log_std: Float[Tensor, "... A"]
 
+    @override
     def draw(self, noise: Tensor) -> Tensor:
-        """Before tanh."""
         return self.mean + self.log_std.exp() * noise
 
+    @override
     def action(self, raw: Tensor) -> Tensor:
-        """tanh."""
         return raw.tanh()
 
+    @override
     def mode(self) -> Tensor:
-        """tanh of the mean."""
         return self.mean.tanh()
 
     def log_prob(self, raw: Tensor) -> Tensor:
-        """Density of the squashed action, as a function of the raw one."""
+        """Return the density of the squashed action, as a function of the raw one."""
         normal = _normal_log_prob((raw - self.mean) / self.log_std.exp(), self.log_std)
         log_slope = 2 * (math.log(2) - raw - F.softplus(-2 * raw))  # of tanh, finite where the slope itself is 0
         return normal - log_slope.sum(-1)
 
     def entropy(self, raw: Tensor) -> Tensor:
-        """The negative log-density of the draw."""
+        """Return the negative log-density of the draw."""
         return -self.log_prob(raw)
 
 
@@ -121,23 +122,23 @@ class OneHot(ActionDistribution):
     log_probs: Float[Tensor, "... A"]
 
     def draw(self, noise: Tensor) -> Tensor:
-        """The class that wins an exponential race, which is a draw from the probabilities."""
+        """Return the class that wins an exponential race, which is a draw from the probabilities."""
         return straight_through((self.log_probs - exponential(noise).log()).argmax(-1), self.log_probs.exp())
 
+    @override
     def action(self, raw: Tensor) -> Tensor:
-        """As drawn."""
         return raw
 
+    @override
     def mode(self) -> Tensor:
-        """The likeliest."""
         return straight_through(self.log_probs.argmax(-1), self.log_probs.exp())
 
+    @override
     def log_prob(self, raw: Tensor) -> Tensor:
-        """Log-probability of the one that is hot."""
         return (self.log_probs * raw.detach()).sum(-1)
 
+    @override
     def entropy(self, raw: Tensor) -> Tensor:
-        """Closed form."""
         return -(self.log_probs.exp() * self.log_probs).sum(-1)
 
 
@@ -146,7 +147,10 @@ POLICY_GIVEN = ("feat_dim", "action_dim", "discrete", "squash", "style")
 
 
 class PolicyNetwork(nn.Module):
-    """A network from features to :class:`ActionDistribution`; Box actions bounded (``squash=False``) or under tanh."""
+    """A network from features to :class:`ActionDistribution`.
+
+    Box actions are bounded (``squash=False``) or under tanh.
+    """
 
     @checked
     def __init__(
@@ -170,7 +174,7 @@ class PolicyNetwork(nn.Module):
         self.net = MLP(feat_dim, units, layers, action_dim if discrete else 2 * action_dim, out_scale=0.01, style=style)
 
     def forward(self, feat: Float[Tensor, "... F"]) -> ActionDistribution:
-        """The distribution over the next action; fp32 whatever the network computes in."""
+        """Return the distribution over the next action. It is fp32 whatever the network computes in."""
         raw = self.net(feat).float()
         if self.discrete:
             return OneHot(mix_uniform(raw, self.unimix))
@@ -184,7 +188,7 @@ class PolicyNetwork(nn.Module):
 
 @dataclass(frozen=True)
 class SampledPolicy:
-    """Draw from a policy while imagining; its carry is the raw action, which a policy gradient needs.
+    """Draws from a policy while imagining. Its carry is the raw action, which a policy gradient needs.
 
     No gradient leads through a feature to the states before: it leads back by actions alone.
     """

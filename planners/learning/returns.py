@@ -1,4 +1,4 @@
-"""What an imagined trajectory is worth."""
+"""Returns and values of imagined and recorded trajectories."""
 
 from __future__ import annotations
 

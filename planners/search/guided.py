@@ -8,6 +8,7 @@ from typing import Annotated
 
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import override
 
 from dynamics.base import Dynamics, Memory, Rollout
 from planners.base import Decision, ImaginationSize, Model, PlanInfo, Planner
@@ -55,37 +56,37 @@ class Guided(Planner):
         return self.search if self.mpc else self.learner
 
     @property
+    @override
     def imagination_size(self) -> ImaginationSize:
-        """The search's, or nothing."""
         return self.acting.imagination_size
 
     @property
+    @override
     def horizons(self) -> dict[str, int]:
-        """Of both parts."""
         parts = {"search": self.search.horizons, "learner": self.learner.horizons}
         return {f"{part}.{option}": steps for part, all_of_it in parts.items() for option, steps in all_of_it.items()}
 
     @property
+    @override
     def trainable(self) -> Learner:
-        """The part that a checkpoint must hold."""
         return self.learner
 
     @property
+    @override
     def min_window(self) -> int:
-        """The learner's."""
         return self.learner.min_window
 
+    @override
     def cold_start_fraction(self, length: int) -> float:
-        """Return the learner's."""
         return self.learner.cold_start_fraction(length)
 
+    @override
     def check(self, dynamics: Dynamics, length: int) -> None:
-        """Refuse what the learner refuses."""
         with inside("learner"):
             self.learner.check(dynamics, length)
 
+    @override
     def initial(self, n: int) -> Memory:
-        """Return the memory of who chooses."""
         return self.acting.initial(n)
 
     def _act(self, decision: Decision, memory: Memory) -> tuple[Float[Tensor, "N A"], Memory]:
@@ -96,16 +97,16 @@ class Guided(Planner):
         """Return the guided search's plan, or the policy's."""
         return self.acting._inspect(decision, memory)
 
+    @override
     def loss(self, model: Model, rollout: Rollout, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return the learner's losses."""
         return self.learner.loss(model, rollout, batch)
 
+    @override
     def metrics(self, rollout: Rollout) -> dict[str, Tensor]:
-        """Return the learner's metrics."""
         return self.learner.metrics(rollout)
 
+    @override
     def after_step(self) -> None:
-        """Let the learner move its averages."""
         self.learner.after_step()
 
 
@@ -118,7 +119,7 @@ class LearnedGuide:
     terminal_value: bool
 
     def propose(self, search: SamplingPlanner, decision: Decision) -> GuideProposals:
-        """Let the policy imagine its candidates; the value draws anew whenever it is asked."""
+        """Let the policy imagine its candidates. The value draws anew in every call."""
 
         def value(feat: Tensor) -> Tensor:
             return self.learner.value(feat.unflatten(0, (len(decision.streams), -1)), decision.streams).flatten()

@@ -1,4 +1,4 @@
-"""Memory: how much is free, and whether planning fits into it, asked before the first frame."""
+"""Memory budget of planning: how much is free, and whether a decision fits into it, before the first frame."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from worldmodels.model import WorldModel
 
 
 def planning_bytes(model: WorldModel, planner: Planner, num_envs: int) -> int:
-    """Bytes that a decision for so many environments holds at the very least: features and memories of all rows.
+    """Return the least bytes that a decision for so many environments holds: features and memories of all rows.
 
     On a CPU, of as many environments as it plans for at a time.
     """
@@ -29,7 +29,7 @@ def planning_bytes(model: WorldModel, planner: Planner, num_envs: int) -> int:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that can still be had where the model lives."""
+    """Return the memory that can still be had where the model lives."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return psutil.virtual_memory().available

@@ -1,4 +1,4 @@
-"""What sampling planners draw action sequences from: one distribution for Box actions, one for Discrete ones.
+"""Distributions that sampling planners draw action sequences from: one for Box actions, one for Discrete ones.
 
 Both are described by ``mean`` and ``spread`` [N, H, A] and draw by transforming standard normal noise, so that
 planners need not know which one they use.
@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import one_hot
+from typing_extensions import override
 
 from worldmodels.errors import OptionError
 from worldmodels.nets.distributions import exponential
@@ -66,7 +67,7 @@ class GaussianProposal:
         return Proposal(mean, torch.full_like(mean, self.max_std))
 
     def draw(self, mean: Tensor, spread: Tensor, noise: Tensor) -> Tensor:
-        """Mean plus scaled noise, clamped to the box."""
+        """Turn standard normal noise into actions that an environment accepts. Shapes broadcast."""
         return torch.addcmul(mean, spread, noise).clamp_(-1, 1)
 
     def fit(self, elites: Tensor, weights: Tensor) -> Proposal:
@@ -76,8 +77,8 @@ class GaussianProposal:
         variance = (weights * (elites - mean[:, None]).square()).sum(dim=1)
         return Proposal(mean, variance.sqrt().clamp(self.min_std, self.max_std))
 
+    @override
     def mode(self, mean: Tensor) -> Tensor:
-        """Return the mean."""
         return mean
 
 
@@ -96,12 +97,12 @@ class CategoricalProposal:
         return Proposal(mean, torch.full_like(mean, self.warm_spread))
 
     def draw(self, mean: Tensor, spread: Tensor, noise: Tensor) -> Tensor:
-        """Sample one-hot actions; noise correlated in time gives actions correlated in time."""
+        """Sample one-hot actions. Noise correlated in time gives actions correlated in time."""
         probs = mean.lerp(torch.full_like(mean, self.default_mean), spread)
         return self._one_hot(probs / exponential(noise))
 
     def fit(self, elites: Tensor, weights: Tensor) -> Proposal:
-        """Weighted frequencies; no probability drawn from falls below ``min_prob``."""
+        """Fit weighted frequencies. No probability drawn from falls below ``min_prob``."""
         mean = (weights[:, :, None, None] * elites).sum(dim=1)
         return Proposal(mean, torch.full_like(mean, self.min_share))
 
@@ -126,7 +127,7 @@ def color_noise(white: Float[Tensor, "*batch H A"], beta: float) -> Float[Tensor
     """Give white noise the spectrum ``f ** -beta`` along H, because smooth actions explore farther (iCEM, section 3.1).
 
     0 leaves it white, 1 is pink, 2 is red. Every element stays standard normal: the filter has unit power. Pinneri et
-    al., "Sample-efficient Cross-Entropy Method for Real-time Planning", 2020; the mean counts as the lowest frequency.
+    al., "Sample-efficient Cross-Entropy Method for Real-time Planning", 2020. The mean counts as the lowest frequency.
     """
     length = white.shape[-2]
     if beta == 0 or length == 1:

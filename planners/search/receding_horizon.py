@@ -7,6 +7,7 @@ from abc import abstractmethod
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import override
 
 from dynamics.base import Memory
 from planners.base import Decision, Planner
@@ -16,7 +17,7 @@ from worldmodels.errors import OptionError
 
 
 class Replanner(Planner):
-    """Follows a plan for ``replan_every`` steps; subclasses say how one is made.
+    """Follows a plan for ``replan_every`` steps. Subclasses say how one is made.
 
     Memory, N rows: ``plan`` [N, H, A], the plan whose first action belongs to the latest state, for looking at;
     ``mean`` the same as the parameters of ``family`` (probabilities if discrete); ``actions`` what is being executed;
@@ -52,8 +53,8 @@ class Replanner(Planner):
         self.replan_every, self.warm_start = replan_every, warm_start
 
     @property
+    @override
     def horizons(self) -> dict[str, int]:
-        """A plan's."""
         return {"plan_horizon": self.plan_horizon}
 
     @abstractmethod
@@ -63,8 +64,8 @@ class Replanner(Planner):
         ``memory["mean"]`` holds the rest of the plan before, or what is known where there was none.
         """
 
+    @override
     def initial(self, n: int) -> Memory:
-        """Return a memory without a plan."""
         mean = torch.full((n, self.plan_horizon, self.action_dim), self.family.default_mean)
         return {
             "plan": self.family.mode(mean),
@@ -105,11 +106,11 @@ class Replanner(Planner):
         return memory | {"mean": torch.full_like(memory["mean"], self.family.default_mean)}
 
     def current_plan(self, memory: Memory, fallback: Float[Tensor, "N H A"]) -> Float[Tensor, "N H A"]:
-        """Return the plan that is being followed, for looking at; ``fallback`` in rows that have none yet."""
+        """Return the plan that is being followed, for looking at. Rows that have none yet get ``fallback``."""
         return torch.where((memory["age"] > 0)[:, None, None], memory["plan"], fallback)
 
     def shift_plan(self, memory: Memory) -> Memory:
-        """Drop the first step of every plan; nothing is known about its new last one."""
+        """Drop the first step of every plan. Nothing is known about its new last one."""
 
         def shifted(value: Tensor) -> Tensor:
             unknown = torch.full_like(value[..., :1, :], self.family.default_mean)
@@ -119,7 +120,7 @@ class Replanner(Planner):
 
 
 def finite(values: Float[Tensor, " M"]) -> Float[Tensor, " M"]:
-    """Return ``values`` themselves; ``FloatingPointError`` where one is not finite."""
+    """Return ``values`` themselves. Raise ``FloatingPointError`` where one is not finite."""
     if not values.isfinite().all():
         raise FloatingPointError(
             f"The world model predicts a return that is not finite for {int((~values.isfinite()).sum())} of "

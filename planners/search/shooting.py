@@ -10,6 +10,7 @@ from typing import Annotated, Any, Protocol
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import override
 
 from dynamics.base import Memory, State
 from planners.base import Decision, ImaginationSize, PlanInfo, from_options
@@ -24,7 +25,7 @@ NoiseBeta = Annotated[float, AtLeast(0), "spectrum of the noise along time: 0 wh
 
 @dataclass(frozen=True)
 class SearchConfig:
-    """How a sampling planner searches; checked where it is made, so that a mistake shows before training."""
+    """How a sampling planner searches. Checked where it is made, so that a mistake shows before training."""
 
     plan_horizon: Annotated[Count, "imagined decisions of a plan"]
     num_samples: Annotated[Count, "action sequences tried for each environment and iteration"]
@@ -70,14 +71,14 @@ class GuideProposals:
 
 
 class Guide(Protocol):
-    """What a search may consult beside the model (:class:`planners.search.guided.LearnedGuide`)."""
+    """Advice for a search beside the model (:class:`planners.search.guided.LearnedGuide`)."""
 
     def propose(self, search: SamplingPlanner, decision: Decision) -> GuideProposals:
         """Return candidates and a value for one search."""
 
 
 class SamplingPlanner(Replanner):
-    """Executes what a search over sampled action sequences found; subclasses write the search's iterations.
+    """Executes what a search over sampled action sequences found. Subclasses write the search's iterations.
 
     Args:
         options: those of :class:`SearchConfig`.
@@ -112,8 +113,8 @@ class SamplingPlanner(Replanner):
         self.settings, self.terminal_value = settings, terminal_value
 
     @property
+    @override
     def imagination_size(self) -> ImaginationSize:
-        """All candidates."""
         return ImaginationSize(self.settings.num_samples, self.plan_horizon)
 
     @abstractmethod
@@ -125,7 +126,7 @@ class SamplingPlanner(Replanner):
         """Pick what to execute: sequences, or where exploring, means to which the proposal's spread is added."""
 
     def remember(self, found: SearchResult) -> Memory:
-        """Return what else the next plan starts from; it must have the keys of :meth:`initial`."""
+        """Return what else the next plan starts from. It must have the keys of :meth:`initial`."""
         return {}
 
     def search(self, decision: Decision, memory: Memory) -> Memory:
@@ -143,7 +144,7 @@ class SamplingPlanner(Replanner):
         candidates: Float[Tensor, "N S H A"],
         terminal_value: ValueFunction | None,
     ) -> Float[Tensor, "N S"]:
-        """Return the imagined discounted return of every candidate; ``forked`` has a row for each."""
+        """Return the imagined discounted return of every candidate. ``forked`` has a row for each."""
         actions = candidates.flatten(0, 1)
         imagined = self.imagine(decision.model, forked, actions, self.plan_horizon, generator=decision.generator)
         return finite(imagined.discounted_return(self.gamma, terminal_value)).unflatten(0, candidates.shape[:2])
@@ -156,7 +157,7 @@ class SamplingPlanner(Replanner):
         return candidates.gather(1, index[:, :, None, None].expand(-1, -1, *candidates.shape[2:])), best
 
     def ask_guide(self, decision: Decision) -> GuideProposals:
-        """Return the guide's candidates and value; without a guide, none and ``terminal_value``."""
+        """Return the guide's candidates and value. Without a guide there are none, and ``terminal_value``."""
         if self.guide is not None:
             return self.guide.propose(self, decision)
         nothing = torch.zeros(len(decision.streams), 0, self.plan_horizon, self.action_dim, device=decision.device)
