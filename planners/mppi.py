@@ -22,10 +22,10 @@ SPREAD_FLOOR = 1e-4
 class MPPI(SamplingPlanner):
     """Weighs the best action sequences by the exponential of their value and averages them.
 
-    Williams et al., "Information Theoretic MPC for Model-Based Reinforcement Learning", 2017, with elites and a
-    fitted deviation as in TD-MPC2 (Hansen et al., 2024). Unlike there, values are divided by their deviation among
-    the elites, so that ``temperature`` does not depend on the reward's scale.
-    Exploring, one elite is drawn by weight and noise of the fitted deviation added; otherwise the mean is executed.
+    Williams et al., "Information Theoretic MPC for Model-Based Reinforcement Learning", 2017, with elites and a fitted
+    deviation as in TD-MPC2 (Hansen et al., 2024). Unlike there, values are divided by their deviation among the elites,
+    so that ``temperature`` does not depend on the reward's scale. Exploring, one elite is drawn by weight and noise of
+    the fitted deviation added; otherwise the mean is executed.
     """
 
     @checked

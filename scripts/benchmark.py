@@ -1,9 +1,9 @@
 """Time what a training is made of, or what backbones cost: `python scripts/benchmark.py [suite=backbones] [size=xs]`.
 
-Prints medians and writes a JSON (`to=`); takes the overrides of `train.py`, so that two configurations can be
-compared in one run each, and `repeats=`. `suite=backbones` also takes `lengths=64,1024`, `only=ssm,rssm`,
-`parameters=1e6` and `batch=4`, and writes a table and a figure beside the JSON. `suite=planning` times a decision of
-every planner at TD-MPC2's sizes; `only=tdmpc,mppi`, `envs=1,16`.
+Prints medians and writes a JSON (`to=`). Takes the overrides of `train.py`, so that two configurations can be compared
+in one run each, and `repeats=`. `suite=backbones` also takes `lengths=64,1024`, `only=ssm,rssm`, `parameters=1e6` and
+`batch=4`, and writes a table and a figure beside the JSON. `suite=planning` times a decision of every planner at
+TD-MPC2's sizes: `only=tdmpc,mppi`, `envs=1,16`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Record a dataset: `python scripts/collect.py to=data/cheetah env.task=cheetah_run frames=20000 planner=random`.
 
-With `run=runs/<folder>` a trained planner acts, with its model, exploring unless `explore=false`; without, any planner
-that consults none.
+With `run=runs/<folder>` a trained planner acts, with its model, exploring unless `explore=false`. Without, any planner
+acts that consults none.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Compare planners on trained models: `python scripts/compare.py runs=[runs/a,runs/b] planners=[mppi,cem]`.
 
-Every planner on every run, from the same start states and seeds, beside the oracle, random and constant actions; how
-well each model predicts and ranks. A planner may bring options: `planners="[tdmpc,tdmpc mpc=false]"`. Writes
+Every planner on every run, from the same start states and seeds, beside the oracle, random and constant actions. Also
+how well each model predicts and ranks. A planner may bring options: `planners="[tdmpc,tdmpc mpc=false]"`. Writes
 `compare.json`, `compare.md` and `compare.png` into `to=` (default `compare`). Also `episodes=`, `seed=` and
 `oracle=false`.
 """

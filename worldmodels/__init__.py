@@ -1,4 +1,8 @@
-"""Latent world models: learn one from pixels, plan with it, watch it imagine."""
+"""Latent world models: learn one from pixels, plan with it, watch it imagine.
+
+Here are the model around a backbone, its data, environments, training and evaluation. Backbones themselves are in
+dynamics/, what chooses actions in planners/.
+"""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ class ProposalFamily(Protocol):
         """Search widely around the mean [N, H, A] of an earlier plan, or around ``default_mean``."""
 
     def draw(self, mean: Tensor, spread: Tensor, noise: Tensor) -> Tensor:
-        """Turn standard normal noise into actions that an environment accepts; shapes broadcast."""
+        """Turn standard normal noise into actions that an environment accepts. Shapes broadcast."""
 
     def fit(self, elites: Tensor, weights: Tensor) -> Proposal:
         """Describe elites [N, E, H, A] with weights [N, E] that sum to 1."""

@@ -1,1 +1,1 @@
-"""Leaves that several rooms need: seeds, batches, frames, files, precision, timing. Nothing here learns or acts."""
+"""Leaves that several packages need: seeds, batches, frames, files, precision, timing. Nothing here learns or acts."""

@@ -22,7 +22,7 @@ class AtLeast:
     low: int | float
 
     def holds(self, value: int | float) -> bool:
-        """Whether a number is one."""
+        """Return whether a number lies in the range."""
         return value >= self.low
 
     def __str__(self) -> str:
@@ -36,7 +36,7 @@ class MoreThan:
     low: int | float
 
     def holds(self, value: int | float) -> bool:
-        """Whether a number is one."""
+        """Return whether a number is one."""
         return value > self.low
 
     def __str__(self) -> str:
@@ -52,7 +52,7 @@ class Between:
     open: Literal["", "low", "high", "both"] = ""
 
     def holds(self, value: int | float) -> bool:
-        """Whether a number is one."""
+        """Return whether a number is one."""
         above = value > self.low if self.open in ("low", "both") else value >= self.low
         return above and (value < self.high if self.open in ("high", "both") else value <= self.high)
 
@@ -70,7 +70,7 @@ class MultipleOf:
     step: int
 
     def holds(self, value: int | float) -> bool:
-        """Whether a number is one."""
+        """Return whether a number is one."""
         return value > 0 and value % self.step == 0
 
     def __str__(self) -> str:
@@ -82,7 +82,7 @@ class Odd:
     """An odd whole number above 0."""
 
     def holds(self, value: int | float) -> bool:
-        """Whether a number is one."""
+        """Return whether a number is one."""
         return value > 0 and value % 2 == 1
 
     def __str__(self) -> str:

@@ -37,9 +37,9 @@ ARRIVED = 0.2
 class Maze(gymnasium.Env):
     """A force-driven ball in a maze seen from above. The goal is an observation of the ball lying there.
 
-    Observations, each with its ``goal_`` twin: ``state`` is position and velocity (x, y, vx, vy), the goal's at rest;
-    ``pixels`` a camera above the maze in which no marker gives the goal away. Reward is 1 for each decision that ends
-    within 0.45 of the goal. Episodes go on there, to D4RL's number of steps. ``info["success"]``: there now.
+    Observations, each with its ``goal_`` twin: ``state`` is position and velocity (x, y, vx, vy), the goal's at rest.
+    ``pixels`` is a camera above the maze in which no marker gives the goal away. Reward is 1 for each decision that
+    ends within 0.45 of the goal. Episodes go on there, to D4RL's number of steps. ``info["success"]``: there now.
 
     With ``max_leg_cells=n`` it is an environment to record in instead: goals lie at most n cells away, and whenever one
     is reached (to within 0.2) the next is drawn. A control step is 10 ms.

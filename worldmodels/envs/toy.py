@@ -20,10 +20,10 @@ End = Literal["truncate", "terminate", "both"]
 class Counter(gymnasium.Env):
     """Its observation says which episode and step it is, and which action and reward led there.
 
-    ``state`` is [index, episode, step, last reward, last action...], exactly; ``pixels`` holds episode, step and the
+    ``state`` is [index, episode, step, last reward, last action...], exactly. ``pixels`` holds episode, step and the
     first action (as ``round(127 * (a + 1))``) in its three channels. Episode ``k`` of environment ``i`` lasts
-    ``lengths[(i + k) % len(lengths)]`` steps and ends the way ``ends[(i + k) % len(ends)]`` says: truncate,
-    terminate or both at once. The reward for arriving in step ``s`` of episode ``k`` is ``100 k + s + a[0] / 2``.
+    ``lengths[(i + k) % len(lengths)]`` steps and ends the way ``ends[(i + k) % len(ends)]`` says: truncate, terminate
+    or both at once. The reward for arriving in step ``s`` of episode ``k`` is ``100 k + s + a[0] / 2``.
     """
 
     @checked

@@ -36,10 +36,10 @@ SEQUENCES = 64
 def prediction_errors(run: Run, held_out: EpisodeBatch) -> dict[str, list[float]]:
     """Return errors of imagining recorded actions, by quantity and imagined step (1, 2, …), each over that of a mean.
 
-    ``pixels`` and ``state``: squared error of what is decoded; ``latent``: squared distance to the latent that
-    filtering gives; ``reward``: squared error; all over the variance of what is predicted, so that 1 is no better than
-    its mean. ``cont``: how often the likelier of going on and ending is wrong, ends and all else counting half each
-    where there are ends in an imagined step, so that always going on errs by a half. One sampled future.
+    ``pixels`` and ``state``: squared error of what is decoded. ``latent``: squared distance to the latent that
+    filtering gives. ``reward``: squared error. All stand over the variance of what is predicted, so that 1 is no better
+    than its mean. ``cont``: how often the likelier of going on and ending is wrong, ends and all else counting half
+    each where there are ends in an imagined step, so that always going on errs by a half. One sampled future.
     """
     cfg, device = run.cfg.evaluation, run.model.device
     context, steps = cfg.context, cfg.imag_horizon

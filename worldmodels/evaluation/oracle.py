@@ -159,7 +159,7 @@ class Oracle:
         self.dynamics = OracleDynamics(simulators, action_dim)
 
     def initial(self, n: int) -> State:
-        """No snapshot yet."""
+        """Return states without a snapshot."""
         return self.dynamics.initial(n)
 
     def imagine(

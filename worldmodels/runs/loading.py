@@ -54,7 +54,7 @@ def load_run(path: str | Path, overrides: list[str] | None = None, device: str =
 
     Args:
         path: the run folder.
-        overrides: ``key=value`` words on top of the run's configuration, ``planner=cem`` for example; a planner with
+        overrides: ``key=value`` words on top of the run's configuration, ``planner=cem`` for example. A planner with
             learned parts can only be one that was trained.
         device: where the model goes.
 

@@ -137,7 +137,7 @@ def beside_what_happened(
 def write_plan_figures(run: Run, seed: int) -> None:
     """Write ``plan.png``, and with pixels ``plan.gif`` (planned left, happened right), into the run folder.
 
-    The plan is made in the middle of a held-out episode; what then happens is the planner acting on, planning anew on
+    The plan is made in the middle of a held-out episode. What then happens is the planner acting on, planning anew on
     the way. Nothing is written where a planner imagines nothing or the episode is too short.
     """
     generator = torch.Generator(run.model.device).manual_seed(seed)
