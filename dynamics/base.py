@@ -68,9 +68,9 @@ class Rollout:
     stats: dict[str, Tensor]
     """Logits and the like, for losses and metrics."""
     memory: Memory
-    """What :meth:`Dynamics.starts` needs of each step [B, T, ...], in whatever compact form."""
+    """Needed by :meth:`Dynamics.starts` of each step [B, T, ...], in whatever compact form."""
     before: Memory = field(default_factory=dict)
-    """What it needs of the state that the sequences continued [B, ...]."""
+    """Needed by it of the state that the sequences continued [B, ...]."""
 
     def detach(self) -> Rollout:
         """Return the same rollout, from which no gradient leads back."""
@@ -98,9 +98,9 @@ class Dynamics(nn.Module, ABC):
     max_length: int | None = None
     """Longest sequence that can be observed, and most steps that can be imagined; None: any."""
     gradient: str = "exact"
-    """What leads from an imagined state back to actions: ``exact``, ``straight_through`` (biased), or ``none``."""
+    """Gradient from an imagined state back to actions: ``exact``, ``straight_through`` (biased), or ``none``."""
     layouts: list[MemoryLayout]
-    """Of every form that the memory of a state takes, the initial one first."""
+    """Layouts of every form that the memory of a state takes, the initial one first."""
 
     @property
     def feature_spec(self) -> FeatureSpec:

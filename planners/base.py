@@ -119,9 +119,9 @@ class Decision:
     state: State
     explore: bool
     generator: Generator | None
-    """What the model draws comes from it, for all rows at once; None: the global stream."""
+    """Source of the model's draws, for all rows at once. None: the global stream."""
     streams: RowStreams
-    """What the planner draws comes from these."""
+    """Sources of the planner's draws."""
 
     @classmethod
     def begin(cls, model: Model | None, state: State, explore: bool, generator: Generator | None) -> Decision:
@@ -169,7 +169,7 @@ class Planner(nn.Module, ABC):
     trained_with: ClassVar[tuple[str, ...]] = ()
     """Options of its group that what it learned depends on without a shape that tells: they stay as a run has them."""
     shaping: Shaping | None = None
-    """What a bonus or a penalty makes of every future that it imagines; None: counted as the heads read it."""
+    """Bonus or penalty on every future that it imagines. None: futures count as the heads read them."""
     identity: ClassVar[tuple[str, ...]] = ()
     """Options, of the part that learns, that decide what it learns, sizes apart: trained with others it is another."""
 

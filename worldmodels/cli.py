@@ -18,7 +18,7 @@ CONFIG_DIR = ("--config-dir", "-cd")
 
 
 USER_ERRNOS = (errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
-"""What an OSError says when a path or a disk is wrong, not the program."""
+"""Numbers of an OSError when a path or a disk is wrong, not the program."""
 
 
 class Interrupted(Exception):

@@ -80,7 +80,7 @@ class Trajectory:
     cont: Float[Tensor, "N H"]
     """Probability in [0, 1] that ``feat[:, 1:]`` is not terminal."""
     extra: dict[str, Float[Tensor, "N H"]] = field(default_factory=dict)
-    """What every other head reads of each step, by its name."""
+    """Readings of every other head at each step, by its name."""
     carry: dict[str, Tensor] = field(default_factory=dict)
     """The policy's carry after each step, [N, H, ...]."""
 

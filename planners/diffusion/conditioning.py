@@ -24,7 +24,7 @@ class Window:
     action: Float[Tensor, "N L A"]
     """Each led on from its latent."""
     reward: Float[Tensor, "N L"]
-    """What it earned."""
+    """Reward of each step."""
     advantage: Float[Tensor, " N"] | None
     """How much more the first step's return was than its value, where a critic is learned."""
     skill: Tensor | None

@@ -27,7 +27,7 @@ class GuidedPlans:
     feat: Float[Tensor, "M L F"]
     """Whole features, the goal's too."""
     action: Float[Tensor, "M L A"]
-    """What leads on from each."""
+    """Action that leads on from each."""
 
 
 Weight = Annotated[float, "of the term; 0 leaves it out"]

@@ -15,7 +15,7 @@ from worldmodels.common.options import AtLeast, Count, checked
 from worldmodels.errors import OptionError
 
 Prediction = Literal["epsilon", "sample", "v_prediction"]
-"""What a network's output stands for: the noise, the clean trajectory, or the velocity between them."""
+"""Meaning of a network's output: the noise, the clean trajectory, or the velocity between them."""
 MAX_BETA = 0.95
 """Cap of the share of the signal that a step may destroy. The usual 0.999 leaves so little of it in the last step that
 the error of a predicted noise, divided by what is left, drowns the plan; 0.95 leaves as good as nothing too."""

@@ -27,13 +27,13 @@ class PlanBatch:
     """K plans for each of N rows."""
 
     state: State
-    """Where they begin, N rows."""
+    """States they begin in, N rows."""
     latents: Float[Tensor, "N K L F"]
     actions: Float[Tensor, "N K L A"]
     ends: Int64[Tensor, "N K"]
     """The step at which the goal is to be reached, where there is one."""
     values: Float[Tensor, "N K"] | None = None
-    """What they are worth, once scored."""
+    """Scores, once there are any."""
 
     def before_end(self, goals: bool) -> Bool[Tensor, "N K L1"]:
         """Mark steps 1, 2, … that lie before the goal. All of them where there is none."""

@@ -18,7 +18,7 @@ from worldmodels.common.options import Between, MoreThan, MultipleOf, checked
 from worldmodels.nets.layers import DEFAULT_STYLE, MLP, NetStyle
 
 Score = Callable[[Float[Tensor, "N L D"]], Float[Tensor, " N"]]
-"""What a guide prefers, of trajectories in the units of the data; higher is better."""
+"""Preference of a guide among trajectories in the units of the data. Higher is better."""
 
 
 @dataclass(frozen=True)

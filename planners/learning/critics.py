@@ -15,7 +15,7 @@ from worldmodels.nets.distributions import TwoHot
 from worldmodels.nets.layers import DEFAULT_STYLE, MLP, NetStyle
 
 CRITIC_GIVEN = ("feat_dim", "style")
-"""What a planner gives its critic itself."""
+"""Arguments that a planner gives its critic itself."""
 
 
 class Critic(nn.Module):

@@ -143,7 +143,7 @@ class OneHot(ActionDistribution):
 
 
 POLICY_GIVEN = ("feat_dim", "action_dim", "discrete", "squash", "style")
-"""What a planner gives its policy's network itself."""
+"""Arguments that a planner gives its policy's network itself."""
 
 
 class PolicyNetwork(nn.Module):

@@ -36,13 +36,13 @@ class Report:
 
     folder: Path
     name: str
-    """Of the files, without their endings."""
+    """Name of the files, without their endings."""
     content: Mapping[str, Any]
     text: str
     figure: Figure | None
     """None where there is nothing to draw yet."""
     figure_name: str | None = None
-    """Of the figure, where it has one of its own."""
+    """Name of the figure, where it has one of its own."""
 
     def write(self) -> None:
         """Write ``.json``, ``.md`` and ``.png``."""

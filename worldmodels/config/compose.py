@@ -31,7 +31,7 @@ def config_dir() -> Path:
 
 SHIPPED = config_dir()
 SEARCH = "hydra.searchpath"
-"""Where further files of groups are; Hydra's own key, so that a run's words hold it as they do all else."""
+"""Place of further files of groups. Hydra's own key, so that a run's words hold it as they do all else."""
 
 
 def search_word(folder: str | Path) -> str:

@@ -13,9 +13,9 @@ from worldmodels.envs.options import CONSUMERS, keys_of
 from worldmodels.errors import OptionError
 
 TRAINING_KEYS = ("loss_scales", "parts")
-"""What a learner's node says about its training: scales of its losses, the optimizer's options by part."""
+"""Keys by which a learner's node speaks of its training: scales of its losses, the optimizer's options by part."""
 FILLED_IN = ("feat_dim", "goal_dim")
-"""What a learner's node leaves to the model that it is built for."""
+"""Arguments that a learner's node leaves to the model that it is built for."""
 OURS = ("worldmodels", "dynamics", "planners")
 
 

@@ -23,7 +23,7 @@ from worldmodels.envs.options import CONSUMERS, keys_of
 from worldmodels.errors import shown
 
 Setting = float | Sequence[float] | None
-"""What an optimizer's options are; null leaves what it does everywhere."""
+"""Values of an optimizer's options. Null leaves what it does everywhere."""
 TRAINING = {
     "loss_scales": Option("loss_scales", Mapping[str, float], None, "factor of this loss; below 0 it is maximised"),
     "parts": Option(
@@ -36,7 +36,7 @@ LIBRARIES = {
     "optimizer.build.eps": "added to the divisor, under which gradients count as noise",
     "optimizer.build.fused": "update all weights in one kernel",
 }
-"""What options of others' classes mean, whose signatures say it nowhere."""
+"""Help for options of others' classes, whose signatures say it nowhere."""
 COPIED = ("latent", "decoder", "denoiser")
 """Nodes of the top level that others hold a copy of, by interpolation."""
 UNSAID = ("choices", "words")

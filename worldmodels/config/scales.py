@@ -10,7 +10,7 @@ from worldmodels.errors import UserError, near_match, require
 
 Node = TypeVar("Node", DictConfig, dict)
 OVER_ALL = "loss_scales."
-"""What a word begins with that sets the factor of a loss, whichever part has it."""
+"""Beginning of a word that sets the factor of a loss, whichever part has it."""
 
 
 def learner_of(cfg: Node) -> Node:

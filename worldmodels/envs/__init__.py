@@ -14,7 +14,7 @@ from worldmodels.envs.options import WRAPPERS, read, shared_keys
 from worldmodels.errors import OptionError, UserError, near_match
 
 PATH = "env"
-"""Where a configuration has what an environment is made from."""
+"""Place of an environment's options in a configuration."""
 
 
 def describe(env: Mapping[str, Any]) -> str:

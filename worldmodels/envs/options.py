@@ -44,7 +44,7 @@ class Baselines:
 
 
 WRAPPERS = (with_goal, stacked)
-"""What any environment can be wrapped in, the innermost first."""
+"""Wrappers that any environment can have, the innermost first."""
 CONSUMERS = (Workers, *WRAPPERS, GoalReading, Baselines)
 
 

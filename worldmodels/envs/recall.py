@@ -18,7 +18,7 @@ SHOWN = 2
 STRIPES = 4
 """Period of the hallway's stripes, in pixels."""
 COLORS = np.array([[220, 60, 60], [60, 200, 60]], np.uint8)
-"""Of a room's quarters: red is 0, green is 1."""
+"""Colours of a room's quarters: red is 0, green is 1."""
 GREY, DARK, WALL = 128, 30, 90
 
 

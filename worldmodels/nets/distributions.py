@@ -74,7 +74,7 @@ class LatentSpace(ABC):
     raw_dim: int
     """Network outputs it takes to describe one."""
     gradient: str = "exact"
-    """What leads through a draw: ``exact`` or, biased, ``straight_through``."""
+    """Gradient through a draw: ``exact`` or, biased, ``straight_through``."""
 
     @abstractmethod
     def params(self, raw: Float[Tensor, "... R"]) -> Tensor:

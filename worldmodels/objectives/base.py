@@ -19,7 +19,7 @@ class Context:
     model: nn.Module
     """The world model that it is part of."""
     planner: nn.Module | None = None
-    """What acts on it; None where a model is looked at alone."""
+    """Planner that acts on it. None where a model is looked at alone."""
     updates: Int64[Tensor, ""] = field(default_factory=lambda: torch.zeros((), dtype=torch.int64))
     """Updates made so far: a tensor, so that a compiled update stays one graph."""
 

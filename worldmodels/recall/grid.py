@@ -38,7 +38,7 @@ LATER = (
     "trainer.threads",
     "trainer.accelerator",
 )
-"""What may be said when a run goes on: it leaves finished trainings and new ones comparable."""
+"""Keys that may be given when a run goes on: they leave finished trainings and new ones comparable."""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ TASKS = {
     "room": "quarters of the room imagined when it is seen again",
     "hall": "pixels of the hallway's stripes, imagined over its second half",
 }
-"""What is scored; chance is a half in each."""
+"""Scored quantities. Chance is a half in each."""
 
 
 def row_name(result: dict[str, Any]) -> str:

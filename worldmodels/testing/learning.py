@@ -14,7 +14,7 @@ class Learning:
     """Values and gradients, however they are computed."""
 
     compiled_steps: int = 36
-    """Of the sequences that are compiled: more than a chunk of any parallel scan here."""
+    """Length of the sequences that are compiled: more than a chunk of any parallel scan here."""
 
     def test_gradients_reach_every_parameter(self, make):
         dynamics = randomize(make())

@@ -50,7 +50,7 @@ NEEDLESS_WARNINGS = (
     "You're resuming from a checkpoint that ended before the epoch ended",  # the data module is what resumes
     ".*treespec, LeafSpec",  # between Lightning and torch
 )
-"""What Lightning says of every run; regular expressions."""
+"""Lightning's warnings in every run, as regular expressions."""
 
 
 def train(words: list[str]) -> Path:

@@ -29,7 +29,7 @@ from worldmodels.model import WorldModel
 from worldmodels.runs.loading import Run
 
 WEIGHTS = (0.0, 0.5, 1.0, 2.0, 4.0)
-"""Of guidance, in multiples of its own weights, side by side."""
+"""Weights of guidance, in multiples of its own, side by side."""
 SHOWN = 8
 """Steps of a plan whose decoded frames are shown."""
 

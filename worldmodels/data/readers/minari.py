@@ -12,7 +12,7 @@ from worldmodels.data.readers.base import Reader, Recording, recording, require_
 from worldmodels.errors import UserError, near_match
 
 MINARI = "minari:"
-"""What the name of a Minari dataset begins with, instead of a path."""
+"""Beginning of a Minari dataset's name, instead of a path."""
 
 
 class MinariReader(Reader):
