@@ -88,7 +88,7 @@ class ActorCritic(Learner):
         return self.critic(feat)
 
     def loss(self, model: Model, rollout: Rollout, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """``actor`` and ``critic`` on imagined states, ``replay_critic`` on those of the batch.
+        """Return ``actor`` and ``critic`` on imagined states, ``replay_critic`` on those of the batch.
 
         Each loss reaches its own network only, but for ``replay_critic`` with ``replay_gradient``.
         """
@@ -141,7 +141,7 @@ class ActorCritic(Learner):
         return followed * self.critic.loss(feat if self.replay_gradient else feat.detach(), targets)
 
     def metrics(self, rollout: Rollout) -> dict[str, Tensor]:
-        """The actor's entropy and the critic's values on the batch, and the scale of returns."""
+        """Return the actor's entropy and the critic's values on the batch, and the scale of returns."""
         with torch.no_grad():
             actions = self.actor(rollout.post)
             raw = actions.draw(torch.zeros_like(actions.mode()))

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import override
 
 from dynamics.base import Memory
 from planners.base import Decision
@@ -49,8 +50,8 @@ class CEM(SamplingPlanner):
             raise OptionError("num_samples", samples, f"leaves no new candidates beside {self.kept} kept elites")
         self.sample_decay, self.add_mean = sample_decay, add_mean
 
+    @override
     def initial(self, n: int) -> Memory:
-        """No plan and no elites yet."""
         memory = super().initial(n)
         return memory | {"elites": memory["plan"][:, None].repeat(1, self.kept, 1, 1)}
 

@@ -46,7 +46,7 @@ class Cloning(PolicyPlanner):
             self.actor = PolicyNetwork(feat_dim, action_dim, discrete, style=style, **policy)
 
     def check(self, dynamics: Dynamics, length: int) -> None:
-        """A state and the action that leads on from it."""
+        """Refuse windows without a state and the action that leads on from it."""
         require_window(length, 2, "cloning learns from steps")
 
     @override

@@ -36,7 +36,7 @@ class Random(Planner):
         self.choices = CategoricalProposal(action_dim, 0.0) if discrete else None
 
     def initial(self, n: int) -> Memory:
-        """No sequence yet, which is the same as a sequence used up."""
+        """Return no sequence yet, which is the same as a sequence used up."""
         return {
             "noise": torch.zeros(n, self.length, self.action_dim),
             "age": torch.full((n,), self.length, dtype=torch.int64),

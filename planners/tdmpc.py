@@ -53,7 +53,7 @@ class QEnsemble(nn.Module):
     def forward(
         self, feat: Float[Tensor, "... F"], action: Float[Tensor, "... A"], members: slice | Tensor = ALL
     ) -> Float[Tensor, "Q ... K"]:
-        """Logits of some members, which a slice or a tensor of indices [Q] names."""
+        """Return logits of some members, which a slice or a tensor of indices [Q] names."""
         return self.nets(torch.cat([feat, action], dim=-1), members)
 
     def some(self, count: int) -> Int64[Tensor, "Q"]:
@@ -103,7 +103,7 @@ class TDLearner(Learner):
         self.q_scale = ReturnScale()
 
     def check(self, dynamics: Dynamics, length: int) -> None:
-        """A Q is of a state and the action that leads on from it."""
+        """Refuse windows without a state and the action that leads on from it, which Q is of."""
         require_window(length, 2, "Q functions learn from steps")
 
     @override

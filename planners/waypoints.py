@@ -44,7 +44,7 @@ class Waypoints(Planner):
         return {}
 
     def _act(self, decision: Decision, memory: Memory) -> tuple[Float[Tensor, "N A"], Memory]:
-        """Towards the next cell, or the goal once in its cell."""
+        """Push towards the next cell, or the goal once in its cell."""
         feat = decision.state.feat
         require(feat.shape[-1] == 8, "planner=waypoints reads env=maze's positions, not a model's features.")
         place, speed, goal, _ = feat.chunk(4, dim=-1)

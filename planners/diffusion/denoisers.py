@@ -103,7 +103,7 @@ class TemporalUNet(nn.Module):
         )
 
     def forward(self, x: Float[Tensor, "N L I"], cond: Float[Tensor, "N C"]) -> Float[Tensor, "N L O"]:
-        """Down to the coarsest scale and up again, past what was seen on the way."""
+        """Go down to the coarsest scale and up again, past what was seen on the way."""
         x, passed = rearrange(x, "n l d -> n d l"), []
         for level, blocks in enumerate(self.down):
             if level > 0:
@@ -148,7 +148,7 @@ class TrajectoryTransformer(nn.Module):
         self.out = init_linear_(nn.Linear(width, out_dim), style=style)
 
     def forward(self, x: Float[Tensor, "N L I"], cond: Float[Tensor, "N C"]) -> Float[Tensor, "N L O"]:
-        """Each step attends to all."""
+        """Let each step attend to all."""
         place = torch.arange(x.shape[1], device=x.device).expand(len(x), -1)
         x = self.start(x)
         for block in self.blocks:
@@ -175,7 +175,7 @@ class AttentionBlock(nn.Module):
     def forward(
         self, x: Float[Tensor, "N L W"], cond: Float[Tensor, "N C"], place: Int64[Tensor, "N L"]
     ) -> Float[Tensor, "N L W"]:
-        """Residual around each half."""
+        """Apply each half with a residual around it."""
         scale_a, shift_a, gate_a, scale_h, shift_h, gate_h = self.adapt(F.silu(cond))[:, None].chunk(6, dim=-1)
         x = x + gate_a * self._attend(self.norms[0](x) * (1 + scale_a) + shift_a, place)
         return x + gate_h * self.hidden(self.norms[1](x) * (1 + scale_h) + shift_h)

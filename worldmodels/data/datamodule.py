@@ -93,7 +93,7 @@ class OnlineDataset(IterableDataset):
 
     @property
     def agent(self) -> Agent | None:
-        """Who acts, once the prefill is over."""
+        """Agent that acts once the prefill is over."""
         return self.collector.agent if self.planning else None
 
     def __len__(self) -> int:
@@ -128,7 +128,7 @@ class OnlineDataset(IterableDataset):
     """Whether the prefill is over."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Counters, collector and replay."""
+        """Return counters, collector and replay."""
         return {
             "updates": self.updates,
             "planning": self.planning,
@@ -146,7 +146,7 @@ class OnlineDataset(IterableDataset):
         self._forget_other_planners()
 
     def _forget_other_planners(self) -> None:
-        """A run may be resumed with another planner, to which what this one remembered means nothing."""
+        """Forget what another planner remembered: a run may be resumed with one to which it means nothing."""
         agent, planner = self.collector.agent, self.planner if self.planning else self.prefill_planner
         fresh = planner.initial(self.collector.envs.num_envs)
         known = agent.memory and {key: value.shape for key, value in agent.memory.items()}
@@ -198,7 +198,7 @@ class OfflineDataset(IterableDataset):
             yield batch
 
     def state_dict(self) -> dict[str, Any]:
-        """The counter and what the next windows are drawn with."""
+        """Return the counter and what the next windows are drawn with."""
         return {"updates": self.updates, "generator": self.replay.generator.get_state()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -140,7 +140,7 @@ class MappedStorage(LazyMemmapStorage):
         self._flat = {key: flat for key, flat in self._flat.items() if key in keys}
 
     def get(self, index: tuple[Int64[Tensor, " R"], Int64[Tensor, " R"]]) -> TensorDict:
-        """Copies of the rows at (position in the ring, environment)."""
+        """Return copies of the rows at (position in the ring, environment)."""
         time, env = index
         row = time * self._num_envs + env
         return TensorDict({k: flat.index_select(0, row) for k, flat in self._flat.items()}, batch_size=row.shape)

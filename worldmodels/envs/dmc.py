@@ -139,7 +139,7 @@ class DMC(gymnasium.Env):
         return observation, reward, terminated, self._over and not terminated, {"frames": frames}
 
     def render(self) -> np.ndarray:
-        """The present frame, uint8 [S, S, 3]."""
+        """Return the present frame, uint8 [S, S, 3]."""
         try:
             if self._camera is None:
                 from dm_control.mujoco.engine import Camera
@@ -158,7 +158,7 @@ class DMC(gymnasium.Env):
             return context.call(GL.glGetString, GL.GL_RENDERER).decode()
 
     def snapshot(self) -> dict[str, Any]:
-        """All that the future depends on, bit for bit, as arrays and plain numbers."""
+        """Return all that the future depends on, bit for bit, as arrays and plain numbers."""
         import mujoco
 
         model, data = self._physics.model.ptr, self._physics.data.ptr

@@ -78,13 +78,13 @@ class GymEnv(gymnasium.Env):
         return self._last, reward, bool(terminated), bool(truncated), {"frames": frames}
 
     def render(self) -> np.ndarray:
-        """The present frame, uint8 [S, S, 3]."""
+        """Return the present frame, uint8 [S, S, 3]."""
         if "pixels" not in self._last:
             raise UserError(f"{self.name} has no frame: ask for obs=pixels or both, and call reset() first.")
         return self._last["pixels"].transpose(1, 2, 0)
 
     def snapshot(self) -> dict[str, Any]:
-        """The seed, the episode's number, its actions so far and what they led to."""
+        """Return the seed, the episode's number, its actions so far and what they led to."""
         return {
             "seed": self._seed,
             "episode": self._episode,

@@ -106,7 +106,7 @@ class Maze(gymnasium.Env):
         return self._observation(), float(there), False, self._over, {"frames": frames, "success": there}
 
     def render(self) -> np.ndarray:
-        """The present frame, uint8 [S, S, 3]."""
+        """Return the present frame, uint8 [S, S, 3]."""
         import mujoco
 
         model, data = self._point.model, self._point.data
@@ -121,7 +121,7 @@ class Maze(gymnasium.Env):
             raise UserError(rendering.advice(error)) from error
 
     def snapshot(self) -> dict[str, Any]:
-        """Ball, goal, step and generator."""
+        """Return ball, goal, step and generator."""
         return {
             "physics": self._physics(),
             "goal": self._goal.copy(),
@@ -145,7 +145,7 @@ class Maze(gymnasium.Env):
         self._maze.close()
 
     def _near(self, cell: tuple[int, int]) -> np.ndarray:
-        """A point in a cell."""
+        """Return a point in a cell."""
         return self.grid.center(cell) + self._random.uniform(-JITTER, JITTER, 2)
 
     def _next_leg(self) -> None:

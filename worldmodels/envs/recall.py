@@ -73,7 +73,7 @@ class Recall(gymnasium.Env):
         return self._observation(), reward, False, self._step == self.doors + 2, {"frames": 1}
 
     def snapshot(self) -> dict[str, Any]:
-        """Room, place, step and generator."""
+        """Return room, place, step and generator."""
         return {
             "room": self._room.copy(),
             "place": self._place,

@@ -57,7 +57,7 @@ class FixedGoal(gymnasium.Wrapper):
         return {**observation, **self._shown}, *outcome
 
     def snapshot(self) -> dict[str, Any]:
-        """The environment's: a goal does not change."""
+        """Return the environment's: a goal does not change."""
         return self.env.snapshot()
 
     def restore(self, snapshot: Mapping[str, Any]) -> dict[str, np.ndarray]:

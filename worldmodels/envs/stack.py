@@ -56,7 +56,7 @@ class FrameStack(gymnasium.Wrapper):
         return self._stacked(observation)
 
     def _stacked(self, observation: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """A goal stands still, so its stack is its one frame repeated."""
+        """Stack the frames. A goal stands still, so its stack is its one frame repeated."""
         stacks = {"pixels": self._seen.reshape(-1, *self._seen.shape[2:]).copy()}
         if GOAL_PIXELS in observation:
             stacks[GOAL_PIXELS] = np.tile(observation[GOAL_PIXELS], (len(self._seen), 1, 1))

@@ -111,7 +111,7 @@ class Stream(gymnasium.Env):
         return self._guarded(lambda: self._begin() if self._pending_reset else self._advance(action))
 
     def snapshot(self) -> dict[str, Any]:
-        """``{"value": ...}`` with the environment's snapshot and the pending reset, or ``{"error": ...}``."""
+        """Return ``{"value": ...}`` with the environment's snapshot and the pending reset, or ``{"error": ...}``."""
         return self._answered(lambda: {"env": self._built().snapshot(), "pending_reset": self._pending_reset})
 
     def restore(self, snapshots: list[dict[str, Any]]) -> dict[str, Any]:

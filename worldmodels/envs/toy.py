@@ -61,7 +61,7 @@ class Counter(gymnasium.Env):
         return self._observation(), self._reward, over and end != "truncate", over and end != "terminate", {"frames": 1}
 
     def snapshot(self) -> dict[str, Any]:
-        """The four numbers the environment consists of."""
+        """Return the four numbers the environment consists of."""
         return {
             "episode": self._episode,
             "step": self._step,
@@ -126,7 +126,7 @@ class Chain(gymnasium.Env):
         return np.where(steps > 0, gamma ** (steps - 1.0), 0.0)
 
     def random_value(self, gamma: float) -> np.ndarray:
-        """The value of every place under a fair coin, float64 [length], by solving Bellman's equation."""
+        """Return each place's value under a fair coin, float64 [length], by solving Bellman's equation."""
         n = self.length
         transition, reward = np.zeros((n, n)), np.zeros(n)
         for place in range(n - 1):
@@ -193,7 +193,10 @@ class LinearGaussian(gymnasium.Env):
         return self._observation(), reward, False, self._step >= self._limit, {"frames": 1}
 
     def optimal_actions(self, x0: Sequence[float] | np.ndarray, steps: int) -> np.ndarray:
-        """The best ``steps`` actions from ``x0`` without noise or bounds, float64 [steps, 1], by Riccati recursion."""
+        """Return the best ``steps`` actions from ``x0`` without noise or bounds, float64 [steps, 1].
+
+        They follow from Riccati's recursion.
+        """
         cost_to_go, gains = np.zeros((2, 2)), []
         for _ in range(steps):
             ahead = self.Q + cost_to_go
@@ -207,7 +210,7 @@ class LinearGaussian(gymnasium.Env):
         return np.stack(actions)
 
     def plan_return(self, x0: Sequence[float] | np.ndarray, actions: np.ndarray) -> float:
-        """The sum of rewards that ``actions`` [steps, 1] earn from ``x0`` without noise."""
+        """Return the sum of rewards that ``actions`` [steps, 1] earn from ``x0`` without noise."""
         x, total = np.array(x0, np.float64), 0.0
         for u in np.asarray(actions, np.float64):
             x = self.A @ x + self.B @ u
@@ -215,7 +218,7 @@ class LinearGaussian(gymnasium.Env):
         return total
 
     def snapshot(self) -> dict[str, Any]:
-        """State, step and generator."""
+        """Return state, step and generator."""
         return {"x": self._x.copy(), "step": self._step, "random": base.pack_random(self._random)}
 
     def restore(self, snapshot: Mapping[str, Any]) -> dict[str, np.ndarray]:

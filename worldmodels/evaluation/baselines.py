@@ -30,7 +30,7 @@ class Constant(Planner):
         return {}
 
     def _act(self, decision: Decision, memory: Memory) -> tuple[Float[Tensor, "N A"], Memory]:
-        """The constant, whatever the state."""
+        """Return the constant, whatever the state."""
         return torch.full((len(decision.state.feat), self.action_dim), self.value), memory
 
 

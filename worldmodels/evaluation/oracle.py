@@ -126,7 +126,7 @@ class OracleDynamics(Dynamics):
         generator: Generator | None = None,
         sample: bool | None = None,
     ) -> State:
-        """``embed`` holds the snapshots themselves."""
+        """Take in snapshots, which ``embed`` holds."""
         return State(torch.zeros(len(embed), 1), {SNAPSHOT: embed})
 
     def img_step(self, action: Float[Tensor, "N A"], state: State, generator: Generator | None = None) -> State:

@@ -16,7 +16,7 @@ class RandomShift(nn.Module):
         self.most = most
 
     def forward(self, images: Float[Tensor, "N C S S"]) -> Float[Tensor, "N C S S"]:
-        """Shifted by whole pixels, each image by its own."""
+        """Shift by whole pixels, each image by its own number."""
         if not self.training:
             return images
         n, _, size, _ = images.shape

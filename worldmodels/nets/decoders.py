@@ -58,7 +58,7 @@ class StateDecoder(nn.Module):
         self.net = MLP(feat_dim, units, layers, math.prod(shape), style=style)
 
     def forward(self, feat: Float[Tensor, "... F"]) -> Float[Tensor, "... n"]:
-        """State in the environment's units."""
+        """Decode the state in the environment's units."""
         return symexp(self.net(feat).float())
 
     def loss(self, feat: Float[Tensor, "... F"], state: Float[Tensor, "... n"]) -> Float[Tensor, "..."]:
@@ -91,5 +91,5 @@ class Decoder(nn.ModuleDict):
         return {key: decoder(feat[..., : self.feat_dim]) for key, decoder in self.items()}
 
     def loss(self, feat: Float[Tensor, "B T F"], obs: dict[str, Tensor]) -> dict[str, Float[Tensor, "B T"]]:
-        """Reconstruction loss of every key."""
+        """Return the reconstruction loss of every key."""
         return {key: decoder.loss(feat[..., : self.feat_dim], obs[key]) for key, decoder in self.items()}

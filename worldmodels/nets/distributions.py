@@ -105,7 +105,7 @@ class GaussianLatent(LatentSpace):
         self.dim, self.raw_dim, self.min_std = dim, 2 * dim, min_std
 
     def params(self, raw: Float[Tensor, "... R"]) -> Float[Tensor, "... Z 2"]:
-        """Mean and standard deviation on the last axis."""
+        """Return mean and standard deviation on the last axis."""
         mean, std = raw.float().chunk(2, dim=-1)
         return torch.stack([mean, F.softplus(std) + self.min_std], dim=-1)
 

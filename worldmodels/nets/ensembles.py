@@ -76,7 +76,7 @@ class EnsembleMLP(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Float[Tensor, "... I"], members: slice | Tensor) -> Float[Tensor, "Q ... O"]:
-        """Outputs of the members that a slice or a tensor of indices [Q] names, all of the same input."""
+        """Return outputs of the members that a slice or a tensor of indices [Q] names, all of the same input."""
         count, out_dim = self.out.bias[members].shape
         h = x.reshape(-1, x.shape[-1]).expand(count, -1, -1)
         for i, (linear, norm) in enumerate(zip(self.hidden, self.norms, strict=True)):

@@ -44,7 +44,7 @@ class Progress(TQDMProgressBar):
         self.return_: float | None = None
 
     def init_train_tqdm(self) -> Tqdm:
-        """A bar as long as the whole run, which begins where a resumed run does."""
+        """Return a bar as long as the whole run, which begins where a resumed run does."""
         return Tqdm(
             desc=self.train_description,
             total=len(self.dataset),
@@ -63,7 +63,7 @@ class Progress(TQDMProgressBar):
         """
 
     def get_metrics(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> dict[str, Any]:
-        """Only what a person watches."""
+        """Return only what a person watches."""
         shown = {"frames": f"{self.dataset.frames:,}"}
         return shown if self.return_ is None else {"return": f"{self.return_:.0f}"} | shown
 
@@ -149,7 +149,10 @@ class ImaginationLogger(lightning.Callback):
     def on_train_batch_end(
         self, trainer: lightning.Trainer, module: WorldModelModule, outputs: Any, batch: dict[str, Tensor], index: int
     ) -> None:
-        """Every so many updates, with a random stream of its own: looking changes nothing that is learned or done."""
+        """Draw every so many updates.
+
+        A random stream of its own: looking changes nothing that is learned or done.
+        """
         if self.dataset.updates % self.updates:
             return
         writer, frames = trainer.loggers[0].experiment, self.dataset.clock
@@ -208,13 +211,13 @@ class ImaginationLogger(lightning.Callback):
             add_gif(writer, "plan/chosen", frames_of(model, preview), frames)
 
     def _recorded_state(self, module: WorldModelModule, batch: dict[str, Tensor], generator: torch.Generator) -> State:
-        """The model's state at the end of the batch's first window."""
+        """Return the model's state at the end of the batch's first window."""
         prefix, window = split_context({key: value[:1] for key, value in batch.items()}, module.prefix)
         with own_randomness(generator):
             return module.acting[0].observe(window, module.start(module.acting[0], prefix, window))[1]
 
     def _draw_what_happened(self, module: WorldModelModule, writer: SummaryWriter, frames: int) -> None:
-        """The plan that was drawn before, beside what then happened, as far as its episode went."""
+        """Draw the plan that was drawn before, beside what then happened, as far as its episode went."""
         if self.pending is None:
             return
         (preview, row), self.pending = self.pending, None

@@ -70,7 +70,7 @@ class Checkpoints(lightning.Callback):
             checkpoint["cuda_rng"] = torch.cuda.get_rng_state_all()
 
     def on_load_checkpoint(self, trainer: lightning.Trainer, module: Any, checkpoint: dict[str, Any]) -> None:
-        """Random streams continue where they were."""
+        """Continue random streams where they were."""
         torch.set_rng_state(checkpoint["torch_rng"])
         states = checkpoint.get("cuda_rng", [])
         if len(states) == torch.cuda.device_count():

@@ -69,7 +69,7 @@ class MetricsCsv(Logger):
         return ""
 
     def log_hyperparams(self, *_: Any, **__: Any) -> None:
-        """Nothing: config.yaml holds them."""
+        """Write nothing: config.yaml holds them."""
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Keep a row for the next :meth:`save`."""

@@ -64,7 +64,7 @@ class WorldModelModule(lightning.LightningModule):
         self._batch: dict[str, Tensor] = {}
 
     def losses(self, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], Rollout]:
-        """Every loss by name, unreduced, and the rollout behind them."""
+        """Return every loss by name, unreduced, and the rollout behind them."""
         prefix, window = split_context(batch, self.prefix)
         start = self.start(self.model, prefix, window)
         context = Context(self.model, self.planner, self.average.n_averaged)
@@ -80,7 +80,7 @@ class WorldModelModule(lightning.LightningModule):
 
     @torch.no_grad()
     def start(self, model: WorldModel, prefix: dict[str, Tensor] | None, window: dict[str, Tensor]) -> State:
-        """The state of ``model`` before the window: nothing, one stored in replay, or the end of a burn-in."""
+        """Return the state of ``model`` before the window: nothing, one stored in replay, or the end of a burn-in."""
         initial = model.initial(len(window["action"]))
         if prefix is None:
             return initial
@@ -132,7 +132,7 @@ class WorldModelModule(lightning.LightningModule):
         return [group for group in groups if group]
 
     def on_train_start(self) -> None:
-        """Learning rates are the configuration's, not those a resumed run's checkpoint brings along."""
+        """Set the configuration's learning rates, not those that a resumed run's checkpoint brings along."""
         self.average.eval()
         for group, configured in zip(
             self.optimizers().param_groups, self.configure_optimizers().param_groups, strict=True
@@ -167,7 +167,7 @@ class WorldModelModule(lightning.LightningModule):
         return self._optimizer([{"params": group, **self.parts.get(part, {})} for part, group in groups.items()])
 
     def _learned_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """All but the averages."""
+        """Name all parameters but the averages."""
         return ((name, parameter) for name, parameter in self.named_parameters() if parameter.requires_grad)
 
     def _refuse_non_finite(self, means: dict[str, Tensor]) -> None:

@@ -26,7 +26,7 @@ class Hdf5Reader(Reader):
     suffixes = (".hdf5", ".h5")
 
     def read(self, name: str) -> Iterator[Recording]:
-        """V-D4RL's files, D4RL's, or one episode a file, told by their fields."""
+        """Read V-D4RL's files, D4RL's, or one episode a file. Their fields tell them apart."""
         path = Path(name)
         h5py = require_package("h5py", "HDF5 files")
         try:

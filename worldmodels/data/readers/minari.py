@@ -23,7 +23,7 @@ class MinariReader(Reader):
         return name.startswith(MINARI)
 
     def read(self, name: str) -> Iterator[Recording]:
-        """A Minari dataset that is on this machine: T actions between T + 1 observations."""
+        """Read a Minari dataset that is on this machine: T actions between T + 1 observations."""
         name = name.removeprefix(MINARI)
         minari = require_package("minari", "Minari datasets")
         try:

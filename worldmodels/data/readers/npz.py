@@ -19,7 +19,7 @@ class NpzReader(Reader):
     suffixes = (".npz",)
 
     def read(self, name: str) -> Iterator[Recording]:
-        """Dreamer's files, V-D4RL's at 64 pixels among them: one episode each, ``image`` [T, H, W, C]."""
+        """Read Dreamer's files, V-D4RL's at 64 pixels among them: one episode each, ``image`` [T, H, W, C]."""
         path = Path(name)
         known = ("image", "state", "action", "reward", "is_terminal", "discount", SKILL)
         try:
