@@ -46,7 +46,10 @@ class FrameStack(gymnasium.Wrapper):
         return self._stacked(observation), *outcome
 
     def snapshot(self) -> dict[str, Any]:
-        """The environment's, which it can be restored to without a stack too, and the frames that are still seen."""
+        """Return the frames that are still seen, and the environment's snapshot.
+
+        That alone needs no stack to be restored.
+        """
         return {**self.env.snapshot(), SEEN: self._seen.copy()}
 
     def restore(self, snapshot: Mapping[str, Any]) -> dict[str, np.ndarray]:

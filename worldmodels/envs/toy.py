@@ -121,7 +121,10 @@ class Chain(gymnasium.Env):
         return self._observation(), float(goal), goal, not goal and self._step >= self._limit, {"frames": 1}
 
     def optimal_value(self, gamma: float) -> np.ndarray:
-        """The value of every place under always going right, float64 [length]: gamma^(steps - 1), and 0 at the goal."""
+        """Return each place's value under always going right, float64 [length].
+
+        It is gamma^(steps - 1), and 0 at the goal.
+        """
         steps = self.length - 1 - np.arange(self.length)
         return np.where(steps > 0, gamma ** (steps - 1.0), 0.0)
 

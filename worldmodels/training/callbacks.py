@@ -169,7 +169,10 @@ class ImaginationLogger(lightning.Callback):
         writer: SummaryWriter,
         frames: int,
     ) -> None:
-        """Windows of the newest batch with the fewest resets in their imagined part: no model could foresee one."""
+        """Draw windows of the newest batch with the fewest resets in their imagined part.
+
+        No model could foresee one.
+        """
         length = batch["action"].shape[1] - module.prefix
         if "pixels" not in batch or length < 2:
             return  # nothing to see, or nothing follows the first frame
