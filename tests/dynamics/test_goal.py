@@ -137,7 +137,7 @@ def test_a_goal_is_the_same_however_often_it_is_looked_at(name):
 
 
 def test_as_goal__is_at_rest_and_repeats_the_newest_frame():
-    """The numbers of a state that env.goal_zero_indices names are zero in a goal, and names beyond the state are refused."""
+    """Numbers of a state that env.goal_zero_indices names are zero in a goal; names beyond the state are refused."""
     spec = {"pixels": ((9, 16, 16), torch.uint8), "state": ((4,), torch.float32)}
     both = spec | {f"goal_{key}": value for key, value in spec.items()}
     encoder = build_model(config("dynamics=implicit", "++env.goal_zero_indices=[1,3]"), both, ACTION).encoder
