@@ -88,7 +88,7 @@ class RowStreams:
 
     @property
     def generators(self) -> list[Generator]:
-        """Return the generator of each row; made when they are first asked for, as many decisions draw nothing."""
+        """Return the generator of each row. They are made when first used, as many decisions draw nothing."""
         if not self._made:
             self._made += [Generator(self.device).manual_seed(seed) for seed in self._seeds.tolist()]
         return [self._made[row] for row in self._rows]
@@ -253,7 +253,7 @@ class Planner(nn.Module, ABC):
 
     @final
     def imagine(self, model: Model, state: State, policy: ActionSource, imag_horizon: int, **how: Any) -> Trajectory:
-        """Imagine, as all do whose plans or learning count rewards; ``how`` goes to :meth:`Model.imagine`."""
+        """Imagine, as all do whose plans or learning count rewards. ``how`` goes to :meth:`Model.imagine`."""
         return self.shaped(model.imagine(state, policy, imag_horizon, **how))
 
     @final

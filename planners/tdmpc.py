@@ -127,7 +127,7 @@ class TDLearner(Learner):
         return total / self.num_q_sampled
 
     def loss(self, model: Model, rollout: Rollout, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """``q`` and ``policy``, [B, T - 1] and [B, T]."""
+        """Return ``q`` and ``policy``, [B, T - 1] and [B, T]."""
         return {"q": self._q_loss(rollout, batch), "policy": self._policy_loss(rollout, batch)}
 
     def _q_loss(self, rollout: Rollout, batch: dict[str, Tensor]) -> Tensor:
@@ -159,7 +159,7 @@ class TDLearner(Learner):
         return -gain * rollout.weight * ~batch["is_terminal"]
 
     def metrics(self, rollout: Rollout) -> dict[str, Tensor]:
-        """Values of the policy's mode, and their range."""
+        """Return values of the policy's mode, and their range."""
         with torch.no_grad():
             logits = self.q(rollout.post, self.policy(rollout.post).mode(), slice(1))[0]
             return {"value": self.q.two_hot.decode(logits), "value_range": self.q_scale.scale()}

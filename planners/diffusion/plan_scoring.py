@@ -132,7 +132,7 @@ class StepConsistency(PlanScorer):
         generator: Generator | None,
         shaped: Shaping = unshaped,
     ) -> Float[Tensor, "N K"]:
-        """Discounted return as foreseen, or with goals the discount's logarithm, less jumps."""
+        """Return the discounted return as foreseen, or with goals the discount's logarithm, less jumps."""
         predicted = learner.predict_next(plans.latents, plans.actions)  # [N, K, L, F], after each step
         transition_error = learner.transition_error(predicted[:, :, :-1], plans.latents[:, :, 1:])
         if learner.goal_dim:
