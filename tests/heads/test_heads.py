@@ -75,7 +75,7 @@ def test_transition_reward__belongs_to_its_state_and_action():
     rewards = head(feat, rows["action"][:, 1:])
     assert rewards.shape == (2, 4)
     expected = head.two_hot.decode(head.net(torch.cat([feat[1, 2], rows["action"][1, 3]])))
-    torch.testing.assert_close(rewards[1, 2], expected)
+    torch.testing.assert_close(rewards[1, 2], expected, rtol=1e-5, atol=1e-5)  # alone, a row is added up otherwise
     moved = feat.clone()
     moved[:, 4] += 1
     assert torch.equal(rewards, head(moved, rows["action"][:, 1:]))
