@@ -96,7 +96,7 @@ class Ascending:
     length: int
 
     def holds(self, value: Sequence[int | float]) -> bool:
-        """Whether a list is one."""
+        """Return whether a list is one."""
         return len(value) == self.length and all(low <= high for low, high in itertools.pairwise(value))
 
     def __str__(self) -> str:

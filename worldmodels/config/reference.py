@@ -102,7 +102,7 @@ def _known(path: str, node: Mapping[str, Any], option: Option) -> dict[str, Opti
 
 
 def _item(key: str, option: Option, typed: bool) -> Option:
-    """What stands in a mapping whose keys are anybody's: of the kind and for the purpose that the mapping says."""
+    """Return the option of one item of a mapping whose keys are anybody's. Kind and purpose are the mapping's."""
     kinds = (typing.get_args(base) for base, _ in alternatives(option.kind) if is_a(typing.get_origin(base), Mapping))
     kind = next((inner[1] for inner in kinds if len(inner) == 2), Any)
     return Option(key, kind, None, option.help) if typed else Option(key, Any, None, "")
