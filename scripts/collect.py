@@ -1,24 +1,6 @@
-"""Record a dataset: `python scripts/collect.py to=data/cheetah env.task=cheetah_run frames=20000 planner=random`.
+"""`worldmodels collect` from a checkout; `--help` says what it takes."""
 
-With `run=runs/<folder>` a trained planner acts, with its model, exploring unless `explore=false`. Without, any planner
-acts that consults none.
-"""
+if __name__ == "__main__":  # workers are spawned, which imports this file again: everything heavy waits until here
+    from worldmodels.cli import script
 
-from __future__ import annotations
-
-
-def main(words: list[str]) -> None:
-    """Fill a replay folder, which `worldmodels.data.replay.Replay.open` reads."""
-    from worldmodels.cli import parse_bool, parse_count, split_arguments
-    from worldmodels.recording import record
-
-    own, overrides = split_arguments(
-        words, {"to": str, "run": str, "frames": parse_count, "explore": parse_bool}, required=("to",)
-    )
-    record(own["to"], own.get("run"), own.get("frames"), overrides, own.get("explore", True))
-
-
-if __name__ == "__main__":
-    from worldmodels.cli import run as run_script
-
-    run_script(main)
+    script("collect")

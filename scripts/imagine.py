@@ -1,30 +1,6 @@
-"""Watch a trained run imagine: `python scripts/imagine.py run=runs/<folder> [imag_horizon=30] [futures=16]`."""
+"""`worldmodels imagine` from a checkout; `--help` says what it takes."""
 
-from __future__ import annotations
+if __name__ == "__main__":  # workers are spawned, which imports this file again: everything heavy waits until here
+    from worldmodels.cli import script
 
-
-def main(words: list[str]) -> None:
-    """Play held-out episodes, then write `imagine.json`, `.gif`, `.png` and the error curves into the run folder."""
-    from worldmodels.cli import parse_count, parse_whole, split_arguments
-    from worldmodels.evaluation.report import play_held_out, score_imagination
-    from worldmodels.runs.loading import open_run
-
-    known = {
-        "run": str,
-        "episodes": parse_count,
-        "seed": parse_whole,
-        "context": parse_count,
-        "imag_horizon": parse_count,
-        "futures": parse_count,
-    }
-    own, overrides = split_arguments(words, known, required=("run",))
-    run = open_run(own.pop("run"), overrides)
-    settings = dict(run.cfg.evaluation) | own
-    held_out = play_held_out(run, settings["episodes"], settings["seed"])
-    score_imagination(run, held_out, settings["context"], settings["imag_horizon"], settings["futures"])
-
-
-if __name__ == "__main__":
-    from worldmodels.cli import run as run_script
-
-    run_script(main)
+    script("imagine")

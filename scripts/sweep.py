@@ -1,23 +1,6 @@
-"""Try values of one setting on a trained run: `python scripts/sweep.py run=runs/<folder> over=<key> values=1,2,4`.
+"""`worldmodels sweep` from a checkout; `--help` says what it takes."""
 
-`over=planner.acting.steps`, for example. Further words (`planner.acting.sampler=ddim`) hold for all values. Writes
-`sweep.json`, `sweep.md` and `sweep.png` into `to=` (default `sweep`). Also `episodes=` and `seed=`.
-"""
+if __name__ == "__main__":  # workers are spawned, which imports this file again: everything heavy waits until here
+    from worldmodels.cli import script
 
-from __future__ import annotations
-
-
-def main(words: list[str]) -> None:
-    """Play, print the table, write the files."""
-    from worldmodels.cli import parse_count, parse_list, parse_whole, split_arguments
-    from worldmodels.evaluation.sweep import sweep
-
-    known = {"run": str, "over": str, "values": parse_list, "episodes": parse_count, "seed": parse_whole, "to": str}
-    own, rest = split_arguments(words, known, required=("run", "over", "values"))
-    sweep(**own, words=rest)
-
-
-if __name__ == "__main__":
-    from worldmodels.cli import run as run_script
-
-    run_script(main)
+    script("sweep")

@@ -1,36 +1,6 @@
-"""Train a world model and a planner: `python scripts/train.py env.task=walker_walk planner=cem`.
-
-Words are `group=file` and `key=value`; `--help` lists those that there are, with the others given. `resume=<run>`
-continues a run, `world_model=<run>` trains a planner on its frozen model, `data=<recording>` learns without acting.
-`-m seed=0,1` makes a run of each value, as Hydra's multirun; `--cfg job` prints the configuration.
-`--config-dir FOLDER` adds a folder with files of groups of your own.
-"""
-
-from __future__ import annotations
-
-
-def main(words: list[str]) -> None:
-    """Train, evaluate, draw. See configs/train.yaml for every key."""
-    from worldmodels.training.run import train
-
-    if any(word.startswith("-") for word in words):
-        from worldmodels.training.hydra_main import run_hydra
-
-        run_hydra(words, train)
-    else:
-        train(words)
-
-
-def options(words: list[str]) -> str:
-    """List groups and options."""
-    from worldmodels.config.reference import help_text
-    from worldmodels.training.run import shown_config
-
-    words = [word for word in words if not word.startswith("-")]
-    return help_text(shown_config(words), words)
-
+"""`worldmodels train` from a checkout; `--help` says what it takes."""
 
 if __name__ == "__main__":  # workers are spawned, which imports this file again: everything heavy waits until here
-    from worldmodels.cli import run
+    from worldmodels.cli import script
 
-    run(main, options)
+    script("train")

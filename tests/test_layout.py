@@ -41,6 +41,7 @@ FLOORS = (
     "worldmodels.training",
     "worldmodels.recall",
     "worldmodels.benchmarks",
+    "worldmodels.commands",
     "scripts",
 )
 """Rooms from the ground up: a file belongs to the longest of these names that its own begins with."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import logging
 import signal
 import sys
@@ -10,10 +11,11 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-from worldmodels.errors import UserError
+from worldmodels.errors import UserError, near_match
 
 DONE, MISTAKE, INTERRUPTED = 0, 1, 130
 HELP = {"--help", "-h"}
+COMMANDS = ("train", "evaluate", "compare", "sweep", "imagine", "collect", "benchmark", "doctor")
 CONFIG_DIR = ("--config-dir", "-cd")
 
 
@@ -94,7 +96,33 @@ EXPECTED = {
 }
 
 
-def run(main: Callable[[list[str]], None], more_help: Callable[[list[str]], str] | None = None) -> None:
+def console() -> None:
+    """Run ``worldmodels <command> <words>``; without a command, or with ``--help``, list the commands."""
+    command, *words = sys.argv[1:] or ["--help"]
+    if command in HELP:
+        lines = [f"  {name:<10} {_about(name)}" for name in COMMANDS]
+        sys.stdout.write("\n".join(["worldmodels <command> [words], each with --help:", *lines]) + "\n")
+        sys.exit(DONE)
+    if command not in COMMANDS:
+        near = near_match(command, COMMANDS)
+        sys.stderr.write(f"error: {command} is not one of {', '.join(COMMANDS)}.{near}\n")
+        sys.exit(MISTAKE)
+    sys.argv = [f"{sys.argv[0]} {command}", *words]
+    script(command)
+
+
+def script(command: str) -> None:
+    """Run a command with the arguments of this process."""
+    module = importlib.import_module(f"worldmodels.commands.{command}")
+    run(module.main, getattr(module, "options", None))
+
+
+def _about(command: str) -> str:
+    """The first clause of what a command says of itself."""
+    return importlib.import_module(f"worldmodels.commands.{command}").__doc__.partition(":")[0]
+
+
+def run(main: Callable[[list[str]], int | None], more_help: Callable[[list[str]], str] | None = None) -> None:
     """Run a script's main with its arguments. Exit 0 when done, 1 on a mistake, 130 when interrupted and saved.
 
     ``--help`` prints the script's own text instead, and ``more_help`` about the other words.
@@ -104,10 +132,10 @@ def run(main: Callable[[list[str]], None], more_help: Callable[[list[str]], str]
         words = with_search_path(sys.argv[1:])
         if asked := HELP.intersection(words):
             rest = [word for word in words if word not in asked]
-            parts = [main.__globals__["__doc__"], more_help(rest) if more_help else ""]
+            parts = [sys.modules[main.__module__].__doc__, more_help(rest) if more_help else ""]
             sys.stdout.write("\n".join(part.strip() + "\n" for part in parts if part))
         else:
-            main(words)
+            sys.exit(main(words) or DONE)
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(MISTAKE)

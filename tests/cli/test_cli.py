@@ -6,13 +6,16 @@ import errno
 import os
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from omegaconf import OmegaConf
+from places import ROOT
 from toy_runs import ENV, REST, WORDS
 
+from worldmodels import cli
 from worldmodels.common.version import code_version
 from worldmodels.config import load_config
 from worldmodels.config.aliases import MOVED, modernized
@@ -544,3 +547,29 @@ def test_user_errors_pass_through_nested_construction():
     cfg = load_config(["planner.num_elites=1000"])
     with pytest.raises(UserError, match="num_elites=1000"):
         construct(cfg.planner, action_dim=2, discrete=False)
+
+
+# The command ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_command_lists_and_runs_its_verbs(monkeypatch, capsys):
+    for words, status, out, error in (
+        ([], 0, "train      Train a world model and a planner", ""),
+        (["--help"], 0, "doctor     Say whether this machine can train", ""),
+        (["trian"], 1, "", "Did you mean 'train'?"),
+        (["evaluate"], 1, "", "say which run"),
+        (["evaluate", "--help"], 0, "Score a trained run", ""),
+    ):
+        monkeypatch.setattr(sys, "argv", ["worldmodels", *words])
+        with pytest.raises(SystemExit) as caught:
+            cli.console()
+        told = capsys.readouterr()
+        assert caught.value.code == status
+        assert out in told.out
+        assert error in told.err
+
+
+def test_every_script_is_a_command():
+    scripts = {path.stem for path in (ROOT / "scripts").glob("*.py")}
+    assert scripts == set(cli.COMMANDS)
+    assert scripts == {path.stem for path in (ROOT / "worldmodels" / "commands").glob("[!_]*.py")}

@@ -9,6 +9,7 @@ from places import ROOT
 from toy_runs import script
 
 from worldmodels import cli
+from worldmodels.commands.train import options
 from worldmodels.config import load_config
 from worldmodels.config.compose import search_word
 from worldmodels.config.reference import document, lines
@@ -16,7 +17,7 @@ from worldmodels.config.reference import document, lines
 
 def shown(*words: str) -> str:
     """What ``scripts/train.py <words> --help`` lists."""
-    return script("train").__globals__["options"](list(words))
+    return options(list(words))
 
 
 @pytest.mark.heavy
@@ -48,7 +49,7 @@ def test_help_is_about_the_run_that_words_name(run_folder):
 def test_help_takes_the_words_of_train():
     """Also those that are no keys, and flags."""
     assert "data.dataset=data/maze" in shown("data=data/maze")
-    assert "seed=3" in script("train").__globals__["options"](["-m", "seed=3"])
+    assert "seed=3" in options(["-m", "seed=3"])
 
 
 def test_a_line_describes_an_option():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import logging
 import os
 import subprocess
@@ -94,11 +94,8 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 
 def script(name: str) -> Callable[[list[str]], None]:
-    """The `main` of a file in scripts/."""
-    spec = importlib.util.spec_from_file_location(f"{name}_script", ROOT / "scripts" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main
+    """The `main` of a command."""
+    return importlib.import_module(f"worldmodels.commands.{name}").main
 
 
 class Said:
