@@ -10,12 +10,15 @@ PIP := $(PY) -m pip install --disable-pip-version-check -c constraints.txt
 BASE = $(if $(wildcard $(PY)),$(PY),$(PYTHON))
 # Holds the folder it was installed for: a copied or moved checkout must not go on importing the original.
 STAMP := .venv/.installed
+# What builds the site has an environment of its own: no package of it is needed to train.
+DOCS_PY := .venv-docs/bin/python
+DOCS_STAMP := .venv-docs/.installed
 
 # Idle OpenMP threads spin for tens of microseconds, then sleep: long enough for the next small kernel of the same update,
 # short enough for whatever else needs the cores. Sleeping at once (OMP_WAIT_POLICY=PASSIVE) doubles an update's time.
 export GOMP_SPINCOUNT ?= 20000
 
-.PHONY: help setup train test test-fast lint format doctor clean FORCE
+.PHONY: help setup train test test-fast lint format docs doctor clean FORCE
 
 help:
 	@echo 'make setup                 build .venv with the pinned versions (PYTHON=python3.12, TORCH_INDEX=<url>)'
@@ -24,7 +27,21 @@ help:
 	@echo 'make test-fast             the same without what trains, starts processes or is heavy: a minute and a half'
 	@echo 'make doctor                set up, then say whether this machine can draw and train, and what is missing'
 	@echo 'make lint, make format     set up, then check or rewrite the code with ruff'
-	@echo 'make clean                 delete .venv and caches; runs are kept'
+	@echo 'make docs                  build the documentation into site/; a dead link is an error'
+	@echo 'make clean                 delete .venv, .venv-docs, site/ and caches; runs are kept'
+
+define supported
+@command -v $(BASE) >/dev/null || { \
+	  echo "error: there is no $(BASE); install Python 3.11 or 3.12 and run \`make setup PYTHON=python3.12\`." >&2; exit 1; }
+	@$(BASE) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' || { \
+	  echo "error: $(BASE) is `$(BASE) --version 2>&1`, but worldmodels needs 3.11 or 3.12;" \
+	    "run \`make clean && make setup PYTHON=python3.12\`." >&2; exit 1; }
+endef
+
+define environment
+@test -x $(1)/bin/python || $(PYTHON) -m venv $(1) || { rm -rf $(1); \
+	  echo "error: $(PYTHON) could not build $(1); on Debian or Ubuntu run \`sudo apt-get install -y python3-venv\`." >&2; exit 1; }
+endef
 
 setup: $(STAMP)
 	@:
@@ -33,13 +50,8 @@ ifneq ($(shell cat $(STAMP) 2>/dev/null),$(CURDIR))
 $(STAMP): FORCE
 endif
 $(STAMP): pyproject.toml constraints.txt
-	@command -v $(BASE) >/dev/null || { \
-	  echo "error: there is no $(BASE); install Python 3.11 or 3.12 and run \`make setup PYTHON=python3.12\`." >&2; exit 1; }
-	@$(BASE) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' || { \
-	  echo "error: $(BASE) is `$(BASE) --version 2>&1`, but worldmodels needs 3.11 or 3.12;" \
-	    "run \`make clean && make setup PYTHON=python3.12\`." >&2; exit 1; }
-	@test -x $(PY) || $(PYTHON) -m venv .venv || { rm -rf .venv; \
-	  echo "error: $(PYTHON) could not build .venv; on Debian or Ubuntu run \`sudo apt-get install -y python3-venv\`." >&2; exit 1; }
+	$(supported)
+	$(call environment,.venv)
 	@echo 'Installing PyTorch into .venv ...'
 	@$(PIP) $(if $(TORCH_INDEX),--no-deps --index-url $(TORCH_INDEX)) torch
 	@echo 'Installing the other packages into .venv ...'
@@ -68,9 +80,21 @@ format: setup
 	@$(PY) -m ruff check --fix .
 	@$(PY) -m ruff format .
 
+docs: $(DOCS_STAMP)
+	@NO_MKDOCS_2_WARNING=1 $(DOCS_PY) -m mkdocs build --strict --quiet
+	@echo 'Built site/index.html.'
+
+$(DOCS_STAMP): docs/site/requirements.txt
+	$(supported)
+	$(call environment,.venv-docs)
+	@echo 'Installing what builds the documentation into .venv-docs ...'
+	@$(DOCS_PY) -m pip install --disable-pip-version-check -q --no-deps -r $<
+	@$(DOCS_PY) -m pip check --disable-pip-version-check
+	@touch $@
+
 doctor: setup
 	@$(PY) scripts/doctor.py
 
 clean:
-	@rm -rf .venv .hypothesis .pytest_cache .ruff_cache build dist *.egg-info MUJOCO_LOG.TXT
+	@rm -rf .venv .venv-docs site .hypothesis .pytest_cache .ruff_cache build dist *.egg-info MUJOCO_LOG.TXT
 	@find . -name __pycache__ -type d -not -path './runs/*' -prune -exec rm -rf {} +

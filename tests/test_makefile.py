@@ -109,6 +109,22 @@ def test_a_copied_checkout_installs_itself(checkout: Checkout, tmp_path: Path) -
     assert len(checkout.calls()) == 2
 
 
+def test_docs_have_an_environment_of_their_own(checkout: Checkout) -> None:
+    pins = checkout.folder / "docs" / "site" / "requirements.txt"
+    pins.parent.mkdir(parents=True)
+    pins.touch()
+    assert checkout.make("docs") == (0, "")
+    install, check, build = checkout.calls()
+    assert install.endswith("--no-deps -r docs/site/requirements.txt")
+    assert "-m pip check" in check
+    assert "-m mkdocs build --strict" in build
+    assert not (checkout.folder / ".venv").exists()
+    assert checkout.make("docs") == (0, "")
+    assert len(checkout.calls()) == 1
+    assert checkout.make("clean")[0] == 0
+    assert not (checkout.folder / ".venv-docs").exists()
+
+
 def test_an_interrupted_or_failed_setup_is_tried_again(checkout: Checkout) -> None:
     fails = checkout.folder / ".venv" / "bin" / "fails"
     fails.parent.mkdir(parents=True)

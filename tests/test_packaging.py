@@ -24,7 +24,16 @@ from worldmodels.envs.rendering import APT
 PACKAGES = ("worldmodels", "dynamics", "planners")
 PYTHONS = ("3.11", "3.12")
 FOLDERS = {".ci", "configs", "docs", "dynamics", "examples", "planners", "scripts", "tests", "worldmodels"}
-FILES = {".gitignore", "LICENSE", "Makefile", "README.md", "constraints.txt", "environment.yml", "pyproject.toml"}
+FILES = {
+    ".gitignore",
+    "LICENSE",
+    "Makefile",
+    "README.md",
+    "constraints.txt",
+    "environment.yml",
+    "mkdocs.yml",
+    "pyproject.toml",
+}
 OF_CUDA = ("nvidia-", "cuda-", "triton")
 """What a torch built for CUDA brings and pins itself."""
 
@@ -36,8 +45,12 @@ def pyproject() -> dict:
 
 @pytest.fixture(scope="module")
 def pins() -> dict[str, Version]:
+    return read_pins(ROOT / "constraints.txt")
+
+
+def read_pins(path: Path) -> dict[str, Version]:
     """Package to version; anything that is not an exact pin without a local suffix fails here."""
-    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    lines = [line for line in path.read_text().splitlines() if not line.startswith("#")]
     matches = [re.fullmatch(r"([a-z0-9-]+)==([0-9][0-9a-z.]*)", line) for line in lines]
     assert all(matches), [line for line, match in zip(lines, matches, strict=True) if not match]
     found = {match[1]: Version(match[2]) for match in matches if match}
@@ -67,7 +80,8 @@ def tracked() -> list[Path]:
 
 
 def requirements(pyproject: dict) -> list[Requirement]:
-    extras = pyproject["project"].get("optional-dependencies", {}).values()
+    """All that is declared but for the documentation, whose packages are in no environment that runs these tests."""
+    extras = [lines for name, lines in pyproject["project"]["optional-dependencies"].items() if name != "docs"]
     return [Requirement(line) for lines in (pyproject["project"]["dependencies"], *extras) for line in lines]
 
 
@@ -102,6 +116,15 @@ def test_pins_are_exactly_what_the_requirements_bring(python: str, pyproject: di
 def test_installed_versions_are_the_pins(pins: dict[str, Version]) -> None:
     installed = {name: Version(importlib.metadata.version(name)) for name in pins}
     assert {name: version.public for name, version in installed.items()} == {n: str(v) for n, v in pins.items()}
+
+
+def test_the_site_has_pins_of_its_own(pyproject: dict, pins: dict[str, Version]) -> None:
+    """`make docs` itself checks that none is missing: it installs these alone, and asks pip what they lack."""
+    of_site = read_pins(ROOT / "docs" / "site" / "requirements.txt")
+    declared = [Requirement(line) for line in pyproject["project"]["optional-dependencies"]["docs"]]
+    assert [str(r) for r in declared if of_site.get(canonicalize_name(r.name)) not in r.specifier] == []
+    both = of_site.keys() & pins.keys()
+    assert {name: of_site[name] for name in both} == {name: pins[name] for name in both}
 
 
 def test_bounds_that_must_not_move(pyproject: dict) -> None:
