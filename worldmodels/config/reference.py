@@ -173,7 +173,7 @@ def _bases(group: str, file: str) -> list[str]:
 
 
 def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("<", "&lt;")
+    return text.replace("|", "\\|").replace(">_<", ">\\_<").replace("<", "&lt;")
 
 
 if __name__ == "__main__":
