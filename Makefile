@@ -81,8 +81,7 @@ format: setup
 	@$(PY) -m ruff format .
 
 docs: $(DOCS_STAMP)
-	@NO_MKDOCS_2_WARNING=1 $(DOCS_PY) -m mkdocs build --strict --quiet
-	@echo 'Built site/index.html.'
+	@NO_MKDOCS_2_WARNING=1 $(DOCS_PY) -m mkdocs build --strict
 
 $(DOCS_STAMP): docs/site/requirements.txt
 	$(supported)

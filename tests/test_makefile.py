@@ -117,7 +117,7 @@ def test_docs_have_an_environment_of_their_own(checkout: Checkout) -> None:
     install, check, build = checkout.calls()
     assert install.endswith("--no-deps -r docs/site/requirements.txt")
     assert "-m pip check" in check
-    assert "-m mkdocs build --strict" in build
+    assert build.endswith("-m mkdocs build --strict")  # with --quiet, warnings are no errors
     assert not (checkout.folder / ".venv").exists()
     assert checkout.make("docs") == (0, "")
     assert len(checkout.calls()) == 1

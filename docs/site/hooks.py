@@ -1,12 +1,11 @@
 """What mkdocs does beside building: files of the repository become code, folders of the menu their pages.
 
 On GitHub a page may link to any file of the repository. The site holds pages alone, so that such a link is written as
-the file's path; if there is no such file, the build fails.
+the file's path. Where there is no such file the link stays, and a strict build fails on it as on any dead link.
 """
 
 from __future__ import annotations
 
-import logging
 import re
 from pathlib import Path
 from typing import Any
@@ -15,21 +14,17 @@ ROOT = Path(__file__).resolve().parents[2]
 LINK = re.compile(r"(?<!!)\[([^\]\n]*(?:\n[^\]\n]+)?)\]\(([^)\s#]+)(#[^)\s]*)?\)")
 FENCE = re.compile(r"(^ *```.*?^ *```)", re.MULTILINE | re.DOTALL)
 
-log = logging.getLogger("mkdocs.hooks")  # a warning here fails a strict build
-
 
 def without_outer_links(text: str, page: Path, docs: Path, root: Path = ROOT) -> str:
-    """Write links that lead out of ``docs`` as the file's path; raise ``FileNotFoundError`` where there is no file."""
+    """Write links that lead out of ``docs`` to a file of the repository as that file's path."""
 
     def mend(link: re.Match) -> str:
         words, target = link[1], link[2]
         path = (page.parent / target).resolve()
-        if ":" in target or path.is_relative_to(docs):
+        if ":" in target or path.is_relative_to(docs) or not path.is_relative_to(root) or not path.exists():
             return link[0]
-        if not path.is_relative_to(root) or not path.exists():
-            raise FileNotFoundError(f"{page.name} links to {target}, and there is no such file.")
         name = path.relative_to(root).as_posix()
-        return f"`{name}`" if name.endswith(words.strip("`")) else f"{words} (`{name}`)"
+        return f"`{name}`" if words == "file" or name.endswith(words.strip("`")) else f"{words} (`{name}`)"
 
     parts = FENCE.split(text)  # code is left as it is
     return "".join(part if index % 2 else LINK.sub(mend, part) for index, part in enumerate(parts))
@@ -60,8 +55,4 @@ def on_config(config: Any) -> None:
 
 def on_page_markdown(markdown: str, page: Any, config: Any, **_: Any) -> str:
     """Write links to files of the repository as their paths."""
-    try:
-        return without_outer_links(markdown, Path(page.file.abs_src_path), Path(config.docs_dir))
-    except FileNotFoundError as error:
-        log.warning(str(error))
-        return markdown
+    return without_outer_links(markdown, Path(page.file.abs_src_path), Path(config.docs_dir))
