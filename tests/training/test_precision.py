@@ -116,8 +116,13 @@ def compiled(name: str, script: str = "compiled_updates.py", backend: str = "ind
     return json.loads(done.stdout)
 
 
+def slow(name: str, backend: str) -> bool:
+    """Whether a pair costs more than it tells: S4D and Koopman scan as S5 does, with other factors."""
+    return name != "rssm" if backend == "inductor" else name in ("s4d", "koopman")
+
+
 COMPILERS = [
-    pytest.param(name, backend, marks=[pytest.mark.slow] if backend == "inductor" and name != "rssm" else [])
+    pytest.param(name, backend, marks=[pytest.mark.slow] if slow(name, backend) else [])
     for name in BACKBONES
     for backend in ("inductor", "aot_eager")
     if (name, backend) != ("rssm", "aot_eager")
