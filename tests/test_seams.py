@@ -93,7 +93,7 @@ def test_a_format_of_ones_own_is_learned_from(own, tmp_path, unscored):
     torch.testing.assert_close(replay.all_windows(40)["state"][0], torch.from_numpy(rows[:, :2]), rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["mppi", "cem", "gradient", "actor_critic", "diffusion"])
+@pytest.mark.parametrize("name", ["mppi", "cem", "gradient", "actor_critic", "diffusion", "mppi_actor_critic"])
 def test_a_bonus_enters_wherever_imagined_rewards_are_counted(name):
     """One field of the planner: what its plans, its learning and its scorer count."""
     torch.manual_seed(0)

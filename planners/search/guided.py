@@ -11,7 +11,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from dynamics.base import Dynamics, Memory, Rollout
-from planners.base import Decision, ImaginationSize, Model, PlanInfo, Planner
+from planners.base import Decision, ImaginationSize, Model, PlanInfo, Planner, Shaping
 from planners.learning.learner import Learner
 from planners.learning.policies import SampledPolicy
 from planners.search.shooting import GuideProposals, SamplingPlanner
@@ -49,6 +49,15 @@ class Guided(Planner):
             )
         self.mpc = mpc
         self.search.guide = LearnedGuide(self.learner, policy_samples, terminal_value)
+
+    @property
+    def shaping(self) -> Shaping | None:
+        """Bonus or penalty of both parts: the futures that are searched, and those that are learned from."""
+        return self.learner.shaping
+
+    @shaping.setter
+    def shaping(self, shaping: Shaping | None) -> None:
+        self.learner.shaping = self.search.shaping = shaping
 
     @property
     def acting(self) -> Planner:
