@@ -1,6 +1,6 @@
 """`worldmodels benchmark` from a checkout; `--help` says what it takes."""
 
 if __name__ == "__main__":  # workers are spawned, which imports this file again: everything heavy waits until here
-    from worldmodels.cli import script
+    from worldmodels.commands.console import script
 
     script("benchmark")

@@ -4,7 +4,7 @@ import sys
 
 if __name__ == "__main__":  # workers are spawned, which imports this file again: everything heavy waits until here
     try:
-        from worldmodels.cli import script
+        from worldmodels.commands.console import script
 
         script("doctor")
     except ModuleNotFoundError as error:

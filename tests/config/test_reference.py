@@ -8,7 +8,7 @@ import pytest
 from places import ROOT
 from toy_runs import script
 
-from worldmodels import cli
+from worldmodels.commands import console
 from worldmodels.commands.train import options
 from worldmodels.config import load_config
 from worldmodels.config.compose import search_word
@@ -122,6 +122,6 @@ def test_keys_without_a_constructor_are_explained():
 def test_every_script_answers_help(name, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [name, "--help"])
     with pytest.raises(SystemExit) as caught:
-        cli.run(script(name))
+        console.run(script(name))
     assert caught.value.code == 0
     assert f"scripts/{name}.py" in capsys.readouterr().out

@@ -16,7 +16,8 @@ import pytest
 import torch
 from places import ROOT, SUPPORT
 
-from worldmodels import cli
+from worldmodels.commands.console import run
+from worldmodels.common.terminal import CtrlC
 from worldmodels.config import load_config
 from worldmodels.training.run import fit
 from worldmodels.training.setup import Training, assemble
@@ -67,7 +68,7 @@ def stop(training: Training) -> None:
 
 
 @contextmanager
-def built(folder: Path, *words: str, ctrl_c: cli.CtrlC | None = None) -> Iterator[Training]:
+def built(folder: Path, *words: str, ctrl_c: CtrlC | None = None) -> Iterator[Training]:
     """A training as `scripts/train.py` puts it together."""
     env = () if any(word.startswith("env=") for word in words) else ENV
     other = any(word.startswith("planner=") for word in words)  # which mppi's options do not fit
@@ -75,7 +76,7 @@ def built(folder: Path, *words: str, ctrl_c: cli.CtrlC | None = None) -> Iterato
     cfg = load_config([*env, *rest, *words])
     torch.set_num_threads(1)
     lightning.seed_everything(cfg.seed, verbose=False)
-    with assemble(cfg, folder, ctrl_c or cli.CtrlC()) as training:
+    with assemble(cfg, folder, ctrl_c or CtrlC()) as training:
         yield training
 
 
@@ -108,11 +109,11 @@ class Said:
         """Exit status and stderr."""
         self.monkeypatch.setattr(sys, "argv", [f"scripts/{name}.py", *words])
         self.capsys.readouterr()
-        console = logging.StreamHandler(sys.stdout)  # which `cli.run` adds where pytest has none of its own
+        console = logging.StreamHandler(sys.stdout)  # which `run` adds where pytest has none of its own
         logging.getLogger().addHandler(console)
         try:
             with pytest.raises(SystemExit) as caught:
-                cli.run(script(name))
+                run(script(name))
         finally:
             logging.getLogger().removeHandler(console)
         return caught.value.code, self.capsys.readouterr().err

@@ -15,7 +15,7 @@ from dynamics_cases import subjects
 from places import SUPPORT
 from toy_runs import UPDATES, At, built, same, stop, trained
 
-from worldmodels.cli import CtrlC
+from worldmodels.common.terminal import CtrlC
 from worldmodels.runs.folders import read_checkpoint
 from worldmodels.training.run import fit
 

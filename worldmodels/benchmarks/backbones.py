@@ -23,9 +23,9 @@ from worldmodels.benchmarks.backbones_report import IMAGINED, draw, exponent, ta
 from worldmodels.benchmarks.peak import PeakMemory
 from worldmodels.benchmarks.subjects import ACTION, EMBED, Subject, subjects
 from worldmodels.benchmarks.training import WARM_UP, finish, machine, timed
-from worldmodels.cli import show_log
 from worldmodels.common import precision
 from worldmodels.common.files import Report
+from worldmodels.common.terminal import show_log
 from worldmodels.config import config_dir, load_config
 from worldmodels.envs.stream import depend_on_parent
 from worldmodels.errors import UserError, near_match

@@ -1,1 +1,4 @@
-"""One module a command, which `worldmodels <command>` and scripts/ call alike; what a command does lives elsewhere."""
+"""One module a command, and `console` that finds and runs them for the shell and for scripts/.
+
+What a command does lives elsewhere.
+"""

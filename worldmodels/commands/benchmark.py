@@ -16,7 +16,7 @@ def main(words: list[str]) -> None:
     from worldmodels.benchmarks import planning
     from worldmodels.benchmarks.backbones import measure
     from worldmodels.benchmarks.training import benchmark
-    from worldmodels.cli import parse_count, parse_counts, parse_names, split_arguments
+    from worldmodels.common.arguments import parse_count, parse_counts, parse_names, split_arguments
     from worldmodels.errors import UserError, near_match
 
     suites = {"training": benchmark, "backbones": measure, "planning": planning.measure}

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 def main(words: list[str]) -> None:
     """Fill a replay folder, which `worldmodels.data.replay.Replay.open` reads."""
-    from worldmodels.cli import parse_bool, parse_count, split_arguments
-    from worldmodels.recording import record
+    from worldmodels.common.arguments import parse_bool, parse_count, split_arguments
+    from worldmodels.runs.recorder import record
 
     own, overrides = split_arguments(
         words, {"to": str, "run": str, "frames": parse_count, "explore": parse_bool}, required=("to",)

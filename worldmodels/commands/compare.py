@@ -11,7 +11,7 @@ from __future__ import annotations
 
 def main(words: list[str]) -> None:
     """Play the grid, print the table, write the files."""
-    from worldmodels.cli import parse_bool, parse_count, parse_list, parse_whole, split_arguments
+    from worldmodels.common.arguments import parse_bool, parse_count, parse_list, parse_whole, split_arguments
     from worldmodels.errors import UserError, near_match
     from worldmodels.evaluation.comparison import compare
 

@@ -5,6 +5,6 @@ from __future__ import annotations
 
 def main(words: list[str]) -> int:
     """Print what was found; return 0 if all is well, 1 with what to install if not."""
-    from worldmodels.doctor import main as examine
+    from worldmodels.envs.doctor import main as examine
 
     return examine()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 def main(words: list[str]) -> None:
     """Write `evaluation.json` and `evaluation.mp4` and print the table."""
-    from worldmodels.cli import parse_count, parse_whole, split_arguments
+    from worldmodels.common.arguments import parse_count, parse_whole, split_arguments
     from worldmodels.errors import UserError, near_match
     from worldmodels.evaluation.report import score, score_oracle, variant_folder
     from worldmodels.runs.loading import open_run

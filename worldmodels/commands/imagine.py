@@ -5,7 +5,7 @@ from __future__ import annotations
 
 def main(words: list[str]) -> None:
     """Play held-out episodes, then write `imagine.json`, `.gif`, `.png` and the error curves into the run folder."""
-    from worldmodels.cli import parse_count, parse_whole, split_arguments
+    from worldmodels.common.arguments import parse_count, parse_whole, split_arguments
     from worldmodels.evaluation.report import play_held_out, score_imagination
     from worldmodels.runs.loading import open_run
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 def main(words: list[str]) -> None:
     """Play, print the table, write the files."""
-    from worldmodels.cli import parse_count, parse_list, parse_whole, split_arguments
+    from worldmodels.common.arguments import parse_count, parse_list, parse_whole, split_arguments
     from worldmodels.evaluation.sweep import sweep
 
     known = {"run": str, "over": str, "values": parse_list, "episodes": parse_count, "seed": parse_whole, "to": str}

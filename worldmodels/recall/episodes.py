@@ -11,9 +11,9 @@ import torch
 from omegaconf import DictConfig
 from tqdm import trange
 
-from worldmodels.cli import CtrlC
 from worldmodels.common.batch import ROW_FLAGS
 from worldmodels.common.seeds import derive_seed
+from worldmodels.common.terminal import CtrlC
 from worldmodels.config import load_config
 from worldmodels.data.replay import Replay
 from worldmodels.envs import make

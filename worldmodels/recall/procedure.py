@@ -14,8 +14,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from worldmodels.cli import CtrlC, Interrupted
 from worldmodels.common.files import Report
+from worldmodels.common.terminal import CtrlC, Interrupted
 from worldmodels.envs.stream import depend_on_parent
 from worldmodels.errors import UserError
 from worldmodels.recall.episodes import provide_data

@@ -13,11 +13,11 @@ import torch
 from omegaconf import DictConfig
 from torch.utils.data import DataLoader
 
-from worldmodels.cli import show_log
 from worldmodels.common import precision
 from worldmodels.common.files import write_json
 from worldmodels.common.frames import write_png
 from worldmodels.common.seeds import derive_seed
+from worldmodels.common.terminal import show_log
 from worldmodels.config import load_config
 from worldmodels.data.datamodule import OfflineDataset
 from worldmodels.data.replay import Replay

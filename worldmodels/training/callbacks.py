@@ -18,10 +18,10 @@ from torch.utils.tensorboard import SummaryWriter
 from typing_extensions import override
 
 from dynamics.base import State
-from worldmodels.cli import CtrlC
 from worldmodels.common.batch import split_context
 from worldmodels.common.frames import add_gif
 from worldmodels.common.randomness import own_randomness
+from worldmodels.common.terminal import CtrlC
 from worldmodels.common.timing import Stopwatch
 from worldmodels.data.collect import Episode
 from worldmodels.data.datamodule import OfflineDataset, OnlineDataset

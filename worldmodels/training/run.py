@@ -18,13 +18,14 @@ from hydra.utils import get_method
 from omegaconf import DictConfig
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from worldmodels.cli import CtrlC, Interrupted, split_arguments
+from worldmodels.common.arguments import split_arguments
 from worldmodels.common.files import write_json
+from worldmodels.common.terminal import CtrlC, Interrupted
 from worldmodels.config import load_config
 from worldmodels.config.aliases import bare
 from worldmodels.config.scales import learner_of
 from worldmodels.config.words import quoted
-from worldmodels.doctor import require_rendering
+from worldmodels.envs.doctor import require_rendering
 from worldmodels.errors import UserError
 from worldmodels.evaluation.report import evaluate_finished_run
 from worldmodels.runs.edit import override, replayed, require_learned, require_same_model, world_of

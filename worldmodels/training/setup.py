@@ -16,9 +16,9 @@ from omegaconf import DictConfig
 
 from planners.search.memory_budget import require_memory
 from worldmodels.agent import Agent
-from worldmodels.cli import CtrlC
 from worldmodels.common import precision
 from worldmodels.common.columns import GOAL_PREFIX
+from worldmodels.common.terminal import CtrlC
 from worldmodels.common.timing import Stopwatch
 from worldmodels.data.collect import Collector, row_spec
 from worldmodels.data.datamodule import OfflineDataset, OnlineData, OnlineDataset, UpdateSchedule

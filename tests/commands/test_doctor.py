@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 from places import ROOT
 
-from worldmodels import doctor
-from worldmodels.envs import rendering
+from worldmodels.envs import doctor, rendering
 from worldmodels.errors import UserError
 
 SCRIPT = ROOT / "scripts" / "doctor.py"

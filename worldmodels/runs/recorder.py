@@ -13,8 +13,8 @@ from tqdm import tqdm
 from planners.base import Planner
 from planners.random import Random
 from worldmodels.agent import Agent
-from worldmodels.cli import CtrlC, Interrupted
 from worldmodels.common import precision
+from worldmodels.common.terminal import CtrlC, Interrupted
 from worldmodels.common.timing import Stopwatch
 from worldmodels.config import load_config
 from worldmodels.data.card import write_card

@@ -8,7 +8,8 @@ import pytest
 from omegaconf import OmegaConf
 from toy_runs import WORDS
 
-from worldmodels.cli import Interrupted, with_search_path
+from worldmodels.commands.console import with_search_path
+from worldmodels.common.terminal import Interrupted
 from worldmodels.config import load_config
 from worldmodels.errors import UserError
 from worldmodels.training.hydra_main import run_hydra
