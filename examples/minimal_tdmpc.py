@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from dynamics.implicit import Implicit
+from planners.guided import Guided
 from planners.mppi import MPPI
 from planners.random import Random
-from planners.search.guided import Guided
 from planners.tdmpc import TDLearner
 from worldmodels.agent import Agent
 from worldmodels.common.batch import split_context

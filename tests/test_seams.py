@@ -38,7 +38,7 @@ YAML = {
         defaults: [default, _self_]
         text: {_target_: outside.TextReader}
     """,
-    "pictures/name": """
+    "visualization/name": """
         defaults: [default, _self_]
         name: {_target_: outside.write_name}
     """,
@@ -63,7 +63,7 @@ def test_one_of_each_kind_is_chosen_by_a_word(own):
     assert cfg.heads.keys() == {"reward", "cont", "speed"}
     assert cfg.objective.keys() == {"probe", "small"}
     assert "text" in cfg.readers
-    assert "name" in cfg.pictures
+    assert "name" in cfg.visualization
 
 
 @pytest.mark.process

@@ -71,7 +71,7 @@ class GuideProposals:
 
 
 class Guide(Protocol):
-    """Advice for a search beside the model (:class:`planners.search.guided.LearnedGuide`)."""
+    """Advice for a search beside the model (:class:`planners.guided.LearnedGuide`)."""
 
     def propose(self, search: SamplingPlanner, decision: Decision) -> GuideProposals:
         """Return candidates and a value for one search."""
@@ -86,7 +86,7 @@ class SamplingPlanner(Replanner):
     """
 
     guide: Guide | None = None
-    """Set once by :class:`planners.search.guided.Guided`."""
+    """Set once by :class:`planners.guided.Guided`."""
 
     def __init__(
         self, action_dim: int, discrete: bool, options: Mapping[str, Any], terminal_value: ValueFunction | None = None

@@ -287,8 +287,15 @@ def test_a_run_whose_classes_have_moved_since_loads(run_folder):
 def test_a_run_of_another_architecture_says_where_it_differs(run_folder):
     path = run_folder / "config.yaml"
     path.write_text(path.read_text().replace("free_nats: 1.0", "free_nats: 0.5"))
-    with pytest.raises(UserError, match=r"^dynamics is configured otherwise in this version of the code"):
+    (run_folder / "version.txt").write_text("commit abc\n")
+    with pytest.raises(UserError, match=r"^dynamics is configured otherwise in .*\(commit abc\)\.$"):
         load_run(run_folder)
+
+
+def test_a_stored_group_has_the_name_that_it_has_now(run_folder):
+    path = run_folder / "config.yaml"
+    path.write_text(path.read_text().replace("\nvisualization:\n", "\npictures:\n"))
+    assert load_run(run_folder).cfg.visualization.keys() == {"plan", "diffusion"}
 
 
 def test_messages_name_the_code_that_made_a_run(said, run_folder, monkeypatch):

@@ -65,7 +65,7 @@ def updates(name: str, compiled: bool) -> tuple[list[float], list[dict[str, torc
     optimizer = trained.configure_optimizers()
     totals, gradients = [], []
     for rows in batches(BOTH):
-        losses, _ = trained._step(rows)
+        losses, _ = trained.step_losses(rows)
         total, _ = trained.balance({name: loss.mean() for name, loss in losses.items()})
         optimizer.zero_grad()
         total.backward()

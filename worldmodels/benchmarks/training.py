@@ -110,12 +110,12 @@ def build_parts(cfg: DictConfig, envs: VectorEnv, device: torch.device, folder: 
 
     def losses() -> Tensor:
         with amp():
-            named, _ = module._step(batch)
+            named, _ = module.step_losses(batch)
         return module.balance({name: loss.float().mean() for name, loss in named.items()})[0]
 
     def update() -> None:
         losses().backward()
-        module._clip([p for p in parameters if p.grad is not None])
+        module.clip([p for p in parameters if p.grad is not None])
         optimizer.step()
         optimizer.zero_grad()
         module.after_step()

@@ -32,6 +32,7 @@ RENAMED = {
     "planner.acting.kept": "planner.acting.warm_candidates",
     "planner.acting.share": "planner.acting.renoise_fraction",
     "planner.acting.soonest": "planner.acting.min_goal_step",
+    "pictures": "visualization",
     "planner.beta": "planner.noise_beta",
     "planner.decay": "planner.sample_decay",
     "planner.judge": "planner.scorer",
@@ -48,13 +49,14 @@ RENAMED = {
 """Old key or group to new. An old one that a configuration has, as a core of one's own may have ``state``, is meant
 as it stands."""
 
-IN_STORED_RUNS = ("dynamics.core.", "planner.", "prefill_planner.")
+IN_STORED_RUNS = ("dynamics.core.", "pictures", "planner.", "prefill_planner.")
 """Beginnings of the keys that stored runs may hold under their old names. No run has the others."""
 
 MOVED = {
     "dynamics.latents.CategoricalLatent": "worldmodels.nets.categorical.CategoricalLatent",
     "dynamics.latents.GaussianLatent": "worldmodels.nets.distributions.GaussianLatent",
     "dynamics.latents.SimNormLatent": "worldmodels.nets.categorical.SimNormLatent",
+    "planners.search.guided.Guided": "planners.guided.Guided",
     "worldmodels.heads.cont.ContinueHead": "worldmodels.heads.arrival.ContinueHead",
     "worldmodels.heads.reward.RewardHead": "worldmodels.heads.arrival.RewardHead",
     "worldmodels.heads.reward.TransitionRewardHead": "worldmodels.heads.transition.TransitionRewardHead",
@@ -67,7 +69,7 @@ def modernized(stored: DictConfig) -> DictConfig:
     stored_keys = (old for old in RENAMED if old.startswith(IN_STORED_RUNS))
     for old in sorted(stored_keys, key=len, reverse=True):
         parent, _, name = old.rpartition(".")
-        node = OmegaConf.select(stored, parent)
+        node = OmegaConf.select(stored, parent) if parent else stored
         if isinstance(node, DictConfig) and name in node:
             OmegaConf.update(stored, RENAMED[old], node.pop(name), force_add=True)
     return OmegaConf.create(_moved(OmegaConf.to_container(stored, resolve=False)))

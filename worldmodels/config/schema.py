@@ -140,7 +140,7 @@ class Train:
     nets: Annotated[Node, "what networks are made of"]
     balance: Annotated[Node, "how losses become the one number that is minimised"]
     readers: Annotated[Mapping[str, Node], "formats that data= may name"]
-    pictures: Annotated[Mapping[str, Node], "what a run folder gets when it is scored"]
+    visualization: Annotated[Mapping[str, Node], "what a run folder gets when it is scored"]
     loss_scales: Annotated[Mapping[str, float], "factors of losses, above those that each part has"]
     new_parts: Annotated[Words, "heads and objectives that world_model lacks, which learn on it; filled in"]
     memory: Annotated[Memory | None, "the trainings of experiment=memory"] = None

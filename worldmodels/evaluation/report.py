@@ -58,7 +58,7 @@ def score(run: Run, episodes: int, seed: int) -> EpisodeBatch:
     write_scores(run, run.path / "evaluation.json", played, seed, beside)
     if "pixels" in played[False].rows:
         write_video(run, played[False])
-    for picture in run.cfg.pictures.values():
+    for picture in run.cfg.visualization.values():
         construct(picture, run=run, seed=seed)
     return played[True]
 

@@ -15,7 +15,7 @@ from worldmodels.config.scales import learner_of
 from worldmodels.config.words import merge, place_of
 from worldmodels.errors import UserError
 from worldmodels.factory import model_nodes
-from worldmodels.runs.folders import AVERAGE, NotLearned
+from worldmodels.runs.folders import AVERAGE, NotLearned, made_by
 
 
 def override(before: DictConfig, words: list[str], learned: bool = True) -> DictConfig:
@@ -94,7 +94,7 @@ def require_learned(cfg: DictConfig, before: DictConfig, path: Path) -> None:
             )
 
 
-def require_same_model(cfg: DictConfig, before: DictConfig, words: list[str], because: str) -> None:
+def require_same_model(cfg: DictConfig, before: DictConfig, words: list[str], because: str, path: Path) -> None:
     """Refuse words that change what the weights of a world model depend on. The message names the first."""
     now, then = model_nodes(cfg), model_nodes(before)
     if now == then:
@@ -105,7 +105,10 @@ def require_same_model(cfg: DictConfig, before: DictConfig, words: list[str], be
             raise UserError(f"{word} cannot change{because}.", option=bare(word))
     if not words:
         place = next(place for place in now | then if now.get(place) != then.get(place))
-        raise UserError(f"{place} is configured otherwise in this version of the code{because}: use the one it is of.")
+        raise UserError(
+            f"{place} is configured otherwise in this version of the code{because}; use the version that made "
+            f"it{made_by(path)}."
+        )
     raise UserError(f"{' '.join(words)} cannot change{because}.")
 
 

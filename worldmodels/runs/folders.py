@@ -74,7 +74,7 @@ def versions(path: Path) -> list[str]:
     return (path / VERSION).read_text().splitlines() if (path / VERSION).is_file() else []
 
 
-def _made_by(path: Path) -> str:
+def made_by(path: Path) -> str:
     """Name, in brackets, the code that a run was last trained with."""
     return "".join(f" ({version})" for version in versions(path)[-1:])
 
@@ -86,22 +86,22 @@ def read_config(path: Path) -> DictConfig:
     if not (path / CONFIG).is_file():
         raise UserError(f"{path} is not a run folder: it has no {CONFIG}.")
     try:
-        cfg = OmegaConf.load(path / CONFIG)
+        stored = OmegaConf.load(path / CONFIG)
     except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError) as error:
         raise UserError(f"{path / CONFIG} cannot be read: {' '.join(str(error).split())}.") from error
-    keys = cfg.keys() if isinstance(cfg, DictConfig) else set()
-    if "choices" in keys and "words" not in keys:
+    cfg = modernized(stored if isinstance(stored, DictConfig) else OmegaConf.create({}))
+    if "choices" in cfg and "words" not in cfg:
         raise UserError(
             f"{path} is a run of an earlier version: its {CONFIG} lacks the words it was composed from; use commit "
             f"{LAST_WITHOUT_WORDS} for it."
         )
-    missing = sorted(load_config([]).keys() - keys)
+    missing = sorted(load_config([]).keys() - cfg.keys())
     if missing:
         raise UserError(
             f"{path} is not a run of this version: its {CONFIG} lacks {', '.join(map(str, missing[:3]))}; "
-            f"use the version that made it{_made_by(path)}."
+            f"use the version that made it{made_by(path)}."
         )
-    return modernized(cfg)
+    return cfg
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -134,6 +134,6 @@ def load_weights(module: torch.nn.Module, checkpoint: dict[str, Any], prefix: st
         raise UserError(
             f"{file} was made by another architecture: {len(wrong)} weights differ, {wrong[0]!r} first; "
             "use the dynamics, size and objective it was trained with, and the version of the code"
-            f"{_made_by(Path(file).parents[1])}."
+            f"{made_by(Path(file).parents[1])}."
         )
     module.load_state_dict(weights)

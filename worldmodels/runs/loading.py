@@ -64,7 +64,7 @@ def load_run(path: str | Path, overrides: list[str] | None = None, device: str =
     path = Path(path)
     before = read_config(path)
     cfg = override(before, overrides or [])
-    require_same_model(cfg, before, overrides or [], f": the weights in {path} were trained with another")
+    require_same_model(cfg, before, overrides or [], f": the weights in {path} were trained with another", path)
     checkpoint = read_checkpoint(path)
     spaces = checkpoint["spaces"]
     model = build_model(cfg, observation_spec(checkpoint), spaces["action_dim"])

@@ -54,13 +54,13 @@ class WorldModelModule(lightning.LightningModule):
     ) -> None:
         super().__init__()
         self.model, self.planner, self.balance = model, planner, balance
-        self._optimizer, self._clip = optimizer, clip
+        self._optimizer, self.clip = optimizer, clip
         self.parts = dict(parts)
         self.prefix, self.bad_batch = prefix, bad_batch
         self.average = AveragedModel(
             nn.ModuleDict({"model": model, "planner": planner}), multi_avg_fn=moving_average(average)
         ).requires_grad_(False)
-        self._step: Callable[..., tuple[dict[str, Tensor], Rollout]] = self.losses
+        self.step_losses: Callable[..., tuple[dict[str, Tensor], Rollout]] = self.losses  # until they are compiled
         self._batch: dict[str, Tensor] = {}
 
     def losses(self, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], Rollout]:
@@ -91,12 +91,12 @@ class WorldModelModule(lightning.LightningModule):
 
     def compile_losses(self) -> None:
         """Compile the whole computation of the losses, resets included."""
-        self._step = torch.compile(self.losses)
+        self.step_losses = torch.compile(self.losses)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Return what is to be minimised of one batch. Everything that is not finite is refused."""
         self._batch = batch
-        losses, rollout = self._step(batch)
+        losses, rollout = self.step_losses(batch)
         means = {name: loss.float().mean() for name, loss in losses.items()}
         self._refuse_non_finite(means)
         self.log_dict({f"loss/{name}": mean for name, mean in means.items()})
@@ -116,7 +116,7 @@ class WorldModelModule(lightning.LightningModule):
             names = [name for name, p in self.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
             self._stop_at_bad_batch(f"the gradient of {', '.join(names[:3])}")
         for together in self._clipped_together(parameters):
-            self._clip(together)
+            self.clip(together)
         self.log("grad/norm", before)
         self.log("grad/norm_after_clip", torch.nn.utils.get_total_norm([p.grad for p in parameters]))
 

@@ -204,7 +204,7 @@ def planner_config(folder: Path, words: list[str]) -> DictConfig:
         words = [*words, f"new_parts=[{','.join(added)}]"]
         cfg = override(before, words, learned=False)
     require_same(
-        without(cfg, added), before, words, f": the world model in {folder} was trained with another", world_of
+        without(cfg, added), before, words, f": the world model in {folder} was trained with another", folder, world_of
     )
     if not added and not learner_of(cfg.planner).get("loss_scales"):
         raise UserError(
@@ -218,10 +218,15 @@ def planner_config(folder: Path, words: list[str]) -> DictConfig:
 
 
 def require_same(
-    cfg: DictConfig, before: DictConfig, words: list[str], because: str, of: Callable[[DictConfig], dict[str, Any]]
+    cfg: DictConfig,
+    before: DictConfig,
+    words: list[str],
+    because: str,
+    path: Path,
+    of: Callable[[DictConfig], dict[str, Any]],
 ) -> None:
     """Refuse a configuration that differs in what weights depend on, or in that part of its environment."""
-    require_same_model(cfg, before, words, because)
+    require_same_model(cfg, before, words, because, path)
     if of(cfg.env) != of(before.env):
         raise UserError(f"env cannot change{because}.", option="env")
 
@@ -233,7 +238,9 @@ def resumed_config(folder: Path, words: list[str]) -> DictConfig:
     if "data.capacity" not in said:  # rows on disk are what they are, whatever frames= says now
         words = [f"data.capacity={before.data.capacity}", *words]
     cfg = override(before, words)
-    require_same(cfg, before, words, f" when resuming: {folder} was trained with another; start a new run", replayed)
+    require_same(
+        cfg, before, words, f" when resuming: {folder} was trained with another; start a new run", folder, replayed
+    )
     if learner_of(cfg.planner).get("loss_scales"):
         require_learned(cfg, before, folder)
     if optimizer_layout(cfg) != optimizer_layout(before):
