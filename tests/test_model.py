@@ -7,11 +7,12 @@ import math
 import pytest
 import torch
 from model_cases import ACTION, BOTH, PIXELS, STATE, batch, config, model, with_reset
+from refusals import refuses
 from torch import nn
 
 from dynamics.base import FeatureSpec
 from worldmodels.config import load_config
-from worldmodels.errors import UserError
+from worldmodels.errors import MISSING, UserError
 from worldmodels.factory import build_model, build_planner, loss_scales
 
 
@@ -52,7 +53,7 @@ def test_mistakes_keep_their_one_sentence_through_hydra():
         build_model(config(), {"pixels": ((3, 24, 24), torch.uint8)}, ACTION)
     with pytest.raises(UserError, match=r"neither 'pixels' nor 'state' but \['depth'\]"):
         build_model(config(), {"depth": ((3,), torch.float32)}, ACTION)
-    with pytest.raises(UserError, match="Did you mean 'filter'"):
+    with refuses("dynamics.posterior", "fliter"):
         build_model(config("dynamics.posterior=fliter"), STATE, ACTION)
     with pytest.raises(UserError):
         build_planner(config("planner.plan_horizon=2", "planner.replan_every=2").planner, ACTION, False)
@@ -215,5 +216,5 @@ def test_what_learns_is_given_the_features():
     denoising = build_planner(config("planner=diffusion").planner, ACTION, False, features).learner
     assert (denoising.goal_dim, denoising.trajectories.feat_dim) == (3, 5)
     assert build_planner(config("planner=random").planner, ACTION, False, features).action_dim == ACTION
-    with pytest.raises(UserError, match="feat_dim"):
+    with refuses("planner.feat_dim", MISSING):
         build_planner(config("planner=cloning").planner, ACTION, False)

@@ -120,7 +120,7 @@ def test_implicit__latents_are_simplices_in_open_loop():
 
 
 def test_an_implicit_latent_says_what_does_not_fit():
-    with pytest.raises(UserError, match="must divide a latent of 10 numbers") as caught:
+    with pytest.raises(UserError) as caught:
         Implicit(7, 2, latent=10, hidden=8, simplex=4)
     assert (caught.value.option, caught.value.value) == ("simplex", 4)
     with pytest.raises(UserError) as caught:

@@ -231,6 +231,6 @@ def test_the_block_gru_is_dreamers():
 
 
 def test_blocks_must_divide_the_memory():
-    with pytest.raises(UserError, match="must divide a memory of 18 numbers") as caught:
+    with pytest.raises(UserError) as caught:
         GRU(6, 18, 8, 4)
     assert (caught.value.option, caught.value.value) == ("blocks", 4)

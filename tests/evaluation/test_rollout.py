@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from refusals import refuses
 
 from worldmodels.agent import Agent
 from worldmodels.data.model_free import ModelFreeAgent
@@ -80,7 +81,7 @@ def test_policies_that_look_at_nothing_need_no_pictures():
         "baseline_overrides": {"obs": "state"},
         "size": 33,
     }  # a size that cannot be drawn
-    with pytest.raises(UserError, match="33"):
+    with refuses("env.size", 33):
         play_baseline({**env, "baseline_overrides": {}}, lambda a, d: Constant(a, d, 0.0), 2, 0)
     env["baseline_overrides"]["size"] = 16
     assert play_baseline(env, lambda a, d: Constant(a, d, 1.0), 2, 0) == [17.5, 7.5]

@@ -35,7 +35,7 @@ from worldmodels.common.markers import (
     markers,
     words_of,
 )
-from worldmodels.errors import MISSING, OptionError, near_match
+from worldmodels.errors import MISSING, OptionError, near_match, shown
 
 __all__ = [
     "Ascending",
@@ -227,7 +227,15 @@ def _items(name: str, value: list | tuple, origin: type, inner: tuple[Any, ...])
         _held(value, len(value) == len(each))
     else:
         each = each[:1] * len(value)
-    converted = [convert(name, item, kind) for item, kind in zip(value, each, strict=True)]
+    converted = []
+    for item, kind in zip(value, each, strict=True):
+        try:
+            converted.append(convert(name, item, kind))
+        except OptionError as error:
+            if error.option != name:  # an option of a mapping that the list holds
+                raise
+            reason = f"holds {shown(item)}, which {error.reason}"
+            raise OptionError(name, value, reason, allowed=error.allowed, hint=error.hint) from None
     return converted if isinstance(value, list) else tuple(converted)
 
 
