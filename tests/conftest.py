@@ -92,4 +92,4 @@ def own(tmp_path) -> Path:
 @pytest.fixture
 def unscored(monkeypatch) -> None:
     """Trainings end without being scored, which takes longer than they do."""
-    monkeypatch.setattr("worldmodels.training.run.evaluate_finished_run", lambda run, cfg: None)
+    monkeypatch.setattr("worldmodels.training.run.score_finished", lambda *_: None)

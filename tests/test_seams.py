@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from planner_cases import options, seeded
 from toy_runs import REST
 
+from worldmodels.common.files import read_rows
 from worldmodels.config import load_config
 from worldmodels.data.replay import Replay
 from worldmodels.factory import build_planner
@@ -32,6 +33,10 @@ YAML = {
     "objective/small": """
         defaults: [probe, _self_]
         small: {_target_: outside.Small, loss_scales: {small: 0.1}}
+    """,
+    "loggers/told": """
+        defaults: [default, _self_]
+        told: {_target_: outside.TextLogger}
     """,
     "planner/alternating": "_target_: outside.Alternating",
     "readers/text": """
@@ -64,21 +69,28 @@ def test_one_of_each_kind_is_chosen_by_a_word(own):
     assert cfg.objective.keys() == {"probe", "small"}
     assert "text" in cfg.readers
     assert "name" in cfg.visualization
+    assert "told" in cfg.loggers
 
 
 @pytest.mark.process
 def test_parts_of_ones_own_train_and_score(own, tmp_path):
-    """A backbone, a head, an objective, a planner and a picture, in one training and its run loaded again."""
+    """A backbone, a head, an objective, a planner, a picture and a logger, in one training and its run loaded again."""
     words = [word for word in WORDS if not word.startswith("readers")]
     folder = tmp_path / "run"
     env = ["env=counter", "env.num_envs=2", "env.obs=state"]
-    train([f"hydra.searchpath=['file://{own}']", *env, *SMALL, *words, f"run_dir={folder}"])
+    train([f"hydra.searchpath=['file://{own}']", *env, *SMALL, *words, "trainer.loggers=[told]", f"run_dir={folder}"])
     assert (folder / "name.txt").read_text() == "alternating 1000"
     run = load_run(folder)
     imagined = run.model.imagine(run.model.initial(2), torch.zeros(2, 3, run.action_dim), 3)
     assert imagined.extra["speed"].shape == (2, 3)
     names = (folder / "metrics.csv").read_text().splitlines()[0].split(",")
     assert {"loss/speed", "loss/small", "loss/dyn"} <= set(names)
+    *curves, words, scores = (folder / "told.txt").read_text().splitlines()
+    steps = [int(line.partition(" ")[0]) for line in curves if "loss/speed" in line]
+    assert steps == [int(row["frames"]) for row in read_rows(folder / "metrics.csv") if row["loss/speed"]]
+    assert {"dynamics=total", "planner=alternating", "seed=0"} <= set(words.split())
+    assert scores.startswith("120 evaluation/baseline_")
+    assert not list(folder.glob("events.*"))
 
 
 @pytest.mark.process

@@ -12,14 +12,20 @@ import time
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from toy_runs import ENV, REST, UPDATES, WORDS, script, spawn
 
 from worldmodels.common.files import read_rows
+from worldmodels.config import load_config
 from worldmodels.data.replay import Replay
+from worldmodels.errors import UserError
 from worldmodels.runs.folders import read_checkpoint
+from worldmodels.training.loggers import build_loggers, log_scores, show_clip, show_figure
 from worldmodels.training.logs import MetricsCsv
 from worldmodels.training.run import train
 
@@ -91,6 +97,63 @@ def test_curves_are_drawn_against_frames_in_both_logs(finished_run):
     assert [float(row["episode/return"]) for row in ended] == pytest.approx([event.value for event in logged])
     assert 0 < logged[0].step < 60 < logged[-1].step
     assert "epoch" not in rows[0]
+
+
+def test_tensorboard_has_scores_beside_lines_of_baselines(finished_run):
+    """The tab of hyperparameters too; what a repeated run does not repeat is not in metrics.csv."""
+    seen = events(finished_run)
+    result = json.loads((finished_run / "evaluation.json").read_text())
+    [score] = seen.Scalars("evaluation/return")
+    assert (score.step, score.value) == (120, pytest.approx(result["return_mean"]))
+    for name, value in result["baselines"].items():
+        line = seen.Scalars(f"evaluation/baseline_{name}")
+        assert [(point.step, point.value) for point in line] == [(0, pytest.approx(value)), (120, pytest.approx(value))]
+    told = seen.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    content = HParamsPluginData.FromString(told).session_start_info.hparams
+    assert content["dynamics"].string_value == "rssm"
+    assert content["seed"].number_value == 0
+    assert "trainer.threads" not in content
+    assert "custom_scalars__config__" in seen.Tags()["tensors"]
+    speeds = seen.Scalars("speed/updates_per_second")
+    assert len(speeds) == UPDATES - 1
+    assert all(point.value > 0 for point in speeds)
+    assert not any(key.startswith("speed/") for key in read_rows(finished_run / "metrics.csv")[0])
+
+
+@pytest.mark.parametrize(
+    ("words", "value", "said"),
+    [
+        (["trainer.loggers=[tensorbord]"], "tensorbord", "Did you mean 'tensorboard'"),
+        (["trainer.loggers=[x]", "+loggers.x._target_=outside.needs_a_package"], "x", r"pip install .*\[loggers\]"),
+    ],
+)
+def test_a_logger_that_cannot_be_is_refused(tmp_path, words, value, said):
+    with pytest.raises(UserError, match=said) as caught:
+        build_loggers(load_config(words), tmp_path, lambda: 0, 0)
+    assert (caught.value.option, caught.value.value) == ("trainer.loggers", value)
+
+
+@pytest.mark.parametrize(("name", "package"), [("wandb", "wandb"), ("mlflow", "mlflow")])
+def test_others_curves_have_frames_for_steps_too(tmp_path, monkeypatch, name, package):
+    """A clip and a figure among them; skipped where the package is missing, as it is without the extra `loggers`."""
+    pytest.importorskip(package)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    (tmp_path / "run").mkdir()
+    logger, _ = build_loggers(load_config([f"trainer.loggers=[{name}]"]), tmp_path / "run", lambda: 7, 0)
+    show_clip(logger, "clip", np.zeros((2, 8, 8, 3), np.uint8), 7)
+    show_figure(logger, "figure", Figure(), 7)
+    log_scores([logger], {"return_mean": 1.0, "return_stochastic_mean": 2.0, "baselines": {}}, {"seed": 0}, 7)
+    if name == "wandb":
+        assert logger.logger.experiment.summary["trainer/global_step"] == 7
+        assert logger.logger.experiment.summary["evaluation/return"] == 1.0
+        assert len(list((tmp_path / "run").rglob("*.gif"))) == 1
+        logger.logger.experiment.finish()
+    else:
+        client, run = logger.logger.experiment, logger.logger.run_id
+        assert [(m.step, m.value) for m in client.get_metric_history(run, "evaluation/return")] == [(7, 1.0)]
+        assert {item.path for item in client.list_artifacts(run)} == {"clip", "figure"}
+        again, _ = build_loggers(load_config([f"trainer.loggers=[{name}]"]), tmp_path / "run", lambda: 7, 0)
+        assert again.logger.run_id == run
 
 
 def test_large_numbers_of_frames_keep_every_digit(tmp_path):

@@ -33,7 +33,7 @@ PLAIN = [word for word in WORDS if not word.startswith("planner.")]
 def learned_run(tmp_path_factory):
     """A run of an actor-critic, to be read only."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("worldmodels.training.run.evaluate_finished_run", lambda run, cfg: None)
+        patch.setattr("worldmodels.training.run.score_finished", lambda *_: None)
         folder = tmp_path_factory.mktemp("learned") / "run"
         train([*PLAIN, "planner=actor_critic", *SMALL_ACTOR, f"run_dir={folder}"])
     return folder

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
+from lightning.pytorch.loggers.logger import Logger
 from torch import Tensor
 
 from dynamics.base import Core, Memory, clear_rows
@@ -92,6 +93,29 @@ class TextReader(Reader):
         yield recording(name, {"state": rows[:, :-2]}, rows[:, -2:-1], rows[:, -1], terminal=False)
 
 
+class TextLogger(Logger):
+    """Writes what it is told into a text file: the step, and the names."""
+
+    name, version = "text", 0
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.path = folder / "told.txt"
+
+    def log_metrics(self, metrics, step=None) -> None:
+        with self.path.open("a") as file:
+            file.write(f"{step} {' '.join(sorted(metrics))}\n")
+
+    def log_hyperparams(self, params) -> None:
+        with self.path.open("a") as file:
+            file.write(" ".join(f"{key}={value}" for key, value in params.items()) + "\n")
+
+
 def write_name(run, seed: int) -> None:
     """A picture of sorts: what a run is called, in a file."""
     (Path(run.path) / "name.txt").write_text(f"{run.cfg.choices.planner} {seed}")
+
+
+def needs_a_package() -> Logger:
+    """A logger whose package nobody installed."""
+    raise ModuleNotFoundError("No module named 'elsewhere'")

@@ -65,7 +65,7 @@ def test_a_detached_head_learns_on_a_frozen_model():
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run") / "run"
     patch = pytest.MonkeyPatch()
-    patch.setattr("worldmodels.training.run.evaluate_finished_run", lambda run, cfg: None)
+    patch.setattr("worldmodels.training.run.score_finished", lambda *_: None)
     yield train(["env=counter", "env.num_envs=2", "env.obs=state", *REST, f"run_dir={folder}"])
     patch.undo()
 

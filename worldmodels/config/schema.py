@@ -54,6 +54,7 @@ class Trainer:
     checkpoint_minutes: Annotated[float, AtLeast(0), "between checkpoints"]
     video_every: Annotated[Count, "updates between open-loop clips in TensorBoard"]
     log_every: Annotated[Count, "updates between rows of metrics"]
+    loggers: Annotated[Words, "where curves and pictures go beside metrics.csv: tensorboard, wandb, mlflow"]
 
 
 @dataclass(frozen=True)
@@ -139,6 +140,7 @@ class Train:
     decoder: Annotated[Node, "features to observations, for objectives that decode"]
     nets: Annotated[Node, "what networks are made of"]
     balance: Annotated[Node, "how losses become the one number that is minimised"]
+    loggers: Annotated[Mapping[str, Node], "what trainer.loggers may name"]
     readers: Annotated[Mapping[str, Node], "formats that data= may name"]
     visualization: Annotated[Mapping[str, Node], "what a run folder gets when it is scored"]
     loss_scales: Annotated[Mapping[str, float], "factors of losses, above those that each part has"]

@@ -5,26 +5,31 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import lightning
+import numpy as np
 import torch
+from jaxtyping import UInt8
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
+from lightning.pytorch.loggers.logger import Logger
+from matplotlib.figure import Figure
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 from typing_extensions import override
 
 from dynamics.base import State
 from worldmodels.common.batch import split_context
-from worldmodels.common.frames import add_gif
 from worldmodels.common.randomness import own_randomness
 from worldmodels.common.terminal import CtrlC
 from worldmodels.common.timing import Stopwatch
 from worldmodels.data.collect import Episode
 from worldmodels.data.datamodule import OfflineDataset, OnlineDataset
+from worldmodels.training.loggers import show_clip, show_figure
+from worldmodels.training.logs import SPEED
 from worldmodels.training.module import WorldModelModule
 from worldmodels.visualization.imagination import draw_clips, draw_errors, open_loop
 from worldmodels.visualization.plan_figures import PlanPreview, beside_what_happened, draw_plan, frames_of, preview_plan
@@ -133,6 +138,43 @@ class UpdateTimer(lightning.Callback):
         self.stopwatch.add("update", time.perf_counter() - self.started)
 
 
+class SpeedLogger(lightning.Callback):
+    """Logs updates and environment frames a second, each over the time since the row before."""
+
+    def __init__(self, dataset: OnlineDataset | OfflineDataset) -> None:
+        self.dataset = dataset
+        self.before: tuple[float, int, int] | None = None
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, module: WorldModelModule, *_: Any) -> None:
+        """Log where the row of losses is logged too."""
+        if (trainer.global_step + 1) % trainer.log_every_n_steps and self.before is not None:
+            return
+        now = (time.perf_counter(), self.dataset.updates, self.dataset.frames)
+        if self.before is not None:
+            seconds, updates, frames = (new - old for new, old in zip(now, self.before, strict=True))
+            module.log(f"{SPEED}updates_per_second", updates / seconds)
+            module.log(f"{SPEED}frames_per_second", frames / seconds)
+        self.before = now
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Where pictures of one moment are shown."""
+
+    loggers: Sequence[Logger]
+    step: int
+
+    def clip(self, tag: str, frames: UInt8[np.ndarray, "T H W 3"]) -> None:
+        """Show an animation."""
+        for logger in self.loggers:
+            show_clip(logger, tag, frames, self.step)
+
+    def figure(self, tag: str, figure: Figure) -> None:
+        """Show a figure."""
+        for logger in self.loggers:
+            show_figure(logger, tag, figure, self.step)
+
+
 class ImaginationLogger(lightning.Callback):
     """Draws what the model imagines: open-loop clips, error against horizon, and what the planner has in mind."""
 
@@ -155,19 +197,18 @@ class ImaginationLogger(lightning.Callback):
         """
         if self.dataset.updates % self.updates:
             return
-        writer, frames = trainer.loggers[0].experiment, self.dataset.clock
+        show = Pictures(trainer.loggers, self.dataset.clock)
         generator = torch.Generator(module.device).manual_seed(self.dataset.updates)
-        self._draw_clip(module, batch, generator, writer, frames)
-        self._draw_what_happened(module, writer, frames)
-        self._draw_plan(module, batch, generator, writer, frames)
+        self._draw_clip(module, batch, generator, show)
+        self._draw_what_happened(module, show)
+        self._draw_plan(module, batch, generator, show)
 
     def _draw_clip(
         self,
         module: WorldModelModule,
         batch: dict[str, Tensor],
         generator: torch.Generator,
-        writer: SummaryWriter,
-        frames: int,
+        show: Pictures,
     ) -> None:
         """Draw windows of the newest batch with the fewest resets in their imagined part.
 
@@ -185,16 +226,15 @@ class ImaginationLogger(lightning.Callback):
             with own_randomness(generator):
                 start = module.start(model, prefix, window)
             clip = open_loop(model, window, start, context, length - context, generator)
-        add_gif(writer, "imagination/open_loop", draw_clips(clip), frames)
-        writer.add_figure("open_loop/error", draw_errors({"model": clip.error()}), frames)
+        show.clip("imagination/open_loop", draw_clips(clip))
+        show.figure("open_loop/error", draw_errors({"model": clip.error()}))
 
     def _draw_plan(
         self,
         module: WorldModelModule,
         batch: dict[str, Tensor],
         generator: torch.Generator,
-        writer: SummaryWriter,
-        frames: int,
+        show: Pictures,
     ) -> None:
         """Draw the plan of the first environment, or at the end of a recorded window if nobody acts."""
         agent, (model, planner) = self.dataset.agent, module.acting
@@ -209,9 +249,9 @@ class ImaginationLogger(lightning.Callback):
         if preview is None:
             return
         self.pending = (preview, self.dataset.replay.last_row) if acts else None
-        writer.add_figure("plan/candidates", draw_plan(preview), frames)
+        show.figure("plan/candidates", draw_plan(preview))
         if "pixels" in model.encoder.observations:
-            add_gif(writer, "plan/chosen", frames_of(model, preview), frames)
+            show.clip("plan/chosen", frames_of(model, preview))
 
     def _recorded_state(self, module: WorldModelModule, batch: dict[str, Tensor], generator: torch.Generator) -> State:
         """Return the model's state at the end of the batch's first window."""
@@ -219,7 +259,7 @@ class ImaginationLogger(lightning.Callback):
         with own_randomness(generator):
             return module.acting[0].observe(window, module.start(module.acting[0], prefix, window))[1]
 
-    def _draw_what_happened(self, module: WorldModelModule, writer: SummaryWriter, frames: int) -> None:
+    def _draw_what_happened(self, module: WorldModelModule, show: Pictures) -> None:
         """Draw the plan that was drawn before, beside what then happened, as far as its episode went."""
         if self.pending is None:
             return
@@ -228,7 +268,7 @@ class ImaginationLogger(lightning.Callback):
         if len(rows["reward"]) < 2:
             return
         figure = draw_plan(preview, rows["reward"][1:].tolist())
-        writer.add_figure("plan/predicted_vs_actual", figure, frames)
+        show.figure("plan/predicted_vs_actual", figure)
         if "pixels" in rows:
             clip = beside_what_happened(module.acting[0], preview, rows["pixels"])
-            add_gif(writer, "plan/imagined_vs_observed", clip, frames)
+            show.clip("plan/imagined_vs_observed", clip)

@@ -20,6 +20,9 @@ from worldmodels.common.files import FRAMES, read_rows
 RENAMED = {"grad/norm": "gradient/norm", "grad/norm_after_clip": "gradient/clipped"}
 """Columns of metrics.csv to what they were called: for one release they stand there under both names."""
 
+SPEED = "speed/"
+"""Beginning of what a run repeated does not repeat, which metrics.csv leaves out."""
+
 
 class FrameCurves(TensorBoardLogger):
     """TensorBoard's events, whose step is the number of environment frames so far instead of Lightning's batch count.
@@ -74,7 +77,9 @@ class MetricsCsv(Logger):
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Keep a row for the next :meth:`save`."""
         old = {RENAMED[key]: value for key, value in metrics.items() if key in RENAMED}
-        self._new.append({FRAMES: self._clock(), **without_epoch(metrics), **old})
+        kept = {key: value for key, value in without_epoch(metrics).items() if not key.startswith(SPEED)}
+        if kept:
+            self._new.append({FRAMES: self._clock(), **kept, **old})
 
     def save(self) -> None:
         """Append the new rows. Where they have new columns, write the file again."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import time
@@ -24,7 +25,7 @@ from worldmodels.common.terminal import CtrlC, Interrupted
 from worldmodels.config import load_config
 from worldmodels.config.aliases import bare
 from worldmodels.config.scales import learner_of
-from worldmodels.config.words import quoted
+from worldmodels.config.words import place_of, quoted
 from worldmodels.envs.doctor import require_rendering
 from worldmodels.errors import UserError
 from worldmodels.evaluation.report import evaluate_finished_run
@@ -39,6 +40,7 @@ from worldmodels.runs.folders import (
     save_config,
 )
 from worldmodels.runs.loading import load_run
+from worldmodels.training.loggers import log_scores
 from worldmodels.training.malloc import keep_freed_memory
 from worldmodels.training.parts import new_parts, parts, without
 from worldmodels.training.setup import Training, assemble
@@ -52,6 +54,9 @@ NEEDLESS_WARNINGS = (
     ".*treespec, LeafSpec",  # between Lightning and torch
 )
 """Lightning's warnings in every run, as regular expressions."""
+
+NO_RESULTS = ("evaluation", "hydra", "loggers", "readers", "run_dir", "trainer", "visualization")
+"""Keys that do not change what is learned."""
 
 
 def train(words: list[str]) -> Path:
@@ -114,8 +119,7 @@ def learn_online(cfg: DictConfig, words: list[str], resume: Path | None) -> Path
     try:
         if ctrl_c.pressed:
             raise KeyboardInterrupt
-        with training.stopwatch("evaluate and imagine"):
-            evaluate_finished_run(load_run(folder, device=str(training.trainer.strategy.root_device)), cfg)
+        score_finished(training, folder, cfg)
     except KeyboardInterrupt:
         data = training.data.dataset
         log.info("\nsaved after %d updates, %d frames; %s", data.updates, data.frames, how_to_go_on(folder))
@@ -124,6 +128,22 @@ def learn_online(cfg: DictConfig, words: list[str], resume: Path | None) -> Path
     log.info("%s", time_table(training.stopwatch.seconds, time.perf_counter() - start))
     log.info("look at it: tensorboard --logdir %s", folder)
     return folder
+
+
+def score_finished(training: Training, folder: Path, cfg: DictConfig) -> None:
+    """Score a training that has ended, and let its loggers know."""
+    with training.stopwatch("evaluate and imagine"):
+        evaluate_finished_run(load_run(folder, device=str(training.trainer.strategy.root_device)), cfg)
+    scores = json.loads((folder / "evaluation.json").read_text())
+    log_scores(training.trainer.loggers, scores, run_words(cfg), training.data.dataset.clock)
+
+
+def run_words(cfg: DictConfig) -> dict[str, str | int | float | bool]:
+    """Return what distinguishes a run's results from another's: the file of each group, and the words it was given."""
+    files = {place_of(group): str(file) for group, file in cfg.choices.items() if "/" not in group}
+    words = {bare(word): word.partition("=")[2] for word in cfg.words if "@" not in word}
+    told = {key: value for key, value in {**files, **words}.items() if key.partition(".")[0] not in NO_RESULTS}
+    return {**told, "seed": cfg.seed, "frames": cfg.frames}
 
 
 @contextmanager

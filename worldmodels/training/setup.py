@@ -12,6 +12,7 @@ from typing import Any
 import lightning
 import numpy as np
 import torch
+from lightning.pytorch.loggers.logger import Logger
 from omegaconf import DictConfig
 
 from planners.search.memory_budget import require_memory
@@ -37,9 +38,16 @@ from worldmodels.factory import (
 )
 from worldmodels.nets.encoders import ObservationSpec
 from worldmodels.runs.recordings import require_same_world
-from worldmodels.training.callbacks import EpisodeLogger, ImaginationLogger, Progress, ShortEpisodeWarning, UpdateTimer
+from worldmodels.training.callbacks import (
+    EpisodeLogger,
+    ImaginationLogger,
+    Progress,
+    ShortEpisodeWarning,
+    SpeedLogger,
+    UpdateTimer,
+)
 from worldmodels.training.checkpoints import Checkpoints, PlainFiles
-from worldmodels.training.logs import FrameCurves, MetricsCsv
+from worldmodels.training.loggers import build_loggers
 from worldmodels.training.module import WorldModelModule
 from worldmodels.training.parts import freeze, parts
 
@@ -95,6 +103,7 @@ def assemble(cfg: DictConfig, folder: Path, ctrl_c: CtrlC, resumed_at: int = 0) 
         callbacks = [
             progress,
             UpdateTimer(stopwatch),
+            SpeedLogger(dataset),
             EpisodeLogger(dataset, progress, ctrl_c),
             ShortEpisodeWarning(dataset, module.planner.min_window),
             checkpoints,
@@ -109,7 +118,8 @@ def assemble(cfg: DictConfig, folder: Path, ctrl_c: CtrlC, resumed_at: int = 0) 
             module.planner.check(model.dynamics, cfg.data.length)
         warn_cold_starts(module, cfg.data.length)
         module.configure_optimizers()  # mistakes in its configuration belong before the first frame
-        trainer = build_trainer(trainer_cfg, folder, dataset, callbacks, resumed_at)
+        loggers = build_loggers(cfg, folder, lambda: dataset.clock, resumed_at)
+        trainer = build_trainer(trainer_cfg, dataset, callbacks, loggers)
         device = trainer.strategy.root_device
         module.to(device)
         if not cfg.data.dataset:
@@ -127,25 +137,17 @@ def assemble(cfg: DictConfig, folder: Path, ctrl_c: CtrlC, resumed_at: int = 0) 
 
 def build_trainer(
     cfg: DictConfig,
-    folder: Path,
     dataset: OnlineDataset | OfflineDataset,
     callbacks: list[lightning.Callback],
-    resumed_at: int,
+    loggers: list[Logger],
 ) -> lightning.Trainer:
     """Build Lightning's trainer. One epoch is the whole run."""
-
-    def clock() -> int:
-        return dataset.clock
-
     return lightning.Trainer(
         accelerator="gpu" if precision.device_of(cfg.accelerator).type == "cuda" else "cpu",
         devices=1,
         precision=precision.lightning_precision(cfg.precision),
         max_epochs=1,
-        logger=[
-            FrameCurves(folder, clock, resumed_at),
-            MetricsCsv(folder / "metrics.csv", clock, resumed_at),
-        ],
+        logger=loggers,
         log_every_n_steps=min(cfg.log_every, len(dataset)),
         callbacks=callbacks,
         plugins=[PlainFiles()],
