@@ -201,6 +201,7 @@ def show_scores(
     """Log scores, and the words of the run as its hyperparameters."""
     logger.log_hyperparams(dict(words))
     logger.log_metrics({**scores, **lines}, step)
+    logger.save()
 
 
 @show_scores.register

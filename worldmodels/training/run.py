@@ -126,7 +126,8 @@ def learn_online(cfg: DictConfig, words: list[str], resume: Path | None) -> Path
         raise Interrupted from None
     write_json(folder / "timing.json", training.stopwatch.seconds | {"total": time.perf_counter() - start})
     log.info("%s", time_table(training.stopwatch.seconds, time.perf_counter() - start))
-    log.info("look at it: tensorboard --logdir %s", folder)
+    if "tensorboard" in cfg.trainer.loggers:
+        log.info("look at it: tensorboard --logdir %s", folder)
     return folder
 
 
