@@ -298,6 +298,13 @@ def test_a_stored_group_has_the_name_that_it_has_now(run_folder):
     assert load_run(run_folder).cfg.visualization.keys() == {"plan", "diffusion"}
 
 
+def test_a_key_that_came_after_a_run_has_its_default(run_folder):
+    stored = OmegaConf.load(run_folder / "config.yaml")
+    default = stored.pop("loggers")
+    OmegaConf.save(stored, run_folder / "config.yaml")
+    assert load_run(run_folder).cfg.loggers == default
+
+
 def test_messages_name_the_code_that_made_a_run(said, run_folder, monkeypatch):
     """The newest, where several continued it."""
     assert versions(run_folder) == [code_version()]

@@ -96,7 +96,9 @@ def read_config(path: Path) -> DictConfig:
             f"{LAST_WITHOUT_WORDS} for it."
         )
     missing = sorted(load_config([]).keys() - cfg.keys())
-    if missing:
+    if missing and "words" in cfg:  # keys that came after the run
+        cfg.update({key: value for key, value in load_config(list(cfg.words)).items() if key in missing})
+    elif missing:
         raise UserError(
             f"{path} is not a run of this version: its {CONFIG} lacks {', '.join(map(str, missing[:3]))}; "
             f"use the version that made it{made_by(path)}."
