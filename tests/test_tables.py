@@ -21,11 +21,11 @@ PROVENANCE = {"command", "commit", "machine", "versions"}
 def results(tmp_path: Path) -> Path:
     """A folder of results about two things, two seeds of one."""
     one = [
-        {"what": "rssm", "seed": 0, "return": 405.52, "episodes": [400, 411]},
-        {"what": "rssm", "seed": 1, "return": 470.7},
-        {"what": "mamba", "seed": 0, "return": 314.4},
+        {"what": "rssm", "seed": 0, "return": 405.52, "std": 4.0, "episodes": [400, 411], "baselines": {"a": 1, "b": 2}},
+        {"what": "rssm", "seed": 1, "return": 470.7, "seconds": 876, "error": {"15": 0.7}},
+        {"what": "mamba", "seed": 0, "return": 314.4, "stopped": True},
     ]
-    other = [{"what": "rssm", "ms": 1543.2}]
+    other = [{"what": "rssm", "ms": 1543.2}, {"what": "rssm", "ms": 7}]
     about = {"commit": "abc", "return": 1.0}
     (tmp_path / "first.json").write_text(json.dumps({"about": about, "tables": {"seeds": one, "cost": other}}))
     return tmp_path
@@ -38,7 +38,12 @@ def results(tmp_path: Path) -> Path:
         ("first/seeds", "{commit} {episodes:.1f}", ["abc 400.0, 411.0", "abc –", "abc –"]),
         ("first/seeds only seed=0", "`{what}`", ["`rssm`", "`mamba`"]),
         ("first/seeds by what", "{seed}: {return:.0f}", ["0, 1: 406, 471", "0: 314"]),
-        ("first/seeds + first/cost on what by what", "{ms:,.0f}", ["1,543", "–"]),
+        ("first/seeds + first/cost on what by what,seed", "{ms:,.0f}", ["1,543, 7", "1,543, 7", "–"]),
+        ("first/seeds by what over seed", "{return[1]:.0f} {std[0]}", ["471 4.0", "314 –"]),
+        ("first/seeds & first/cost only what=rssm only commit=abc", "{ms:.0f}", ["–", "–", "1543", "7"]),
+        ("first/seeds", "{return:.0f}[? ± {std:.0f}] [?({error[15]:.1f})]", ["406 ± 4", "471 (0.7)", "314"]),
+        ("first/seeds", "{seconds:min:s}{stopped:*}", ["––", "14:36–", "–*"]),
+        ("first/seeds", "{best_baseline} {baselines[a]}", ["2 1", "– –", "– –"]),
     ],
 )
 def test_a_block_shows_what_the_results_hold(results, source, column, cells):
