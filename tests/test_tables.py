@@ -21,7 +21,14 @@ PROVENANCE = {"command", "commit", "machine", "versions"}
 def results(tmp_path: Path) -> Path:
     """A folder of results about two things, two seeds of one."""
     one = [
-        {"what": "rssm", "seed": 0, "return": 405.52, "std": 4.0, "episodes": [400, 411], "baselines": {"a": 1, "b": 2}},
+        {
+            "what": "rssm",
+            "seed": 0,
+            "return": 405.52,
+            "std": 4.0,
+            "episodes": [400, 411],
+            "baselines": {"a": 1, "b": 2},
+        },
         {"what": "rssm", "seed": 1, "return": 470.7, "seconds": 876, "error": {"15": 0.7}},
         {"what": "mamba", "seed": 0, "return": 314.4, "stopped": True},
     ]
@@ -42,6 +49,7 @@ def results(tmp_path: Path) -> Path:
         ("first/seeds by what over seed", "{return[1]:.0f} {std[0]}", ["471 4.0", "314 –"]),
         ("first/seeds & first/cost only what=rssm only commit=abc", "{ms:.0f}", ["–", "–", "1543", "7"]),
         ("first/seeds", "{return:.0f}[? ± {std:.0f}] [?({error[15]:.1f})]", ["406 ± 4", "471 (0.7)", "314"]),
+        ("first/seeds\n  & first/cost\n  by what", "{error[15]}", ["–, 0.7, –, –", "–"]),
         ("first/seeds", "{seconds:min:s}{stopped:*}", ["––", "14:36–", "–*"]),
         ("first/seeds", "{best_baseline} {baselines[a]}", ["2 1", "– –", "– –"]),
     ],

@@ -12,10 +12,10 @@ is null. A record with `baselines` has a `best_baseline` too. A page says which 
     (what stands here is written anew)
     <!-- end -->
 
-The first line may, in this order, list tables below each other (`a/x & b/y`), add fields of others (`a/x + b/y on seed`),
-choose records (`only what=rssm,mamba`, more than once), and gather those that agree (`by what`): fields that differ
-become lists, or with `over delay` values by delay, `{recalled[50]}`. `on`, `by` and `over` take several fields with
-commas between.
+The first line, which indented ones may continue, can in this order list tables below each other (`a/x & b/y`), add
+fields of others (`a/x + b/y on seed`), choose records (`only what=rssm,mamba`, more than once), and gather those that
+agree (`by what`): fields that differ become lists, or with `over delay` values by delay, `{recalled[50]}`. `on`, `by`
+and `over` take several fields with commas between.
 
 A field that a record lacks or that is null is shown as a dash, and `[?…]` around one is left out. A list is shown with
 commas between. `{seconds:min:s}` writes 876 as 14:36, and `{stopped:*}` a star where `stopped` is true.
@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-BLOCK = re.compile(r"(<!-- table (?P<source>[^\n]+)\n(?P<columns>.*?)-->\n).*?(<!-- end -->)", re.DOTALL)
+BLOCK = re.compile(r"(<!-- table (?P<source>[^\n]+(?:\n  [^\n]+)*)\n(?P<columns>.*?)-->\n).*?(<!-- end -->)", re.DOTALL)
 CLAUSE = re.compile(r" (on|only|by|over) (\S+)")
 OPTIONAL = re.compile(r"\[\?((?:\{[^}]*\}|[^\]{])*)\]")
 DASH = "–"
@@ -47,7 +47,7 @@ class Cell(string.Formatter):
         name, *keys = field_name.replace("]", "").split("[")
         value = kwargs.get(name)
         for key in keys:
-            value = value.get(key) if isinstance(value, dict) else value
+            value = [_entry(item, key) for item in value] if isinstance(value, list) else _entry(value, key)
         return value, name
 
     def format_field(self, value: Any, format_spec: str) -> str:
@@ -59,7 +59,7 @@ class Cell(string.Formatter):
         if isinstance(value, bool):
             return format_spec if value else ""
         if format_spec == "min:s":
-            return f"{value // 60}:{value % 60:02}"
+            return f"{round(value) // 60}:{round(value) % 60:02}"
         return format(value, "" if isinstance(value, str) else format_spec)
 
     def line(self, form: str, record: Record) -> str:
@@ -71,6 +71,10 @@ class Cell(string.Formatter):
         return self.vformat(form, (), record)
 
 
+def _entry(value: Any, key: str) -> Any:
+    return value.get(key) if isinstance(value, dict) else value
+
+
 def records(table: str, folder: Path) -> list[Record]:
     """Read ``<topic>/<table>``, each record with what its file says about all of them."""
     topic, _, name = table.strip().partition("/")
@@ -79,7 +83,7 @@ def records(table: str, folder: Path) -> list[Record]:
 
 
 def _with_best(record: Record) -> Record:
-    scores = [score for score in record.get("baselines", {}).values() if score is not None]
+    scores = [score for score in (record.get("baselines") or {}).values() if score is not None]
     return {**record, "best_baseline": max(scores)} if scores else record
 
 
@@ -116,6 +120,7 @@ def _merged(values: list[Any], names: list[str] | None) -> Any:
 
 def selected(source: str, folder: Path) -> list[Record]:
     """Return the records that the first line of a block asks for."""
+    source = " ".join(source.split())
     clauses = dict(CLAUSE.findall(source))
     first, *others = CLAUSE.sub("", source).split(" + ")
     rows = [record for table in first.split(" & ") for record in records(table, folder)]
