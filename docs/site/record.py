@@ -1,8 +1,8 @@
-"""Append a finished run to a table of results: `python docs/site/record.py quickstart/seeds runs/<folder> [field=value …]`.
+"""Append a finished run to a table: `python docs/site/record.py quickstart/seeds runs/<folder> [field=value …]`.
 
 The record holds what the run's folder says, rounded, and the machine and versions that this script runs with: run it
 where the training ran, in its environment. What the file's `about` says already is left out. A field that is given
-replaces what was read: `beside=nothing`, `"machine=two cores of …"`. Then write the pages: `python docs/site/tables.py`.
+replaces what was read: `beside=nothing`, `"machine=two cores of …"`. Then `python docs/site/tables.py` writes the pages.
 """
 
 from __future__ import annotations
