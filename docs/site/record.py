@@ -2,7 +2,7 @@
 
 The record holds what the run's folder says, rounded, and the machine and versions that this script runs with: run it
 where the training ran, in its environment. What the file's `about` says already is left out. A field that is given
-replaces what was read: `beside=nothing`, `"machine=two cores of …"`. Then `python docs/site/tables.py` writes the pages.
+replaces what was read: `beside=nothing`, `"machine=two cores of …"`. Then `python docs/site/tables.py` writes pages.
 """
 
 from __future__ import annotations
