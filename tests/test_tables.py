@@ -55,10 +55,10 @@ def results(tmp_path: Path) -> Path:
     ],
 )
 def test_a_block_shows_what_the_results_hold(results, source, column, cells):
-    page = f"before\n<!-- table {source}\nname = {column}\n-->\nold\n<!-- end -->\nafter\n"
+    page = f"before\n<!-- table {source}\nname=x = {column}\n-->\nold\n<!-- end -->\nafter\n"
     written = tables.rewritten(page, results)
     rows = [line.strip("| ") for line in written.splitlines() if line.startswith("|")]
-    assert rows == ["name", "---", *cells]
+    assert rows == ["name=x", "---", *cells]
     assert written.startswith("before\n<!-- table ")
     assert written.endswith("<!-- end -->\nafter\n")
     assert "old" not in written

@@ -133,7 +133,7 @@ def selected(source: str, folder: Path) -> list[Record]:
 
 def table(source: str, columns: Iterable[str], folder: Path) -> str:
     """Write one table."""
-    named = [column.partition("=") for column in columns if column.strip()]
+    named = [column.partition(" = ") for column in columns if column.strip()]
     cell = Cell()
     lines = [[name.strip() for name, _, _ in named], ["---"] * len(named)]
     lines += [[cell.line(form.strip(), row) for _, _, form in named] for row in selected(source, folder)]
