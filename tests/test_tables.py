@@ -65,6 +65,12 @@ def test_a_block_shows_what_the_results_hold(results, source, column, cells):
     assert tables.rewritten(written, results) == written
 
 
+@pytest.mark.parametrize("source", ["first/cost", "first/seeds only what=rsm"])
+def test_a_block_of_what_no_record_has_is_refused(results, source):
+    with pytest.raises(ValueError, match="no record has return_of_none, std"):
+        tables.table(source, ["a = {std[1]:.1f}", "b = {return_of_none}"], results)
+
+
 def test_pages_are_as_the_results_have_them():
     """Else run `python docs/site/tables.py`."""
     pages = tables.pages(ROOT)

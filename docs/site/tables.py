@@ -132,11 +132,14 @@ def selected(source: str, folder: Path) -> list[Record]:
 
 
 def table(source: str, columns: Iterable[str], folder: Path) -> str:
-    """Write one table."""
+    """Write one table. One without rows is refused, and a column of a field that no record has."""
     named = [column.partition(" = ") for column in columns if column.strip()]
-    cell = Cell()
+    rows, cell = selected(source, folder), Cell()
+    asked = {field.split("[")[0] for _, _, form in named for _, field, _, _ in cell.parse(form) if field}
+    if missing := asked - {field for row in rows for field in row}:
+        raise ValueError(f"table {source}: no record has {', '.join(sorted(missing))}")
     lines = [[name.strip() for name, _, _ in named], ["---"] * len(named)]
-    lines += [[cell.line(form.strip(), row) for _, _, form in named] for row in selected(source, folder)]
+    lines += [[cell.line(form.strip(), row) for _, _, form in named] for row in rows]
     return "".join(
         "| " + " | ".join(line) + " |\n" if line[0] != "---" else "|---" * len(line) + "|\n" for line in lines
     )
