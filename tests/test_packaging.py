@@ -23,7 +23,7 @@ from worldmodels.envs.rendering import APT
 
 PACKAGES = ("worldmodels", "dynamics", "planners")
 PYTHONS = ("3.11", "3.12")
-FOLDERS = {".ci", "configs", "docs", "dynamics", "examples", "planners", "scripts", "tests", "worldmodels"}
+FOLDERS = {".ci", "configs", "docs", "dynamics", "examples", "planners", "results", "scripts", "tests", "worldmodels"}
 FILES = {
     ".gitignore",
     "LICENSE",
