@@ -6,7 +6,9 @@ import re
 import subprocess
 import sys
 
+import nbformat
 import pytest
+from nbclient import NotebookClient
 from places import ROOT
 
 
@@ -22,3 +24,15 @@ def test_an_example_learns_its_toy(name):
     before, after = re.search(r"untrained ([\d.]+), trained ([\d.]+)", run.stdout).groups()
     assert float(before) < 0.5
     assert float(after) == 1.0
+
+
+@pytest.mark.process
+def test_the_notebook_shows_a_run(finished_run, monkeypatch):
+    """Every cell runs, in less than a minute, and both clips and both figures are shown."""
+    monkeypatch.setenv("RUN", str(finished_run))
+    notebook = nbformat.read(ROOT / "examples" / "tour.ipynb", as_version=4)
+    NotebookClient(notebook, timeout=60, resources={"metadata": {"path": str(ROOT / "examples")}}).execute()
+    shown = [kind for cell in notebook.cells for output in cell.get("outputs", []) for kind in output.get("data", {})]
+    assert sorted(kind for kind in shown if kind.startswith("image/")) == ["image/gif"] * 2 + ["image/png"] * 2
+    printed = "".join(output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", []))
+    assert "after 120 frames" in printed
