@@ -59,6 +59,7 @@ def module(
     rates=None,
     optimizer=None,
     average=0.0,
+    warmup=0,
 ):
     cfg, world = config(*overrides), model(*overrides, observations=observations)
     world.heads.update(heads or {})
@@ -72,6 +73,7 @@ def module(
         prefix_rows(cfg),
         average,
         tmp_path / "bad_batch.pt",
+        warmup,
     )
     made.logged = {}
     made.log = lambda name, value, **_: made.logged.__setitem__(name, float(value))
@@ -371,15 +373,27 @@ def test_small_gradients_are_left_alone(tmp_path):
     assert trained.logged["grad/norm"] == trained.logged["grad/norm_after_clip"]
 
 
-def test_adaptive_clipping_bounds_each_unit_by_its_weights():
-    layer = nn.Linear(5, 3)
-    nn.init.ones_(layer.weight)
-    layer.weight.grad = torch.tensor([[10.0], [0.1], [0.0]]).expand(3, 5).clone()
-    layer.bias.grad = None
+def test_adaptive_clipping_bounds_each_tensor_by_its_weights():
+    """A spike in one unit is cut no further than an even gradient of the same norm."""
+    layer = nn.Linear(64, 64)
+    allowed = 0.3 * layer.weight.norm()
+    for gradient in (torch.zeros(64, 64), torch.full((64, 64), 7.83 / 64)):
+        if not gradient.any():
+            gradient[0] = 7.83 / 8
+        layer.weight.grad, layer.bias.grad = gradient.clone(), torch.zeros(64)
+        AdaptiveClip(0.3)(layer.parameters())
+        torch.testing.assert_close(layer.weight.grad.norm(), allowed.detach())
+        torch.testing.assert_close(layer.weight.grad / layer.weight.grad.norm(), gradient / gradient.norm())
+    layer.weight.grad = torch.full((64, 64), 1e-6)
     AdaptiveClip(0.3)([layer.weight])
-    weight_norm = 5**0.5
-    norms = layer.weight.grad.norm(dim=1)
-    torch.testing.assert_close(norms, torch.tensor([0.3 * weight_norm, 0.1 * weight_norm, 0.0]))
+    assert torch.equal(layer.weight.grad, torch.full((64, 64), 1e-6))
+
+
+def test_rates_rise_over_the_warm_up(tmp_path):
+    trained, rates = module(tmp_path, optimizer=partial(torch.optim.SGD, lr=1e-3), warmup=4), []
+    trained.after_step = lambda: rates.append(trained.optimizers().param_groups[0]["lr"])
+    fit(trained, tmp_path, steps=6)
+    assert rates == pytest.approx([0.0, 2.5e-4, 5e-4, 7.5e-4, 1e-3, 1e-3])
 
 
 def test_updates_learn(tmp_path):

@@ -62,6 +62,7 @@ class Optimizer:
     """How weights are updated."""
 
     lr: Annotated[Rate, "learning rate"]
+    warmup: Annotated[int, AtLeast(0), "updates in which the learning rates rise from 0"]
     encoder_lr: Annotated[float | None, AtLeast(0), "of parts that ask for it; null: lr"]
     param_groups: Annotated[
         Mapping[str, Mapping[str, Any]] | None, "options by part, where they differ: {model.encoder: {lr: 1e-4}}"

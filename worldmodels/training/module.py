@@ -19,7 +19,7 @@ from worldmodels.errors import UserError
 from worldmodels.model import WorldModel, merge_losses
 from worldmodels.objectives.base import Context
 from worldmodels.training.losses import LossBalance
-from worldmodels.training.optim import moving_average
+from worldmodels.training.optim import moving_average, warmed_up
 
 Clip = Callable[[Iterable[nn.Parameter]], None]
 
@@ -38,6 +38,7 @@ class WorldModelModule(lightning.LightningModule):
         prefix: rows in front of every window (:func:`~worldmodels.common.batch.context_rows`).
         average: share of the moving average that each update keeps. 0 acts with the newest weights.
         bad_batch: where a batch is saved whose loss or gradient is not finite.
+        warmup: updates in which the learning rates rise from 0.
     """
 
     def __init__(
@@ -51,12 +52,13 @@ class WorldModelModule(lightning.LightningModule):
         prefix: int,
         average: int | float,
         bad_batch: Path,
+        warmup: int = 0,
     ) -> None:
         super().__init__()
         self.model, self.planner, self.balance = model, planner, balance
         self._optimizer, self.clip = optimizer, clip
         self.parts = dict(parts)
-        self.prefix, self.bad_batch = prefix, bad_batch
+        self.prefix, self.bad_batch, self.warmup = prefix, bad_batch, warmup
         self.average = AveragedModel(
             nn.ModuleDict({"model": model, "planner": planner}), multi_avg_fn=moving_average(average)
         ).requires_grad_(False)
@@ -137,13 +139,15 @@ class WorldModelModule(lightning.LightningModule):
         for group, configured in zip(
             self.optimizers().param_groups, self.configure_optimizers().param_groups, strict=True
         ):
-            group["lr"] = configured["lr"]
+            group["lr"] = group["full_lr"] = configured["lr"]
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Step, and do what follows a step.
+        """Step at the rate that the warm-up has reached, and do what follows a step.
 
         Callbacks' ``on_train_batch_end`` save before the module's, which would be too late.
         """
+        for group in self.optimizers().param_groups:
+            group["lr"] = group["full_lr"] * warmed_up(self.warmup, self.trainer.global_step)
         super().optimizer_step(*args, **kwargs)
         self.after_step()
 

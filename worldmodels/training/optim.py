@@ -1,15 +1,17 @@
-"""Gradient clipping and the averaging of weights. Optimisers come from libraries."""
+"""Gradient clipping, DreamerV3's LaProp, warm-up and the averaging of weights. Other optimisers come from libraries."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Annotated
+from collections.abc import Callable, Iterable, Sequence
+from typing import Annotated, Any
 
 import torch
-from pytorch_optimizer.optimizer.agc import agc
 from torch import Tensor, nn
 
-from worldmodels.common.options import Between, MoreThan, checked
+from worldmodels.common.options import AtLeast, Between, MoreThan, checked
+
+SMALLEST_NORM = 1e-3
+"""Norm that weights count as having at least, so that those that begin at zero can move."""
 
 
 class NormClip:
@@ -25,19 +27,80 @@ class NormClip:
 
 
 class AdaptiveClip:
-    """Bound each unit's gradient by ``factor`` times its weights' norm (Brock et al. 2021). DreamerV3 uses 0.3."""
+    """Bound each tensor's gradient by ``factor`` times the norm of its weights, as DreamerV3 does.
+
+    ``g / max(1, |g| / (factor max(1e-3, |w|)))``. Brock et al. (2021) bound the units of a tensor apart.
+    """
 
     @checked
     def __init__(
-        self, factor: Annotated[float, MoreThan(0), "norm of a unit's gradient, in norms of its weights"] = 0.3
+        self, factor: Annotated[float, MoreThan(0), "norm of a tensor's gradient, in norms of its weights"] = 0.3
     ) -> None:
         self.factor = factor
 
     @torch.no_grad()
     def __call__(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Clip each unit's gradient in place."""
-        for parameter in parameters:
-            parameter.grad.copy_(agc(parameter, parameter.grad, agc_clip_val=self.factor))
+        """Clip each tensor's gradient in place."""
+        weights = list(parameters)
+        gradients = [weight.grad for weight in weights]
+        allowed = torch._foreach_maximum(torch._foreach_norm(weights), SMALLEST_NORM)
+        excess = torch._foreach_div(torch._foreach_norm(gradients), torch._foreach_mul(allowed, self.factor))
+        torch._foreach_div_(gradients, torch._foreach_maximum(excess, 1.0))
+
+
+class LaProp(torch.optim.Optimizer):
+    """Average gradients after they were scaled by their size (Ziyin et al. 2020), as DreamerV3 does.
+
+    ``nu = b2 nu + (1 - b2) g^2``, ``mu = b1 mu + (1 - b1) g / (sqrt(nu / (1 - b2^k)) + eps)``,
+    ``w -= lr mu / (1 - b1^k)``. Nothing is added under the root, so that gradients of any size move weights alike.
+    """
+
+    @checked
+    def __init__(
+        self,
+        params: Any,
+        lr: Annotated[float, AtLeast(0), "learning rate"],
+        betas: Annotated[
+            Sequence[Annotated[float, Between(0, 1, "high")]],
+            "shares that the averages of scaled gradients and of squares keep",
+        ] = (0.9, 0.999),
+        eps: Annotated[float, MoreThan(0), "added to the root"] = 1e-20,
+    ) -> None:
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "step": 0})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
+        """Move every weight that has a gradient."""
+        loss = None if closure is None else torch.enable_grad()(closure)()
+        for group in self.param_groups:
+            group["step"] += 1
+            self._move(group, [weight for weight in group["params"] if weight.grad is not None])
+        return loss
+
+    def _move(self, group: dict[str, Any], weights: list[nn.Parameter]) -> None:
+        if not weights:
+            return
+        (keep, keep_squares), step = group["betas"], group["step"]
+        gradients = [weight.grad for weight in weights]
+        states = [self._state(weight) for weight in weights]
+        squares, averages = ([state[key] for state in states] for key in ("squares", "average"))
+        torch._foreach_mul_(squares, keep_squares)
+        torch._foreach_addcmul_(squares, gradients, gradients, 1 - keep_squares)
+        scale = torch._foreach_sqrt(torch._foreach_div(squares, 1 - keep_squares**step))
+        torch._foreach_add_(scale, group["eps"])
+        torch._foreach_lerp_(averages, torch._foreach_div(gradients, scale), 1 - keep)
+        torch._foreach_add_(weights, averages, alpha=-group["lr"] / (1 - keep**step))
+
+    def _state(self, weight: nn.Parameter) -> dict[str, Tensor]:
+        state = self.state[weight]
+        if not state:
+            state["squares"], state["average"] = torch.zeros_like(weight), torch.zeros_like(weight)
+        return state
+
+
+def warmed_up(updates: int, done: int) -> float:
+    """Return the share of the learning rate after ``done`` updates of a linear warm-up: 0 for the first of them."""
+    return min(1.0, done / updates) if updates else 1.0
 
 
 @checked

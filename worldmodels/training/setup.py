@@ -178,6 +178,7 @@ def build_module(cfg: DictConfig, folder: Path, model: Any, envs: VectorEnv | Sp
         prefix_rows(cfg),
         cfg.optimizer.ema_decay,
         folder / "bad_batch.pt",
+        cfg.optimizer.warmup,
     )
 
 
