@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 from typing_extensions import override
@@ -113,11 +114,16 @@ class ActorCritic(Learner):
         return imagined, imagined.carry["raw"]
 
     def _actor_loss(self, feat: Tensor, raw: Tensor, value: Tensor, returns: Tensor) -> Tensor:
-        """Unweighted, [N, H]: policy gradient with the critic as baseline, or minus the returns themselves."""
+        """Unweighted, [N, H]: policy gradient with the critic as baseline, or minus the return itself.
+
+        The return of the start alone, in place of those of all steps: later rewards are in it already, and would count
+        once for every state before them. H times, as the mean over steps is taken.
+        """
         actions = self.actor(feat)
         scale = self.return_scale(returns)
         if self.gradient == "dynamics":
-            gain = returns / scale
+            steps = returns.shape[1]
+            gain = F.pad(steps * returns[:, :1] / scale, (0, steps - 1))
         else:
             gain = actions.log_prob(raw.detach()) * ((returns - value) / scale).detach()
         return -(gain + self.entropy * actions.entropy(raw.detach()))

@@ -188,10 +188,7 @@ class PolicyNetwork(nn.Module):
 
 @dataclass(frozen=True)
 class SampledPolicy:
-    """Draws from a policy while imagining. Its carry is the raw action, which a policy gradient needs.
-
-    No gradient leads through a feature to the states before: it leads back by actions alone.
-    """
+    """Draws from a policy while imagining. Its carry is the raw action, which a policy gradient needs."""
 
     policy: Callable[[Tensor], ActionDistribution]
     action_dim: int
@@ -202,10 +199,9 @@ class SampledPolicy:
 
     def __call__(self, state: State, carry: Memory, noise: Tensor | None) -> tuple[Float[Tensor, "N A"], Memory]:
         """Draw with ``noise`` [N, A], or where there is none with numbers of the global stream."""
-        feat = state.feat.detach()
-        actions = self.policy(feat)
+        actions = self.policy(state.feat)
         if noise is None:
-            noise = torch.randn(len(feat), self.action_dim, device=feat.device)
+            noise = torch.randn(len(state.feat), self.action_dim, device=state.feat.device)
         raw = actions.draw(noise)
         return actions.action(raw), {"raw": raw}
 

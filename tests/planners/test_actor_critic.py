@@ -391,6 +391,28 @@ def taught(planner, true, start, updates, lr):
     return planner.eval()
 
 
+def test_no_gradient_leads_away_from_the_best_plan():
+    """Under the exact value. Counted once for every state before it, a reward would pull at the first action."""
+    true, gamma, lam = LinearGaussian(cost=0.3), 0.9, 0.95
+    gain, value = true.regulator(gamma)
+    planner = build("actor_critic", true)
+    planner.gamma, planner.lam, planner.gradient, planner.entropy = gamma, lam, "dynamics", 0.0
+    start, plan = true.start(16, 0.1), []
+    feat = start.feat
+    for _ in range(8):
+        plan.append(-feat @ gain.T)
+        feat, _, _ = true.step(feat, plan[-1])
+    actions = torch.stack(plan, dim=1).requires_grad_()
+    assert actions.abs().max() < 1
+    imagined = true.imagine(start, actions, 8, frozen=True)
+    values = -torch.einsum("nhi,ij,nhj->nh", imagined.feat, value, imagined.feat)
+    returns = lambda_returns(imagined.reward, imagined.cont, values[:, 1:], gamma, lam)
+    weight = reach_weights(torch.ones(16, dtype=torch.bool), imagined.cont, gamma)
+    loss = planner._actor_loss(imagined.feat[:, :-1].detach(), actions, values[:, :-1], returns)
+    [gradient] = torch.autograd.grad((weight * loss).mean(), actions)
+    assert gradient.abs().max() < 1e-6
+
+
 @pytest.mark.learns
 @pytest.mark.parametrize("gradient", ["reinforce", "dynamics"])
 def test_it_learns_the_optimum_of_the_linear_gaussian_world(gradient):

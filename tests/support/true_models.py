@@ -90,8 +90,22 @@ class LinearGaussian(TrueModel):
         reward = -feat.square().sum(1) - self.cost * action.square().sum(1)
         return feat, reward, torch.ones_like(reward)
 
-    def best_plan(self, feat: Tensor, length: int, gamma: float) -> Tensor:
-        """The best plan [N, length, A] without the box, by least squares in float64."""
+    def regulator(self, gamma: float) -> tuple[Tensor, Tensor]:
+        """Gain K and value P of the best policy without the box: ``u = -K x`` earns ``-x P x``, by Riccati."""
+        a, b = self.a.double() * gamma**0.5, self.b.double() * gamma**0.5
+        value = torch.zeros(3, 3).double()
+        for _ in range(2000):
+            cost = value + torch.eye(3).double() / gamma  # of the state that an action leads to, and of all after it
+            gain = torch.linalg.solve(b.T @ cost @ b + self.cost * torch.eye(2).double(), b.T @ cost @ a)
+            closed = a - b @ gain
+            value = closed.T @ cost @ closed + self.cost * gain.T @ gain
+        return gain.float(), value.float()
+
+    def best_plan(self, feat: Tensor, length: int, gamma: float, box: bool = True) -> Tensor:
+        """The best plan [N, length, A] with actions in [-1, 1], or with any actions, in float64.
+
+        Without the box by least squares; with it by accelerated gradients that are projected onto it, from there.
+        """
         a, b, x = self.a.double(), self.b.double(), feat.double()
         rows, targets = [], []
         power = [torch.linalg.matrix_power(a, k) for k in range(length + 1)]
@@ -103,8 +117,24 @@ class LinearGaussian(TrueModel):
         effort = torch.cat([torch.full((2,), gamma ** (t / 2)) for t in range(length)]).double() * self.cost**0.5
         rows.append(torch.diag(effort))
         targets.append(torch.zeros(2 * length, len(x)).double())
-        solution = torch.linalg.lstsq(torch.cat(rows), torch.cat(targets)).solution
-        return solution.T.reshape(len(x), length, 2).float()
+        matrix, target = torch.cat(rows), torch.cat(targets)
+        plan = torch.linalg.lstsq(matrix, target).solution
+        if box:
+            plan = boxed_least_squares(matrix, target, plan)
+        return plan.T.reshape(len(x), length, 2).float()
+
+
+def boxed_least_squares(matrix: Tensor, target: Tensor, first: Tensor, iterations: int = 3000) -> Tensor:
+    """The ``x`` in [-1, 1] of the least ``|matrix x - target|`` (FISTA, Beck and Teboulle 2009)."""
+    square, image = matrix.T @ matrix, matrix.T @ target
+    rate = 1 / torch.linalg.eigvalsh(square)[-1]
+    x = ahead = first.clamp(-1, 1)
+    momentum = 1.0
+    for _ in range(iterations):
+        before, x = x, (ahead - rate * (square @ ahead - image)).clamp(-1, 1)
+        momentum, last = (1 + (1 + 4 * momentum**2) ** 0.5) / 2, momentum
+        ahead = x + (last - 1) / momentum * (x - before)
+    return x
 
 
 class Chain(TrueModel):
