@@ -27,6 +27,7 @@ from worldmodels.runs.edit import override, require_learned
 from worldmodels.runs.folders import AVERAGE, read_checkpoint, read_config, save_config, versions
 from worldmodels.runs.loading import load_run
 from worldmodels.training.run import planner_config, resumed_config
+from worldmodels.training.setup import rows_kept
 
 # Words on the command line -------------------------------------------------------------------------------------------
 
@@ -109,7 +110,7 @@ def test_the_published_protocol_is_one_word():
     cfg = load_config(["experiment=published"])
     assert (cfg.choices.optimizer, cfg.choices.latent) == ("laprop", "categorical")
     assert (cfg.env["size"], cfg.env.action_repeat, cfg.env.render.quality, cfg.env.num_envs) == (64, 2, "full", 1)
-    assert (cfg.data.batch_size, cfg.data.length, cfg.loss_scales.pixels) == (16, 64, 1.0)
+    assert (cfg.data.batch_size, cfg.data.length, cfg.objective.reconstruction.loss_scales.pixels) == (16, 64, 1.0)
 
 
 @pytest.mark.process
@@ -132,8 +133,20 @@ def test_switches_are_true_or_false():
 
 def test_whole_numbers_may_be_written_with_an_exponent():
     cfg = load_config(["frames=1e6", "train_ratio=0.5"])
-    assert (cfg.frames, cfg.data.capacity, cfg.train_ratio) == (1_000_000, 1_000_000, 0.5)
-    assert isinstance(cfg.data.capacity, int)
+    assert (cfg.frames, cfg.train_ratio) == (1_000_000, 0.5)
+    assert isinstance(cfg.frames, int)
+
+
+@pytest.mark.parametrize(
+    ("words", "rows"),
+    [
+        (["env.action_repeat=4"], 120_000 // 4 * 11 // 10 + 4),
+        (["env.action_repeat=1", "frames=1e6", "env.num_envs=1"], 1_100_001),
+        (["data.capacity=500"], 500),
+    ],
+)
+def test_rows_are_kept_for_decisions_not_frames(words, rows):
+    assert rows_kept(load_config(words)) == rows
 
 
 @pytest.mark.process

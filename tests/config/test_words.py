@@ -60,7 +60,7 @@ def test_stored_values_are_the_composed_ones(tmp_path):
     cfg = load_config(["frames=1e6", "env.num_envs=2.0"])
     OmegaConf.save(cfg, tmp_path / "config.yaml")
     assert OmegaConf.load(tmp_path / "config.yaml") == cfg
-    assert (cfg.data.capacity, cfg.env.num_envs) == (1_000_000, 2)
+    assert (cfg.frames, cfg.env.num_envs) == (1_000_000, 2)
     assert isinstance(cfg.env.num_envs, int)
 
 

@@ -110,8 +110,18 @@ def test_pixels_are_scaled_once_and_alike_in_encoder_and_decoder():
     nn.init.constant_(decoder.layers[-1].bias, math.log(0.2 / 0.8))
     feat = torch.randn(3, 7)
     torch.testing.assert_close(decoder(feat), torch.full((3, 3, 16, 16), 0.2))
-    expected = torch.tensor([0.2**2, 0.0, 0.8**2]) * 3 * 16 * 16
-    torch.testing.assert_close(decoder.loss(feat, images), expected, atol=1e-4, rtol=1e-4)
+    expected = torch.tensor([0.2**2, 0.0, 0.8**2]) * 3 * 64 * 64  # which images of every size weigh
+    torch.testing.assert_close(decoder.loss(feat, images), expected, atol=2e-3, rtol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(3, 16, 16), (3, 32, 32), (3, 64, 64), (9, 64, 64), (1, 32, 32)])
+def test_images_weigh_alike_whatever_their_size(shape):
+    """A plain sum at DreamerV3's 3 x 64 x 64."""
+    decoder = PixelDecoder(7, shape, depth=1)
+    nn.init.zeros_(decoder.layers[-1].weight)
+    nn.init.zeros_(decoder.layers[-1].bias)
+    black = torch.zeros(2, *shape, dtype=torch.uint8)
+    torch.testing.assert_close(decoder.loss(torch.randn(2, 7), black), torch.full((2,), 0.25 * 3 * 64 * 64))
 
 
 @pytest.mark.parametrize("shape", [(3, 40, 40), (3, 32, 64), (3, 8, 8), (3, 0, 0)])
@@ -139,7 +149,7 @@ def test_reconstruction_losses_sum_over_an_observation():
     with torch.no_grad():
         loss, decoded = decoder.loss(feat, rows), decoder(feat)
     pixels = (decoded["pixels"].double().numpy() - rows["pixels"].numpy() / 255) ** 2
-    np.testing.assert_allclose(loss["pixels"], pixels.sum((2, 3, 4)), rtol=1e-5)
+    np.testing.assert_allclose(loss["pixels"], 16 * pixels.sum((2, 3, 4)), rtol=1e-5)
     state = (symlog(decoded["state"].double()) - symlog(rows["state"].double())).square()
     np.testing.assert_allclose(loss["state"], state.sum(2), rtol=1e-4)
 

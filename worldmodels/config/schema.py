@@ -25,7 +25,9 @@ class Data:
     ]
     batch_size: Annotated[Count, "windows of an update"]
     length: Annotated[Count, "rows of a window"]
-    capacity: Annotated[Count, "rows kept; full rings overwrite their oldest"]
+    capacity: Annotated[
+        int | None, AtLeast(1), "rows kept; full rings overwrite their oldest; null: as many as frames= gives"
+    ]
     limit_gib: Annotated[float, MoreThan(0), "most that the replay may take on disk, in GiB"]
     cross_resets: Annotated[bool, "whether windows may run from one episode into the next"]
     context: Annotated[ContextMode, "what precedes a window"]

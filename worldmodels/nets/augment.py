@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Shaped
 from torch import Tensor, nn
 
 
@@ -15,14 +14,14 @@ class RandomShift(nn.Module):
         super().__init__()
         self.most = most
 
-    def forward(self, images: Float[Tensor, "N C S S"]) -> Float[Tensor, "N C S S"]:
+    def forward(self, images: Shaped[Tensor, "*B C S S"]) -> Shaped[Tensor, "*B C S S"]:
         """Shift by whole pixels, each image by its own number."""
-        if not self.training:
+        if not self.training or not self.most:
             return images
-        n, _, size, _ = images.shape
-        padded = F.pad(images, [self.most] * 4, mode="replicate")
-        place = torch.arange(size, device=images.device)
+        flat, size = images.flatten(0, -4), images.shape[-1]
+        n, place = len(flat), torch.arange(size, device=images.device)
         corner = torch.randint(2 * self.most + 1, (2, n, 1), device=images.device)
-        row, column = corner + place
+        row, column = (corner + place - self.most).clamp(0, size - 1)
         each = torch.arange(n, device=images.device)[:, None, None]
-        return padded.movedim(1, -1)[each, row[:, :, None], column[:, None, :]].movedim(-1, 1)
+        moved = flat.movedim(1, -1)[each, row[:, :, None], column[:, None, :]].movedim(-1, 1)
+        return moved.unflatten(0, images.shape[:-3])

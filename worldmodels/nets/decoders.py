@@ -16,6 +16,9 @@ from worldmodels.nets.distributions import symexp, symlog
 from worldmodels.nets.encoders import CHANNEL_MULTIPLES, ObservationSpec, check_image_size, pixels_to_float, stages
 from worldmodels.nets.layers import DEFAULT_STYLE, MLP, DenseNormAct, NetStyle, init_linear_
 
+PUBLISHED_NUMBERS = 3 * 64 * 64
+"""Numbers of an image in DreamerV3, whose loss is a plain sum."""
+
 
 class PixelDecoder(nn.Module):
     """Mirror of the pixel encoder: [..., F] to images in [0, 1]."""
@@ -23,6 +26,7 @@ class PixelDecoder(nn.Module):
     def __init__(self, feat_dim: int, shape: tuple[int, ...], depth: int, style: NetStyle = DEFAULT_STYLE) -> None:
         super().__init__()
         size = check_image_size(shape)
+        self.loss_weight = PUBLISHED_NUMBERS / math.prod(shape)
         side = size // 2 ** stages(size)
         channels = [depth * m for m in reversed(CHANNEL_MULTIPLES[: stages(size)])] + [shape[0]]
         self.start = DenseNormAct(feat_dim, channels[0] * side**2, style)
@@ -44,8 +48,8 @@ class PixelDecoder(nn.Module):
         return images.float().sigmoid().unflatten(0, lead)
 
     def loss(self, feat: Float[Tensor, "... F"], pixels: Tensor) -> Float[Tensor, "..."]:
-        """Squared error summed over the image."""
-        return (self(feat) - pixels_to_float(pixels)).square().sum((-1, -2, -3))
+        """Squared error summed over the image, times what makes images of any size weigh as published ones do."""
+        return self.loss_weight * (self(feat) - pixels_to_float(pixels)).square().sum((-1, -2, -3))
 
 
 class StateDecoder(nn.Module):

@@ -90,7 +90,7 @@ class Encoder(nn.Module):
         style: NetStyle = DEFAULT_STYLE,
     ) -> None:
         super().__init__()
-        self.shift = RandomShift(random_shift) if random_shift else nn.Identity()
+        self.shift = RandomShift(random_shift)
         self.observations = dict(observations)
         self.pixels = PixelEncoder(observations["pixels"][0], depth, style) if "pixels" in observations else None
         self.state = (
@@ -101,14 +101,17 @@ class Encoder(nn.Module):
             raise UserError(f"observations hold neither 'pixels' nor 'state' but {sorted(observations)}.")
         self.embed_shape = (sum(part.out_dim for part in parts),)
 
+    def augment(self, obs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """While training, return observations with their images moved, for whatever reads them. Goals stay."""
+        return {**obs, "pixels": self.shift(obs["pixels"])} if "pixels" in obs else obs
+
     def forward(self, obs: dict[str, Tensor]) -> Float[Tensor, "... E"]:
         """Embed observations with any leading axes: ``pixels`` [..., C, S, S] and ``state`` [..., n]."""
         parts = []
         if self.pixels is not None:
             lead = obs["pixels"].shape[:-3]
             pixels = pixels_to_float(obs["pixels"]).flatten(0, -4) - 0.5
-            pixels = self.shift(pixels).contiguous(memory_format=torch.channels_last)
-            parts.append(self.pixels(pixels).unflatten(0, lead))
+            parts.append(self.pixels(pixels.contiguous(memory_format=torch.channels_last)).unflatten(0, lead))
         if self.state is not None:
             parts.append(self.state(symlog(obs["state"].float())))
         return torch.cat([part.float() for part in parts], dim=-1)

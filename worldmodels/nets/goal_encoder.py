@@ -37,6 +37,10 @@ class GoalEncoder(nn.Module):
     def forward(self, obs: dict[str, Tensor]) -> Float[Tensor, "..."]:
         return torch.stack([self.encoder(obs), self._embed_goals(obs)], dim=-len(self.embed_shape))
 
+    def augment(self, obs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return observations as the encoder augments them. Goals stay as they are shown."""
+        return self.encoder.augment(obs)
+
     def _embed_goals(self, obs: dict[str, Tensor]) -> Float[Tensor, "... E"]:
         """Each goal once, however many rows in succession show it."""
         shapes = {key: self.observations[key][0] for key in obs if key.startswith(GOAL_PREFIX)}

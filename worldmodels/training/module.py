@@ -67,7 +67,7 @@ class WorldModelModule(lightning.LightningModule):
 
     def losses(self, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], Rollout]:
         """Return every loss by name, unreduced, and the rollout behind them."""
-        prefix, window = split_context(batch, self.prefix)
+        prefix, window = split_context(self.model.encoder.augment(batch), self.prefix)
         start = self.start(self.model, prefix, window)
         context = Context(self.model, self.planner, self.average.n_averaged)
         losses, rollout = self.model.losses(window, start, context)

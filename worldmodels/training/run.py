@@ -43,7 +43,7 @@ from worldmodels.runs.loading import load_run
 from worldmodels.training.loggers import log_scores
 from worldmodels.training.malloc import keep_freed_memory
 from worldmodels.training.parts import new_parts, parts, without
-from worldmodels.training.setup import Training, assemble
+from worldmodels.training.setup import Training, assemble, rows_kept
 
 log = logging.getLogger(__name__)
 
@@ -257,7 +257,7 @@ def resumed_config(folder: Path, words: list[str]) -> DictConfig:
     before = read_config(folder)
     said = {bare(word) for word in words}
     if "data.capacity" not in said:  # rows on disk are what they are, whatever frames= says now
-        words = [f"data.capacity={before.data.capacity}", *words]
+        words = [f"data.capacity={rows_kept(before)}", *words]
     cfg = override(before, words)
     require_same(
         cfg, before, words, f" when resuming: {folder} was trained with another; start a new run", folder, replayed

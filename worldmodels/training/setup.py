@@ -192,7 +192,7 @@ def build_dataset(
         folder / "replay",
         row_spec(envs, model if data.context == "latent" else None),
         envs.num_envs,
-        data.capacity,
+        rows_kept(cfg),
         data.limit_gib,
         data.cross_resets,
         cfg.seed,
@@ -201,10 +201,10 @@ def build_dataset(
     rows = data.length + module.prefix
     if replay.layout.steps < rows:
         raise UserError(
-            f"data.capacity={data.capacity} keeps {replay.layout.steps} rows of each environment, too few for windows "
+            f"data.capacity={rows_kept(cfg)} keeps {replay.layout.steps} rows of each environment, too few for windows "
             f"of {rows}: raise data.capacity or lower data.length.",
             option="data.capacity",
-            value=data.capacity,
+            value=rows_kept(cfg),
         )
     agent = Agent(envs.num_envs, model, True, torch.Generator())
     repeat = cfg.env.get("action_repeat", 1)
@@ -226,7 +226,17 @@ def build_dataset(
         build_planner(cfg.prefill_planner, envs.action_dim, envs.discrete),
         data.batch_size,
         rows,
+        planner.reads_later,
     )
+
+
+def rows_kept(cfg: DictConfig) -> int:
+    """Return ``data.capacity``, or rows for the decisions of all frames and a tenth more.
+
+    Every episode adds the row that it begins with. Those of less than ten decisions overwrite the oldest rows.
+    """
+    decisions = cfg.frames // cfg.env.get("action_repeat", 1)
+    return cfg.data.capacity or decisions + decisions // 10 + cfg.env.num_envs
 
 
 def warn_cold_starts(module: WorldModelModule, length: int) -> None:
@@ -284,4 +294,5 @@ def build_offline(
             "data=%s: %.0f %% of the rows are in episodes of less than %d, too short for a whole window or plan",
             *(data.dataset, 100 * lost, needed),
         )
-    return OfflineDataset(replay, data.batch_size, rows, cfg.updates, stopwatch, repeat)
+    later = module.planner.reads_later
+    return OfflineDataset(replay, data.batch_size, rows, cfg.updates, stopwatch, repeat, later)
