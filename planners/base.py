@@ -202,6 +202,11 @@ class Planner(nn.Module, ABC):
         """Return the share of its training trajectories that begin in a window's first row, of ``length``."""
         return 0.0
 
+    @property
+    def reads_later(self) -> bool:
+        """Whether it learns from rows behind a training window too, of the same episode: goals in hindsight."""
+        return False
+
     def check(self, dynamics: Dynamics, length: int) -> None:
         """Refuse a backbone, or training windows of ``length`` rows, that it cannot use: asked before a training."""
         return

@@ -17,6 +17,7 @@ from planners.learning.hindsight import encode_goals, sample_future_rows
 from planners.learning.learner import PolicyPlanner
 from planners.learning.policies import POLICY_GIVEN, ActionDistribution, PolicyNetwork
 from worldmodels.common.batch import mean_weights
+from worldmodels.common.columns import LATER_ROWS
 from worldmodels.common.options import Between, Fields, checked, inside
 from worldmodels.nets.layers import DEFAULT_STYLE, NetStyle
 
@@ -45,6 +46,11 @@ class Cloning(PolicyPlanner):
         with inside("policy"):
             self.actor = PolicyNetwork(feat_dim, action_dim, discrete, style=style, **policy)
 
+    @property
+    @override
+    def reads_later(self) -> bool:
+        return self.goal_dim > 0 and self.hindsight > 0
+
     def check(self, dynamics: Dynamics, length: int) -> None:
         """Refuse windows without a state and the action that leads on from it."""
         require_window(length, 2, "cloning learns from steps")
@@ -65,10 +71,10 @@ class Cloning(PolicyPlanner):
         return {"clone": -self.policy(feat).log_prob(batch["action"][:, 1:]) * mean_weights(valid)}
 
     def _relabeled(self, model: Model, feat: Tensor, batch: dict[str, Tensor]) -> Tensor:
-        """Goals as frames that came later in the same episode."""
+        """Goals as frames that came later in the same episode, behind the window too where the batch tells of them."""
         b, t = feat.shape[:2]
         now = torch.arange(t, device=feat.device).expand(b, -1)
-        goal = encode_goals(model, batch, sample_future_rows(batch["is_first"], now, t))
+        goal = encode_goals(model, batch, sample_future_rows(batch["is_first"], now, t, batch.get(LATER_ROWS)))
         chosen = torch.rand(b, t, 1, device=feat.device) < self.hindsight
         latent, own = split_goal(feat, self.goal_dim)
         return torch.cat([latent, torch.where(chosen, goal, own)], dim=-1)

@@ -110,6 +110,11 @@ class Diffusion(Replanner):
     def min_window(self) -> int:
         return self.plan_horizon + 1
 
+    @property
+    @override
+    def reads_later(self) -> bool:
+        return self.learner.reads_later
+
     def cold_start_fraction(self, length: int) -> float:
         """Return one in as many trajectories as a window holds, at one in as many offsets."""
         count, offsets = window_slots(length, self.plan_horizon)

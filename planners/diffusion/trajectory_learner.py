@@ -20,6 +20,7 @@ from planners.learning.hindsight import encode_goals, sample_future_rows
 from planners.learning.learner import Gamma
 from planners.learning.returns import recorded_returns
 from worldmodels.common.batch import mean_weights
+from worldmodels.common.columns import LATER_ROWS
 from worldmodels.common.options import Between, Fields, checked
 from worldmodels.errors import OptionError
 from worldmodels.heads.base import Layers, Units
@@ -98,6 +99,11 @@ class TrajectoryLearner(nn.Module):
             self.step_errors = Normalizer(latent)
             self.arrival_errors = Normalizer(latent) if goal_dim else None
 
+    @property
+    def reads_later(self) -> bool:
+        """Whether goals are conditions, which may lie anywhere in the rest of the episode."""
+        return self.goal_dim > 0 and any(label.reads_goal for label in self.labels.values())
+
     def loss(self, model: LearnedModel, rollout: Rollout, batch: dict[str, Tensor], length: int) -> dict[str, Tensor]:
         """``denoise`` [B K, L] on the K windows of L steps in each row, and what else is learned.
 
@@ -137,8 +143,8 @@ class TrajectoryLearner(nn.Module):
         goal, ends = None, torch.ones(len(post) * count, dtype=torch.int64, device=post.device)
         if self.goal_dim:
             now = begins.expand(len(post), -1)
-            anywhere = any(label.reads_goal for label in self.labels.values())
-            chosen = sample_future_rows(batch["is_first"], now, rows if anywhere else max(1, length - 1))
+            reach = (rows, batch.get(LATER_ROWS)) if self.reads_later else (max(1, length - 1), None)
+            chosen = sample_future_rows(batch["is_first"], now, *reach)
             ends, goal = (chosen - now).flatten(), encode_goals(model, batch, chosen).flatten(0, 1)
         window = Window(
             split_goal(post[:, steps].flatten(0, 1), self.goal_dim)[0],

@@ -107,6 +107,34 @@ def test_an_episode_is_read_from_a_row_on_as_far_as_it_goes(tmp_path, rows):
     assert len(replay.episode_from(rows, 4, 0)["tick"]) == 0
 
 
+@pytest.mark.parametrize("rows", [STEPS // 2, STEPS, STEPS + 17])
+@pytest.mark.parametrize("ahead", [2, 1024])
+def test_a_later_row_is_drawn_from_the_rest_of_the_episode(tmp_path, monkeypatch, rows, ahead):
+    """Each of those behind a window alike, on a ring that has wrapped too; none is told of where it ends there."""
+    monkeypatch.setattr("worldmodels.data.replay.LOOK_AHEAD", ahead)
+    replay = fill(make(tmp_path), rows)
+    batch = replay.sample(3000, 3, later=True)
+    assert batch["later_state"].shape == (3000, 1, 4)
+    last, env = batch["tick"][:, -1], batch["env"][:, -1]
+    episode, step = last // torch.tensor(EPISODE)[env], last % torch.tensor(EPISODE)[env]
+    left = torch.minimum(torch.tensor(EPISODE)[env] - 1 - step, rows - 1 - last)
+    assert torch.equal(batch["later_rows"][:, 0], left)
+    assert torch.equal(batch["later_state"][:, 0, 0].long(), episode)
+    ahead = batch["later_state"][:, 0, 1].long() - step
+    assert torch.equal(ahead == 0, left == 0)
+    assert (ahead <= left).all()
+    far = ahead[left == 4]
+    assert (far.bincount(minlength=5)[1:] / len(far) - 0.25).abs().max() < 0.12
+    _, window = split_context(batch, 1)
+    assert window["later_state"].shape == (3000, 1, 4)
+    assert window["state"].shape == (3000, 2, 4)
+
+
+def test_later_rows_change_no_window_that_is_drawn_without(tmp_path):
+    one, other = (fill(make(tmp_path / name), STEPS) for name in ("a", "b"))
+    assert torch.equal(one.sample(4, 3)["tick"], other.sample(4, 3, later=True)["tick"])
+
+
 def test_no_valid_start_is_a_clear_error(tmp_path):
     replay = make(tmp_path)
     assert not replay.can_sample(1)

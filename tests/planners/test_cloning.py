@@ -65,6 +65,23 @@ def test_goals_are_states_that_came_later(hindsight):
             assert any(torch.allclose(goal[b, t], latent, atol=1e-5) for latent in later)
 
 
+def test_goals_may_lie_behind_the_window():
+    model = build_model(config("dynamics=implicit"), WITH_GOAL, ACTION)
+    size = model.dynamics.goal_dim
+    planner = Cloning(2 * size, ACTION, False, POLICY, goal_dim=size, hindsight=1.0)
+    assert planner.reads_later
+    assert not Cloning(2 * size, ACTION, False, POLICY, goal_dim=size, hindsight=0.0).reads_later
+    rows = with_reset(batch(size=3, length=6, observations=WITH_GOAL))
+    rows["is_first"][:, 1:] = False
+    rows |= {"goal_pixels": rows["pixels"].flip(1), "goal_state": rows["state"] + 50}
+    rollout, _, _ = model.observe(rows, model.initial(3))
+    behind = {"later_pixels": rows["pixels"][:, :1], "later_state": rows["state"][:, :1] + 7}
+    rows |= behind | {"later_rows": torch.full((3, 1), 10**6)}  # so many that all goals are behind
+    goal = planner._relabeled(model, rollout.post[:, :-1].detach(), rows)[..., size:]
+    seen = model.encode_goal({key.removeprefix("later_"): value[:, 0] for key, value in behind.items()})
+    torch.testing.assert_close(goal, seen[:, None].expand_as(goal))
+
+
 def test_mistakes_are_refused():
     with pytest.raises(OptionError) as refused:
         Cloning(3, ACTION, False, POLICY, hindsight=1.5)

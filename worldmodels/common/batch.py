@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from worldmodels.common.choices import ContextMode
-from worldmodels.common.columns import GOAL_PREFIX
+from worldmodels.common.columns import GOAL_PREFIX, LATER_PREFIX
 from worldmodels.common.options import checked
 from worldmodels.errors import OptionError
 
@@ -49,8 +49,10 @@ def split_context(
     reset = batch["is_first"].clone()
     reset[:, 0] = True
     whole = {**batch, "reset": reset}
-    window = {key: value[:, prefix:] for key, value in whole.items()}
-    return {key: value[:, :prefix] for key, value in whole.items()} if prefix else None, window
+    later = {key: value for key, value in whole.items() if key.startswith(LATER_PREFIX)}
+    rows = {key: value for key, value in whole.items() if key not in later}
+    window = {key: value[:, prefix:] for key, value in rows.items()} | later
+    return {key: value[:, :prefix] for key, value in rows.items()} if prefix else None, window
 
 
 @checked

@@ -57,6 +57,9 @@ class OnlineDataset(IterableDataset):
     """Alternates between collecting and sampling, one batch an update, and counts its own updates.
 
     It has a length, or Lightning would fetch one batch early and neither resuming nor on-policy order would be exact.
+
+    Args:
+        later: whether batches hold a row of the episode behind each window (:meth:`Replay.sample`).
     """
 
     def __init__(
@@ -68,10 +71,11 @@ class OnlineDataset(IterableDataset):
         prefill_planner: Planner,
         batch_size: int,
         rows: int,
+        later: bool = False,
     ) -> None:
         self.collector, self.replay, self.schedule = collector, replay, schedule
         self.planner, self.prefill_planner = planner, prefill_planner
-        self.batch_size, self.rows = batch_size, rows
+        self.batch_size, self.rows, self.later = batch_size, rows, later
         self.updates = 0
         self.on_episode: Callable[[Episode], None] = lambda episode: None
         self.should_stop: Callable[[], bool] = lambda: False
@@ -106,7 +110,7 @@ class OnlineDataset(IterableDataset):
                     return
                 self._collect()
             with self.collector.stopwatch("replay"):
-                batch = self.replay.sample(self.batch_size, self.rows)
+                batch = self.replay.sample(self.batch_size, self.rows, self.later)
             self.updates += 1
             yield batch
 
@@ -161,6 +165,7 @@ class OfflineDataset(IterableDataset):
 
     Args:
         repeat: frames of a decision.
+        later: whether batches hold a row of the episode behind each window (:meth:`Replay.sample`).
     """
 
     agent = None
@@ -173,8 +178,10 @@ class OfflineDataset(IterableDataset):
         batches: int,
         stopwatch: Stopwatch | None = None,
         repeat: int = 1,
+        later: bool = False,
     ) -> None:
         self.replay, self.batch_size, self.rows, self.batches = replay, batch_size, rows, batches
+        self.later = later
         self.stopwatch = stopwatch or Stopwatch()
         self.updates = 0
         self.decisions = len(replay) - len(replay.episode_lengths())
@@ -193,7 +200,7 @@ class OfflineDataset(IterableDataset):
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         while self.updates < len(self):
             with self.stopwatch("replay"):
-                batch = self.replay.sample(self.batch_size, self.rows)
+                batch = self.replay.sample(self.batch_size, self.rows, self.later)
             self.updates += 1
             yield batch
 

@@ -34,17 +34,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Shaped
+from jaxtyping import Int64, Shaped
 from tensordict import TensorDict
 from torch import Tensor
 from torchrl.data import ReplayBuffer
 
+from worldmodels.common.columns import LATER_PREFIX, LATER_ROWS, OBSERVATION_KEYS
 from worldmodels.common.files import GIB
 from worldmodels.data.storage import MappedStorage, ReplayLayout, Spec, create, map_files
 from worldmodels.data.windows import WindowSampler, episode_spans
 from worldmodels.errors import UserError
 
 log = logging.getLogger(__name__)
+
+LOOK_AHEAD = 1024
+"""Rows in which the end of an episode is looked for at a time."""
 
 
 class Replay:
@@ -130,15 +134,40 @@ class Replay:
                 os.truncate(self.directory / f"{key}.memmap", size)
             layout.save(self.directory / "replay.json")
 
-    def sample(self, batch_size: int, length: int) -> dict[str, Shaped[Tensor, "B L ..."]]:
+    def sample(self, batch_size: int, length: int, later: bool = False) -> dict[str, Shaped[Tensor, "B L ..."]]:
         """Copies of ``batch_size`` windows of ``length`` consecutive rows, uniform over the valid starts.
+
+        With ``later`` also the observations of one row of the episode behind each window, ``later_<key>`` [B, 1, ...],
+        and how many rows that was drawn from, ``later_rows``.
 
         Raises:
             UserError: no stretch (or, without ``cross_resets``, no episode) is that long.
         """
         self._sampler.slice_len = length
-        rows = self._buffer.sample(batch_size * length)
-        return {key: value.unflatten(0, (batch_size, length)) for key, value in rows.items()}
+        rows, drawn = self._buffer.sample(batch_size * length, return_info=True)
+        windows = {key: value.unflatten(0, (batch_size, length)) for key, value in rows.items()}
+        if not later:
+            return windows
+        place, env = (index.unflatten(0, (batch_size, length))[:, -1] for index in drawn["index"])
+        return windows | self._later(self.last_row - (self.last_row - place) % self.layout.steps, env)
+
+    def _later(self, number: Int64[Tensor, " B"], env: Int64[Tensor, " B"]) -> dict[str, Shaped[Tensor, "B 1 ..."]]:
+        """One row each, drawn from those behind the rows of these numbers in their episodes."""
+        left = torch.tensor([self._rows_left(*row) for row in zip(number.tolist(), env.tolist(), strict=True)])
+        share = torch.rand(len(left), generator=self._generator)
+        chosen = number + (1 + (share * left).long()).clamp(max=left)
+        rows = self._buffer.storage.get((chosen % self.layout.steps, env))
+        seen = {LATER_PREFIX + key: rows[key][:, None] for key in OBSERVATION_KEYS if key in rows}
+        return seen | {LATER_ROWS: left[:, None]}
+
+    def _rows_left(self, number: int, env: int) -> int:
+        """Rows of an environment behind row ``number`` that belong to its episode."""
+        end = next(end for first, end in self._ledger.runs() if first <= number < end)
+        for begin in range(number + 1, end, LOOK_AHEAD):
+            place = torch.arange(begin, min(end, begin + LOOK_AHEAD)) % self.layout.steps
+            if len(found := self._is_first[place, env].nonzero()):
+                return begin + int(found[0]) - number - 1
+        return end - number - 1
 
     def all_windows(self, length: int) -> dict[str, Shaped[Tensor, "W L ..."]]:
         """Return copies of all windows of ``length`` consecutive rows, each once.
