@@ -28,7 +28,7 @@ def test_the_reference_page_is_up_to_date():
 
 def test_help_is_about_the_words_given():
     text = shown("dynamics=transformer")
-    assert "dynamics.core.window=64" in text
+    assert "dynamics.core.window=32" in text
     assert "dynamics.core.window" not in shown()
 
 

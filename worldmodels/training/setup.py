@@ -117,6 +117,7 @@ def assemble(cfg: DictConfig, folder: Path, ctrl_c: CtrlC, resumed_at: int = 0) 
         with located(cfg.planner):
             module.planner.check(model.dynamics, cfg.data.length)
         warn_cold_starts(module, cfg.data.length)
+        warn_untrained_window(cfg, model.dynamics.max_length, module.prefix)
         module.configure_optimizers()  # mistakes in its configuration belong before the first frame
         loggers = build_loggers(cfg, folder, lambda: dataset.clock, resumed_at)
         trainer = build_trainer(trainer_cfg, dataset, callbacks, loggers)
@@ -250,6 +251,17 @@ def warn_cold_starts(module: WorldModelModule, length: int) -> None:
             "%.0f %% of what plans are learned from begins in a latent that was filtered from a single frame, as none "
             "does in acting: set data.context=burn_in, or a longer data.length",
             100 * share,
+        )
+
+
+def warn_untrained_window(cfg: DictConfig, longest: int | None, prefix: int) -> None:
+    """Warn if a backbone looks farther back when it acts than in any training window."""
+    trained = cfg.data.length + prefix
+    if longest is not None and longest > trained and cfg.data.context != "latent":
+        log.warning(
+            "dynamics=%s sees %d steps back when it acts, and at most %d when it learns: what lies farther was never "
+            "trained; set dynamics.core.window=%d, or a longer data.length",
+            *(cfg.choices.dynamics, longest, trained, trained),
         )
 
 
