@@ -24,6 +24,9 @@ Memory = dict[str, Tensor]
 MemoryLayout = dict[str, tuple[int | None, ...]]
 """Keys of a memory and the shapes of its rows; None for an axis of any length."""
 
+KL = "kl"
+"""Metric of a backbone with a prior: how far a frame moves the state from what was foreseen, in nats."""
+
 
 @dataclass(frozen=True)
 class State:
@@ -169,7 +172,10 @@ class Dynamics(nn.Module, ABC):
         """Return the backbone's own losses, unreduced [B, T]."""
 
     def metrics(self, rollout: Rollout) -> dict[str, Tensor]:
-        """Return by name what is worth logging beside the losses. Means are logged."""
+        """Return by name what is worth logging beside the losses. Means are logged.
+
+        Among it, where there is a prior, :data:`KL` [B, T] of each step's posterior and prior.
+        """
         return {}
 
 

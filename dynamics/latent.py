@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Generator, Tensor, nn
 from typing_extensions import override
 
-from dynamics.base import Core, Dynamics, Memory, Rollout, State, last_steps, stack_memories
+from dynamics.base import KL, Core, Dynamics, Memory, Rollout, State, last_steps, stack_memories
 from worldmodels.common.options import AtLeast, Count, checked
 from worldmodels.nets.distributions import LatentSpace
 from worldmodels.nets.layers import DEFAULT_STYLE, MLP, DenseNormAct, NetStyle, init_linear_
@@ -166,8 +166,10 @@ class StochasticLatent(Dynamics):
         }
 
     def metrics(self, rollout: Rollout) -> dict[str, Tensor]:
-        """Return the entropies of prior and posterior in nats, which show a collapse."""
-        return {f"{key}_entropy": self.space.entropy(params.detach()) for key, params in rollout.stats.items()}
+        """Return the entropies of prior and posterior, which show a collapse, and their KL, all in nats."""
+        stats = {key: params.detach() for key, params in rollout.stats.items()}
+        entropies = {f"{key}_entropy": self.space.entropy(params) for key, params in stats.items()}
+        return entropies | {KL: self.space.kl(stats["post"], stats["prior"])}
 
     def _input(self, stoch: Tensor, action: Tensor, reset: Tensor | None) -> Tensor:
         """``x_t``, zero at resets: neither the latent nor the action before an episode may be seen in it."""

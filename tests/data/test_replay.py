@@ -226,3 +226,16 @@ def test_trim__may_be_killed_before_the_layout_is_saved(tmp_path, monkeypatch):
     replay.trim()
     again = Replay.open(replay.directory).all_windows(5)
     assert all(torch.equal(value, before[key]) for key, value in again.items())
+
+
+@pytest.mark.parametrize("rows", [STEPS // 2, STEPS + 17])
+def test_newest_episodes_begin_with_their_first_row(tmp_path, rows):
+    replay = fill(make(tmp_path), rows)
+    found = replay.newest_episodes(4, 6)  # longer than those of the first environment
+    assert found["is_first"][:, 0].all()
+    assert not found["is_first"][:, 1:].any()
+    assert found["tick"].shape == (4, 6)
+    assert (found["tick"].diff(dim=1) == 1).all()
+    assert (found["env"] == found["env"][:, :1]).all()
+    assert set(found["env"][:, 0].tolist()) <= {1, 2}
+    assert replay.newest_episodes(4, 12) is None

@@ -105,6 +105,7 @@ def test_the_loss_is_the_scaled_sum_of_means(tmp_path):
     assert {name for name in trained.logged if name.startswith("latent/")} == {
         "latent/post_entropy",
         "latent/prior_entropy",
+        "latent/kl",
     }
 
 

@@ -210,6 +210,17 @@ class Replay:
         begins = found["is_first"][1:].nonzero().flatten().tolist()
         return {key: value[: begins[0] + 1 if begins else None] for key, value in found.items()}
 
+    def newest_episodes(self, count: int, rows: int) -> dict[str, Shaped[Tensor, "N rows ..."]] | None:
+        """Copies of the first ``rows`` rows of the newest episodes, at most ``count``, that have as many. Else None."""
+        first, env, length = episode_spans(self._ledger.runs(), self.layout.num_envs, self._is_first)
+        whole = (length >= rows) & self._is_first[first % self.layout.steps, env]
+        newest = first[whole].argsort()[-count:]
+        if not len(newest):
+            return None
+        place = (first[whole][newest][:, None] + torch.arange(rows)) % self.layout.steps
+        found = self._buffer.storage.get((place.flatten(), env[whole][newest].repeat_interleave(rows)))
+        return {key: value.unflatten(0, (-1, rows)) for key, value in found.items()}
+
     def can_sample(self, length: int) -> bool:
         """Return whether there is at least one window of ``length`` rows."""
         return self._sampler.valid_starts(length) > 0

@@ -28,6 +28,7 @@ from worldmodels.common.terminal import CtrlC
 from worldmodels.common.timing import Stopwatch
 from worldmodels.data.collect import Episode
 from worldmodels.data.datamodule import OfflineDataset, OnlineDataset
+from worldmodels.evaluation.histories import surprise
 from worldmodels.training.loggers import show_clip, show_figure
 from worldmodels.training.logs import SPEED
 from worldmodels.training.module import WorldModelModule
@@ -173,6 +174,36 @@ class Pictures:
         """Show a figure."""
         for logger in self.loggers:
             show_figure(logger, tag, figure, self.step)
+
+
+class HistoryLogger(lightning.Callback):
+    """Logs whether the model filters whole episodes, as it does when it acts, as well as training windows."""
+
+    EPISODES, WINDOWS = 4, 8
+
+    def __init__(self, dataset: OnlineDataset | OfflineDataset, updates: int, length: int) -> None:
+        self.dataset, self.updates, self.length = dataset, updates, length
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, module: WorldModelModule, *_: Any) -> None:
+        """Log every so many updates, from the newest episodes that are several windows long."""
+        if self.dataset.updates % self.updates:
+            return
+        longest = min(max(self.dataset.replay.episode_lengths(), default=0), self.WINDOWS * self.length)
+        rows = longest // self.length * self.length
+        episodes = self.dataset.replay.newest_episodes(self.EPISODES, rows) if rows >= 2 * self.length else None
+        if episodes is None:
+            return
+        with own_randomness(torch.Generator(module.device).manual_seed(self.dataset.updates)):
+            found = surprise(
+                module.acting[0], {key: value.to(module.device) for key, value in episodes.items()}, self.length
+            )
+        if found is None:
+            return
+        module.log("history/kl_carried", found.carried[self.length :].mean())
+        module.log("history/kl_restarted", found.restarted[self.length :].mean())
+        figure = draw_errors({"carried, as in acting": found.carried, "restarted in each window": found.restarted})
+        figure.axes[0].set(xlabel="step of the episode", ylabel="KL of posterior and prior, nats")
+        Pictures(trainer.loggers, self.dataset.clock).figure("history/kl", figure)
 
 
 class ImaginationLogger(lightning.Callback):

@@ -40,6 +40,7 @@ from worldmodels.nets.encoders import ObservationSpec
 from worldmodels.runs.recordings import require_same_world
 from worldmodels.training.callbacks import (
     EpisodeLogger,
+    HistoryLogger,
     ImaginationLogger,
     Progress,
     ShortEpisodeWarning,
@@ -107,6 +108,7 @@ def assemble(cfg: DictConfig, folder: Path, ctrl_c: CtrlC, resumed_at: int = 0) 
             EpisodeLogger(dataset, progress, ctrl_c),
             ShortEpisodeWarning(dataset, module.planner.min_window),
             checkpoints,
+            HistoryLogger(dataset, trainer_cfg.video_every, cfg.data.length),
             ImaginationLogger(
                 dataset,
                 trainer_cfg.video_every,
