@@ -91,7 +91,7 @@ def update(
     torch.nn.utils.clip_grad_norm_([*model.parameters(), *planner.parameters()], 100.0)
     optimizer.step()
     planner.after_step()  # the critic's slow copy follows
-    return {name: float(mean) for name, mean in means.items()}
+    return {name: mean.item() for name, mean in means.items()}
 
 
 def evaluate(model: WorldModel, planner: Planner) -> float:

@@ -92,7 +92,7 @@ def update(
     torch.nn.utils.clip_grad_norm_([*model.parameters(), *planner.parameters()], 20.0)
     optimizer.step()
     planner.after_step()  # the targets of Q follow
-    return {name: float(mean) for name, mean in means.items()}
+    return {name: mean.item() for name, mean in means.items()}
 
 
 def evaluate(model: WorldModel, planner: Guided) -> float:

@@ -10,6 +10,9 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 from places import ROOT
+from toy_runs import WORDS
+
+from worldmodels.training.run import train
 
 
 @pytest.mark.learns
@@ -24,6 +27,23 @@ def test_an_example_learns_its_toy(name):
     before, after = re.search(r"untrained ([\d.]+), trained ([\d.]+)", run.stdout).groups()
     assert float(before) < 0.5
     assert float(after) == 1.0
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("page", ["README.md", "docs/index.md"])
+@pytest.mark.parametrize("planner", ["mppi", "actor_critic"])
+def test_the_first_lines_of_python_work_as_they_stand(page, planner, finished_run, tmp_path, unscored):
+    """On a run of either of README's two commands."""
+    folder = finished_run
+    if planner != "mppi":
+        words = [word for word in WORDS if not word.startswith("planner.")]
+        folder = train([*words, f"planner={planner}", "planner.imag_horizon=3", f"run_dir={tmp_path / 'run'}"])
+    block = re.search(r"```python\n(import torch\n.*?)```", (ROOT / page).read_text(), re.DOTALL)[1]
+    assert len(block.strip().splitlines()) == 8  # two imports, an empty line, five lines
+    found = {}
+    exec(block.replace("runs/<folder>", str(folder)), found)
+    assert found["frames"].shape[0] == 1
+    assert found["frames"].shape[1] > 3
 
 
 @pytest.mark.process

@@ -65,7 +65,10 @@ class OptionError(UserError):
 def shown(value: object) -> str:
     """Write a value as a command line has it, in one line and cut where it is long."""
     plain = {None: "null", True: "true", False: "false"}
-    text = plain[value] if value is None or isinstance(value, bool) else " ".join(str(value).split())
+    if isinstance(value, list | tuple):
+        text = f"[{', '.join(shown(item) for item in value)}]"
+    else:
+        text = plain[value] if value is None or isinstance(value, bool) else " ".join(str(value).split())
     return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
 
 

@@ -27,6 +27,7 @@ CASES = {
     "optimizer.average": ([], "0.5", "optimizer.ema_decay"),
     "optimizer.parts": ([], "{planner: {lr: 0.1}}", "optimizer.param_groups"),
     "planner.acting.kept": (["planner=diffusion"], "2", "planner.acting.warm_candidates"),
+    "pictures": ([], "default", ""),
     "planner.acting.share": (["planner=diffusion"], "0.25", "planner.acting.renoise_fraction"),
     "planner.acting.soonest": (["planner=diffusion"], "2", "planner.acting.min_goal_step"),
     "planner.beta": (["planner=random"], "0.5", "planner.noise_beta"),
@@ -42,6 +43,10 @@ CASES = {
     "trainer.log_updates": ([], "7", "trainer.log_every"),
     "trainer.watch_updates": ([], "7", "trainer.video_every"),
 }
+
+
+def test_an_old_group_means_the_new_one():
+    assert load_config(["pictures=default"]).choices == load_config([]).choices
 
 
 def test_every_renamed_word_has_a_case():

@@ -48,6 +48,18 @@ def test_the_documented_planner_finds_the_optimum():
     assert ((top - reached) / (top - nothing)).max() < 0.05
 
 
+def test_the_documented_planner_from_nothing_beats_doing_nothing():
+    found = {}
+    exec(python_in("planners.md", "class Best(Planner)"), found)
+    model, state = world(False)
+    planner = found["Best"](2, False)
+    action, memory = planner.act(model, state, planner.initial(5), none(5), False, seeded())
+    assert memory == {}
+    with torch.no_grad():
+        reward, idle = (model.step(state.feat, act)[1] for act in (action, torch.zeros_like(action)))
+    assert reward.mean() > idle.mean()
+
+
 def test_every_config_has_a_row():
     assert {path.stem for path in PLANNER_CONFIGS.glob("*.yaml")} == set(PLANNERS)
 

@@ -250,8 +250,11 @@ def test_trainings_that_ran_out_of_time_are_marked():
 @pytest.mark.parametrize(
     ("word", "sentence"),
     [
-        ("memory.delays=[10,0]", "memory.delays=0 must be a whole number of at least 1"),
-        ("memory.posteriors=[obz]", "memory.posteriors=obz must be one of filter, obs. Did you mean 'obs'"),
+        ("memory.delays=[10,0]", "memory.delays=[10, 0] holds 0, which must be a whole number of at least 1"),
+        (
+            "memory.posteriors=[obz]",
+            "memory.posteriors=[obz] holds obz, which must be one of filter, obs.",
+        ),
         ("memory.backbones=[mambo]", "dynamics=mambo is not one of"),
         ("memory.delays=[3]", "memory.delays=3 leaves no half of the hallway to imagine: 4 is the least."),
         ("memory.delays=10", "memory.delays=10 must be a list"),

@@ -224,9 +224,9 @@ class ImaginationLogger(lightning.Callback):
     ) -> None:
         """Draw every so many updates.
 
-        A random stream of its own: looking changes nothing that is learned or done.
+        And at the last. A random stream of its own: looking changes nothing that is learned or done.
         """
-        if self.dataset.updates % self.updates:
+        if self.dataset.updates % self.updates and self.dataset.updates < len(self.dataset):
             return
         show = Pictures(trainer.loggers, self.dataset.clock)
         generator = torch.Generator(module.device).manual_seed(self.dataset.updates)

@@ -16,16 +16,17 @@ from typing import Any
 import lightning
 import torch
 from hydra.utils import get_method
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from worldmodels.common.arguments import split_arguments
 from worldmodels.common.files import write_json
 from worldmodels.common.terminal import CtrlC, Interrupted
-from worldmodels.config import load_config
+from worldmodels.config import is_group, load_config
 from worldmodels.config.aliases import bare
 from worldmodels.config.scales import learner_of
-from worldmodels.config.words import place_of, quoted
+from worldmodels.config.words import quoted
+from worldmodels.envs import describe
 from worldmodels.envs.doctor import require_rendering
 from worldmodels.errors import UserError
 from worldmodels.evaluation.report import evaluate_finished_run
@@ -55,6 +56,7 @@ NEEDLESS_WARNINGS = (
 )
 """Lightning's warnings in every run, as regular expressions."""
 
+ALWAYS_TOLD = ("dynamics", "latent", "planner", "size")
 NO_RESULTS = ("evaluation", "hydra", "loggers", "readers", "run_dir", "trainer", "visualization")
 """Keys that do not change what is learned."""
 
@@ -139,12 +141,15 @@ def score_finished(training: Training, folder: Path, cfg: DictConfig) -> None:
     log_scores(training.trainer.loggers, scores, run_words(cfg), training.data.dataset.clock)
 
 
-def run_words(cfg: DictConfig) -> dict[str, str | int | float | bool]:
-    """Return what distinguishes a run's results from another's: the file of each group, and the words it was given."""
-    files = {place_of(group): str(file) for group, file in cfg.choices.items() if "/" not in group}
-    words = {bare(word): word.partition("=")[2] for word in cfg.words if "@" not in word}
-    told = {key: value for key, value in {**files, **words}.items() if key.partition(".")[0] not in NO_RESULTS}
-    return {**told, "seed": cfg.seed, "frames": cfg.frames}
+def run_words(cfg: DictConfig) -> dict[str, str | int | float]:
+    """Return what distinguishes a run's results from another's: what is swapped most, and all that is not default."""
+    default = load_config([]).choices
+    files = {group: file for group, file in cfg.choices.items() if file and "/" not in group and "@" not in group}
+    told = {group: file for group, file in files.items() if group in ALWAYS_TOLD or file != default.get(group)}
+    told |= {bare(word): OmegaConf.select(cfg, bare(word)) for word in cfg.words if not is_group(word)}
+    told = {key: value for key, value in told.items() if key.partition(".")[0] not in NO_RESULTS}
+    plain = {key: value if isinstance(value, int | float | str) else str(value) for key, value in told.items()}
+    return {**plain, "task": describe(cfg.env), "seed": cfg.seed, "frames": cfg.frames}
 
 
 @contextmanager
