@@ -38,7 +38,7 @@ WRONG = {
     "env=dcm": "env=dcm is not one of .* Did you mean 'dmc'?",
     "env.tsk=walker_walk": "there is no key 'env.tsk'.* Did you mean 'env.task'?",
     "frmes=100": "there is no key 'frmes'.* Did you mean 'frames'?",
-    "frames": "'frames' is not of the form key=value",
+    "frames": "'frames' is not of the form key=value. Did you mean frames=…?",
     "frames=many": "frames=many must be a whole number of at least 1",
     "trainer.compile=perhaps": "trainer.compile=perhaps must be true or false",
     "planner.keep_elites=0.1": "there is no key 'planner.keep_elites'",

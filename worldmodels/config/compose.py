@@ -117,7 +117,8 @@ def _explain_key(message: str, overrides: list[str], name: str) -> str:
         if is_group(override):
             continue
         if "=" not in override:
-            return f"{override!r} is not of the form key=value.{near_match(key, keys)}"
+            mend = f" Did you mean {key}=…?" if key in keys else near_match(key, keys)
+            return f"{override!r} is not of the form key=value.{mend}"
         if key not in keys and key in message:
             leaf = near_match(key, keys) or near_match(key.rsplit(".", 1)[-1], [k.rsplit(".", 1)[-1] for k in keys])
             return f"there is no key {key!r}.{leaf or f' configs/{name}.yaml and its groups hold all of them.'}"

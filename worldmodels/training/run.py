@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -129,8 +130,14 @@ def learn_online(cfg: DictConfig, words: list[str], resume: Path | None) -> Path
     write_json(folder / "timing.json", training.stopwatch.seconds | {"total": time.perf_counter() - start})
     log.info("%s", time_table(training.stopwatch.seconds, time.perf_counter() - start))
     if "tensorboard" in cfg.trainer.loggers:
-        log.info("look at it: tensorboard --logdir %s", folder)
+        log.info("look at it: %s --logdir %s", shown_path("tensorboard"), folder)
     return folder
+
+
+def shown_path(program: str) -> str:
+    """Return a program as this environment's user can call it."""
+    beside = Path(sys.executable).with_name(program)
+    return os.path.relpath(beside) if beside.exists() else program
 
 
 def score_finished(training: Training, folder: Path, cfg: DictConfig) -> None:
