@@ -10,10 +10,12 @@ from pathlib import Path
 import glfw  # noqa: F401 - which mazes bring; it asks for its version in a process, here where no test is watched
 import pytest
 from hypothesis import settings
-from places import CONFIGS
+from places import CONFIGS, ROOT
 
+from worldmodels.common.trust import extend_trust
 from worldmodels.envs.rendering import choose_backend
 
+extend_trust(file.stem for file in (ROOT / "tests").rglob("*.py"))  # parts that tests bring, in workers too
 choose_backend()  # before any test file imports dm_control, which decides once and for all how to draw
 
 

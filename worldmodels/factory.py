@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import pkgutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -15,7 +14,7 @@ from dynamics.base import FeatureSpec
 from dynamics.goal import GoalConditioned
 from planners.base import Planner
 from worldmodels.common.batch import context_rows
-from worldmodels.common.build import build
+from worldmodels.common.build import build, find
 from worldmodels.common.columns import OBSERVATION_KEYS
 from worldmodels.config.nodes import TRAINING_KEYS
 from worldmodels.config.scales import learner_of, scales_by_part
@@ -50,16 +49,16 @@ def with_style(node: Any, nets: Mapping[str, Any]) -> Any:
     if not isinstance(node, dict):
         return node
     node = {key: with_style(value, nets) for key, value in node.items()}
-    if "_target_" in node and "style" in parameters_of(node["_target_"]):
+    if isinstance(node.get("_target_"), str) and "style" in parameters_of(node["_target_"]):
         node.setdefault("style", dict(nets))
     return node
 
 
-def parameters_of(target: str) -> Collection[str]:
-    """Return the names of a constructor's parameters. Without a constructor there are none."""
+def parameters_of(target: str, path: str = "") -> Collection[str]:
+    """Return the names of a constructor's parameters. One that is written in C tells none."""
     try:
-        return inspect.signature(pkgutil.resolve_name(target)).parameters
-    except (ImportError, AttributeError, ValueError, TypeError):
+        return inspect.signature(find(target, path)).parameters
+    except ValueError:
         return ()
 
 
@@ -135,7 +134,8 @@ def build_planner(
     for key in TRAINING_KEYS:
         learner.pop(key, None)
     known = {} if features is None else {"feat_dim": features.feat_dim, "goal_dim": features.goal_dim}
-    learner.update({key: value for key, value in known.items() if key in parameters_of(learner["_target_"])})
+    taken = parameters_of(learner["_target_"], path_of(cfg))
+    learner.update({key: value for key, value in known.items() if key in taken})
     if nets is not None:
         options = with_style(options, plain(nets))
     with torch.random.fork_rng(devices=[]):

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Annotated, Any, Literal
 
 import pytest
@@ -126,9 +127,17 @@ def test_further_options_may_be_those_of_another_class():
     assert caught.value.option == "wyde"
 
 
+class Holder(SimpleNamespace):
+    """Holds whatever it is given."""
+
+
+def whole(text: str) -> int:
+    return int(text)
+
+
 def test_what_a_class_refuses_later_is_located_too():
     node = {"_target_": f"{__name__}.Thing", "_partial_": True, "gamma": 0.5}
-    holder = build({"_target_": "types.SimpleNamespace", "core": node}, "planner")
+    holder = build({"_target_": f"{__name__}.Holder", "core": node}, "planner")
     with pytest.raises(OptionError) as caught:
         holder.core(dim=1)
     assert caught.value.option == "planner.core.gamma"
@@ -137,8 +146,8 @@ def test_what_a_class_refuses_later_is_located_too():
 
 
 def test_a_class_that_fails_is_one_sentence():
-    with pytest.raises(UserError, match=r"^builtins.int cannot be built as configured: .*\.$"):
-        build({"_target_": "builtins.int", "x": "seven"}, "x")
+    with pytest.raises(UserError, match=rf"^{__name__}.whole cannot be built as configured: .*\.$"):
+        build({"_target_": f"{__name__}.whole", "text": "seven"}, "x")
 
 
 def test_help_is_read_from_the_signature():

@@ -274,7 +274,7 @@ def test_wrong_words_are_refused_before_anything_is_made(said, tmp_path, word, s
 
 def test_a_procedure_that_does_not_exist_is_a_users_mistake(said):
     refusal = said.refusal("train", "procedure=worldmodels.memroy.run")
-    assert refusal.startswith("procedure=worldmodels.memroy.run cannot be found")
+    assert refusal.startswith("procedure=worldmodels.memroy.run is no part that a configuration may name")
 
 
 @pytest.mark.process

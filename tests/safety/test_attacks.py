@@ -9,7 +9,6 @@ import pytest
 from attacks import filled, lay_out, put
 from omegaconf import OmegaConf
 
-from worldmodels.config import load_config
 from worldmodels.errors import UserError
 from worldmodels.runs.loading import load_run
 from worldmodels.training.run import train
@@ -24,7 +23,6 @@ COMMANDS = {
     "collect": ("collect", "run=RUN", "to=RUN/collected", "frames=4"),
     "resume": ("train", "resume=RUN"),
     "world_model": ("train", "world_model=RUN", "planner=actor_critic"),
-    "help": ("train", "resume=RUN", "--help"),
     "multirun": ("train", "-m", "resume=RUN", "seed=0,1"),
     "data": ("train", "data=RUN", "env=counter", "env.num_envs=2", "env.obs=both", "run_dir=RUN/learned"),
 }
@@ -40,6 +38,12 @@ def canary(tmp_path, monkeypatch):
     OmegaConf.register_new_resolver("anything", lambda path: Path(path).touch())
     yield tmp_path / "canary"
     OmegaConf.clear_resolver("anything")
+    forget(tmp_path / "canary")
+
+
+def forget(canary: Path) -> None:
+    """Nothing of an attack has happened yet."""
+    canary.unlink(missing_ok=True)
     for name in ("stranger", "package"):
         sys.modules.pop(name, None)
 
@@ -48,6 +52,7 @@ def attacked(run: Path, name: str, canary: Path) -> tuple[list[str], dict]:
     """Put an attack into a run folder. Return its words and nodes."""
     attack = OmegaConf.to_container(OmegaConf.create(filled(ATTACKS[name].read_text(), canary.parent, canary)))
     put(run, attack.get("words", []), attack.get("nodes", {}))
+    forget(canary)
     return attack.get("words", []), attack.get("nodes", {})
 
 
@@ -58,7 +63,7 @@ def test_what_is_tried_covers_every_place(canary, run_folder):
     assert canary.exists()
 
 
-@pytest.mark.parametrize("name", ATTACKS)
+@pytest.mark.parametrize("name", sorted(ATTACKS.keys() - {"env_module"}))  # which is built when it is played in
 def test_a_run_of_a_strangers_is_not_loaded(name, canary, run_folder):
     attacked(run_folder, name, canary)
     with pytest.raises(UserError) as refused:
@@ -86,6 +91,12 @@ def test_words_of_a_strangers_run_nothing(name, canary, run_folder):
 def load_words(run: Path) -> list[str]:
     """The words that a run was made with, before an attack."""
     return ["env=counter", "env.num_envs=2", "env.obs=both"]
+
+
+def test_an_environment_is_no_module_of_a_strangers(canary, run_folder, said):
+    attacked(run_folder, "env_module", canary)
+    assert "env.id=stranger:Any-v0 is no part" in said.refusal("evaluate", f"run={run_folder}")
+    assert not canary.exists()
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import pickle
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+
+from worldmodels.config import config_dir
 
 MODULE = """
 import os
@@ -57,9 +61,11 @@ def filled(text: str, folder: Path, canary: Path) -> str:
 
 
 def put(run: Path, words: list[str], nodes: dict[str, Any]) -> None:
-    """Add words, and nodes by their place, to what a run folder stores of its configuration."""
+    """Add words, and nodes by their place, to what a run folder stores of its configuration, so that both agree."""
     stored = OmegaConf.load(run / "config.yaml")
     stored.words = [*stored.words, *words]
+    with suppress(Exception), initialize_config_dir(str(config_dir()), version_base=None):
+        stored.update(OmegaConf.to_container(compose("train", list(stored.words)), resolve=True))
     for place, node in nodes.items():
         OmegaConf.update(stored, place, node, merge=False, force_add=True)
     OmegaConf.save(stored, run / "config.yaml")

@@ -53,7 +53,7 @@ def run(main: Callable[[list[str]], int | None], more_help: Callable[[list[str]]
     """
     show_log()
     try:
-        words = with_search_path(sys.argv[1:])
+        words = with_search_path(without_trust(sys.argv[1:]))
         if asked := HELP.intersection(words):
             rest = [word for word in words if word not in asked]
             parts = [sys.modules[main.__module__].__doc__, more_help(rest) if more_help else ""]
@@ -72,6 +72,16 @@ def run(main: Callable[[list[str]], int | None], more_help: Callable[[list[str]]
         sys.stderr.write(f"error: {error.filename or 'a file'} cannot be written ({error.strerror}): {mend}.\n")
         sys.exit(MISTAKE)
     sys.exit(DONE)
+
+
+def without_trust(words: list[str]) -> list[str]:
+    """Take the word ``trust=[mylab]`` out, after which configurations may name what ``mylab`` defines."""
+    from worldmodels.common.arguments import parse_list, split_arguments
+    from worldmodels.common.trust import extend_trust
+
+    given, rest = split_arguments(words, {"trust": parse_list}, required=())
+    extend_trust(given.get("trust", ()))
+    return rest
 
 
 def with_search_path(words: list[str]) -> list[str]:

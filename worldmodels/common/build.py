@@ -13,6 +13,7 @@ from typing import Any
 from hydra.utils import get_object
 
 from worldmodels.common.options import validate
+from worldmodels.common.trust import require_nameable, require_target
 from worldmodels.errors import OptionError, UserError
 
 TARGET, PARTIAL = "_target_", "_partial_"
@@ -54,13 +55,32 @@ def build(node: Mapping[str, Any], path: str = "", **given: Any) -> Any:
 
 
 def find(name: str, path: str = "") -> Callable[..., Any]:
-    """Return what a ``_target_`` names."""
+    """Return what a ``_target_`` names, if it is what a configuration may name."""
+    return find_at(name, f"{path}.{TARGET}" if path else TARGET)
+
+
+def find_at(name: str, place: str) -> Callable[..., Any]:
+    """Return what a key names that is no ``_target_``, as ``procedure`` is none."""
+    require_nameable(name, place)
     try:
-        return get_object(name)
+        found = get_object(name)
     except Exception as error:
-        place = f"{path}._target_" if path else "_target_"
         reason = " ".join(str(error.__cause__ or error).split()).rstrip(".")
         raise UserError(f"{place}={name} cannot be loaded: {reason}.", option=place, value=name) from error
+    require_target(found, name, place)
+    return found
+
+
+def require_nameable_targets(node: Any, path: str = "") -> None:
+    """Refuse a name anywhere in plain containers that nothing may be built from. Nothing is imported."""
+    if isinstance(node, Mapping):
+        if isinstance(node.get(TARGET), str):
+            require_nameable(node[TARGET], f"{path}.{TARGET}" if path else TARGET)
+        for key, value in node.items():
+            require_nameable_targets(value, f"{path}.{key}" if path else str(key))
+    elif isinstance(node, list):
+        for item in node:
+            require_nameable_targets(item, path)
 
 
 def _read(node: Mapping[str, Any], path: str) -> tuple[Callable[..., Any], dict[str, Any]]:

@@ -17,9 +17,11 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from worldmodels.common.trust import extend_trust
 from worldmodels.config.aliases import bare, renamed
 from worldmodels.config.nodes import check
 from worldmodels.config.scales import OVER_ALL, require_scales
+from worldmodels.config.sources import SEARCH, known_resolvers, require_harmless, require_no_calls
 from worldmodels.errors import UserError, near_match, sentence
 
 
@@ -30,8 +32,6 @@ def config_dir() -> Path:
 
 
 SHIPPED = config_dir()
-SEARCH = "hydra.searchpath"
-"""Place of further files of groups. Hydra's own key, so that a run's words hold it as they do all else."""
 
 
 def search_word(folder: str | Path) -> str:
@@ -42,7 +42,9 @@ def search_word(folder: str | Path) -> str:
     return f"{SEARCH}=['file://{path}']"
 
 
-def load_config(words: list[str], name: str = "train", config_dir: str | Path | None = None) -> DictConfig:
+def load_config(
+    words: list[str], name: str = "train", config_dir: str | Path | None = None, trust: Iterable[str] = ()
+) -> DictConfig:
     """Compose a configuration from ``key=value`` words, resolved and checked.
 
     ``choices`` records the word chosen for each group, ``words`` what it was composed from.
@@ -51,14 +53,20 @@ def load_config(words: list[str], name: str = "train", config_dir: str | Path | 
         words: as on a command line.
         name: of the file to begin with.
         config_dir: a folder with further files of the groups, which words may choose too.
+        trust: modules that may be named beside this project's parts, as ``trust=`` on a command line.
     """
-    words = current([*([] if config_dir is None else [search_word(config_dir)]), *words], name)
+    extend_trust(trust)
+    words = [*([] if config_dir is None else [search_word(config_dir)]), *words]
+    require_no_calls(words, "a word")
+    words = current(words, name)
     with hydra_errors_to_user_errors(words, name), initialize_config_dir(str(SHIPPED), version_base=None):
         cfg = compose(name, [forced(word) for word in words], return_hydra_config=True)
         choices = {key: value for key, value in cfg.hydra.runtime.choices.items() if not key.startswith("hydra")}
         OmegaConf.set_struct(cfg, False)
         del cfg.hydra
+        require_no_calls(OmegaConf.to_container(cfg, resolve=False), "")
         plain = OmegaConf.to_container(cfg, resolve=True)
+    require_no_calls(plain, "")  # an escaped one is one now
     cfg = OmegaConf.create(check(plain | {"choices": choices, "words": words}))
     OmegaConf.set_struct(cfg, True)
     require_scales(cfg)
@@ -71,18 +79,20 @@ def forced(word: str) -> str:
 
 
 def current(words: list[str], name: str = "train") -> list[str]:
-    """Put new words in the place of renamed ones."""
+    """Put new words in the place of renamed ones. Refuse those that would lead Hydra to code."""
     with hydra_errors_to_user_errors(words, name):
+        require_harmless(words)
         return renamed(words, lambda: keys_with(name, renamed(words, list)))
 
 
 @contextlib.contextmanager
 def hydra_errors_to_user_errors(overrides: list[str], name: str) -> Iterator[None]:
     """Turn Hydra's errors, and those of files that are no yaml, into :class:`UserError` with a near match."""
-    try:
-        yield
-    except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:  # the last of planner=null
-        raise UserError(_explain(str(error), overrides, name)) from error
+    with known_resolvers():
+        try:
+            yield
+        except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:  # the last: planner=null
+            raise UserError(_explain(str(error), overrides, name)) from error
 
 
 def _explain(message: str, overrides: list[str], name: str) -> str:

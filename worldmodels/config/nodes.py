@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from worldmodels.common.build import PARTIAL, TARGET, find
+from worldmodels.common.build import PARTIAL, TARGET, find, require_nameable_targets
 from worldmodels.common.options import validate
+from worldmodels.common.trust import require_nameable
 from worldmodels.config.schema import Train
 from worldmodels.envs import PATH, own_options
 from worldmodels.envs.options import CONSUMERS, keys_of
@@ -21,6 +22,8 @@ OURS = ("worldmodels", "dynamics", "planners")
 
 def check(cfg: dict[str, Any]) -> dict[str, Any]:
     """Hold a whole configuration, as plain containers, against schemas and signatures. Return it converted."""
+    require_nameable_targets(cfg)
+    require_nameable(str(cfg.get("procedure", "")), "procedure")
     cfg = validate(Train, cfg)
     optimizer = cfg["optimizer"]
     if (rate := optimizer["build"].get("lr", optimizer["lr"])) != optimizer["lr"]:

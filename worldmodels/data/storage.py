@@ -53,6 +53,9 @@ class ReplayLayout:
         try:
             content = json.loads(path.read_text())
             spec = {key: (tuple(shape), getattr(torch, dtype)) for key, (shape, dtype) in content["spec"].items()}
+            for key, (_, dtype) in spec.items():
+                if Path(key).name != key or not isinstance(dtype, torch.dtype):
+                    raise ValueError(f"{key!r} is no column")
             return cls(spec, int(content["num_envs"]), int(content["steps"]))
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise UserError(

@@ -9,6 +9,8 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from worldmodels.common.build import TARGET
+from worldmodels.common.trust import extend_trust
 from worldmodels.envs import describe, make
 from worldmodels.envs.base import check_spaces, require_finite
 from worldmodels.errors import UserError, sentence
@@ -48,6 +50,7 @@ def main(arguments: Sequence[str]) -> int:
 
     try:
         env = OmegaConf.to_container(OmegaConf.from_dotlist(list(arguments)))
+        extend_trust([str(env.get(TARGET, "")).rpartition(".")[0]])  # what is asked about by its name
         report = check(env)
     except UserError as error:
         sys.stderr.write(f"{error}\n")

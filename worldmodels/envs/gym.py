@@ -13,6 +13,7 @@ from typing_extensions import override
 
 from worldmodels.common.options import checked
 from worldmodels.common.seeds import derive_seed
+from worldmodels.common.trust import require_nameable
 from worldmodels.envs import base, rendering
 from worldmodels.errors import OptionError, UserError, near_match, sentence
 
@@ -186,6 +187,10 @@ class GymEnv(gymnasium.Env):
 
 def _make(id: str, kwargs: dict[str, Any]) -> gymnasium.Env:
     rendering.choose_backend()
+    for text in (id, *kwargs.values()):
+        module, colon, name = text.partition(":") if isinstance(text, str) else ("", "", "")
+        if colon and all(part.isidentifier() for part in module.split(".")):  # which Gymnasium would import
+            require_nameable(f"{module}.{name}", "env.id")
     try:
         return gymnasium.make(id, disable_env_checker=True, **kwargs)
     except (gymnasium.error.Error, ImportError) as error:

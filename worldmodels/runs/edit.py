@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from worldmodels.common.build import find
 from worldmodels.config import dotted_keys, is_group, load_config
 from worldmodels.config.aliases import bare, renamed
 from worldmodels.config.scales import learner_of
@@ -51,7 +51,7 @@ def keep_learned(cfg: DictConfig, before: DictConfig, words: list[str]) -> None:
     said = [bare(word) for word in words if bare(word).startswith("planner.")]
     chosen = {key: OmegaConf.select(cfg, key) for key in said}
     with open_dict(cfg):
-        for key in get_class(planner._target_).trained_with:
+        for key in find(planner._target_, "planner").trained_with:
             OmegaConf.update(planner, key, OmegaConf.select(before.planner, key), merge=False)
         for key in learner.keys() & trained.keys() - {"_partial_"}:
             learner[key] = trained[key]
@@ -64,7 +64,9 @@ def keep_learned(cfg: DictConfig, before: DictConfig, words: list[str]) -> None:
 def learner_signature(planner: DictConfig) -> dict[str, Any]:
     """Describe what a planner learns, but for sizes: the class, and the options that this says decide it."""
     learner = learner_of(planner)
-    options = {key: OmegaConf.select(learner, key) for key in getattr(get_class(learner._target_), "identity", ())}
+    options = {
+        key: OmegaConf.select(learner, key) for key in getattr(find(learner._target_, "planner"), "identity", ())
+    }
     named = {key: sorted(value) if isinstance(value, Mapping) else value for key, value in options.items()}
     return {"learner": learner._target_, **named}
 
@@ -83,7 +85,7 @@ def require_learned(cfg: DictConfig, before: DictConfig, path: Path) -> None:
             f"planner={before.choices.planner}): train them with `python scripts/train.py world_model={path} "
             f"planner={cfg.choices.planner}`."
         )
-    for key in get_class(cfg.planner._target_).trained_with:
+    for key in find(cfg.planner._target_, "planner").trained_with:
         trained = OmegaConf.select(before.planner, key)
         if OmegaConf.select(cfg.planner, key) != trained:
             raise UserError(

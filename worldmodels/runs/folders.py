@@ -15,9 +15,12 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from worldmodels.common.build import require_nameable_targets
+from worldmodels.common.trust import require_nameable
 from worldmodels.common.version import code_version
 from worldmodels.config import load_config
 from worldmodels.config.aliases import modernized
+from worldmodels.config.sources import require_harmless, require_no_calls
 from worldmodels.envs import describe
 from worldmodels.errors import UserError
 from worldmodels.nets.encoders import ObservationSpec
@@ -89,7 +92,9 @@ def read_config(path: Path) -> DictConfig:
         stored = OmegaConf.load(path / CONFIG)
     except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError) as error:
         raise UserError(f"{path / CONFIG} cannot be read: {' '.join(str(error).split())}.") from error
-    cfg = modernized(stored if isinstance(stored, DictConfig) else OmegaConf.create({}))
+    stored = OmegaConf.to_container(stored, resolve=False) if isinstance(stored, DictConfig) else {}
+    require_no_calls(stored, str(path / CONFIG))
+    cfg = modernized(OmegaConf.create(stored))
     if "choices" in cfg and "words" not in cfg:
         raise UserError(
             f"{path} is a run of an earlier version: its {CONFIG} lacks the words it was composed from; use commit "
@@ -103,6 +108,10 @@ def read_config(path: Path) -> DictConfig:
             f"{path} is not a run of this version: its {CONFIG} lacks {', '.join(map(str, missing[:3]))}; "
             f"use the version that made it{made_by(path)}."
         )
+    plain = OmegaConf.to_container(cfg, resolve=True)
+    require_nameable_targets(plain)
+    require_nameable(str(plain["procedure"]), "procedure")
+    require_harmless(plain.get("words", []))
     return cfg
 
 

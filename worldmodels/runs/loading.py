@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from omegaconf import DictConfig
 
 from planners.base import Planner
 from worldmodels.common import precision
+from worldmodels.common.trust import extend_trust
 from worldmodels.envs.vector import VectorEnv
 from worldmodels.errors import UserError
 from worldmodels.factory import build_model, build_planner, prefix_rows, require_length
@@ -49,7 +51,9 @@ class Run:
         return self.checkpoint["spaces"]["action_dim"]
 
 
-def load_run(path: str | Path, overrides: list[str] | None = None, device: str = "cpu") -> Run:
+def load_run(
+    path: str | Path, overrides: list[str] | None = None, device: str = "cpu", trust: Iterable[str] = ()
+) -> Run:
     """Load a trained run: its configuration, its world model and its planner, with averaged weights.
 
     Args:
@@ -57,10 +61,12 @@ def load_run(path: str | Path, overrides: list[str] | None = None, device: str =
         overrides: ``key=value`` words on top of the run's configuration, ``planner=cem`` for example. A planner with
             learned parts can only be one that was trained.
         device: where the model goes.
+        trust: modules that the run may name beside this project's parts, in this process from now on.
 
     Raises:
         UserError: not a run folder; no whole checkpoint; a checkpoint of another architecture.
     """
+    extend_trust(trust)
     path = Path(path)
     before = read_config(path)
     cfg = override(before, overrides or [])

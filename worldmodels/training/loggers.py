@@ -85,7 +85,7 @@ def build_loggers(cfg: DictConfig, folder: Path, clock: Clock, resumed_at: int) 
                 allowed=tuple(cfg.loggers),
             )
         node = cfg.loggers[name]
-        given = {key: value for key, value in known.items() if key in parameters_of(node[TARGET])}
+        given = {key: value for key, value in known.items() if key in parameters_of(node[TARGET], f"loggers.{name}")}
         try:
             logger = construct(node, **given)
         except ModuleNotFoundError as error:

@@ -16,11 +16,11 @@ from typing import Any
 
 import lightning
 import torch
-from hydra.utils import get_method
 from omegaconf import DictConfig, OmegaConf
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from worldmodels.common.arguments import split_arguments
+from worldmodels.common.build import find_at
 from worldmodels.common.files import write_json
 from worldmodels.common.terminal import CtrlC, Interrupted
 from worldmodels.config import is_group, load_config
@@ -71,11 +71,7 @@ def train(words: list[str]) -> Path:
         cfg = planner_config(world_model, overrides)
     else:
         cfg = resumed_config(resume, overrides) if resume else load_config(overrides)
-    try:
-        procedure = get_method(cfg.procedure)
-    except (ImportError, ValueError) as error:
-        raise UserError(f"procedure={cfg.procedure} cannot be found: {' '.join(str(error).split())}.") from error
-    return procedure(cfg, overrides, resume)
+    return find_at(cfg.procedure, "procedure")(cfg, overrides, resume)
 
 
 def split_words(words: list[str]) -> tuple[Path | None, Path | None, list[str]]:

@@ -23,7 +23,7 @@ class NpzReader(Reader):
         path = Path(name)
         known = ("image", "state", "action", "reward", "is_terminal", "discount", SKILL)
         try:
-            with np.load(path) as archive:
+            with np.load(path, allow_pickle=False) as archive:
                 names, file = sorted(archive), {key: archive[key] for key in known if key in archive}
         except (OSError, ValueError, EOFError, BadZipFile, zlib.error) as error:
             raise UserError(f"{path} cannot be read as npz: {' '.join(str(error).split())}.") from error
