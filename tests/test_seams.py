@@ -14,8 +14,10 @@ from planner_cases import options, seeded
 from toy_runs import REST
 
 from worldmodels.common.files import read_rows
+from worldmodels.common.trust import VARIABLE
 from worldmodels.config import load_config
 from worldmodels.data.replay import Replay
+from worldmodels.errors import UserError
 from worldmodels.factory import build_planner
 from worldmodels.runs.loading import load_run
 from worldmodels.training.run import train
@@ -53,8 +55,9 @@ SMALL = [word for word in REST if not word.startswith("planner.")]
 
 
 @pytest.fixture
-def own(tmp_path):
-    """A folder of somebody's own yaml files."""
+def own(tmp_path, monkeypatch):
+    """A folder of somebody's own yaml files, which name a module that is trusted and, in the end, is not any more."""
+    monkeypatch.setenv(VARIABLE, "outside")
     for name, text in YAML.items():
         path = tmp_path / "configs" / f"{name}.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -70,6 +73,26 @@ def test_one_of_each_kind_is_chosen_by_a_word(own):
     assert "text" in cfg.readers
     assert "name" in cfg.visualization
     assert "told" in cfg.loggers
+
+
+def test_a_module_of_ones_own_is_named_when_it_is_trusted(own, monkeypatch, said):
+    monkeypatch.delenv(VARIABLE)
+    with pytest.raises(UserError, match=r"planner._target_=outside.Alternating .* trust=\[outside\]") as refused:
+        load_config(WORDS, config_dir=own)
+    assert refused.value.value == "outside.Alternating"
+    assert "outside" not in refused.value.allowed
+    words = (f"--config-dir={own}", "planner=alternating", "frames=x")
+    assert "trust=[outside]" in said.refusal("train", *words)
+    assert "frames=x" in said.refusal("train", *words, "trust=[outside]")
+    monkeypatch.delenv(VARIABLE)
+    assert load_config(WORDS, config_dir=own, trust=["outside"]).planner._target_ == "outside.Alternating"
+    assert "trust" not in " ".join(load_config(WORDS, config_dir=own).words)
+
+
+@pytest.mark.parametrize("name", ["torch.load", "F.pad", "np.loadtxt", "Path.touch"])
+def test_what_a_trusted_module_imports_is_not_trusted(name, own):
+    with pytest.raises(UserError, match=rf"outside.{name} is .*, which is no part"):
+        load_config(["planner=alternating", f"planner._target_=outside.{name}"], config_dir=own)
 
 
 @pytest.mark.process

@@ -72,7 +72,7 @@ class ReturnLabel(Label):
 
     reads_reward = True
     QUANTILE = 0.95
-    points: Tensor
+    moments: Tensor
     count: Tensor
 
     @checked
@@ -85,7 +85,7 @@ class ReturnLabel(Label):
     ) -> None:
         super().__init__(goal_dim, weight)
         self.value, self.rate = value, rate
-        self.register_buffer("points", torch.tensor([0.0, 1.0, 0.0]))  # mean, mean square, high percentile
+        self.register_buffer("moments", torch.tensor([0.0, 1.0, 0.0]))  # mean, variance, high percentile
         self.register_buffer("count", torch.zeros((), dtype=torch.int64))
 
     def encode_data(self, window: Window) -> Float[Tensor, "N 1"]:
@@ -97,7 +97,7 @@ class ReturnLabel(Label):
 
     @override
     def encode_target(self, rows: int, goal: Tensor | None) -> Float[Tensor, "N 1"]:
-        value = self.points[2] if self.value is None else torch.full_like(self.points[2], self.value)
+        value = self.moments[2] if self.value is None else torch.full_like(self.moments[2], self.value)
         return self._normal(value).expand(rows, 1)
 
     @torch.no_grad()
@@ -105,13 +105,16 @@ class ReturnLabel(Label):
         """Follow the rows that count. Where none does, nothing moves."""
         self.count += counts.any()
         total = torch.where(counts, total, torch.nan)
-        seen = torch.stack([total.nanmean(), total.square().nanmean(), total.nanquantile(self.QUANTILE)])
+        mean, before = total.nanmean(), self.moments[0]
         rate = (1 / self.count.clamp(min=1)).clamp(min=self.rate)
-        self.points.copy_(torch.where(counts.any(), self.points.lerp(seen, rate), self.points))
+        # Within the batch and, divided by the rate, between it and what was: no mean is ever squared (Chan et al. 1979).
+        spread = (total - mean).square().nanmean() + (1 - rate) * (mean - before).square()
+        seen = torch.stack([mean, spread, total.nanquantile(self.QUANTILE)])
+        self.moments.copy_(torch.where(counts.any(), self.moments.lerp(seen, rate), self.moments))
 
     def _normal(self, total: Tensor) -> Tensor:
-        mean, square, _ = self.points.unbind()
-        return (total - mean) / (square - mean.square()).clamp(min=1e-4).sqrt()
+        mean, variance, _ = self.moments.unbind()
+        return (total - mean) / variance.clamp(min=1e-4).sqrt()
 
 
 class OptimalityLabel(Label):

@@ -95,7 +95,7 @@ def load_words(run: Path) -> list[str]:
 
 def test_an_environment_is_no_module_of_a_strangers(canary, run_folder, said):
     attacked(run_folder, "env_module", canary)
-    assert "env.id=stranger:Any-v0 is no part" in said.refusal("evaluate", f"run={run_folder}")
+    assert "env.id=stranger.Any-v0 is no part" in said.refusal("evaluate", f"run={run_folder}")
     assert not canary.exists()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from model_cases import ACTION, STATE, WITH_GOAL, batch, config, model, with_reset
@@ -785,19 +786,34 @@ def test_labels__say_what_was_earned_and_if_it_was_better():
     )  # deviations of 1.5 from 1.5
     torch.testing.assert_close(label.encode_target(2, None), torch.ones(2, 1))  # the 95th percentile of the data
     torch.testing.assert_close(ReturnLabel(value=0.0).encode_target(1, None), torch.zeros(1, 1))
-    seen = label.points.clone()
+    seen = label.moments.clone()
     label.encode_data(replace(window, reward=reward + 5, valid=~flags))  # every row cut off by an episode's end
     label.eval().encode_data(replace(window, reward=reward + 5))
-    assert torch.equal(label.points, seen)
+    assert torch.equal(label.moments, seen)
     cut = ReturnLabel()
     cut.encode_data(
         replace(window, reward=torch.where(flags.cumsum(0) > 50, 1e6, reward.T).T, valid=flags.cumsum(0) <= 50)
     )
-    torch.testing.assert_close(cut.points, seen)
+    torch.testing.assert_close(cut.moments, seen)
     assert OptimalityLabel().encode_data(window).flatten().tolist() == [0.0] * 50 + [1.0] * 50
     assert (
         OptimalityLabel().encode_data(replace(window, advantage=torch.zeros(100))).all()
     )  # no worse than usual, which is all there is
+
+
+@pytest.mark.parametrize(("mean", "std"), [(0, 1), (500, 0.5), (-3e4, 1), (1e5, 10), (1e6, 10)])
+def test_labels__returns_far_from_zero_are_normalised_as_well(mean, std):
+    """What float64 says of all returns together, which float32 would lose in the difference of two squares."""
+    random, seen, label = np.random.default_rng(0), [], ReturnLabel(rate=1e-6)
+    for _ in range(40):
+        total = torch.from_numpy(random.normal(mean, std, 256)).float()
+        seen.append(total.double().numpy())
+        still = torch.zeros(256, 1, 1)
+        label.encode_data(Window(still, still, total[:, None], None, None, None, torch.ones(256, dtype=torch.bool)))
+    told = label.eval()._normal(torch.tensor([mean - std, mean, mean + std]))
+    right = (np.array([mean - std, mean, mean + std]) - np.mean(seen)) / np.std(seen)
+    np.testing.assert_allclose(told, right, atol=0.02)
+    np.testing.assert_allclose(label.encode_target(1, None), 1.645, atol=0.1)
 
 
 @pytest.mark.parametrize("kept", [0, 2])
