@@ -78,7 +78,7 @@ def test_one_of_each_kind_is_chosen_by_a_word(own):
 def test_a_module_of_ones_own_is_named_when_it_is_trusted(own, monkeypatch, said):
     monkeypatch.delenv(VARIABLE)
     with pytest.raises(UserError, match=r"planner._target_=outside.Alternating .* trust=\[outside\]") as refused:
-        load_config(WORDS, config_dir=own)
+        load_config(["planner=alternating"], config_dir=own)
     assert refused.value.value == "outside.Alternating"
     assert "outside" not in refused.value.allowed
     words = (f"--config-dir={own}", "planner=alternating", "frames=x")

@@ -107,7 +107,7 @@ class ReturnLabel(Label):
         total = torch.where(counts, total, torch.nan)
         mean, before = total.nanmean(), self.moments[0]
         rate = (1 / self.count.clamp(min=1)).clamp(min=self.rate)
-        # Within the batch and, divided by the rate, between it and what was: no mean is ever squared (Chan et al. 1979).
+        # Within the batch, and between it and what was: no mean is ever squared, as Chan et al. (1979) add variances.
         spread = (total - mean).square().nanmean() + (1 - rate) * (mean - before).square()
         seen = torch.stack([mean, spread, total.nanquantile(self.QUANTILE)])
         self.moments.copy_(torch.where(counts.any(), self.moments.lerp(seen, rate), self.moments))
