@@ -17,6 +17,9 @@ from worldmodels.errors import UserError
 from worldmodels.factory import model_nodes
 from worldmodels.runs.folders import AVERAGE, NotLearned, made_by
 
+NO_RESULTS = ("evaluation", "hydra", "loggers", "readers", "run_dir", "trainer", "visualization")
+"""Keys that do not change what is learned."""
+
 
 def override(before: DictConfig, words: list[str], learned: bool = True) -> DictConfig:
     """Compose a run's configuration anew with ``key=value`` words on top of those it was composed from.
