@@ -1,4 +1,4 @@
-"""`scripts/compare.py`: planners x models from the same start states, beside searches on the simulator and baselines."""
+"""`scripts/compare.py`: planners x models from the same starts, beside searches on the simulator and baselines."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import logging
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -172,7 +173,7 @@ def simulated_row_of(trainings: Trainings, planner: str, learned: bool) -> Row:
 def learned_row(trainings: Trainings, planner: str, episodes: int, seed: int) -> Row:
     """Return a planner's scores on the models of some trainings, or why one has none."""
     row = row_of(trainings, planner)
-    return played(row, [lambda path=path: play_learned(path, planner, episodes, seed) for path in trainings.paths])
+    return played(row, [partial(play_learned, path, planner, episodes, seed) for path in trainings.paths])
 
 
 def play_learned(path: str, planner: str, episodes: int, seed: int) -> tuple[EpisodeBatch, int]:
@@ -244,9 +245,7 @@ def simulator_rows(rows_of: Sequence[Trainings], planners: Sequence[str], episod
                 continue
             row = simulated_row_of(trainings, planner, learned)
             paths = trainings.paths if learned else trainings.paths[:1]
-            rows.append(
-                played(row, [lambda path=path: play_simulated(path, planner, episodes, seed) for path in paths])
-            )
+            rows.append(played(row, [partial(play_simulated, path, planner, episodes, seed) for path in paths]))
             if not learned:  # nothing of a run is in it
                 break
     return rows

@@ -21,8 +21,9 @@ LEAST = 8
 RESAMPLED = 2000
 """Bootstrap samples behind an interval."""
 
-Scores = Float[np.ndarray, "S N"]
-"""Returns of S trainings, or of one policy that nobody trained, on the same N starts."""
+Scores = Float[np.ndarray, "_S _N"]
+"""Returns of S trainings, or of one policy that nobody trained, on N starts."""
+Means = np.ndarray | np.floating
 Interval = list[float] | None
 
 
@@ -31,7 +32,7 @@ def interquartile_mean(values: Float[np.ndarray, "..."], axis: int = -1) -> Floa
     return np.asarray(trim_mean(values, 0.25, axis=axis))
 
 
-def interval(*strata: Float[np.ndarray, " N"]) -> Interval:
+def interval(*strata: Float[np.ndarray, " _N"]) -> Interval:
     """Return the 95 % percentile-bootstrap interval of the interquartile mean, None of fewer than 8 numbers.
 
     Args:
@@ -104,7 +105,7 @@ def share(scores: Scores, whole: Scores, nothing: Scores, same_trainings: bool =
     if way <= 0:
         return None
 
-    def ratio(some: np.ndarray, all_of_it: np.ndarray, none: np.ndarray) -> np.ndarray:
+    def ratio(some: Means, all_of_it: Means, none: Means) -> np.ndarray:
         length = all_of_it - none
         return np.where(length > 0, some - none, np.nan) / np.where(length > 0, length, 1.0)
 
