@@ -130,7 +130,7 @@ def require_same_world(env: DictConfig, first: DictConfig, path: str, first_path
         return
     key = next(key for key in here | there if here.get(key) != there.get(key))
     raise UserError(
-        f"{path} and {first_path} were trained in different environments (env.{key.removeprefix('_')} is "
+        f"{path} and {first_path} were trained in different environments (env.{key} is "
         f"{here.get(key)} and {there.get(key)}), which have other tasks or starts: compare them one by one."
     )
 

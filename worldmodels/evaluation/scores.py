@@ -137,17 +137,17 @@ def best_reached(rows: Mapping[str, Scores]) -> tuple[Scores, list[str]]:
     return np.stack([best[name] for name in names]).max(0, keepdims=True), [names[winner] for winner in winners]
 
 
-def spread(row: Mapping[str, Any]) -> str:
+def spread(row: Mapping[str, Any], form: str = "{:.1f}") -> str:
     """Say how many trainings are behind a row: each one's score, or from 8 on an interval."""
     if row["seeds"] is None:
         return "none"
     count = len(row["seeds"])
     if row["interval"] is not None:
-        low, high = row["interval"]
-        return f"{count} seeds: IQM {row['iqm']:.1f} ({low:.1f} – {high:.1f})"
+        middle, low, high = (form.format(value) for value in (row["iqm"], *row["interval"]))
+        return f"{count} seeds: IQM {middle} ({low} – {high})"
     if count == 1:
         return "1 seed"
-    return f"{count} seeds: {', '.join(f'{mean:.1f}' for mean in row['seed_means'])}"
+    return f"{count} seeds: {', '.join(map(form.format, row['seed_means']))}"
 
 
 def _require_same_starts(*rows: Scores) -> None:
