@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +37,10 @@ def table(result: Mapping[str, Any]) -> str:
     heads = ["planner on model", "mean return", "seeds of training", "± of episodes"]
     base = next((label(row) for row in rows if row.get("against")), None)
     extra = {
-        f"minus {base}": lambda row: shown(row.get("difference"), "mean", "{:+.1f}") or "–",
-        "of the best reached": lambda row: shown(row.get("of_bound"), "ratio", "{:.0%}"),
-        "of its search on the simulator": lambda row: shown(row.get("of_simulator"), "ratio", "{:.0%}"),
-        "solved": lambda row: f"{row['success_rate']:.0%}" if "success_rate" in row else "",
+        f"minus {base}": lambda row: shown(row.get("difference"), "mean", "{:+.1f}".format) or "–",
+        "of the best reached": lambda row: shown(row.get("of_bound"), "ratio", percent),
+        "of its search on the simulator": lambda row: shown(row.get("of_simulator"), "ratio", percent),
+        "solved": lambda row: percent(row["success_rate"]) if "success_rate" in row else "",
     }
     keys = ("difference", "of_bound", "of_simulator", "success_rate")
     columns = [column for column, key in zip(extra.items(), keys, strict=True) if any(key in row for row in rows)]
@@ -62,14 +62,19 @@ def table(result: Mapping[str, Any]) -> str:
     return "\n".join(lines + notes(rows) + quality_lines(result["quality"]))
 
 
-def shown(found: Mapping[str, Any] | None, key: str, form: str) -> str:
+def percent(share: float) -> str:
+    """Write a share."""
+    return f"{100 * share:.0f} %"
+
+
+def shown(found: Mapping[str, Any] | None, key: str, form: Callable[[float], str]) -> str:
     """Write a number, with its interval where it has one."""
     if found is None:
         return ""
     if found["interval"] is None:
-        return form.format(found[key])
-    low, high = (form.format(end) for end in found["interval"])
-    return f"{form.format(found[key])} ({low} – {high}){MARK[found['over']]}"
+        return form(found[key])
+    low, high = map(form, found["interval"])
+    return f"{form(found[key])} ({low} – {high}){MARK[found['over']]}"
 
 
 def notes(rows: list[dict[str, Any]]) -> list[str]:

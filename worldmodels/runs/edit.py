@@ -115,7 +115,7 @@ def require_same_model(cfg: DictConfig, before: DictConfig, words: list[str], be
     raise UserError(f"{' '.join(words)} cannot change{because}.")
 
 
-def replayed(env: DictConfig) -> dict[str, Any]:
+def replayed(env: Mapping[str, Any]) -> dict[str, Any]:
     """An environment without how long to wait for a worker, on which replay does not depend."""
     return {key: value for key, value in env.items() if key != "step_timeout"}
 
