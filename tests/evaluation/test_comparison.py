@@ -144,7 +144,7 @@ def test_a_planner_is_measured_between_random_and_the_simulator():
     assert mine["of_bound"]["ratio"] == 0.5
 
 
-def test_the_best_reached_is_taken_start_by_start_and_says_by_what():
+def test_the_best_reached_says_on_each_start_by_what():
     found = compared(
         rows_of(random=[10.0, 10.0, 10.0], simulator=[30.0, 90.0, 20.0], mine=[[60.0, 5, 5], [9, 9, 40.0]]), None
     )

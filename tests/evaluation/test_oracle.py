@@ -100,7 +100,7 @@ def test_an_environment_that_cannot_save_its_state_is_refused(run_folder, said):
 
 
 @pytest.mark.parametrize("word", ["simulator", "oracle"])
-def test_a_run_is_evaluated_on_the_simulator_beside_its_own_score(word, run_folder):
+def test_a_run_is_evaluated_on_the_simulator_too(word, run_folder):
     before = (run_folder / "evaluation.json").read_text()
     script("evaluate")([f"run={run_folder}", f"model={word}", "episodes=2"])
     assert (run_folder / "evaluation.json").read_text() == before
@@ -115,7 +115,7 @@ def test_simulator_and_learned_are_the_only_models(run_folder, said):
     assert "Did you mean 'oracle'?" in message
 
 
-def test_a_start_is_unpickled_once_for_all_that_is_tried_from_it(monkeypatch):
+def test_a_start_is_unpickled_once_for_all_candidates(monkeypatch):
     env, loads, loading = make(load_config(["env=linear_gaussian"]).env, 0), [], pickle.loads
     env.reset(seed=0)
     starts = []
@@ -150,7 +150,7 @@ def untrained(envs, env, dynamics, planner):
 
 @pytest.mark.process
 @pytest.mark.parametrize(("dynamics", "env"), [("implicit", "chain"), ("rssm", "linear_gaussian"), ("ssm", "chain")])
-def test_a_learned_value_reads_what_filtering_the_simulated_future_gives(dynamics, env):
+def test_a_learned_value_reads_the_filtered_simulation(dynamics, env):
     words = [f"env={env}"]
     with VectorEnv(load_config(words).env, 2, seed=3) as envs:
         cfg, model, _ = untrained(envs, words, dynamics, "mppi_actor_critic")
@@ -205,7 +205,7 @@ def one_hots(envs, numbers):
 
 @pytest.mark.process
 @pytest.mark.parametrize("planner", ["tdmpc", "mppi_actor_critic", "cem_actor_critic"])
-def test_guided_searches_play_on_the_simulator_and_their_value_counts(planner, monkeypatch):
+def test_guided_searches_play_on_the_simulator(planner, monkeypatch):
     env = ["env=linear_gaussian", "env.limit=4"]
     with VectorEnv(load_config(env).env, 1, seed=0) as envs:
         cfg, model, guided = untrained(envs, env, "implicit", planner)

@@ -93,7 +93,7 @@ def test_a_share_has_the_ends_0_and_1(seeds):
     assert few["interval"] is None
 
 
-def test_a_share_of_what_the_same_seeds_reach_draws_both_together():
+def test_a_share_of_the_same_seeds_draws_both_together():
     nothing, top = np.zeros((1, 4)), draws(5, 8, 4) + 30
     assert share(top / 2, top, nothing, same_trainings=True)["interval"] == pytest.approx([0.5, 0.5])
     low, high = share(top / 2, top, nothing)["interval"]

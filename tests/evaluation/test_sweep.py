@@ -69,7 +69,7 @@ def test_several_seeds_are_one_row(seeds):
 
 
 @pytest.mark.process
-def test_seeds_of_one_configuration_play_together_and_others_are_refused(finished_run, tmp_path, said):
+def test_only_seeds_of_one_configuration_play_together(finished_run, tmp_path, said):
     text = (finished_run / "config.yaml").read_text()
     other = shutil.copytree(finished_run, tmp_path / "other")
     (other / "config.yaml").write_text(text.replace("\nseed: 0", "\nseed: 1", 1))
