@@ -34,7 +34,7 @@ def test_strata_are_resampled_each_for_itself():
     assert low < 5.0 < high
 
 
-def test_a_row_tells_seeds_and_beside_them_the_spread_of_episodes():
+def test_a_row_tells_seeds_and_the_spread_of_episodes():
     row = described(np.array([[1.0, 3.0], [10.0, 16.0]]), [0, 5])
     assert row["seed_means"] == [2.0, 13.0]
     assert row["mean"] == 7.5
