@@ -180,6 +180,7 @@ def test_tables_say_what_is_missing():
     result = {"env": "x", "episodes": 2, "rows": rows, "quality": {}}
     assert "| tdmpc on a | – | – | it has learned parts |" in table(result)
     assert "| random | 1.5 | none | 0.5 |" in table(result)
+    assert "No differences are told: tdmpc on a has no returns." in table(result | {"against": "tdmpc on a"})
     assert label(rows[0]) == "random"
     assert len(draw(result).axes) == 1
     rows[0]["success_rate"] = 0.25

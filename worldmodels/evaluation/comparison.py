@@ -106,7 +106,7 @@ def compare(
         "env": task_of(first),
         "episodes": episodes,
         "evaluation_seed": seed,
-        "against": next((label(row) for row in told if row.get("against")), None),
+        "against": against or next((label(row) for row in told if row.get("against")), None),
         "rows": told,
         "quality": quality,
         "planned_over_simulator": ratios,

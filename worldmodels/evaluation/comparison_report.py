@@ -59,6 +59,8 @@ def table(result: Mapping[str, Any]) -> str:
         else:
             cells = [f"{row['mean']:.1f}", spread(row), f"{row['std']:.1f}", *(cell(row) for _, cell in columns)]
         lines.append("| " + " | ".join([label(row), *cells]) + " |")
+    if base is None and result.get("against"):
+        lines += ["", f"No differences are told: {result['against']} has no returns."]
     return "\n".join(lines + notes(rows) + quality_lines(result["quality"]))
 
 
