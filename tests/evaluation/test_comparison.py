@@ -16,7 +16,14 @@ from planners.gradient import Gradient
 from planners.learning.learner import require_gradients
 from worldmodels.agent import Agent
 from worldmodels.errors import UserError
-from worldmodels.evaluation.comparison import Entry, compared, open_run_or_reason, references
+from worldmodels.evaluation.comparison import (
+    Entry,
+    compared,
+    harder_searches,
+    open_run_or_reason,
+    references,
+    words_of,
+)
 from worldmodels.evaluation.comparison_report import BOUND, SIMULATOR, draw, label, table
 from worldmodels.evaluation.model_metrics import balanced_error, correlate, relative_error
 from worldmodels.evaluation.report import windows
@@ -294,6 +301,12 @@ def test_a_guided_search_takes_over_what_was_learned(learned_run):
     assert guided.cfg.planner.search.gamma == guided.cfg.planner.learner.gamma
     for key, value in alone.planner.state_dict().items():
         assert torch.equal(guided.planner.learner.state_dict()[key], value)
+    longest, broader = harder_searches(str(learned_run), "mppi_actor_critic")[1:]
+    search = load_run(learned_run, words_of(longest)).planner.search
+    assert search.plan_horizon == 4 * guided.planner.search.plan_horizon
+    search = load_run(learned_run, words_of(broader)).planner.search
+    assert search.settings.num_samples == 8 * guided.planner.search.settings.num_samples
+    assert harder_searches(str(learned_run), "gradient") == []
     load_run(learned_run, ["planner=mppi"])
     with pytest.raises(UserError, match="has learned parts"):
         load_run(learned_run, ["planner=tdmpc"])
