@@ -16,12 +16,21 @@ from planners.gradient import Gradient
 from planners.learning.learner import require_gradients
 from worldmodels.agent import Agent
 from worldmodels.errors import UserError
-from worldmodels.evaluation.comparison import Entry, bounds, interval, open_run_or_reason, over_oracle, with_intervals
-from worldmodels.evaluation.comparison_report import draw, label, table
+from worldmodels.evaluation.comparison import (
+    Entry,
+    compared,
+    harder_searches,
+    open_run_or_reason,
+    references,
+    words_of,
+)
+from worldmodels.evaluation.comparison_report import BOUND, SIMULATOR, draw, label, table
 from worldmodels.evaluation.model_metrics import balanced_error, correlate, relative_error
 from worldmodels.evaluation.report import windows
 from worldmodels.evaluation.rollout import EpisodeBatch
+from worldmodels.evaluation.scores import described, interval
 from worldmodels.runs.loading import load_run
+from worldmodels.runs.seeds import by_configuration
 from worldmodels.training.parts import parts
 from worldmodels.training.run import train
 
@@ -48,11 +57,18 @@ def test_a_grid_is_played_and_written(learned_run, finished_run, tmp_path, monke
     script("compare")([f"runs=[{finished_run},{learned_run}]", f"planners={planners}", "episodes=2", f"to={to}"])
     result = json.loads((to / "compare.json").read_text())
     rows = {(row["model"], row["planner"].split()[0]): row for row in result["rows"]}
-    assert len(rows) == 2 * 3 + 1 + 5
+    assert len(rows) == 2 * 3 + 2 + 5 + 1
     assert "has learned parts" in rows[str(finished_run), "actor_critic"]["reason"]
     assert len(rows[str(learned_run), "mppi_actor_critic"]["returns"]) == 2
-    assert len(rows["oracle", "mppi"]["returns"]) == 2
-    assert rows[None, "zero"]["interval"][0] <= rows[None, "zero"]["iqm"] <= rows[None, "zero"]["interval"][1]
+    assert len(rows[SIMULATOR, "mppi"]["returns"]) == 2
+    assert len(rows[SIMULATOR, "mppi_actor_critic"]["returns"]) == 2
+    assert rows[SIMULATOR, "mppi_actor_critic"]["runs"] == [str(learned_run)]
+    assert rows[None, "zero"]["interval"] is None  # of two episodes
+    best = [max(row["returns"][start] for row in rows.values() if row["returns"]) for start in range(2)]
+    assert rows[BOUND, BOUND]["returns"] == best
+    assert rows[str(learned_run), "mppi_actor_critic"]["of_simulator"]["interval"] is None
+    assert "of_simulator" not in rows[str(learned_run), "actor_critic"]
+    assert result["planned_over_oracle"] == result["planned_over_simulator"] != []
     for path in (finished_run, learned_run):
         scores = result["quality"][str(path)]
         assert scores["errors"].keys() == {"latent", "reward", "pixels", "state", "cont"}
@@ -70,6 +86,34 @@ def test_runs_of_different_environments_are_not_compared(finished_run, tmp_path,
     assert "different environments" in said.refusal("compare", f"runs=[{finished_run},{other}]")
     (other / "config.yaml").write_text(text.replace("num_envs: 2", "num_envs: 1", 1))
     assert "no checkpoint" in said.refusal("compare", f"runs=[{finished_run},{other}]")  # the same environment
+    assert "is named twice" in said.refusal("compare", f"runs=[{finished_run},{finished_run}]")
+    assert "leave simulator=false out" in said.refusal(
+        "compare", f"runs=[{finished_run}]", "bound=true", "simulator=false"
+    )
+    message = said.refusal("compare", f"runs=[{finished_run}]", "against=rendom")
+    assert "against=rendom is no row" in message
+    assert "Did you mean 'random'?" in message
+
+
+def test_runs_that_differ_in_their_seed_alone_are_one_row(finished_run, tmp_path):
+    """Nor do a folder of their own, other evaluations and more threads tell them apart."""
+    text = (finished_run / "config.yaml").read_text()
+    changes = {
+        "s1": [("\nseed: 0", "\nseed: 1"), ("threads: 1", "threads: 2")],
+        "s2": [("\nseed: 0", "\nseed: 2"), ("\n  episodes: 2", "\n  episodes: 3")],
+        "longer": [("\nseed: 0", "\nseed: 3"), ("\nframes: 120", "\nframes: 240")],
+        "again": [],
+    }
+    for name, pairs in changes.items():
+        changed = text
+        for old, new in pairs:
+            assert old in changed, old
+            changed = changed.replace(old, new, 1)
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.yaml").write_text(changed)
+    found = by_configuration([str(finished_run), *(str(tmp_path / name) for name in changes)])
+    assert [trainings.seeds for trainings in found] == [[0, 1, 2], [3], [0]]
+    assert [trainings.name for trainings in found] == ["run", "longer", "again"]
 
 
 @pytest.mark.parametrize(
@@ -79,6 +123,8 @@ def test_runs_of_different_environments_are_not_compared(finished_run, tmp_path,
         (["runs=[a]", "planer=[mppi]"], "Did you mean 'planners'?"),
         (["runs=[a,,b]"], "must be a list such as [one,two]"),
         (["runs=[a]", "oracle=maybe"], "must be true or false"),
+        (["runs=[a]", "bound=perhaps"], "must be true or false"),
+        (["runs=[a]", "againts=random"], "Did you mean 'against'?"),
         (["runs=[nowhere]"], "is not a folder"),
     ],
 )
@@ -87,39 +133,61 @@ def test_mistakes_are_one_sentence(words, message, said):
 
 
 def rows_of(**returns):
-    names = {"random": (None, "random"), "oracle": ("oracle", "mppi"), "mine": ("runs/a", "mppi")}
-    return [{"model": names[key][0], "planner": names[key][1], "returns": value} for key, value in returns.items()]
+    names = {"random": (None, "random"), "simulator": (SIMULATOR, "mppi"), "mine": ("runs/a", "mppi")}
+    rows = []
+    for key, value in returns.items():
+        scores = np.asarray(value if isinstance(value[0], list) else [value])
+        seeds = list(range(len(scores))) if key == "mine" else None
+        model, planner = names[key]
+        runs = ["runs/a"] if key == "mine" else []
+        rows.append({"model": model, "planner": planner, "runs": runs, **described(scores, seeds)})
+    return rows
 
 
-def test_a_planner_is_measured_between_random_and_the_oracle():
-    found = over_oracle(rows_of(random=[10.0, 10.0], oracle=[110.0, 90.0], mine=[55.0]))
-    assert found == [{"model": "runs/a", "planner": "mppi", "ratio": 0.5}]
+def test_a_planner_is_measured_between_random_and_the_simulator():
+    found = compared(rows_of(random=[10.0, 10.0], simulator=[110.0, 90.0], mine=[60.0, 50.0]), None)
+    [mine] = [row for row in found if row["model"] == "runs/a"]
+    assert mine["of_simulator"] == {"ratio": 0.5, "interval": None, "over": None}
+    assert mine["of_bound"]["ratio"] == 0.5
+
+
+def test_the_best_reached_says_on_each_start_by_what():
+    found = compared(
+        rows_of(random=[10.0, 10.0, 10.0], simulator=[30.0, 90.0, 20.0], mine=[[60.0, 5, 5], [9, 9, 40.0]]), None
+    )
+    assert found[-1]["returns"] == [60.0, 90.0, 40.0]
+    assert found[-1]["by"] == ["mppi on a", "mppi: search on the simulator", "mppi on a"]
+    text = table({"env": "x", "episodes": 3, "rows": found, "quality": {}})
+    assert "Best reached, by starts: mppi on a (2), mppi: search on the simulator (1)." in text
+    assert "2 seeds: 23.3, 19.3" in text
 
 
 def test_intervals_cover_the_interquartile_mean():
     scores = torch.randn(40, generator=seeded()).tolist()
-    [row] = with_intervals(rows_of(mine=scores))
+    [row] = rows_of(mine=[[score] for score in scores])
     middle = sorted(scores)[10:30]
     assert row["iqm"] == pytest.approx(sum(middle) / 20, abs=1e-6)
     assert row["interval"][0] < row["iqm"] < row["interval"][1]
     drawn = np.random.get_state()[1].tolist()  # noqa: NPY002
-    assert with_intervals(rows_of(mine=scores)) == [row]
+    assert rows_of(mine=[[score] for score in scores]) == [row]
     assert np.random.get_state()[1].tolist() == drawn  # noqa: NPY002
 
 
-@pytest.mark.parametrize(("count", "expected"), [(1, (103.77, 103.77)), (3, (83.93, 110.85)), (20, (87.20, 110.84))])
-def test_intervals_are_those_of_rliable(count, expected):
-    """Of rliable 1.2.0 with 50,000 resamples, noted once, for returns of this generator."""
+def test_intervals_are_those_of_rliable():
+    """Of rliable 1.2.0 with 50,000 resamples, noted once, for returns of this generator. None is told of few."""
     generator = np.random.default_rng(0)
     drawn = {n: generator.normal(100, 30, n) for n in (1, 2, 3, 5, 10, 20)}
-    assert interval(drawn[count]) == pytest.approx(expected, abs=0.5)
+    assert interval(drawn[20]) == pytest.approx((87.20, 110.84), abs=0.5)
+    assert [interval(drawn[count]) for count in (1, 2, 3, 5)] == [None] * 4
 
 
 def test_tables_say_what_is_missing():
     missing = {"model": "runs/a", "planner": "tdmpc", "returns": None, "reason": "it has learned parts"}
-    rows = [*with_intervals(rows_of(random=[1.0, 2.0])), missing]
-    result = {"env": "x", "episodes": 2, "rows": rows, "planned_over_oracle": [], "quality": {}}
-    assert "| tdmpc on a | – | – | – | it has learned parts |" in table(result)
+    rows = [*rows_of(random=[1.0, 2.0]), missing]
+    result = {"env": "x", "episodes": 2, "rows": rows, "quality": {}}
+    assert "| tdmpc on a | – | – | it has learned parts |" in table(result)
+    assert "| random | 1.5 | none | 0.5 |" in table(result)
+    assert "No differences are told: tdmpc on a has no returns." in table(result | {"against": "tdmpc on a"})
     assert label(rows[0]) == "random"
     assert len(draw(result).axes) == 1
     rows[0]["success_rate"] = 0.25
@@ -135,15 +203,20 @@ def test_there_is_an_upper_bound_whatever_was_asked_for(finished_run, monkeypatc
         return played
 
     monkeypatch.setattr("worldmodels.evaluation.comparison.evaluate_oracle", oracle)
-    monkeypatch.setattr("worldmodels.evaluation.comparison.play_baseline", lambda *_: [1.0])
+    monkeypatch.setattr("worldmodels.evaluation.comparison.play_baseline", lambda *_: [1.0, 1.0])
+    trainings = by_configuration([str(finished_run)])
     for planners, expected in {
         ("gradient",): [("gradient", None), ("mppi", [3.0, 4.0])],
         ("gradient", "actor_critic"): [("gradient", None), ("mppi", [3.0, 4.0])],
         ("gradient", "cem"): [("gradient", None), ("cem", [3.0, 4.0])],
         ("actor_critic",): [("mppi", [3.0, 4.0])],
     }.items():
-        rows = bounds(load_run(finished_run), list(planners), 2, 0, True)
-        assert [(row["planner"], row["returns"]) for row in rows if row["model"] == "oracle"] == expected
+        rows = references(trainings, list(planners), 2, 0, simulator=True, bound=False)
+        assert [(row["planner"], row["returns"]) for row in rows if row["model"] == SIMULATOR] == expected
+    rows = references(trainings, ["mppi num_samples=8", "gradient"], 2, 0, simulator=True, bound=True)
+    first = "mppi num_samples=8"
+    harder = [first, "gradient", f"{first} plan_horizon=6", f"{first} plan_horizon=12", f"{first} num_samples=64"]
+    assert [row["planner"] for row in rows if row["model"] == SIMULATOR] == harder
 
 
 def test_predicting_the_mean_errs_by_one():
@@ -228,6 +301,12 @@ def test_a_guided_search_takes_over_what_was_learned(learned_run):
     assert guided.cfg.planner.search.gamma == guided.cfg.planner.learner.gamma
     for key, value in alone.planner.state_dict().items():
         assert torch.equal(guided.planner.learner.state_dict()[key], value)
+    longest, broader = harder_searches(str(learned_run), "mppi_actor_critic")[1:]
+    search = load_run(learned_run, words_of(longest)).planner.search
+    assert search.plan_horizon == 4 * guided.planner.search.plan_horizon
+    search = load_run(learned_run, words_of(broader)).planner.search
+    assert search.settings.num_samples == 8 * guided.planner.search.settings.num_samples
+    assert harder_searches(str(learned_run), "gradient") == []
     load_run(learned_run, ["planner=mppi"])
     with pytest.raises(UserError, match="has learned parts"):
         load_run(learned_run, ["planner=tdmpc"])
@@ -270,6 +349,6 @@ def test_the_planner_of_the_training_keeps_its_options(finished_run, tmp_path):
 
 
 @pytest.mark.process
-def test_learned_planners_are_refused_with_the_oracle(learned_run, said):
-    message = said.refusal("evaluate", f"run={learned_run}", "model=oracle")
+def test_policies_alone_are_refused_on_the_simulator(learned_run, said):
+    message = said.refusal("evaluate", f"run={learned_run}", "model=simulator")
     assert "use one without learned parts" in message

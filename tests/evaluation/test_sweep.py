@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
+import shutil
 
+import numpy as np
 import pytest
 from toy_runs import script
 
 from worldmodels.errors import UserError
 from worldmodels.evaluation.report import play_held_out
+from worldmodels.evaluation.scores import described
 from worldmodels.evaluation.sweep import draw, numbers, rank_correlation, table
 from worldmodels.runs.loading import load_run
 
 
 def row(value, *returns, success=None):
-    mean = sum(returns) / len(returns)
-    return {"value": value, "returns": list(returns), "mean": mean, "std": 1.0, "success_rate": success}
+    return {"value": value, **described(np.asarray([returns]), [0]), "success_rate": success}
 
 
 def test_every_value_plays_the_same_episodes(finished_run, tmp_path):
@@ -47,7 +49,38 @@ def test_words_are_drawn_where_there_are_no_numbers():
     assert [tick.get_text() for tick in figure.axes[0].get_xticklabels()] == ["ddpm", "dpm"]
     assert list(figure.axes[1].lines[0].get_ydata()) == [50, 100]
     text = table(result | {"rows": [row("ddpm", 1.0, 2.0, success=0.5)]})
-    assert "| ddpm | 1.5 | 1.0 | 50 % |" in text
+    assert "tells nothing of other trainings" in text
+    assert "| ddpm | 1.5 | 1 seed | 0.5 | 50 % |" in text
+
+
+@pytest.mark.parametrize("seeds", [3, 8])
+def test_several_seeds_are_one_row(seeds):
+    values = [np.random.default_rng(value).normal(value, 1, (seeds, 4)) for value in (1, 2)]
+    rows = [
+        {"value": str(n), **described(scores, list(range(seeds))), "success_rate": None}
+        for n, scores in enumerate(values)
+    ]
+    result = {"run": "r", "over": "planner.gamma", "episodes": 4, "rank_correlation": None, "rows": rows}
+    assert f"| {seeds} seeds: " in table(result)
+    assert ("IQM" in table(result)) == (seeds == 8)
+    axes = draw(result).axes[0]
+    assert ("interval" in axes.get_ylabel()) == (seeds == 8)
+    assert len(axes.lines) == 1 + seeds
+
+
+@pytest.mark.process
+def test_only_seeds_of_one_configuration_play_together(finished_run, tmp_path, said):
+    text = (finished_run / "config.yaml").read_text()
+    other = shutil.copytree(finished_run, tmp_path / "other")
+    (other / "config.yaml").write_text(text.replace("\nseed: 0", "\nseed: 1", 1))
+    to, runs = tmp_path / "sweep", f"run=[{finished_run},{other}]"
+    script("sweep")([runs, "over=planner.num_samples", "values=4", "episodes=2", f"to={to}"])
+    [row] = json.loads((to / "sweep.json").read_text())["rows"]
+    assert row["seeds"] == [0, 1]
+    assert len(row["seed_means"]) == 2
+    (other / "config.yaml").write_text(text.replace("\nframes: 120", "\nframes: 240", 1))
+    message = said.refusal("sweep", runs, "over=planner.num_samples", "values=4")
+    assert "differ in more than their seed" in message
 
 
 @pytest.mark.parametrize(

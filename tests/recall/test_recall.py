@@ -247,6 +247,14 @@ def test_trainings_that_ran_out_of_time_are_marked():
     assert footnote(found[:1]) == ""
 
 
+def test_seeds_of_a_training_are_one_cell():
+    cell = {"dynamics": "ssm", "posterior": "obs", "delay": 4, "cue": True, "episodes": 100, "parameters": 1}
+    shares = [0.9, 0.5, *[0.7] * 6]
+    found = [cell | {"updates": 9, "asked_updates": 9, "scores": {"room": share}} for share in shares]
+    assert "| ssm obs | 1 | 70 (2 seeds: 90, 50) |" in table(found[:2], "room")
+    assert "| ssm obs | 1 | 70 (8 seeds: IQM 70 (" in table(found, "room")
+
+
 @pytest.mark.parametrize(
     ("word", "sentence"),
     [

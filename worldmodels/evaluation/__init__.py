@@ -1,1 +1,1 @@
-"""Scores: held-out episodes, baselines, model errors, comparisons, sweeps, the oracle. Nothing here learns."""
+"""Scores: held-out episodes, baselines, model errors, comparisons, sweeps, simulator searches. Nothing here learns."""

@@ -1,43 +1,80 @@
-"""The true simulator in a world model's place: what a planner can do when the model makes no mistakes."""
+"""The true simulator in a world model's place: what a search finds there that makes no mistakes about what follows.
+
+A learned policy and value take part in it too: what the simulator shows is then filtered by the model that they read.
+"""
 
 from __future__ import annotations
 
+import functools
 import os
 import pickle
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import AbstractContextManager, nullcontext
 from multiprocessing import get_context
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Generator, Tensor
 from typing_extensions import override
 
-from dynamics.base import Dynamics, Rollout, State
+from dynamics.base import Dynamics, Rollout, State, stack_memories
 from worldmodels.agent import Agent
 from worldmodels.envs import describe, make
 from worldmodels.envs.options import Baselines, read
 from worldmodels.envs.stream import enter_worker
 from worldmodels.envs.vector import VectorEnv, array_state, plain_config
 from worldmodels.errors import UserError, sentence
-from worldmodels.model import ActionSource, Trajectory
+from worldmodels.model import ActionSource, Trajectory, WorldModel, as_policy
 
 SNAPSHOT = "snapshot"
 """The memory of a state: a simulator's snapshot as bytes, behind their number in eight."""
+
+LATENT = "latent/"
+"""Before the keys of what a learned model remembers, in the memory of a state."""
+STARTS_KEPT = 64
+"""Starts that a process keeps unpickled, so that further candidates and iterations find them."""
+NOTHING, LAST, ALL = slice(0, 0), slice(-1, None), slice(None)
+"""Steps whose observations are wanted."""
 
 _simulator: Any = None
 """In a worker process: its environment."""
 
 
-class Simulators:
-    """Processes that each hold one simulator of an environment, and play sequences of actions from snapshots."""
+class Played(NamedTuple):
+    """What N sequences of H actions came to in a simulator."""
 
-    def __init__(self, env: Mapping[str, Any], discrete: bool, workers: int | None = None) -> None:
+    feat: np.ndarray
+    """States [N, H+1, F], where the simulator shows any."""
+    reward: np.ndarray
+    """[N, H]."""
+    cont: np.ndarray
+    """[N, H]: 0 from a terminal state on."""
+    seen: dict[str, np.ndarray]
+    """Observations after the steps that were asked for, [N, K, ...]."""
+    ends: list[bytes]
+    """Snapshots where the rows end, if H is 1."""
+
+
+class Simulators:
+    """Processes that each hold one simulator of an environment, and play sequences of actions from snapshots.
+
+    Args:
+        env: the environment's configuration.
+        discrete: whether actions are one-hot.
+        workers: how many processes; None: one a core.
+        complete: whether everything that agents see is wanted, frames too. Else these are not drawn where that can be.
+    """
+
+    def __init__(
+        self, env: Mapping[str, Any], discrete: bool, workers: int | None = None, complete: bool = False
+    ) -> None:
         env = plain_config(env)
-        env = {**env, **(read(Baselines, env).baseline_overrides or {})}
+        if not complete:
+            env = {**env, **(read(Baselines, env).baseline_overrides or {})}
         self.name, self.discrete = describe(env), discrete
         self.workers = workers or os.cpu_count() or 1
         self._pool = ProcessPoolExecutor(
@@ -50,21 +87,22 @@ class Simulators:
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(cancel_futures=True)
 
-    def play(
-        self, snapshots: list[bytes], start: np.ndarray, actions: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[bytes]]:
-        """Features [N, H+1, F], rewards and continuations [N, H] of actions [N, H, A] (or [N, H] indices).
-
-        Row n starts from ``snapshots[start[n]]``. Also the snapshots where the rows end, if H is 1.
-        """
+    def play(self, snapshots: list[bytes], start: np.ndarray, actions: np.ndarray, kept: slice = NOTHING) -> Played:
+        """Play actions [N, H, A] (or [N, H] indices), row n from ``snapshots[start[n]]``."""
         parts = np.array_split(np.arange(len(start)), min(self.workers, len(start)))
         try:
-            answers = [self._pool.submit(_play, [snapshots[i] for i in start[part]], actions[part]) for part in parts]
+            answers = []
+            for part in parts:
+                needed, which = np.unique(start[part], return_inverse=True)
+                answers.append(self._pool.submit(_play, [snapshots[i] for i in needed], which, actions[part], kept))
             played = [answer.result() for answer in answers]
         except BrokenProcessPool as error:
-            raise UserError(f"a process that simulates {self.name} for the oracle died: {sentence(error)}") from error
+            raise UserError(
+                f"a process that simulates {self.name} for model=simulator died: {sentence(error)}"
+            ) from error
         feat, reward, cont = (np.concatenate([part[k] for part in played]) for k in range(3))
-        return feat, reward, cont, [snapshot for part in played for snapshot in part[3]]
+        seen = {key: np.concatenate([part.seen[key] for part in played]) for key in played[0].seen}
+        return Played(feat, reward, cont, seen, [snapshot for part in played for snapshot in part.ends])
 
 
 def _start(env: dict[str, Any]) -> None:
@@ -73,25 +111,35 @@ def _start(env: dict[str, Any]) -> None:
     _simulator = make(env, 0)
 
 
-def _play(snapshots: list[bytes], actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[bytes]]:
-    rows = [_play_row(snapshot, row) for snapshot, row in zip(snapshots, actions, strict=True)]
-    feat, reward, cont, ends = zip(*rows, strict=True)
-    return np.stack(feat), np.stack(reward), np.stack(cont), [end for end in ends if end is not None]
+@functools.lru_cache(maxsize=STARTS_KEPT)
+def _unpickled(snapshot: bytes) -> dict[str, Any]:
+    """Return a start, for everything that is tried from it: restoring copies what it takes over."""
+    return pickle.loads(snapshot)
 
 
-def _play_row(snapshot: bytes, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, bytes | None]:
+def _play(snapshots: list[bytes], which: np.ndarray, actions: np.ndarray, kept: slice) -> Played:
+    starts = [_unpickled(snapshot) for snapshot in snapshots]
+    rows = [_play_row(starts[i], row, kept) for i, row in zip(which, actions, strict=True)]
+    feat, reward, cont, seen, ends = zip(*rows, strict=True)
+    together = {key: np.stack([row[key] for row in seen]) for key in seen[0]}
+    return Played(np.stack(feat), np.stack(reward), np.stack(cont), together, [end for row in ends for end in row])
+
+
+def _play_row(stream: Mapping[str, Any], actions: np.ndarray, kept: slice) -> Played:
     """Play one row. After an episode's end nothing is rewarded, and only a terminal state does not go on."""
-    stream = pickle.loads(snapshot)
     observation, over = _simulator.restore(stream["env"]), stream["pending_reset"]
-    feat = [_feature(observation)]
+    feat, shown = [_feature(observation)], []
     reward, cont = np.zeros(len(actions), np.float32), np.ones(len(actions), np.float32)
     for t, action in enumerate(actions):
         if not over:
             observation, reward[t], terminated, truncated, _ = _simulator.step(action)
             over, cont[t] = terminated or truncated, not terminated
         feat.append(_feature(observation))
-    end = pickle.dumps({"env": _simulator.snapshot(), "pending_reset": bool(over)}) if len(actions) == 1 else None
-    return np.stack(feat), reward, cont, end
+        shown.append(observation)
+    ends = [pickle.dumps({"env": _simulator.snapshot(), "pending_reset": bool(over)})] * (len(actions) == 1)
+    wanted = shown[kept]
+    seen = {key: np.stack([step[key] for step in wanted]) for key in observation} if wanted else {}
+    return Played(np.stack(feat), reward, cont, seen, ends)
 
 
 def _feature(observation: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -100,22 +148,39 @@ def _feature(observation: Mapping[str, np.ndarray]) -> np.ndarray:
 
 
 class OracleDynamics(Dynamics):
-    """The simulator behind the dynamics contract: a state's memory is a snapshot, a step restores it and steps."""
+    """The simulator behind the dynamics contract: a state's memory is a snapshot, a step restores it and steps.
+
+    Args:
+        simulators: processes that play.
+        action_dim: numbers in an action.
+        model: a learned model that filters what the simulator shows, for planners that read its features. None:
+            features are the simulator's state, for looking at only.
+    """
 
     gradient = "none"
 
-    def __init__(self, simulators: Simulators, action_dim: int) -> None:
+    def __init__(self, simulators: Simulators, action_dim: int, model: WorldModel | None = None) -> None:
         super().__init__()
-        self.simulators, self.action_dim = simulators, action_dim
+        self.simulators, self.action_dim, self.model = simulators, action_dim, model
         self.layouts = [{SNAPSHOT: (None,)}]
 
     @override
     def initial(self, n: int) -> State:
-        return State(torch.zeros(n, 1), {SNAPSHOT: torch.zeros(n, 8, dtype=torch.uint8)})
+        latent = State(torch.zeros(n, 1), {}) if self.model is None else self.model.initial(n)
+        return self.grounded(latent, torch.zeros(n, 8, dtype=torch.uint8))
+
+    def grounded(self, latent: State, snapshots: Tensor) -> State:
+        """Return states of a learned model, or of none, with the simulator's beside them."""
+        return State(latent.feat, {SNAPSHOT: snapshots, **{LATENT + key: x for key, x in latent.memory.items()}})
+
+    def latent(self, state: State) -> State:
+        """Return the learned model's part of a state."""
+        own = {key.removeprefix(LATENT): x for key, x in state.memory.items() if key.startswith(LATENT)}
+        return State(state.feat, own)
 
     def observe(self, embed: Tensor, action: Tensor, reset: Tensor, state: State) -> tuple[Rollout, State]:
         """Refused: a simulator is not filtered."""
-        raise UserError("model=oracle observes nothing: it is for planning in evaluate.py and compare.py.")
+        raise UserError("model=simulator observes nothing: it is for planning in evaluate.py and compare.py.")
 
     def obs_step(
         self,
@@ -131,32 +196,77 @@ class OracleDynamics(Dynamics):
 
     def img_step(self, action: Float[Tensor, "N A"], state: State, generator: Generator | None = None) -> State:
         """Restore, step, take a snapshot."""
-        feat, _, _, ends = self.play(state, action[:, None])
-        return State(feat[:, -1], {SNAPSHOT: pack(ends)})
+        return self.step(action, state, generator)[0]
+
+    def step(
+        self, action: Float[Tensor, "N A"], state: State, generator: Generator | None
+    ) -> tuple[State, Float[Tensor, " N"], Float[Tensor, " N"]]:
+        """Return the next states, their rewards, and whether they go on."""
+        played = self.play(state, action[:, None], ALL)
+        snapshots = pack(played.ends)
+        if self.model is None:
+            after = self.grounded(State(torch.from_numpy(played.feat[:, -1]), {}), snapshots)
+        else:
+            [latent] = self.filtered(played.seen, action[:, None], self.latent(state), generator)
+            after = self.grounded(latent, snapshots)
+        reward, cont = (torch.from_numpy(x[:, 0]).to(action.device) for x in (played.reward, played.cont))
+        return after, reward, cont
+
+    def filtered(
+        self,
+        seen: Mapping[str, np.ndarray],
+        actions: Float[Tensor, "N K A"],
+        latent: State,
+        generator: Generator | None,
+    ) -> list[State]:
+        """Return the learned model's states after each of K observations that continue ``latent``."""
+        device, states = actions.device, []
+        obs = {key: torch.from_numpy(x).to(device) for key, x in seen.items()}
+        no_reset = torch.zeros(len(actions), dtype=torch.bool, device=device)
+        for t in range(actions.shape[1]):
+            now = {key: x[:, t] for key, x in obs.items()}
+            latent = self.model.obs_step(now, actions[:, t], no_reset, latent, generator)
+            states.append(latent)
+        return states
+
+    @override
+    def fork(self, state: State, n: int) -> State:
+        if self.model is None:
+            return super().fork(state, n)
+        latent = self.model.dynamics.fork(self.latent(state), n)
+        return self.grounded(latent, state.memory[SNAPSHOT].repeat_interleave(n, dim=0))
+
+    @override
+    def select(self, state: State, rows: Int64[Tensor, " K"] | slice) -> State:
+        if self.model is None:
+            return super().select(state, rows)
+        here = rows if isinstance(rows, slice) else rows.cpu()
+        return self.grounded(self.model.dynamics.select(self.latent(state), rows), state.memory[SNAPSHOT][here])
 
     @override
     def starts(self, rollout: Rollout, last: int | None = None) -> State:
-        raise UserError("model=oracle has no posteriors to imagine from.")
+        raise UserError("model=simulator has no posteriors to imagine from.")
 
     @override
     def loss(self, rollout: Rollout, reset: Bool[Tensor, "B T"]) -> dict[str, Tensor]:
         return {}
 
-    def play(self, state: State, actions: Float[Tensor, "N H A"]) -> tuple[Tensor, Tensor, Tensor, list[bytes]]:
-        """Features, rewards and continuations of sequences of actions."""
+    def play(self, state: State, actions: Float[Tensor, "N H A"], kept: slice = NOTHING) -> Played:
+        """Play sequences of actions."""
         packed, index = torch.unique_consecutive(state.memory[SNAPSHOT], dim=0, return_inverse=True)
         given = actions.argmax(-1) if self.simulators.discrete else actions
-        played = self.simulators.play(unpack(packed), index.numpy(), given.cpu().numpy())
-        return *(torch.from_numpy(x) for x in played[:3]), played[3]
+        return self.simulators.play(unpack(packed), index.numpy(), given.cpu().numpy(), kept)
 
 
 class Oracle:
-    """Stands where a :class:`~worldmodels.model.WorldModel` stands, for planners that search without learned parts."""
+    """Stands where a :class:`~worldmodels.model.WorldModel` stands, for planners that search.
 
-    device = torch.device("cpu")
+    With a learned ``model``, whose features a search's guide reads, the simulator is still what moves and rewards.
+    """
 
-    def __init__(self, simulators: Simulators, action_dim: int) -> None:
-        self.dynamics = OracleDynamics(simulators, action_dim)
+    def __init__(self, simulators: Simulators, action_dim: int, model: WorldModel | None = None) -> None:
+        self.dynamics, self.model = OracleDynamics(simulators, action_dim, model), model
+        self.device = torch.device("cpu") if model is None else model.device
 
     def initial(self, n: int) -> State:
         """Return states without a snapshot."""
@@ -171,36 +281,87 @@ class Oracle:
         noise: Tensor | None = None,
         frozen: bool = False,
     ) -> Trajectory:
-        """Play actions [N, H, A] in the simulator, which has no gradients."""
+        """Play actions [N, H, A], or those of a policy, in the simulator, which has no gradients.
+
+        Where a model without a memory reads what is seen, it reads the last step's alone, where a value is asked for.
+        Features between are not numbers.
+        """
         if frozen:
             raise UserError("no gradient leads back through a simulator: use planner=mppi.")
         if not isinstance(policy, Tensor):
-            raise UserError(
-                "a policy reads a model's features, which model=oracle has not: use a planner without learned parts, "
-                "such as planner=mppi."
-            )
-        feat, reward, cont, _ = self.dynamics.play(state, policy)
+            return self._follow(state, policy, imag_horizon, generator, noise)
+        if self.model is None:
+            played = self.dynamics.play(state, policy)
+            feat = torch.from_numpy(played.feat)
+        else:
+            kept = ALL if self.model.dynamics.recurrent else LAST
+            played = self.dynamics.play(state, policy, kept)
+            latent = self.dynamics.latent(state)
+            feats = [s.feat for s in self.dynamics.filtered(played.seen, policy[:, kept], latent, generator)]
+            unread = [torch.full_like(state.feat, torch.nan)] * (policy.shape[1] - len(feats))
+            feat = torch.stack([state.feat, *unread, *feats], dim=1)
+        reward, cont = (torch.from_numpy(x).to(policy.device) for x in (played.reward, played.cont))
         return Trajectory(feat, policy, reward, cont)
+
+    def _follow(
+        self,
+        state: State,
+        policy: ActionSource,
+        imag_horizon: int,
+        generator: Generator | None,
+        noise: Tensor | None,
+    ) -> Trajectory:
+        """Let a policy act in the simulator, a step at a time, on what the learned model makes of what it sees."""
+        if self.model is None:
+            raise UserError(
+                "a policy reads a model's features, which model=simulator has not: use a planner without learned "
+                "parts, such as planner=mppi."
+            )
+        policy, noise = as_policy(policy, noise)
+        carry, steps, carries = policy.initial(len(state.feat)), [], []
+        feats = [state.feat]
+        for t in range(imag_horizon):
+            action, carry = policy(state, carry, None if noise is None else noise[:, t])
+            state, reward, cont = self.dynamics.step(action, state, generator)
+            feats.append(state.feat)
+            steps.append((action, reward, cont))
+            carries.append(carry)
+        action, reward, cont = (torch.stack(part, dim=1) for part in zip(*steps, strict=True))
+        return Trajectory(torch.stack(feats, dim=1), action, reward, cont, carry=stack_memories(carries))
 
 
 class OracleAgent(Agent):
-    """Knows the environments' states instead of filtering what they show."""
+    """Knows the environments' states. Only what a guide reads is filtered from what they show."""
 
-    def __init__(self, envs: VectorEnv, oracle: Oracle, explore: bool, generator: torch.Generator) -> None:
-        super().__init__(envs.num_envs, oracle, explore, generator)
+    def __init__(
+        self,
+        envs: VectorEnv,
+        oracle: Oracle,
+        explore: bool,
+        generator: torch.Generator,
+        precision: Callable[[], AbstractContextManager] = nullcontext,
+    ) -> None:
+        super().__init__(envs.num_envs, oracle, explore, generator, precision)
         self.envs = envs
 
+    @torch.no_grad()
     def filter(self, rows: dict[str, Tensor]) -> None:
         """Take snapshots. Raise ``UserError`` where the environments cannot save their state."""
         try:
             snapshots = self.envs.snapshot()
         except UserError as error:
             raise UserError(
-                f"model=oracle needs to save and restore {self.envs.name}, which cannot: {sentence(error)}"
+                f"model=simulator needs to save and restore {self.envs.name}, which cannot: {sentence(error)}"
             ) from error
-        self.state = State(
-            torch.zeros(len(snapshots), 1), {SNAPSHOT: pack([pickle.dumps(array_state(s)) for s in snapshots])}
-        )
+        learned, dynamics = self.model.model, self.model.dynamics
+        if learned is None:
+            latent = State(torch.zeros(len(snapshots), 1), {})
+        else:
+            rows = {key: value.to(self.model.device) for key, value in rows.items()}
+            before = dynamics.latent(self.state)
+            with self.precision():
+                latent = learned.obs_step(rows, rows["action"], rows["is_first"], before, self.generator)
+        self.state = dynamics.grounded(latent, pack([pickle.dumps(array_state(s)) for s in snapshots]))
 
 
 def pack(snapshots: list[bytes]) -> Tensor:

@@ -63,10 +63,17 @@ def score(run: Run, episodes: int, seed: int) -> EpisodeBatch:
     return played[True]
 
 
-def score_oracle(run: Run, episodes: int, seed: int) -> None:
-    """Write ``evaluation_oracle.json``: the run's planner with the simulator for a model, on the same episodes."""
-    played = {explore: evaluate_oracle(run.cfg.env, run.planner, episodes, seed, explore) for explore in (False, True)}
-    write_scores(run, run.path / "evaluation_oracle.json", played, seed, {}, model="oracle")
+def score_on_simulator(run: Run, episodes: int, seed: int) -> None:
+    """Write ``evaluation_simulator.json``: the run's planner with the simulator for a model, on the same episodes."""
+    amp = precision.context(run.cfg.trainer.precision, run.model.device)
+    played = {
+        explore: evaluate_oracle(run.cfg.env, run.planner, episodes, seed, explore, run.model, amp)
+        for explore in (False, True)
+    }
+    path = run.path / "evaluation_simulator.json"
+    write_scores(run, path, played, seed, {}, model="simulator")
+    content = json.loads(path.read_text())  # under its name before, for one release
+    write_json(run.path / "evaluation_oracle.json", content | {"model": "oracle"})
 
 
 def write_scores(

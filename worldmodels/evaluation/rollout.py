@@ -14,6 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from planners.base import Planner
+from planners.guided import Guided
 from worldmodels.agent import Agent
 from worldmodels.data.model_free import ModelFreeAgent, StateAgent
 from worldmodels.envs.options import Baselines, read
@@ -95,24 +96,51 @@ def evaluate(
     return in_batches(env, episodes, seed, batch)
 
 
-def evaluate_oracle(env: Mapping[str, Any], planner: Planner, episodes: int, seed: int, explore: bool) -> EpisodeBatch:
+def evaluate_oracle(
+    env: Mapping[str, Any],
+    planner: Planner,
+    episodes: int,
+    seed: int,
+    explore: bool,
+    model: WorldModel | None = None,
+    precision: Callable[[], AbstractContextManager] = nullcontext,
+) -> EpisodeBatch:
     """:func:`evaluate` with the simulator in the model's place, on the same episodes.
 
-    ``UserError`` for a planner with learned parts, which read a model's features.
+    ``UserError`` for a planner that acts by what it learned alone, without a search.
+
+    Args:
+        env: the environment.
+        planner: what searches.
+        episodes: how many.
+        seed: of the evaluation.
+        explore: whether it explores.
+        model: whose features a guided search's policy and value read.
+        precision: in which these are computed.
     """
-    if list(planner.parameters()):
+    learned = bool(list(planner.parameters()))
+    if learned and not is_guided_search(planner):
         raise UserError(
-            "what a planner learned reads a model's features, which model=oracle has not: use one without learned "
-            "parts, such as planner=mppi."
+            "what a planner learned reads a model's features, which model=simulator has not, unless it guides a "
+            "search: use one without learned parts, such as planner=mppi, or a guided one, such as "
+            "planner=mppi_actor_critic."
         )
-    generator = torch.Generator().manual_seed(seed)
+    reader = model if learned else None
+    generator = torch.Generator("cpu" if reader is None else reader.device).manual_seed(seed)
 
     def batch(envs: VectorEnv) -> EpisodeBatch:
-        with Simulators(env, envs.discrete) as simulators:
-            oracle = Oracle(simulators, envs.action_dim)
-            return play(envs, OracleAgent(envs, oracle, explore, generator), planner)
+        if reader is not None:
+            require_same_spaces(envs, reader, planner)
+        with Simulators(env, envs.discrete, complete=reader is not None) as simulators:
+            oracle = Oracle(simulators, envs.action_dim, reader)
+            return play(envs, OracleAgent(envs, oracle, explore, generator, precision), planner)
 
     return in_batches(env, episodes, seed, batch)
+
+
+def is_guided_search(planner: Planner) -> bool:
+    """Return whether a planner with learned parts searches, so that a simulator can stand in its model's place."""
+    return isinstance(planner, Guided) and planner.mpc
 
 
 def in_batches(

@@ -1,4 +1,4 @@
-"""`scripts/sweep.py`: one setting of a trained run over several values, and what comes of each."""
+"""`scripts/sweep.py`: one setting of a trained run, or of its seeds, over several values, and what comes of each."""
 
 from __future__ import annotations
 
@@ -13,37 +13,59 @@ from tqdm import tqdm
 
 from worldmodels.common.figures import blank_figure
 from worldmodels.common.files import Report
+from worldmodels.errors import UserError
 from worldmodels.evaluation.report import play_held_out
+from worldmodels.evaluation.scores import described, spread
 from worldmodels.runs.loading import open_run
+from worldmodels.runs.seeds import by_configuration
 
 
 def sweep(
-    run: str, over: str, values: list[str], words: list[str], episodes: int = 10, seed: int = 1000, to: str = "sweep"
+    run: list[str],
+    over: str,
+    values: list[str],
+    words: list[str],
+    episodes: int = 10,
+    seed: int = 1000,
+    to: str = "sweep",
 ) -> dict[str, Any]:
     """Play the same episodes with ``over`` at each value. Write JSON, table and figure, return the JSON's content.
 
     Args:
-        run: the run folder.
+        run: the run folder, or those of several seeds of one configuration, which are one row.
         over: a key of its configuration, such as ``planner.acting.steps``.
+        values: what it is set to.
         words: further changes, the same for all.
+        episodes: how many each value plays.
+        seed: of the evaluation.
+        to: the folder.
     """
+    trainings, *others = by_configuration(run)
+    if others:
+        raise UserError(
+            f"{trainings.paths[0]} and {others[0].paths[0]} differ in more than their seed: sweep one configuration at "
+            "a time."
+        )
     for value in values:  # a mistake in the last one belongs before the first is played
-        open_run(run, [*words, f"{over}={value}"])
+        for path in trainings.paths:
+            open_run(path, [*words, f"{over}={value}"])
     rows = []
     for value in tqdm(values, desc=over, unit="value"):
-        played = play_held_out(open_run(run, [*words, f"{over}={value}"]), episodes, seed, explore=False)
-        solved = played.successes()
+        played = [
+            play_held_out(open_run(path, [*words, f"{over}={value}"]), episodes, seed, explore=False)
+            for path in trainings.paths
+        ]
+        solved = [batch.successes() for batch in played]
         rows.append(
             {
                 "value": value,
-                "returns": played.returns,
-                "mean": statistics.fmean(played.returns),
-                "std": statistics.pstdev(played.returns),
-                "success_rate": None if solved is None else statistics.fmean(solved),
+                **described(np.asarray([batch.returns for batch in played]), trainings.seeds),
+                "success_rate": None if None in solved else statistics.fmean(map(statistics.fmean, solved)),
             }
         )
     result = {
-        "run": run,
+        "run": trainings.paths[0],
+        "runs": trainings.paths,
         "over": over,
         "words": words,
         "episodes": episodes,
@@ -84,14 +106,15 @@ def table(result: dict[str, Any]) -> str:
     """Format the results in Markdown."""
     has_success = any(row["success_rate"] is not None for row in result["rows"])
     lines = [
-        f"{result['run']}, {result['episodes']} episodes from the same start states each:",
+        f"{result['run']}, {result['episodes']} episodes from the same start states each. ± is the standard deviation "
+        "of episodes within a training, and tells nothing of other trainings:",
         "",
-        f"| {result['over']} | return | deviation |" + " solved |" * has_success,
-        "|---|---|---|" + "---|" * has_success,
+        f"| {result['over']} | mean return | seeds of training | ± of episodes |" + " solved |" * has_success,
+        "|---|---|---|---|" + "---|" * has_success,
     ]
     for row in result["rows"]:
         solved = f" {100 * row['success_rate']:.0f} % |" if has_success else ""
-        lines.append(f"| {row['value']} | {row['mean']:.1f} | {row['std']:.1f} |{solved}")
+        lines.append(f"| {row['value']} | {row['mean']:.1f} | {spread(row)} | {row['std']:.1f} |{solved}")
     if result["rank_correlation"] is not None:
         lines += [
             "",
@@ -102,18 +125,26 @@ def table(result: dict[str, Any]) -> str:
 
 
 def draw(result: dict[str, Any]) -> Figure:
-    """Draw mean return and its standard error against the value.
+    """Draw mean return against the value: bars are one training's deviation of episodes, or an interval over seeds.
 
-    Where episodes are solved, their share stands beside it.
+    Of few seeds there are no bars, but each one's mean. Where episodes are solved, their share stands beside it.
     """
     rows, values = result["rows"], numbers(result["rows"])
     places = values or list(range(len(rows)))
     has_success = any(row["success_rate"] is not None for row in rows)
     figure = blank_figure(9 if has_success else 4.8, 3)
     panels = np.ravel(figure.subplots(1, 1 + has_success))
-    errors = [row["std"] / max(1, len(row["returns"]) - 1) ** 0.5 for row in rows]
-    panels[0].errorbar(places, [row["mean"] for row in rows], errors, fmt="o-", capsize=3)
-    panels[0].set(ylabel="return, standard error of the mean")
+    means = np.asarray([row["mean"] for row in rows])
+    if len(rows[0]["seed_means"]) == 1:
+        panels[0].errorbar(places, means, [row["std"] for row in rows], fmt="o-", capsize=3)
+        panels[0].set(ylabel="return, ± deviation of episodes")
+    else:
+        panels[0].plot(places, means, "o-")
+        panels[0].plot(places, [row["seed_means"] for row in rows], "_", color="tab:gray")
+        panels[0].set(ylabel="return, – of each seed")
+    if rows[0]["interval"] is not None:
+        panels[0].vlines(places, *zip(*(row["interval"] for row in rows), strict=True), linewidth=4, alpha=0.4)
+        panels[0].set(ylabel="return, 95 % interval over seeds")
     if has_success:
         panels[1].plot(places, [100 * row["success_rate"] for row in rows], "o-")
         panels[1].set(ylabel="solved, %", ylim=(0, 102))

@@ -20,7 +20,7 @@ from worldmodels.envs.stream import depend_on_parent
 from worldmodels.errors import UserError
 from worldmodels.recall.episodes import provide_data
 from worldmodels.recall.grid import Cell, cells, require_sense, result_file
-from worldmodels.recall.report import TASKS, draw, footnote, table
+from worldmodels.recall.report import ERRORS, TASKS, draw, footnote, table
 from worldmodels.recall.training import train_cell
 from worldmodels.runs.folders import new_folder, save_config
 
@@ -107,6 +107,7 @@ def summarize(cfg: DictConfig, folder: Path) -> None:
     failed = sorted(file.parent.name for file in folder.glob("cells/*/failed.txt"))
     parts = [
         *(table(results, task) for task in TASKS),
+        ERRORS,
         footnote(results),
         *(["failed: " + ", ".join(failed)] * bool(failed)),
     ]

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from operator import itemgetter
+from statistics import fmean
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from worldmodels.common.figures import blank_figure
+from worldmodels.evaluation.scores import LEAST, described, spread
 
 TASKS = {
     "imagined": "reward imagined after the doors, from the room, the hallway and the action",
@@ -30,28 +33,40 @@ def column_name(control: bool, delay: int) -> str:
 
 
 def table(results: list[dict[str, Any]], task: str) -> str:
-    """Accuracy of one task in percent with its standard error: a row a backbone and posterior, a column a delay.
+    """Accuracy of one task in percent: a row a backbone and posterior, a column a delay.
 
-    ``parameters`` are those of the dynamics.
+    Trainings that differ in their seed alone are one cell. ``parameters`` are those of the dynamics.
     """
     columns = sorted({(not r["cue"], r["delay"]) for r in results})
     heads = [column_name(control, delay) for control, delay in columns]
     lines = [f"**{task}**: {TASKS[task]}", "", "| delay | parameters | " + " | ".join(heads) + " |"]
     lines.append("|---" * (2 + len(heads)) + "|")
     for name in dict.fromkeys(map(row_name, results)):
-        found = {(not r["cue"], r["delay"]): r for r in results if row_name(r) == name}
-        shown = [percent(found[column], task) if column in found else "" for column in columns]
-        lines.append(f"| {name} | {next(iter(found.values()))['parameters']:,} | " + " | ".join(shown) + " |")
+        mine = [r for r in results if row_name(r) == name]
+        found = [[r for r in mine if (not r["cue"], r["delay"]) == column] for column in columns]
+        shown = [percent(seeds, task) if seeds else "" for seeds in found]
+        lines.append(f"| {name} | {mine[0]['parameters']:,} | " + " | ".join(shown) + " |")
     return "\n".join(lines)
 
 
-def percent(result: dict[str, Any], task: str) -> str:
-    """Format ``97 ± 1``, with a star where time ran out.
+ERRORS = (
+    "± is the standard error over held-out episodes of one training: it tells nothing of other seeds. Of several seeds "
+    f"there is the mean with each one's, or from {LEAST} on the bootstrapped 95 % interval over seeds."
+)
+"""What stands below the tables."""
+
+
+def percent(results: list[dict[str, Any]], task: str) -> str:
+    """Format ``97 ± 1`` of one training, ``97 (2 seeds: 96, 98)`` of several, with a star where time ran out.
 
     The error of an episode's share is at most that of a yes or no.
     """
-    share, star = result["scores"][task], "*" if was_cut(result) else ""
-    return f"{100 * share:.0f} ± {100 * math.sqrt(share * (1 - share) / result['episodes']):.0f}{star}"
+    shares, star = [result["scores"][task] for result in results], "*" if any(map(was_cut, results)) else ""
+    if len(results) == 1:
+        error = math.sqrt(shares[0] * (1 - shares[0]) / results[0]["episodes"])
+        return f"{100 * shares[0]:.0f} ± {100 * error:.0f}{star}"
+    told = described(100 * np.asarray(shares)[:, None], range(len(shares)))
+    return f"{told['mean']:.0f} ({spread(told, '{:.0f}')}){star}"
 
 
 def was_cut(result: dict[str, Any]) -> bool:
@@ -70,12 +85,13 @@ ASIDE = 1.035
 
 
 def draw(results: list[dict[str, Any]]) -> Figure:
-    """Accuracy against delay, a panel a task: full ``obs``, dashed and hollow ``filter``, crosses the controls.
+    """Mean accuracy against delay, a panel a task: full ``obs``, dashed and hollow ``filter``, crosses the controls.
 
     Rows are set beside one another, because many lie at 1.
     """
     figure = blank_figure(11, 3.4)
     panels = figure.subplots(1, 3, sharey=True)
+    delays = sorted({r["delay"] for r in results})
     names, rows = (list(dict.fromkeys(map(what, results))) for what in (itemgetter("dynamics"), row_name))
     for panel, task in zip(panels, ("imagined", "inferred", "room"), strict=True):
         panel.axhline(0.5, color="gray", linewidth=0.8, linestyle=":")
@@ -84,14 +100,14 @@ def draw(results: list[dict[str, Any]]) -> Figure:
             mine = [r for r in results if row_name(r) == row]
             style = {"color": f"C{names.index(mine[0]['dynamics'])}", "label": row}
             line, face = ("--", "none") if mine[0]["posterior"] == "filter" else ("-", None)
-            kept = sorted((r["delay"] * beside, r["scores"][task]) for r in mine if r["cue"])
+            seeds = {delay: [r["scores"][task] for r in mine if r["cue"] and r["delay"] == delay] for delay in delays}
+            kept = [(delay * beside, fmean(shares)) for delay, shares in seeds.items() if shares]
             if kept:
                 panel.plot(*zip(*kept, strict=True), line, marker="o", markersize=4, markerfacecolor=face, **style)
             for r in mine:
                 if not r["cue"]:
                     panel.plot(r["delay"] * beside, r["scores"][task], "x", color=style["color"], markersize=5)
         panel.set(xscale="log", xlabel="steps between cue and choice", title=task, ylim=(0.3, 1.03))
-        delays = sorted({r["delay"] for r in results})
         panel.set_xticks(delays, [str(delay) for delay in delays])
         panel.minorticks_off()
     panels[0].set_ylabel("accuracy (x: without a cue)")

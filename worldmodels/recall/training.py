@@ -55,6 +55,7 @@ def train_cell(cfg: DictConfig, folder: str, cell: Cell) -> str:
     torch.save(model.state_dict(), path / "weights.pt")
     result = {
         **asdict(cell),
+        "seed": cfg.seed,
         "scores": scores,
         "episodes": len(held_out["action"]),
         "updates": data.updates,

@@ -17,6 +17,9 @@ from worldmodels.errors import UserError
 from worldmodels.factory import model_nodes
 from worldmodels.runs.folders import AVERAGE, NotLearned, made_by
 
+NO_RESULTS = ("evaluation", "hydra", "loggers", "readers", "run_dir", "trainer", "visualization")
+"""Keys that do not change what is learned."""
+
 
 def override(before: DictConfig, words: list[str], learned: bool = True) -> DictConfig:
     """Compose a run's configuration anew with ``key=value`` words on top of those it was composed from.
@@ -114,7 +117,7 @@ def require_same_model(cfg: DictConfig, before: DictConfig, words: list[str], be
     raise UserError(f"{' '.join(words)} cannot change{because}.")
 
 
-def replayed(env: DictConfig) -> dict[str, Any]:
+def replayed(env: Mapping[str, Any]) -> dict[str, Any]:
     """An environment without how long to wait for a worker, on which replay does not depend."""
     return {key: value for key, value in env.items() if key != "step_timeout"}
 

@@ -31,7 +31,7 @@ from worldmodels.envs import describe
 from worldmodels.envs.doctor import require_rendering
 from worldmodels.errors import UserError
 from worldmodels.evaluation.report import evaluate_finished_run
-from worldmodels.runs.edit import override, replayed, require_learned, require_same_model, world_of
+from worldmodels.runs.edit import NO_RESULTS, override, replayed, require_learned, require_same_model, world_of
 from worldmodels.runs.folders import (
     CHECKPOINTS,
     load_weights,
@@ -58,8 +58,7 @@ NEEDLESS_WARNINGS = (
 """Lightning's warnings in every run, as regular expressions."""
 
 ALWAYS_TOLD = ("dynamics", "latent", "planner", "size")
-NO_RESULTS = ("evaluation", "hydra", "loggers", "readers", "run_dir", "trainer", "visualization")
-"""Keys that do not change what is learned."""
+"""Groups whose choice a log of hyperparameters always holds."""
 
 
 def train(words: list[str]) -> Path:
