@@ -82,7 +82,9 @@ class PlanScorer(ABC):
 class ImaginedReturn(PlanScorer):
     """Score of a plan whose actions the world model imagines from first to last, while it can still foresee them.
 
-    The return, less ``consistency_weight`` times the mean squared deviation of the imagined latents from the plan's.
+    The return, with the critic's value of where it ends where the learner has a critic, less ``consistency_weight``
+    times the mean squared deviation of the imagined latents from the plan's. What happens follows from the actions
+    alone: latents that were drawn badly change none of it.
     """
 
     def values(
@@ -97,7 +99,7 @@ class ImaginedReturn(PlanScorer):
         count, length = plans.latents.shape[1:3]
         forked = model.dynamics.fork(plans.state, count)
         imagined = shaped(model.imagine(forked, plans.actions.flatten(0, 1), length, generator))
-        worth = imagined.discounted_return(learner.gamma).unflatten(0, (-1, count))
+        worth = imagined.discounted_return(learner.gamma, learner.critic).unflatten(0, (-1, count))
         predicted = split_goal(imagined.feat, learner.goal_dim)[0][:, 1:-1].unflatten(0, (-1, count))
         away = ((predicted - plans.latents[:, :, 1:]) / learner.trajectories.latent_std()).square().mean(-1)
         on_the_way = plans.before_end(learner.goal_dim > 0)

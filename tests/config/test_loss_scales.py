@@ -17,7 +17,7 @@ def test_each_part_brings_its_own():
     assert loss_scales(config(), BOTH) == {
         "dyn": 1.0,
         "rep": 0.1,
-        "pixels": 4.0,
+        "pixels": 1.0,
         "state": 1.0,
         "reward": 1.0,
         "cont": 1.0,

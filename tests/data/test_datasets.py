@@ -361,7 +361,7 @@ def test_what_is_too_short_to_learn_from_is_told(dataset, tmp_path, caplog, unsc
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("planner", ["diffusion", "cloning"])
+@pytest.mark.parametrize("planner", ["diffusion", pytest.param("cloning", marks=pytest.mark.slow)])
 def test_a_model_and_a_planner_are_learned_from_a_recording(dataset, tmp_path, planner, request):
     own = {"diffusion": DENOISES, "cloning": ()}[planner]
     train([*ENV, *BARE, *OFFLINE, f"data={dataset}", f"planner={planner}", *own, f"run_dir={tmp_path / 'run'}"])

@@ -239,3 +239,10 @@ def test_newest_episodes_begin_with_their_first_row(tmp_path, rows):
     assert (found["env"] == found["env"][:, :1]).all()
     assert set(found["env"][:, 0].tolist()) <= {1, 2}
     assert replay.newest_episodes(4, 12) is None
+
+
+@pytest.mark.parametrize("rows", [STEPS // 2, STEPS + 17])
+def test_rewards_are_those_of_the_rows_that_are_kept(tmp_path, rows):
+    replay = fill(make(tmp_path), rows)
+    assert len(replay.rewards()) == len(replay)
+    assert replay.rewards().max() == (0.5 + EPISODE[2] - 1 if rows > EPISODE[2] else 0.5 + rows - 1)

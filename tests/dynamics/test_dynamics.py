@@ -10,7 +10,7 @@ import torch
 from core_cases import layer_norm, sigmoid
 from dynamics_cases import POSTERIORS, SPACES, Subject, config, subjects
 
-from dynamics.base import Rollout
+from dynamics.base import KL, Rollout
 from dynamics.gru import GRU
 from dynamics.latent import StochasticLatent
 from worldmodels.errors import UserError
@@ -188,9 +188,10 @@ def test_metrics_are_entropies(space):
     dynamics = Subject("rssm", "filter", name).build()
     rollout, _ = observe(dynamics, sequences(4), dynamics.initial(BATCH))
     metrics = dynamics.metrics(rollout)
-    assert metrics.keys() == {"post_entropy", "prior_entropy"}
+    assert metrics.keys() == {"post_entropy", "prior_entropy", KL}
     assert not any(value.requires_grad for value in metrics.values())
     torch.testing.assert_close(metrics["prior_entropy"], space.entropy(rollout.stats["prior"].detach()))
+    torch.testing.assert_close(metrics[KL], space.kl(rollout.stats["post"], rollout.stats["prior"]).detach())
 
 
 def silu(x):

@@ -99,7 +99,7 @@ def test_an_environment_that_cannot_save_its_state_is_refused(run_folder, said):
         assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("word", ["simulator", "oracle"])
+@pytest.mark.parametrize("word", ["simulator", pytest.param("oracle", marks=pytest.mark.slow)])
 def test_a_run_is_evaluated_on_the_simulator_too(word, run_folder):
     before = (run_folder / "evaluation.json").read_text()
     script("evaluate")([f"run={run_folder}", f"model={word}", "episodes=2"])

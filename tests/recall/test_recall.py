@@ -286,6 +286,7 @@ def test_a_procedure_that_does_not_exist_is_a_users_mistake(said):
 
 
 @pytest.mark.process
+@pytest.mark.slow
 def test_it_ends_without_a_complaint(tmp_path):
     """Python's own, of semaphores that killed processes never gave back."""
     less = ("memory.backbones=[ssm]", "memory.posteriors=[obs]", "memory.controls=[]")

@@ -26,6 +26,7 @@ TINY = (
     "size.depth=2",
     "size.units=16",
     "size.layers=2",
+    "data.length=64",  # which the transformer's window is as long as
 )
 SPACES = tuple(sorted(path.stem for path in (config_dir() / "latent").glob("*.yaml")))
 

@@ -48,7 +48,9 @@ def last(folder: Path) -> str:
     return str(folder / "checkpoints" / "last.ckpt")
 
 
-@pytest.mark.parametrize("context", CONTEXTS)
+@pytest.mark.parametrize(
+    "context", [pytest.param(name, marks=[pytest.mark.slow] if name == "published" else []) for name in CONTEXTS]
+)
 def test_an_orderly_save_and_the_rest_equal_one_run(uninterrupted, tmp_path, context):
     words = CONTEXTS[context]
     half = trained(tmp_path, *words, at=[At(11, stop)])

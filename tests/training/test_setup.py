@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import logging
+import math
 
 import pytest
+import torch
+from toy_runs import built
 
 from worldmodels.config import load_config
+from worldmodels.data.collect import warn_of_rewards
 from worldmodels.training.setup import warn_untrained_window
 
 
@@ -26,3 +30,24 @@ def test_a_window_that_was_never_trained_is_told(caplog, words, longest, prefix,
         warn_untrained_window(load_config(words), longest, prefix)
     assert said in caplog.text
     assert bool(caplog.text) == bool(said)
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(("limit", "told"), [(0.5, 1), (20.0, 0)])
+def test_rewards_beyond_the_bins_are_told_once(tmp_path, caplog, limit, told):
+    """Counter's rewards are its steps, 1 to 5; bins of 0.5 under symlog reach to 0.65."""
+    with caplog.at_level(logging.WARNING), built(tmp_path, f"+heads.reward.symlog_limit={limit}") as training:
+        assert training.module.model.heads["reward"].largest == pytest.approx(math.expm1(limit))
+        for _ in range(12):
+            training.data.dataset.collector.step(training.data.dataset.prefill_planner)
+    said = [record.getMessage() for record in caplog.records if "beyond the bins" in record.message]
+    assert len(said) == told
+    assert all("reach to 0.6487" in message and "symlog_limit of heads.reward" in message for message in said)
+
+
+def test_a_recordings_rewards_are_held_to_the_bins_too(caplog):
+    with caplog.at_level(logging.WARNING):
+        assert not warn_of_rewards(torch.tensor([1.0, -22_000.0]), math.expm1(10))
+        assert caplog.text == ""
+        assert warn_of_rewards(torch.tensor([1.0, -23_000.0]), math.expm1(10))
+    assert "2.3e+04" in caplog.text

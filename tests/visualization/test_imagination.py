@@ -101,9 +101,9 @@ def test_a_training_writes_clips_plans_and_curves_and_files(finished_run):
     tags = events.Tags()["images"]
     assert {"imagination/open_loop", "open_loop/error", "plan/chosen"} <= set(tags)
     clips = events.Images("imagination/open_loop")
-    assert len(clips) == 4  # after updates 7, 14, 21 and 28
+    assert len(clips) == 5  # after updates 7, 14, 21, 28 and the last
     assert_animated(clips[-1].encoded_image_string, 8)
-    assert clips[-1].step > 60 + 28
+    assert clips[-1].step == 120
     plans = events.Images("plan/chosen")
     with Image.open(io.BytesIO(plans[0].encoded_image_string)) as image:
         assert image.n_frames == 1 + 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +36,19 @@ def row_spec(envs: VectorEnv, latents_of: WorldModel | None = None) -> dict[str,
     return spec
 
 
+def warn_of_rewards(rewards: Tensor, largest: float) -> bool:
+    """Say so if rewards are beyond what the reward head's bins hold. Return whether that was said."""
+    greatest = rewards.abs().max().item()
+    if greatest <= largest:
+        return False
+    log.warning(
+        "a reward of size %.4g is beyond the bins of the reward head, which reach to %.4g: all such rewards look the "
+        "same to it; scale rewards down, or raise symlog_limit of heads.reward",
+        *(greatest, largest),
+    )
+    return True
+
+
 @dataclass(frozen=True)
 class Episode:
     """A finished episode: its undiscounted return, its frames, and the total of frames when it ended."""
@@ -51,8 +65,11 @@ class Collector:
     The row of a reset counts as neither.
     """
 
-    def __init__(self, envs: VectorEnv, replay: Replay, agent: Agent, stopwatch: Stopwatch) -> None:
+    def __init__(
+        self, envs: VectorEnv, replay: Replay, agent: Agent, stopwatch: Stopwatch, largest_reward: float = math.inf
+    ) -> None:
         self.envs, self.replay, self.agent, self.stopwatch = envs, replay, agent, stopwatch
+        self.largest_reward = largest_reward
         self.decisions = self.frames = 0
         self.return_ = torch.zeros(envs.num_envs, dtype=torch.float64)
         self.length = torch.zeros(envs.num_envs, dtype=torch.int64)
@@ -78,6 +95,8 @@ class Collector:
         return episodes
 
     def _account(self, rows: dict[str, Tensor]) -> list[Episode]:
+        if warn_of_rewards(rows["reward"], self.largest_reward):
+            self.largest_reward = math.inf  # once is enough
         self.decisions += int((~rows["is_first"]).sum())
         self.frames += int(rows["frames"].sum())
         self.return_ = torch.where(rows["is_first"], 0.0, self.return_) + rows["reward"].double()

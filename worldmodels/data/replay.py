@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Int64, Shaped
+from jaxtyping import Float, Int64, Shaped
 from tensordict import TensorDict
 from torch import Tensor
 from torchrl.data import ReplayBuffer
@@ -60,7 +60,7 @@ class Replay:
 
     Args:
         directory: the folder, made with all its disk space where it is missing or empty.
-        spec: key to (shape of one row, dtype); ``is_first`` must be among them.
+        spec: key to (shape of one row, dtype); ``is_first`` and ``reward`` must be among them.
         limit_gib: refuse to plan more than this.
         cross_resets: whether windows may run from one episode into the next.
         seed: of the generator that draws windows.
@@ -85,7 +85,7 @@ class Replay:
             create(self.directory, self.layout, limit_gib)
         self._adopt(ReplayLayout.load(self.directory / "replay.json"))
         columns, self._ledger = map_files(self.directory, self.layout)
-        self._is_first = columns["is_first"]
+        self._is_first, self._reward = columns["is_first"], columns["reward"]
         self._sampler = WindowSampler(self._ledger, num_envs, None if cross_resets else self._is_first)
         self._generator = torch.Generator().manual_seed(seed)
         self._buffer = ReplayBuffer(
@@ -209,6 +209,11 @@ class Replay:
         found = self._buffer.storage.get((place, torch.full_like(place, env)))
         begins = found["is_first"][1:].nonzero().flatten().tolist()
         return {key: value[: begins[0] + 1 if begins else None] for key, value in found.items()}
+
+    def rewards(self) -> Float[Tensor, " R"]:
+        """Copy the reward of every valid row."""
+        place = torch.cat([torch.arange(first, end) for first, end in self._ledger.runs()]) % self.layout.steps
+        return self._reward[place].flatten()
 
     def newest_episodes(self, count: int, rows: int) -> dict[str, Shaped[Tensor, "N rows ..."]] | None:
         """Copies of the first ``rows`` rows of the newest episodes, at most ``count``, that have as many. Else None."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated
 
 import torch.nn.functional as F
@@ -32,6 +33,7 @@ class RewardHead(Head):
     ) -> None:
         super().__init__()
         self.two_hot = TwoHot(num_bins, symlog_limit)
+        self.largest = math.expm1(symlog_limit)
         self.net = MLP(feat_dim, units, layers, num_bins, out_scale=0.0, style=style)
 
     def forward(self, feat: Float[Tensor, "... H1 F"], action: Float[Tensor, "... H A"]) -> Float[Tensor, "... H"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from typing import Annotated
 
@@ -25,6 +26,8 @@ class Head(nn.Module, ABC):
 
     trains_latent: bool = True
     """False: its loss reads a detached rollout, and what it learns is clipped apart from all else."""
+    largest: float = math.inf
+    """Size beyond which targets all look the same to it."""
 
     @abstractmethod
     def forward(self, feat: Float[Tensor, "... H1 F"], action: Float[Tensor, "... H A"]) -> Float[Tensor, "... H"]:

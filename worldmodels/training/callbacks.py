@@ -186,7 +186,7 @@ class HistoryLogger(lightning.Callback):
 
     def on_train_batch_end(self, trainer: lightning.Trainer, module: WorldModelModule, *_: Any) -> None:
         """Log every so many updates, from the newest episodes that are several windows long."""
-        if self.dataset.updates % self.updates:
+        if self.dataset.updates % self.updates or self.length < 2:
             return
         longest = min(max(self.dataset.replay.episode_lengths(), default=0), self.WINDOWS * self.length)
         rows = longest // self.length * self.length

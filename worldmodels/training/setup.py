@@ -21,7 +21,7 @@ from worldmodels.common import precision
 from worldmodels.common.columns import GOAL_PREFIX
 from worldmodels.common.terminal import CtrlC
 from worldmodels.common.timing import Stopwatch
-from worldmodels.data.collect import Collector, row_spec
+from worldmodels.data.collect import Collector, row_spec, warn_of_rewards
 from worldmodels.data.datamodule import OfflineDataset, OnlineData, OnlineDataset, UpdateSchedule
 from worldmodels.data.import_dataset import open_dataset
 from worldmodels.data.replay import Replay
@@ -222,7 +222,7 @@ def build_dataset(
             value=cfg.frames,
         )
     return OnlineDataset(
-        Collector(envs, replay, agent, stopwatch),
+        Collector(envs, replay, agent, stopwatch, model.heads["reward"].largest),
         replay,
         schedule,
         planner,
@@ -291,6 +291,7 @@ def build_offline(
     shown = shown_goal(envs) if cfg.env.get("goal") else None
     replay = open_dataset(data.dataset, row_spec(envs), *where, shown, readers)
     log.info("data=%s: %s", data.dataset, replay.describe())
+    warn_of_rewards(replay.rewards(), module.model.heads["reward"].largest)
     longest, rows = max(replay.episode_lengths(), default=0), data.length + module.prefix
     needed = module.planner.min_window if data.cross_resets else max(rows, module.planner.min_window)
     if longest < needed:

@@ -171,6 +171,25 @@ def test_imagined_plans_lose_what_their_actions_do_not_lead_to():
     torch.testing.assert_close(lost, torch.tensor([[0.0, 2 * 9 / 3, 0.0]] * 2), atol=1e-3, rtol=1e-3)
 
 
+def test_imagined_plans_end_with_the_critics_value():
+    """Where a learner has a critic; the order of plans is then that of their whole return."""
+    world = model("latent=gaussian", observations=STATE)
+    words = ("planner=diffuser", "planner.plan_horizon=4", "planner.acting.replan_every=2", "denoiser.width=16")
+    learner = randomize(build_planner(config(*words).planner, ACTION, False, world.dynamics.feature_spec)).learner
+    rows = with_reset(batch(observations=STATE))
+    state = world.observe(rows, world.initial(2))[1].map(torch.detach)
+    actions = torch.rand(2, 3, 4, ACTION) * 2 - 1
+    with torch.no_grad():
+        imagined = world.imagine(world.dynamics.fork(state, 3), actions.flatten(0, 1), 4, seeded())
+        value = learner.gamma**4 * imagined.cont.prod(1) * learner.critic(imagined.feat[:, -1])
+        expected = (imagined.discounted_return(learner.gamma) + value).unflatten(0, (2, 3))
+        plans = PlanBatch(state, imagined.feat[:, :-1].unflatten(0, (2, 3)), actions, torch.full((2, 3), 3))
+        found = ImaginedReturn(0.0).values(world, learner, plans, seeded())
+    assert value.abs().max() > 1e-3
+    torch.testing.assert_close(found, expected)
+    assert torch.equal(found.argsort(1), expected.argsort(1))
+
+
 def test_a_scorer_says_what_it_lacks():
     words = ["planner=diffusion_goals", "denoiser.width=16", "planner.learner.forward_model=null"]
     world = build_model(config("dynamics=implicit"), WITH_GOAL, ACTION)
