@@ -571,7 +571,8 @@ def goal_batch(n, length):
 
 
 def test_what_is_given_while_acting_was_given_while_learning():
-    world, made = to_goals("planner=diffusion", "planner.acting.replan_every=1", "planner.acting.candidates=3")
+    words = ("planner.acting.replan_every=1", "planner.acting.candidates=3", "planner.scorer.consistency_weight=1.0")
+    world, made = to_goals("planner=diffusion", *words)  # plans of all ends are followed now and then
     masks = []
     made.learner.trajectories.net.register_forward_pre_hook(lambda module, args: masks.append(args[0][..., -1]))
     rows = goal_batch(64, L + 1)
