@@ -53,6 +53,7 @@ def test_every_renamed_word_has_a_case():
     assert CASES.keys() == RENAMED.keys()
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("old", [old for old, (_, _, new) in CASES.items() if new])
 def test_an_old_word_means_the_new_one_and_says_so_once(old, caplog):
     words, value, new = CASES[old]
