@@ -45,7 +45,8 @@ def surprise(model: WorldModel, episodes: dict[str, Tensor], length: int) -> Sur
         parts.append(model.dynamics.metrics(rollout).get(KL))
     if parts[0] is None:
         return None
-    carried, restarted = torch.cat(parts, dim=1), torch.cat(parts, dim=1)
+    carried = torch.cat(parts, dim=1)
+    restarted = carried.clone()
     for begin in range(half, total - length + 1, half):
         window = {key: value[:, begin : begin + length].clone() for key, value in rows.items()}
         window["reset"][:, 0] = True
