@@ -100,6 +100,8 @@ class Dynamics(nn.Module, ABC):
     """False: a filtered state follows from its own frame alone."""
     max_length: int | None = None
     """Longest sequence that can be observed, and most steps that can be imagined; None: any."""
+    long_memory: bool = False
+    """True: a state may hold more than a window of training ever put into it, so that windows must continue others."""
     gradient: str = "exact"
     """Gradient from an imagined state back to actions: ``exact``, ``straight_through`` (biased), or ``none``."""
     layouts: list[MemoryLayout]
@@ -188,6 +190,8 @@ class Core(nn.Module, ABC):
     out_dim: int
     max_length: int | None = None
     """Longest sequence for :meth:`scan`, and most steps that can be imagined; None: any."""
+    long_memory: bool = False
+    """True: it sums its inputs for longer than a window of training (:attr:`Dynamics.long_memory`)."""
 
     @abstractmethod
     def initial(self, n: int) -> Memory:

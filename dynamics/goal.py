@@ -49,6 +49,7 @@ class GoalConditioned(Dynamics):
         self.goal_dim, self.feat_dim = backbone.feat_dim, 2 * backbone.feat_dim
         self.action_dim, self.max_length = backbone.action_dim, backbone.max_length
         self.gradient, self.recurrent = backbone.gradient, backbone.recurrent
+        self.long_memory = backbone.long_memory
         self.layouts = [{**layout, GOAL_LATENT: (self.goal_dim,)} for layout in backbone.layouts]
 
     @property

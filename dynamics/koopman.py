@@ -32,6 +32,8 @@ class Koopman(Core):
     scaled by ``sqrt(1 - |lambda|^2)``, which keeps slow ones from growing (eq. 7, there learned from this start).
     """
 
+    long_memory = True
+
     @checked
     def __init__(
         self, in_dim: int, state_dim: Annotated[Count, "complex numbers"], style: NetStyle = DEFAULT_STYLE

@@ -58,7 +58,7 @@ class StochasticLatent(Dynamics):
             style.make_norm(hidden), style.make_act(), init_linear_(nn.Linear(hidden, space.raw_dim), style=style)
         )
         self.feat_dim, self.action_dim = space.dim + self.core.out_dim, action_dim
-        self.max_length = self.core.max_length
+        self.max_length, self.long_memory = self.core.max_length, self.core.long_memory
         self.layouts = [{STOCH: (space.dim,), **layout} for layout in self.core.layouts()]
 
     @override

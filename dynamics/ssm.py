@@ -146,6 +146,8 @@ class Block(nn.Module):
 class SSM(Core):
     """``layers`` blocks on a residual stream of ``width``. The memory is each layer's complex state, in fp32."""
 
+    long_memory = True
+
     @checked
     def __init__(
         self,

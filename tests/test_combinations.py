@@ -89,7 +89,7 @@ def made(cfg, observations, discrete, folder):
 
 def update(module, optimizer, rows) -> None:
     """One update as the training makes it."""
-    module.training_step(rows, 0).backward()
+    module.training_step(rows, 0)["loss"].backward()
     optimizer.step()
     optimizer.zero_grad()
     module.after_step()

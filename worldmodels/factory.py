@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from dynamics.base import FeatureSpec
+from dynamics.base import Dynamics, FeatureSpec
 from dynamics.goal import GoalConditioned
 from planners.base import Planner
 from worldmodels.common.batch import context_rows
 from worldmodels.common.build import build, find
+from worldmodels.common.choices import ContextMode
 from worldmodels.common.columns import OBSERVATION_KEYS
 from worldmodels.config.nodes import TRAINING_KEYS
 from worldmodels.config.scales import learner_of, scales_by_part
@@ -159,10 +160,17 @@ def loss_scales(
     }
 
 
-def prefix_rows(cfg: DictConfig) -> int:
+def context_mode(cfg: DictConfig, dynamics: Dynamics) -> ContextMode:
+    """Return ``data.context``, or what ``auto`` means: stored latents where a memory is long and can be stored."""
+    if cfg.data.context != "auto":
+        return cfg.data.context
+    return "latent" if dynamics.long_memory and not cfg.data.dataset else "none"
+
+
+def prefix_rows(cfg: DictConfig, dynamics: Dynamics) -> int:
     """Rows drawn in front of every training window."""
     with located(cfg.data):
-        return context_rows(cfg.data.context, cfg.data.burn_in)
+        return context_rows(context_mode(cfg, dynamics), cfg.data.burn_in)
 
 
 def require_length(cfg: DictConfig, planner: Planner, longest: int | None, prefix: int) -> None:

@@ -49,7 +49,8 @@ def test_actions_and_rewards_belong_to_the_row_they_led_to(tmp_path, rows):
 
 def test_a_sample_holds_the_stored_keys_as_they_are(tmp_path):
     batch = fill(make(tmp_path), STEPS).sample(4, 7)
-    assert {key: (value.shape[2:], value.dtype) for key, value in batch.items()} == SPEC
+    place = {"place": ((), torch.int64)}  # where a latent lies that may be rewritten
+    assert {key: (value.shape[2:], value.dtype) for key, value in batch.items()} == SPEC | place
     assert all(value.shape[:2] == (4, 7) and value.is_contiguous() for value in batch.values())
     seen = (batch["tick"] + 31 * batch["env"]) % 256
     assert torch.equal(batch["pixels"], seen.to(torch.uint8)[..., None, None, None].expand(4, 7, 3, 4, 4))
@@ -246,3 +247,29 @@ def test_rewards_are_those_of_the_rows_that_are_kept(tmp_path, rows):
     replay = fill(make(tmp_path), rows)
     assert len(replay.rewards()) == len(replay)
     assert replay.rewards().max() == (0.5 + EPISODE[2] - 1 if rows > EPISODE[2] else 0.5 + rows - 1)
+
+
+@pytest.mark.parametrize("rows", [STEPS - 5, 2 * STEPS + 9])
+def test_latents_are_rewritten_in_the_rows_they_came_from(tmp_path, rows):
+    """And in no other, on a ring that has wrapped too. The first of two values of a row counts."""
+    replay = fill(make(tmp_path), rows)
+    batch = replay.sample(5, 4)
+    assert torch.equal(batch["place"], batch["tick"] * ENVS + batch["env"])
+    place, new = batch["place"].flatten(), torch.arange(20.0)[:, None].expand(20, 6) + 1000
+    replay.rewrite(torch.cat([place, place]), {"memory.stoch": torch.cat([new, -new])})
+    expected = {}
+    for row, value in zip(place.tolist(), new, strict=True):
+        expected.setdefault(row, value)
+    everything = replay.all_windows(1)
+    for found, tick, env in zip(*(everything[key][:, 0] for key in ("memory.stoch", "tick", "env")), strict=True):
+        assert torch.equal(found, expected.get(int(tick * ENVS + env), (tick + env).float().expand(6)))
+
+
+def test_latents_of_rows_that_are_gone_are_not_written(tmp_path):
+    replay = fill(make(tmp_path), STEPS)
+    place = replay.sample(5, 4)["place"].flatten()
+    fill(replay, STEPS, start=STEPS)
+    replay.rewrite(place, {"memory.stoch": torch.full((20, 6), -1.0)})
+    assert (replay.all_windows(1)["memory.stoch"] >= 0).all()
+    with pytest.raises(ValueError, match=r"latents are \['memory\.stoch'\]"):
+        replay.rewrite(place, {})

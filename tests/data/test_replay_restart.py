@@ -209,3 +209,79 @@ def test_the_ledger_agrees_with_a_list_of_cells(seed):
         valid = [row for first, end in runs for row in range(first, end)]
         assert valid == sorted(cell for cell in cells if cell is not None)
         assert all(end < first for (_, end), (first, _) in itertools.pairwise(runs))
+
+
+# Latents that were rewritten since a checkpoint ----------------------------------------------------------------------
+
+
+def rewrite(replay: Replay, value: float, draws: int = 3) -> None:
+    for _ in range(draws):
+        place = replay.sample(4, 5)["place"].flatten()
+        replay.rewrite(place, {"memory.stoch": torch.full((len(place), 6), value)})
+
+
+def latents(replay: Replay) -> torch.Tensor:
+    """Of every row that is left, [environment, row, ...]."""
+    return replay.all_windows(1)["memory.stoch"].unflatten(0, (ENVS, -1))
+
+
+@pytest.mark.parametrize("saved", [STEPS - 10, 3 * STEPS + 7])
+def test_after_a_kill_latents_are_those_of_the_checkpoint(tmp_path, saved):
+    """Of the newest checkpoint, and of the one before where the newest was never finished."""
+    replay = fill(make(tmp_path), saved)
+    rewrite(replay, 1.0)
+    older, then = replay.state_dict(), latents(replay)
+    rewrite(replay, 2.0)
+    newer, now = replay.state_dict(), latents(replay)
+    rewrite(replay, 3.0)
+    fill(replay, 1, start=saved)
+    rewrite(replay, 4.0)
+    assert not torch.equal(now, then)
+    again = restart(replay, newer, tmp_path)
+    gone = saved >= STEPS  # the oldest row, overwritten since
+    assert torch.equal(latents(again), now[:, gone:])
+    again = restart(again, older, tmp_path)
+    assert torch.equal(latents(again), then[:, gone:])
+    rewrite(again, 5.0)
+    again = restart(again, older, tmp_path)  # killed once more
+    assert torch.equal(latents(again), then[:, gone:])
+
+
+def test_record_that_was_cut_short_is_of_rows_still_as_they_were(tmp_path):
+    replay = fill(make(tmp_path), 30)
+    state, before = replay.state_dict(), latents(replay)
+    rewrite(replay, 1.0, draws=1)
+    log = tmp_path / "replay" / "undo-1.log"
+    whole = log.read_bytes()
+    log.write_bytes(whole + whole[:100])
+    assert torch.equal(latents(restart(replay, state, tmp_path)), before)
+
+
+def test_only_the_logs_of_two_checkpoints_are_kept(tmp_path, caplog):
+    replay = fill(make(tmp_path), 30)
+    first = replay.state_dict()
+    for _ in range(3):
+        rewrite(replay, 1.0, draws=1)
+        replay.state_dict()
+    logs = sorted(path.name for path in (tmp_path / "replay").glob("undo-*.log"))
+    assert logs == ["undo-3.log", "undo-4.log"]
+    restart(replay, first, tmp_path)
+    assert "stored latents are newer than the checkpoint" in caplog.text
+
+
+def test_full_disk_stops_the_rewriting_in_one_sentence(tmp_path, monkeypatch):
+    replay = fill(make(tmp_path), 30)
+    replay.state_dict()
+
+    class Full:
+        def write(self, content: bytes) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr(replay._undo, "_file", Full())
+    before = latents(replay)
+    with pytest.raises(UserError, match=r"undo-1\.log could not be written \(No space left"):
+        rewrite(replay, 1.0)
+    assert torch.equal(latents(replay), before)

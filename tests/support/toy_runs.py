@@ -85,7 +85,8 @@ def trained(folder: Path, *words: str, at: Iterable[At] = (), checkpoint: str | 
     with built(folder, *words) as training:
         for callback in at:
             callback.training = training
-            training.trainer.callbacks.insert(0, callback)  # before the one that saves
+            callbacks = training.trainer.callbacks
+            callbacks.insert(callbacks.index(training.checkpoints), callback)  # before the one that saves
         fit(training, checkpoint)
         return {key: value.clone() for key, value in training.module.state_dict().items()}
 

@@ -70,7 +70,7 @@ def module(
         clip or NormClip(100.0),
         balance or FixedScales(scales or loss_scales(cfg, observations)),
         rates or {},
-        prefix_rows(cfg),
+        prefix_rows(cfg, world.dynamics),
         average,
         tmp_path / "bad_batch.pt",
         warmup,
@@ -96,7 +96,7 @@ def rows(**kwargs):
 def test_the_loss_is_the_scaled_sum_of_means(tmp_path):
     scales = {"dyn": 1.0, "rep": 0.1, "state": 2.0, "reward": 0.5, "cont": 3.0}
     trained = module(tmp_path, scales=scales)
-    total = trained.training_step(rows(), 0)
+    total = trained.training_step(rows(), 0)["loss"]
     losses, _ = trained.losses(rows())
     torch.testing.assert_close(total, sum(scales[name] * loss.mean() for name, loss in losses.items()))
     assert total.item() == pytest.approx(trained.logged["loss/total"])
@@ -125,7 +125,7 @@ def test_scales_of_what_is_not_observed_are_left_out():
 def test_a_planner_adds_its_own_losses(tmp_path):
     scales = loss_scales(config(), STATE) | {"actor": 2.0}
     trained = module(tmp_path, planner=Learner(lambda w: w + 3), scales=scales)
-    trained.training_step(rows(), 0).backward()
+    trained.training_step(rows(), 0)["loss"].backward()
     assert trained.logged["loss/actor"] == 3.0
     assert trained.planner.w.grad.item() == pytest.approx(2.0)
     trained.after_step()
@@ -154,7 +154,7 @@ def test_acting__is_a_moving_average_short_while_young(tmp_path, share):
 
 def test_averages_receive_no_gradient_and_are_not_optimized(tmp_path):
     trained = module(tmp_path, average=0.9)
-    trained.training_step(rows(), 0).backward()
+    trained.training_step(rows(), 0)["loss"].backward()
     model, planner = trained.acting
     assert all(p.grad is None for part in (model, planner) for p in part.parameters())
     optimized = {id(p) for group in trained.configure_optimizers().param_groups for p in group["params"]}
@@ -173,7 +173,7 @@ def test_a_step_does_not_change_its_batch(tmp_path, context):
     trained = module(tmp_path, f"data.context={context}", "data.burn_in=2", observations=BOTH)
     given = batch(length=6) | stored(trained, 2, 6)
     kept = {key: value.clone() for key, value in given.items()}
-    trained.training_step(given, 0).backward()
+    trained.training_step(given, 0)["loss"].backward()
     assert given.keys() == kept.keys()
     assert all(torch.equal(value, kept[key]) for key, value in given.items())
 

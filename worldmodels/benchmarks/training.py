@@ -22,7 +22,7 @@ from worldmodels.config import load_config
 from worldmodels.data.collect import row_spec
 from worldmodels.data.replay import Replay
 from worldmodels.envs.vector import VectorEnv
-from worldmodels.factory import build_model
+from worldmodels.factory import build_model, context_mode
 from worldmodels.training.malloc import keep_freed_memory
 from worldmodels.training.setup import build_module
 
@@ -142,7 +142,7 @@ def build_parts(cfg: DictConfig, envs: VectorEnv, device: torch.device, folder: 
 
 def fill_replay(cfg: DictConfig, envs: VectorEnv, model: torch.nn.Module, folder: Path) -> Replay:
     """A small replay of real rows, of actions that do nothing."""
-    spec = row_spec(envs, model if cfg.data.context == "latent" else None)
+    spec = row_spec(envs, model if context_mode(cfg, model.dynamics) == "latent" else None)
     steps = 4 * (cfg.data.length + cfg.data.burn_in)
     replay = Replay(folder / "replay", spec, envs.num_envs, steps * envs.num_envs, cfg.data.limit_gib, seed=cfg.seed)
     latents = {MEMORY_PREFIX + key: value for key, value in model.initial(envs.num_envs).memory.items()}

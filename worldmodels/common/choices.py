@@ -7,3 +7,4 @@ from typing import Literal
 Precision = Literal["fp32", "bf16"]
 Accelerator = Literal["auto", "cpu", "gpu"]
 ContextMode = Literal["none", "burn_in", "latent"]
+ContextOption = Literal["auto", "none", "burn_in", "latent"]

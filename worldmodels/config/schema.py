@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from worldmodels.common.choices import Accelerator, ContextMode, Precision
+from worldmodels.common.choices import Accelerator, ContextOption, Precision
 from worldmodels.common.options import AtLeast, Between, Count, MoreThan
 
 Seed = Annotated[int, Between(0, 2**32 - 1)]
@@ -30,7 +30,7 @@ class Data:
     ]
     limit_gib: Annotated[float, MoreThan(0), "most that the replay may take on disk, in GiB"]
     cross_resets: Annotated[bool, "whether windows may run from one episode into the next"]
-    context: Annotated[ContextMode, "what precedes a window"]
+    context: Annotated[ContextOption, "what precedes a window; auto: latent where memories are long, else none"]
     burn_in: Annotated[int, AtLeast(0), "rows in front of a window with context=burn_in"]
 
 

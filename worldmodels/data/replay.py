@@ -22,6 +22,8 @@ as recorded). What the model knows when the window starts is the **context**, ``
     none      prefix 0   [ r r r r r ... ]            the first step counts as a reset
     burn_in   prefix K   [ b b b | r r r r r ... ]    K rows are only filtered, without loss, the first as a reset
     latent    prefix 1   [ m | r r r r r ... ]        the row's stored `memory.*` is the state the filter starts from
+
+Stored latents are rewritten with what each update makes of the window's rows (:meth:`Replay.rewrite`).
 """
 
 from __future__ import annotations
@@ -33,15 +35,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int64, Shaped
 from tensordict import TensorDict
 from torch import Tensor
 from torchrl.data import ReplayBuffer
 
-from worldmodels.common.columns import LATER_PREFIX, LATER_ROWS, OBSERVATION_KEYS
+from worldmodels.common.columns import LATER_PREFIX, LATER_ROWS, MEMORY_PREFIX, OBSERVATION_KEYS, PLACE
 from worldmodels.common.files import GIB
 from worldmodels.data.storage import MappedStorage, ReplayLayout, Spec, create, map_files
+from worldmodels.data.undo import UndoLog
 from worldmodels.data.windows import WindowSampler, episode_spans
 from worldmodels.errors import UserError
 
@@ -91,6 +95,9 @@ class Replay:
         self._buffer = ReplayBuffer(
             storage=MappedStorage(columns, self.directory), sampler=self._sampler, generator=self._generator
         )
+        kept = [key for key in self.layout.spec if key.startswith(MEMORY_PREFIX)]
+        self._latents = {key: self._buffer.storage.rows(key) for key in kept}
+        self._undo = UndoLog(self.directory, self._latents) if kept else None
         self._place_cursor()
 
     @classmethod
@@ -120,8 +127,27 @@ class Replay:
         batch = {key: self._checked(key, rows[key]) for key in self.layout.spec}
         step = TensorDict(batch, batch_size=[self.layout.num_envs]).unsqueeze(1)
         self._ledger.begin()
+        if self._undo is not None:
+            first = self._ledger.count % self.layout.steps * self.layout.num_envs
+            self._undo.replaced(torch.arange(first, first + self.layout.num_envs))
         self._buffer.extend(step)
         self._ledger.commit()
+
+    def rewrite(self, place: Int64[Tensor, " R"], latents: Mapping[str, Shaped[Tensor, "R ..."]]) -> None:
+        """Put newer latents (``memory.*``) into sampled rows, which :data:`PLACE` tells. Rows that are gone stay gone.
+
+        Of a row that is given twice the first counts.
+        """
+        if latents.keys() != self._latents.keys():
+            raise ValueError(f"latents are {sorted(self._latents)}, not {sorted(latents)}")
+        number = place // self.layout.num_envs
+        there = ((self.last_row - number) < self.layout.steps).nonzero().flatten()
+        first = torch.from_numpy(np.unique(place[there].numpy(), return_index=True)[1])
+        chosen = there[first]
+        rows = number[chosen] % self.layout.steps * self.layout.num_envs + place[chosen] % self.layout.num_envs
+        self._undo.keep(rows)
+        for key, column in self._latents.items():
+            column[rows] = latents[key][chosen]
 
     def trim(self) -> None:
         """Give back the disk space of rows that were never written, of a recording that is over. The last call of all.
@@ -137,8 +163,9 @@ class Replay:
     def sample(self, batch_size: int, length: int, later: bool = False) -> dict[str, Shaped[Tensor, "B L ..."]]:
         """Copies of ``batch_size`` windows of ``length`` consecutive rows, uniform over the valid starts.
 
-        With ``later`` also the observations of one row of the episode behind each window, ``later_<key>`` [B, 1, ...],
-        and how many rows that was drawn from, ``later_rows``.
+        A replay of latents says in :data:`PLACE` which rows they are. With ``later`` also the observations of one row
+        of the episode behind each window, ``later_<key>`` [B, 1, ...], and how many rows that was drawn from,
+        ``later_rows``.
 
         Raises:
             UserError: no stretch (or, without ``cross_resets``, no episode) is that long.
@@ -146,10 +173,11 @@ class Replay:
         self._sampler.slice_len = length
         rows, drawn = self._buffer.sample(batch_size * length, return_info=True)
         windows = {key: value.unflatten(0, (batch_size, length)) for key, value in rows.items()}
-        if not later:
-            return windows
-        place, env = (index.unflatten(0, (batch_size, length))[:, -1] for index in drawn["index"])
-        return windows | self._later(self.last_row - (self.last_row - place) % self.layout.steps, env)
+        position, env = (index.unflatten(0, (batch_size, length)) for index in drawn["index"])
+        number = self.last_row - (self.last_row - position) % self.layout.steps
+        if self._latents.keys() & windows.keys():
+            windows[PLACE] = number * self.layout.num_envs + env
+        return windows | self._later(number[:, -1], env[:, -1]) if later else windows
 
     def _later(self, number: Int64[Tensor, " B"], env: Int64[Tensor, " B"]) -> dict[str, Shaped[Tensor, "B 1 ..."]]:
         """One row each, drawn from those behind the rows of these numbers in their episodes."""
@@ -235,8 +263,12 @@ class Replay:
         return sum(end - first for first, end in self._ledger.runs()) * self.layout.num_envs
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint needs beside the files, which stay where they are: plain numbers and one tensor."""
-        return {"count": self._ledger.count, "rows": len(self), "generator": self._generator.get_state()}
+        """Return what a checkpoint needs beside the files, which stay where they are: plain numbers and one tensor.
+
+        From here on it is logged what stored latents were before they are rewritten.
+        """
+        counted = {"count": self._ledger.count, "rows": len(self), "generator": self._generator.get_state()}
+        return counted if self._undo is None else counted | {"undo": self._undo.mark()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go back to a checkpoint: later rows are forgotten, and so are earlier ones that they have overwritten.
@@ -251,6 +283,8 @@ class Replay:
                 f"The checkpoint counts {state['count']:,} steps and {self.directory} has only seen "
                 f"{self._ledger.high:,}: they are not of one run, or files were lost; start a new run."
             )
+        if self._undo is not None and not self._undo.rewind(state.get("undo", 0)):
+            log.warning("replay: stored latents are newer than the checkpoint: the run goes on, but not bit for bit")
         later = self._ledger.count - state["count"]
         self._ledger.rewind(state["count"])
         self._generator.set_state(state["generator"])

@@ -138,6 +138,10 @@ class MappedStorage(LazyMemmapStorage):
         self._flat = {key: column.as_subclass(Tensor).flatten(0, 1) for key, column in columns.items()}
         self._num_envs = columns.shape[1]
 
+    def rows(self, key: str) -> Tensor:
+        """Return the file of a column, one row after another, those of all environments together."""
+        return self._flat[key]
+
     def restrict(self, keys: Collection[str]) -> None:
         """Read these columns only."""
         self._flat = {key: flat for key, flat in self._flat.items() if key in keys}

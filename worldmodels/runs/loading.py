@@ -77,7 +77,7 @@ def load_run(
     planner = build_planner(
         cfg.planner, spaces["action_dim"], spaces["discrete"], model.dynamics.feature_spec, nets=cfg.nets
     )
-    require_length(cfg, planner, model.dynamics.max_length, prefix_rows(cfg))
+    require_length(cfg, planner, model.dynamics.max_length, prefix_rows(cfg, model.dynamics))
     load_weights(model, checkpoint, AVERAGE + "model.", checkpoint["file"])
     if list(planner.parameters()):
         require_learned(cfg, before, path)

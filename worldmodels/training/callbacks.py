@@ -23,6 +23,7 @@ from typing_extensions import override
 
 from dynamics.base import State
 from worldmodels.common.batch import split_context
+from worldmodels.common.columns import MEMORY_PREFIX, PLACE
 from worldmodels.common.randomness import own_randomness
 from worldmodels.common.terminal import CtrlC
 from worldmodels.common.timing import Stopwatch
@@ -39,6 +40,25 @@ log = logging.getLogger(__name__)
 
 PREFILL_SECONDS = 2.0
 """Between two lines about the prefill, which has no progress bar."""
+
+
+class LatentRefresher(lightning.Callback):
+    """Writes what an update made of the stored latents back into the replay, as DreamerV3 does.
+
+    Else latents stay what the model took them for when they were recorded. A transformer's cannot be written back.
+    """
+
+    def __init__(self, dataset: OnlineDataset | OfflineDataset) -> None:
+        self.dataset = dataset
+
+    @override
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, module: WorldModelModule, outputs: Any, batch: dict[str, Tensor], index: int
+    ) -> None:
+        if not outputs["latents"]:
+            return
+        latents = {MEMORY_PREFIX + key: value.cpu() for key, value in outputs["latents"].items()}
+        self.dataset.replay.rewrite(batch[PLACE][:, module.prefix :].flatten().cpu(), latents)
 
 
 class Progress(TQDMProgressBar):

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from dynamics.base import Rollout, State
+from dynamics.base import Memory, Rollout, State, fits
 from planners.base import Planner
 from worldmodels.common.batch import split_context
-from worldmodels.common.columns import MEMORY_PREFIX
+from worldmodels.common.columns import MEMORY_PREFIX, PLACE
 from worldmodels.errors import UserError
 from worldmodels.model import WorldModel, merge_losses
 from worldmodels.objectives.base import Context
@@ -95,8 +95,8 @@ class WorldModelModule(lightning.LightningModule):
         """Compile the whole computation of the losses, resets included."""
         self.step_losses = torch.compile(self.losses)
 
-    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """Return what is to be minimised of one batch. Everything that is not finite is refused."""
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Any]:
+        """Return what is to be minimised of one batch, and latents to be stored. What is not finite is refused."""
         self._batch = batch
         losses, rollout = self.step_losses(batch)
         means = {name: loss.float().mean() for name, loss in losses.items()}
@@ -108,7 +108,16 @@ class WorldModelModule(lightning.LightningModule):
         for part, values in watched.items():
             self.log_dict({f"{part}/{name}": value.mean() for name, value in values.items()})
         self.log("loss/total", total)
-        return total
+        return {"loss": total, "latents": self.newer_latents(rollout) if PLACE in batch else {}}
+
+    def newer_latents(self, rollout: Rollout) -> Memory:
+        """Return the memory of every row of a window, b-major, in the form that acting has. Nothing if it has another.
+
+        A transformer's rows share the keys and values of their window.
+        """
+        dynamics = self.model.dynamics
+        memory = dynamics.starts(rollout).memory
+        return memory if fits(memory, dynamics.layouts[0]) else {}
 
     def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, *_: Any, **__: Any) -> None:
         """Clip after the backward pass. Log the norm before and after."""

@@ -15,6 +15,7 @@ import torch
 from lightning.pytorch.loggers.logger import Logger
 from omegaconf import DictConfig
 
+from dynamics.base import Dynamics
 from planners.search.memory_budget import require_memory
 from worldmodels.agent import Agent
 from worldmodels.common import precision
@@ -31,6 +32,7 @@ from worldmodels.factory import (
     build_model,
     build_planner,
     construct,
+    context_mode,
     located,
     loss_scales,
     prefix_rows,
@@ -42,6 +44,7 @@ from worldmodels.training.callbacks import (
     EpisodeLogger,
     HistoryLogger,
     ImaginationLogger,
+    LatentRefresher,
     Progress,
     ShortEpisodeWarning,
     SpeedLogger,
@@ -107,6 +110,7 @@ def assemble(cfg: DictConfig, folder: Path, ctrl_c: CtrlC, resumed_at: int = 0) 
             SpeedLogger(dataset),
             EpisodeLogger(dataset, progress, ctrl_c),
             ShortEpisodeWarning(dataset, module.planner.min_window),
+            LatentRefresher(dataset),
             checkpoints,
             HistoryLogger(dataset, trainer_cfg.video_every, cfg.data.length),
             ImaginationLogger(
@@ -119,7 +123,7 @@ def assemble(cfg: DictConfig, folder: Path, ctrl_c: CtrlC, resumed_at: int = 0) 
         with located(cfg.planner):
             module.planner.check(model.dynamics, cfg.data.length)
         warn_cold_starts(module, cfg.data.length)
-        warn_untrained_window(cfg, model.dynamics.max_length, module.prefix)
+        warn_untrained_histories(cfg, model.dynamics, module.prefix)
         module.configure_optimizers()  # mistakes in its configuration belong before the first frame
         loggers = build_loggers(cfg, folder, lambda: dataset.clock, resumed_at)
         trainer = build_trainer(trainer_cfg, dataset, callbacks, loggers)
@@ -178,7 +182,7 @@ def build_module(cfg: DictConfig, folder: Path, model: Any, envs: VectorEnv | Sp
         construct(cfg.optimizer.clip),
         construct(cfg.balance, scales=loss_scales(cfg, envs.observation_spec, learning)),
         parts(cfg, learning),
-        prefix_rows(cfg),
+        prefix_rows(cfg, model.dynamics),
         cfg.optimizer.ema_decay,
         folder / "bad_batch.pt",
         cfg.optimizer.warmup,
@@ -193,7 +197,7 @@ def build_dataset(
     model, planner = module.acting
     replay = Replay(
         folder / "replay",
-        row_spec(envs, model if data.context == "latent" else None),
+        row_spec(envs, model if context_mode(cfg, model.dynamics) == "latent" else None),
         envs.num_envs,
         rows_kept(cfg),
         data.limit_gib,
@@ -256,14 +260,22 @@ def warn_cold_starts(module: WorldModelModule, length: int) -> None:
         )
 
 
-def warn_untrained_window(cfg: DictConfig, longest: int | None, prefix: int) -> None:
+def warn_untrained_histories(cfg: DictConfig, dynamics: Dynamics, prefix: int) -> None:
     """Warn if a backbone looks farther back when it acts than in any training window."""
-    trained = cfg.data.length + prefix
-    if longest is not None and longest > trained and cfg.data.context != "latent":
+    trained, longest = cfg.data.length + prefix, dynamics.max_length
+    if context_mode(cfg, dynamics) == "latent":
+        return
+    if longest is not None and longest > trained:
         log.warning(
             "dynamics=%s sees %d steps back when it acts, and at most %d when it learns: what lies farther was never "
             "trained; set dynamics.core.window=%d, or a longer data.length",
             *(cfg.choices.dynamics, longest, trained, trained),
+        )
+    elif dynamics.long_memory:
+        log.warning(
+            "dynamics=%s remembers whole episodes when it acts, and at most %d steps when it learns: later states were "
+            "never trained; set %s a longer data.length",
+            *(cfg.choices.dynamics, trained, "" if cfg.data.dataset else "data.context=latent, or"),
         )
 
 
