@@ -42,7 +42,8 @@ class GuidanceTerm(ABC):
 
     def check(self, learner: TrajectoryLearner) -> None:
         """Refuse a learner that lacks what the term reads. Called where the weight is not 0."""
-        return
+        if not learner.trajectories.latents:
+            raise OptionError("weight", self.weight, "reads latents: set learner.trajectories.latents=true")
 
     @abstractmethod
     def score(self, plans: GuidedPlans) -> Float[Tensor, " M"]:
@@ -63,6 +64,7 @@ class ValueGuidance(GuidanceTerm):
 
     def check(self, learner: TrajectoryLearner) -> None:
         """Refuse a learner without a critic."""
+        super().check(learner)
         if learner.critic is None:
             raise OptionError("weight", self.weight, "needs a value: give learner.critic its units, and train it")
 
@@ -89,6 +91,7 @@ class StateBound(GuidanceTerm):
 
     def check(self, learner: TrajectoryLearner) -> None:
         """Refuse a term without a bound."""
+        super().check(learner)
         if self.low is None and self.high is None:
             raise OptionError("weight", self.weight, "needs a bound: give low, high or both")
 

@@ -65,7 +65,9 @@ class PlanScorer(ABC):
 
     def check(self, learner: TrajectoryLearner) -> None:
         """Refuse a learner that lacks what it reads."""
-        return
+        if self.consistency_weight and not learner.trajectories.latents:
+            reason = "needs latents to compare: set learner.trajectories.latents=true"
+            raise OptionError("scorer.consistency_weight", self.consistency_weight, reason)
 
     @abstractmethod
     def values(
@@ -100,6 +102,8 @@ class ImaginedReturn(PlanScorer):
         forked = model.dynamics.fork(plans.state, count)
         imagined = shaped(model.imagine(forked, plans.actions.flatten(0, 1), length, generator))
         worth = imagined.discounted_return(learner.gamma, learner.critic).unflatten(0, (-1, count))
+        if self.consistency_weight == 0:
+            return worth
         predicted = split_goal(imagined.feat, learner.goal_dim)[0][:, 1:-1].unflatten(0, (-1, count))
         away = ((predicted - plans.latents[:, :, 1:]) / learner.trajectories.latent_std()).square().mean(-1)
         on_the_way = plans.before_end(learner.goal_dim > 0)
@@ -120,7 +124,12 @@ class StepConsistency(PlanScorer):
     """
 
     def check(self, learner: TrajectoryLearner) -> None:
-        """Refuse a learner without ``forward_model``."""
+        """Refuse a learner without latents or ``forward_model``."""
+        super().check(learner)
+        if not learner.trajectories.latents:
+            raise OptionError(
+                "learner.trajectories.latents", False, "must be true for StepConsistency, which reads them"
+            )
         if learner.forward_model is None:
             raise OptionError("learner.forward_model", None, "must have its units, and be trained, for StepConsistency")
         if learner.gamma == 0:

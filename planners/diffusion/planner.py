@@ -117,7 +117,7 @@ class Diffusion(Replanner):
 
     def cold_start_fraction(self, length: int) -> float:
         """Return one in as many trajectories as a window holds, at one in as many offsets."""
-        count, offsets = window_slots(length, self.plan_horizon)
+        count, offsets = window_slots(length, self.plan_horizon, self.learner.every_offset)
         return 1 / (count * offsets)
 
     def check(self, dynamics: Dynamics, length: int) -> None:
@@ -219,7 +219,7 @@ class Diffusion(Replanner):
             at_end = steps == ends.flatten()[:, None]
             known = torch.where(at_end[..., None], goal[:, None], known)
             given = given | at_end
-        x = learner.trajectories.sample(
+        x = learner.sampled.sample(
             known,
             given,
             self._conditions(len(latent), goal, weights),

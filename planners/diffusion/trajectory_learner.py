@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from dynamics.base import Rollout
 from dynamics.goal import next_features, split_goal
@@ -24,11 +25,17 @@ from worldmodels.common.columns import LATER_ROWS
 from worldmodels.common.options import Between, Fields, checked
 from worldmodels.errors import OptionError
 from worldmodels.heads.base import Layers, Units
+from worldmodels.nets.averages import moving_average
 from worldmodels.nets.layers import DEFAULT_STYLE, MLP, NetStyle
 
 
-def window_slots(rows: int, length: int) -> tuple[int, int]:
-    """How many trajectories of ``length`` steps lie end to end in a window, and in how many rows they may begin."""
+def window_slots(rows: int, length: int, every_offset: bool = False) -> tuple[int, int]:
+    """How many trajectories of ``length`` steps a window holds, and in how many rows the first of them may begin.
+
+    End to end, or one at every row.
+    """
+    if every_offset:
+        return rows - length, 1
     count = (rows - 1) // length
     return count, rows - count * length
 
@@ -47,7 +54,7 @@ class TrajectoryLearner(nn.Module):
     Of a feature's numbers the last ``goal_dim`` are the goal's latent.
     """
 
-    identity: ClassVar[tuple[str, ...]] = ("labels", "inverse", "trajectories.actions")
+    identity: ClassVar[tuple[str, ...]] = ("labels", "inverse", "trajectories.latents", "trajectories.actions")
     """See :class:`planners.base.Planner`."""
 
     @checked
@@ -70,9 +77,16 @@ class TrajectoryLearner(nn.Module):
         forward_model: Annotated[
             Mapping[str, Any] | None, Fields(Hidden), "the latent after an action, to tell plans that jump; null: none"
         ] = None,
+        every_offset: Annotated[
+            bool, "learn from a trajectory at every row of a window; false: end to end, from a random row on"
+        ] = False,
+        ema_decay: Annotated[
+            float, Between(0, 1, "high"), "share of the averaged denoiser, which plans, that an update keeps"
+        ] = 0.0,
         style: NetStyle = DEFAULT_STYLE,
     ) -> None:
         super().__init__()
+        self.every_offset = every_offset
         self.discrete, self.goal_dim, self.goal_share, self.gamma = discrete, goal_dim, goal_share, gamma
         self.labels = nn.ModuleDict({name: build(goal_dim=goal_dim) for name, build in (labels or {}).items()})
         earned = [name for name, label in self.labels.items() if label.reads_reward]
@@ -86,6 +100,8 @@ class TrajectoryLearner(nn.Module):
         latent = feat_dim - goal_dim
         widths = {name: label.width for name, label in self.labels.items()}
         self.trajectories = trajectories(feat_dim=latent, action_dim=action_dim, labels=widths)
+        average = AveragedModel(self.trajectories, multi_avg_fn=moving_average(ema_decay)) if ema_decay else None
+        self.average = average and average.requires_grad_(False)
         self.critic = Critic(feat_dim, style=style, **critic) if critic else None
         self._compares = any(label.reads_advantage for label in self.labels.values())
         if self._compares and critic is None:
@@ -98,6 +114,11 @@ class TrajectoryLearner(nn.Module):
             self.forward_model = MLP(latent + action_dim, out_dim=latent, out_scale=0.0, style=style, **forward_model)
             self.step_errors = Normalizer(latent)
             self.arrival_errors = Normalizer(latent) if goal_dim else None
+
+    @property
+    def sampled(self) -> TrajectoryModel:
+        """The model that plans are sampled from: the averaged one where there is one."""
+        return self.trajectories if self.average is None else self.average.module
 
     @property
     def reads_later(self) -> bool:
@@ -131,14 +152,14 @@ class TrajectoryLearner(nn.Module):
     def _windows(
         self, model: LearnedModel, rollout: Rollout, batch: dict[str, Tensor], length: int
     ) -> tuple[Window, Int64[Tensor, " N"]]:
-        """All that a batch holds, N = B K: windows of L steps end to end, from a random row on.
+        """All that a batch holds, N = B K: windows of L steps at every row, or end to end from a random row on.
 
         And at which later step of each a goal is seen.
         """
         rows, post = rollout.post.shape[1], rollout.post.detach()
-        count, offsets = window_slots(rows, length)
+        count, offsets = window_slots(rows, length, self.every_offset)
         begins = torch.randint(offsets, (1,), device=post.device)
-        begins = begins + length * torch.arange(count, device=post.device)
+        begins = begins + (1 if self.every_offset else length) * torch.arange(count, device=post.device)
         steps = begins[:, None] + torch.arange(length, device=post.device)
         goal, ends = None, torch.ones(len(post) * count, dtype=torch.int64, device=post.device)
         if self.goal_dim:
@@ -230,12 +251,14 @@ class TrajectoryLearner(nn.Module):
 
     def _normalized_error(self, error: Tensor, usual: Normalizer) -> Tensor:
         least = (0.05 * self.trajectories.latent_std()).square()
-        return (error.square() / torch.maximum(usual.square, least)).mean(-1)
+        return (error.square() / torch.maximum(usual.mean_square(), least)).mean(-1)
 
     def after_step(self) -> None:
-        """Move the critic's slow copy."""
+        """Move the critic's slow copy and the averaged denoiser."""
         if self.critic is not None:
             self.critic.after_step()
+        if self.average is not None:
+            self.average.update_parameters(self.trajectories)
 
     def actions(self, x: Float[Tensor, "... L D"]) -> Float[Tensor, "... L A"]:
         """Return a trajectory's actions, or what leads from each latent to the next. The last of these is repeated."""

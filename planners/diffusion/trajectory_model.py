@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
+from typing_extensions import override
 
 from planners.base import RowStreams
 from planners.diffusion.denoisers import Denoiser, StepEmbedding
 from planners.diffusion.noise_schedule import NoiseSchedule, Sampler
 from worldmodels.common.batch import mean_over
-from worldmodels.common.options import Between, MoreThan, MultipleOf, checked
+from worldmodels.common.options import Between, Count, MultipleOf, checked
+from worldmodels.errors import OptionError
 from worldmodels.nets.layers import DEFAULT_STYLE, MLP, NetStyle
 
 Score = Callable[[Float[Tensor, "N L D"]], Float[Tensor, " N"]]
@@ -39,15 +42,22 @@ class Normalizer(nn.Module):
     """
 
     mean: Tensor
-    square: Tensor
+    variance: Tensor
     count: Tensor
 
     def __init__(self, size: int, rate: float = 1e-3, floor: float = 1e-2) -> None:
         super().__init__()
         self.rate, self.floor = rate, floor
         self.register_buffer("mean", torch.zeros(size))
-        self.register_buffer("square", torch.ones(size))
+        self.register_buffer("variance", torch.ones(size))
         self.register_buffer("count", torch.zeros((), dtype=torch.int64))
+
+    @override
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Load weights of before, which held the mean of squares, too."""
+        if (square := state_dict.pop(f"{prefix}square", None)) is not None:
+            state_dict[f"{prefix}variance"] = square - state_dict[f"{prefix}mean"].square()
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     @torch.no_grad()
     def follow(self, x: Float[Tensor, "N L D"], counts: Bool[Tensor, " N"]) -> None:
@@ -56,12 +66,19 @@ class Normalizer(nn.Module):
         rate = counts.any() * (1 / self.count.clamp(min=1)).clamp(min=self.rate)
         share = (counts / counts.sum().clamp(min=1))[:, None]
         x = x.detach().float()
-        self.mean.lerp_((share * x.mean(1)).sum(0), rate)
-        self.square.lerp_((share * x.square().mean(1)).sum(0), rate)
+        mean = (share * x.mean(1)).sum(0)
+        # Within the batch, and between it and what was: no mean is ever squared, as Chan et al. (1979) add variances.
+        spread = (share * (x - mean).square().mean(1)).sum(0) + (1 - rate) * (mean - self.mean).square()
+        self.mean.lerp_(mean, rate)
+        self.variance.lerp_(spread, rate)
 
     def std(self) -> Float[Tensor, " D"]:
         """The deviation, at least the floor."""
-        return (self.square - self.mean.square()).clamp(min=self.floor**2).sqrt()
+        return self.variance.clamp(min=self.floor**2).sqrt()
+
+    def mean_square(self) -> Float[Tensor, " D"]:
+        """The mean of the squares."""
+        return self.variance + self.mean.square()
 
     def forward(self, x: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:
         """Normalise to mean 0 and deviation 1."""
@@ -106,10 +123,12 @@ class ConditionEmbedding(nn.Module):
 
 
 class TrajectoryModel(nn.Module):
-    """Sequences of (latent, action) or of latents alone, denoised as a whole (Diffuser, Decision Diffuser).
+    """Sequences of latents and actions, or of one of both alone, denoised as a whole (Diffuser, Decision Diffuser).
 
     Some latents of a trajectory are *given*: they are never noisy, neither in training nor in any step of sampling, and
-    come out as they went in. ``feat_dim`` are numbers of a latent, ``labels`` those of each label.
+    come out as they went in. Where actions alone are denoised, as in D-MPC (Zhou et al. 2025), the other latents are
+    the data's mean for the network and come out so. ``feat_dim`` are numbers of a latent, ``labels`` those of each
+    label.
     """
 
     @checked
@@ -120,20 +139,26 @@ class TrajectoryModel(nn.Module):
         labels: Mapping[str, int],
         schedule: Annotated[NoiseSchedule, "how much noise each diffusion step holds"],
         net: Annotated[Callable[..., Denoiser], "what denoiser= chooses"],
+        latents: Annotated[bool, "false: actions alone, from the latents that are given"] = True,
         actions: Annotated[bool, "false: latents alone, and actions by inverse dynamics"] = True,
-        action_weight: Annotated[float, MoreThan(0), "of a number of an action in the loss, beside a latent's"] = 1.0,
+        action_share: Annotated[
+            float, Between(0, 1, "both"), "of the loss that is about actions, where latents are denoised beside them"
+        ] = 0.3,
+        levels: Annotated[Count, "noise levels at which an update learns each trajectory"] = 1,
         cond_dim: Annotated[int, MultipleOf(2), "numbers of the condition: diffusion step and labels"] = 64,
         drop: Annotated[float, Between(0, 1, "both"), "share of trajectories from which a label is hidden"] = 0.25,
         style: NetStyle = DEFAULT_STYLE,
     ) -> None:
         super().__init__()
+        if not latents and not actions:
+            raise OptionError("latents", latents, "leaves nothing to denoise beside actions=false")
         self.feat_dim, self.size = feat_dim, feat_dim + action_dim * actions
-        self.action_weight = action_weight
-        self.schedule, self.actions = schedule, actions
+        self.action_weight = action_share / (1 - action_share) * feat_dim / action_dim
+        self.schedule, self.latents, self.actions, self.levels = schedule, latents, actions, levels
         self.normalizer = Normalizer(self.size)
         self.step = StepEmbedding(cond_dim, style)
         self.labels = ConditionEmbedding(labels, cond_dim, drop, style)
-        self.net = net(in_dim=self.size + 1, out_dim=self.size, cond_dim=cond_dim)
+        self.net = net(in_dim=self.size + 1, out_dim=self.size - feat_dim * (not latents), cond_dim=cond_dim)
 
     def latent_mean(self) -> Float[Tensor, " F"]:
         """Means of the latents alone."""
@@ -149,7 +174,12 @@ class TrajectoryModel(nn.Module):
         given: Bool[Tensor, "N L"],
         labels: Mapping[str, Float[Tensor, "N _"]],
     ) -> Float[Tensor, "N L"]:
-        """Squared error of what the network predicts at a random diffusion step, mean over what was not given."""
+        """Squared error of what the network predicts at random diffusion steps, mean over what was not given.
+
+        Actions have their share of it, however many numbers a latent has.
+        """
+        rows, labels = len(x), {name: value.repeat(self.levels, 1) for name, value in labels.items()}
+        x, given = x.repeat(self.levels, 1, 1), given.repeat(self.levels, 1)
         clean = self.normalizer(x)
         noise = torch.randn_like(clean)
         step = torch.randint(self.schedule.steps, (len(x),), device=x.device)
@@ -158,8 +188,8 @@ class TrajectoryModel(nn.Module):
         output = self._output(noisy, step, given, labels, hide)
         error = (output - self.schedule.target(clean, noise, step)).square()
         action = torch.arange(self.size, device=x.device) >= self.feat_dim
-        counts = ~self._mask(given) * torch.where(action, self.action_weight, 1.0)
-        return mean_over((error * counts).sum(-1), counts)
+        counts = ~self._mask(given) * torch.where(action, self.action_weight, float(self.latents))
+        return mean_over((error * counts).sum(-1), counts).unflatten(0, (self.levels, rows)).mean(0)
 
     def clean(
         self,
@@ -169,7 +199,8 @@ class TrajectoryModel(nn.Module):
         labels: Mapping[str, Float[Tensor, "N _"]],
     ) -> Float[Tensor, "N L D"]:
         """Estimate normalised trajectories without noise, under these labels."""
-        return self.schedule.clean(self._output(noisy, step, given, labels), noisy, step)
+        estimate = self.schedule.clean(self._output(noisy, step, given, labels), noisy, step)
+        return estimate if self.latents else self._without_latents(estimate)
 
     def guided(
         self,
@@ -253,7 +284,12 @@ class TrajectoryModel(nn.Module):
         hide: Mapping[str, Tensor] | None = None,
     ) -> Tensor:
         cond = self.step(step) + self.labels(labels, len(noisy), hide)
-        return self.net(torch.cat([noisy, given[..., None].to(noisy.dtype)], dim=-1), cond).float()
+        noisy = noisy if self.latents else torch.where(self._mask(given), noisy, self._without_latents(noisy))
+        output = self.net(torch.cat([noisy, given[..., None].to(noisy.dtype)], dim=-1), cond).float()
+        return output if self.latents else F.pad(output, (self.feat_dim, 0))
+
+    def _without_latents(self, x: Tensor) -> Tensor:
+        return F.pad(x[..., self.feat_dim :], (self.feat_dim, 0))
 
     def _mask(self, given: Bool[Tensor, "N L"]) -> Bool[Tensor, "N L D"]:
         """True where a number is given: latents are, actions never."""

@@ -77,7 +77,7 @@ def page() -> str:
     ("title", "row"),
     [
         ("`planner=diffusion`", "| `planner.plan_horizon` | `16` |"),
-        ("`planner=diffusion`", "| `planner.acting.candidates` | `4` |"),
+        ("`planner=diffusion`", "| `planner.acting.candidates` | `48` |"),
         ("`planner=diffusion`", "| `planner.learner.trajectories.net` | `${denoiser}` |"),
         ("`planner=cfgrl`", "| `planner.acting.candidates` | `1` |"),
         ("`planner=tdmpc`", "| `planner.search.num_samples` | `512` |"),

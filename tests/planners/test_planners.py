@@ -63,7 +63,7 @@ def test_the_documented_planner_from_nothing_follows_its_best():
 
 
 def test_every_config_has_a_row():
-    assert {path.stem for path in PLANNER_CONFIGS.glob("*.yaml")} == set(PLANNERS)
+    assert {path.stem for path in PLANNER_CONFIGS.glob("[!_]*.yaml")} == set(PLANNERS)
 
 
 @every

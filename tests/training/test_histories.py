@@ -53,7 +53,7 @@ def test_a_long_memory_without_context_surprises_more(tmp_path):
     assert filtered(tmp_path, "dynamics=koopman", "data.context=none").ratio > 1.5
 
 
-def test_stored_latents_are_what_the_last_update_made_of_them(tmp_path, monkeypatch):
+def test_stored_latents_are_what_updates_made_of_them_last(tmp_path, monkeypatch):
     given, rewrite = [], Replay.rewrite
 
     def watched(replay: Replay, place: torch.Tensor, latents: dict[str, torch.Tensor]) -> None:

@@ -49,6 +49,9 @@ RENAMED = {
 """Old key or group to new. An old one that a configuration has, as a core of one's own may have ``state``, is meant
 as it stands."""
 
+GONE = ("planner.learner.trajectories.action_weight",)
+"""Keys of stored runs that say nothing of how a run acts, and that nothing reads any more."""
+
 IN_STORED_RUNS = ("dynamics.core.", "pictures", "planner.", "prefill_planner.")
 """Beginnings of the keys that stored runs may hold under their old names. No run has the others."""
 
@@ -72,6 +75,11 @@ def modernized(stored: DictConfig) -> DictConfig:
         node = OmegaConf.select(stored, parent) if parent else stored
         if isinstance(node, DictConfig) and name in node:
             OmegaConf.update(stored, RENAMED[old], node.pop(name), force_add=True)
+    for gone in GONE:
+        parent, _, name = gone.rpartition(".")
+        node = OmegaConf.select(stored, parent)
+        if isinstance(node, DictConfig):
+            node.pop(name, None)
     return OmegaConf.create(_moved(OmegaConf.to_container(stored, resolve=False)))
 
 

@@ -129,7 +129,7 @@ HEAD = """# Options
 
 Written by `python -m worldmodels.config.reference` from the signatures that check them. First the configuration as it
 stands, then each file of a group. What a file leaves out is as it stands, or as in the file that it is built on, which
-comes before it (`planner=cfgrl` on `planner=diffusion`). `python scripts/train.py <words> --help` prints all options
+comes before it (`planner=cfgrl` beside `planner=diffusion`). `python scripts/train.py <words> --help` prints all options
 with any words.
 """
 TOLD = ("env", "latent", "heads", "dynamics", "objective", "denoiser", "planner", "optimizer")
@@ -166,10 +166,11 @@ def document() -> str:
 
 
 def _bases(group: str, file: str) -> list[str]:
-    """List the files of its group that a file is built on."""
-    path = config_dir() / group / f"{file}.yaml"
-    defaults = OmegaConf.load(path).get("defaults", []) if file else []
-    return [base for base in defaults if isinstance(base, str) and not base.startswith("_") and "@" not in base]
+    """List the files of its group that a file is built on, or that share with it what it is built on (``_file``)."""
+    folder = config_dir() / group
+    defaults = OmegaConf.load(folder / f"{file}.yaml").get("defaults", []) if file else []
+    named = [base.removeprefix("_") for base in defaults if isinstance(base, str) and base != "_self_"]
+    return [base for base in named if base != file and (folder / f"{base}.yaml").exists()]
 
 
 def _cell(text: str) -> str:

@@ -270,6 +270,11 @@ class Replay:
         counted = {"count": self._ledger.count, "rows": len(self), "generator": self._generator.get_state()}
         return counted if self._undo is None else counted | {"undo": self._undo.mark()}
 
+    def checkpointed(self) -> None:
+        """Say that what :meth:`state_dict` returned last is safe on the disk."""
+        if self._undo is not None:
+            self._undo.settle()
+
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go back to a checkpoint: later rows are forgotten, and so are earlier ones that they have overwritten.
 

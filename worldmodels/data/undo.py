@@ -17,8 +17,8 @@ class UndoLog:
     """Writes ahead: the first time a row is rewritten since a checkpoint, what it held is in the log before.
 
     Each checkpoint begins a file of its own, ``undo-<number>.log``, of records: how many rows, their places, and each
-    column's old values. Two are kept, for the two checkpoints that a kill can fall between. A record that was cut short
-    is of rows that were not rewritten yet.
+    column's old values. The file before is kept until the checkpoint is whole. A record that was cut short is of rows
+    that were not rewritten yet.
 
     Args:
         columns: the ring's columns that are rewritten, by name, one row after another.
@@ -33,10 +33,13 @@ class UndoLog:
     def mark(self) -> int:
         """Begin the file of a new checkpoint. Return its number."""
         self._begin(self.number + 1)
-        for number in self._numbers():
-            if number < self.number - 1:
-                self._path(number).unlink()
         return self.number
+
+    def settle(self) -> None:
+        """Delete what only checkpoints before the newest would need: it is on the disk as a whole."""
+        for number in self._numbers():
+            if number < self.number:
+                self._path(number).unlink()
 
     def replaced(self, rows: Int64[Tensor, " N"]) -> None:
         """Forget rows that something new was written over, which no checkpoint so far can go back to."""

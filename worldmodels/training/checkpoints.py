@@ -106,6 +106,8 @@ class Checkpoints(lightning.Callback):
         if last.exists():
             os.replace(last, previous)
         os.replace(temporary, last)
+        if isinstance(self.dataset, OnlineDataset):
+            self.dataset.replay.checkpointed()
         self.saved_at = time.monotonic()
 
 

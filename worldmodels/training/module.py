@@ -17,9 +17,10 @@ from worldmodels.common.batch import split_context
 from worldmodels.common.columns import MEMORY_PREFIX, PLACE
 from worldmodels.errors import UserError
 from worldmodels.model import WorldModel, merge_losses
+from worldmodels.nets.averages import moving_average
 from worldmodels.objectives.base import Context
 from worldmodels.training.losses import LossBalance
-from worldmodels.training.optim import moving_average, warmed_up
+from worldmodels.training.optim import warmed_up
 
 Clip = Callable[[Iterable[nn.Parameter]], None]
 

@@ -49,7 +49,10 @@ class Situation:
 
 @torch.no_grad()
 def write_diffusion_figures(run: Run, seed: int) -> None:
-    """Write ``denoising.gif``, ``guidance.png`` and in mazes ``path.png``, of the first held-out episode."""
+    """Write ``denoising.gif``, ``guidance.png`` and in mazes ``path.png``, of the first held-out episode.
+
+    Without a second where nothing can guide: plans of actions alone, under no label.
+    """
     if not isinstance(run.planner, Diffusion):
         return
     generator = torch.Generator(run.model.device).manual_seed(seed)
@@ -62,7 +65,8 @@ def write_diffusion_figures(run: Run, seed: int) -> None:
         if situation.grid is None and "pixels" not in run.model.decode(agent.state.feat):
             return  # nothing of a plan can be drawn
         (run.path / "denoising.gif").write_bytes(gif_bytes(denoising(situation, generator), fps=3))
-        write_figure(run.path / "guidance.png", guidance(situation, generator))
+        if guiding(run.planner):
+            write_figure(run.path / "guidance.png", guidance(situation, generator))
         if situation.grid is not None:
             write_figure(run.path / "path.png", followed(situation, envs, agent, rows))
 
@@ -84,11 +88,10 @@ def denoising(situation: Situation, generator: torch.Generator) -> UInt8[np.ndar
     sampled, _ = situation.planner.sample_plans(
         Decision.begin(situation.model, situation.state, False, generator), situation.memory, estimates.append
     )
-    width = situation.planner.learner.trajectories.feat_dim
-    steps, best = (
-        [estimate[..., :width] for estimate in estimates] + [sampled.latents[0]],
-        int(sampled.values[0].argmax()),
-    )
+    learner = situation.planner.learner
+    width, best = learner.trajectories.feat_dim, int(sampled.values[0].argmax())
+    steps = [foreseen(situation, estimate[..., :width], learner.actions(estimate)) for estimate in estimates]
+    steps.append(foreseen(situation, sampled.latents[0], sampled.actions[0]))
     titles = [f"step {i + 1} of {len(estimates)}" for i in range(len(estimates))] + ["the plan"]
     if situation.grid is None:
         frames = [decoded_strip(situation, latents[best]) for latents in steps]
@@ -117,13 +120,14 @@ def guidance(situation: Situation, generator: torch.Generator) -> Figure:
         return draw_paths(
             situation.grid,
             situation.goal,
-            [positions(situation, sampled.latents[0]) for sampled in shown],
+            [positions(situation, foreseen(situation, sampled.latents[0], sampled.actions[0])) for sampled in shown],
             titles,
             None,
         )
     figure = blank_figure(8, 1.3 * len(shown))
     for axes, sampled, title in zip(figure.subplots(len(shown), 1), shown, titles, strict=True):
-        axes.imshow(decoded_strip(situation, sampled.best()[0][0]))
+        latents, actions, _ = sampled.best()
+        axes.imshow(decoded_strip(situation, foreseen(situation, latents, actions)[0]))
         axes.set_title(title.replace("\n", ", "), fontsize=8)
         axes.set_axis_off()
     return figure
@@ -135,7 +139,19 @@ def guiding(planner: Diffusion) -> dict[str, float]:
     Where nothing does, the reward's gradient would.
     """
     labels = {name: label.weight for name, label in planner.learner.labels.items() if label.weight != 0}
-    return labels | planner.terms({}) or {"reward": 1.0}
+    return labels | planner.terms({}) or ({"reward": 1.0} if planner.learner.trajectories.latents else {})
+
+
+def foreseen(
+    situation: Situation, latents: Float[Tensor, "K L F"], actions: Float[Tensor, "K L A"]
+) -> Float[Tensor, "K L F"]:
+    """Return the latents of plans. Those of actions alone are what the world model imagines."""
+    if situation.planner.learner.trajectories.latents:
+        return latents
+    forked = situation.model.dynamics.fork(situation.state, len(actions))
+    generator = torch.Generator(actions.device).manual_seed(0)
+    imagined = situation.model.imagine(forked, situation.planner.family.mode(actions), actions.shape[1], generator)
+    return split_goal(imagined.feat[:, :-1], situation.model.dynamics.goal_dim)[0]
 
 
 def mean_return(situation: Situation, sampled: PlanBatch) -> float:
@@ -152,7 +168,7 @@ def followed(situation: Situation, envs: VectorEnv, agent: Agent, rows: dict[str
     while not rows["is_last"].all():
         action = agent.act(situation.planner, rows["is_first"])
         if planned is None:
-            planned = positions(situation, agent.memory["latents"])
+            planned = positions(situation, foreseen(situation, agent.memory["latents"], agent.memory["plan"]))
         rows = envs.step(action)
         agent.filter(rows)
         way.append(rows["state"][0, :2].numpy())

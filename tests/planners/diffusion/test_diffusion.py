@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from planners.diffusion.guidance import GuidedPlans
 from planners.diffusion.noise_schedule import SAMPLERS, NoiseSchedule, Sampler
 from planners.diffusion.trajectory_model import Condition, Normalizer, TrajectoryModel
 from planners.learning.critics import Critic
+from planners.search.proposals import color_noise
 from worldmodels.errors import OptionError
 from worldmodels.factory import build_model, build_planner
 from worldmodels.testing.sequences import randomize
@@ -45,9 +47,22 @@ def all_of(x):
     return torch.ones(len(x), dtype=torch.bool)
 
 
+JOINT = (
+    "planner.learner.trajectories.latents=true",
+    "planner.learner.trajectories.levels=1",
+    "planner.learner.every_offset=false",
+    "planner.learner.ema_decay=0.0",
+    "planner.learner.critic=null",
+    "planner.acting.candidates=4",
+    "planner.acting.warm_candidates=4",
+)
+"""Latents and actions together, as most diffusion planners have them."""
+
+
 def planner(*words, discrete=False, observations=STATE):
     cfg = config(
         "planner=diffusion",
+        *JOINT,
         f"planner.plan_horizon={L}",
         "denoiser.width=16",
         "planner.learner.trajectories.schedule.steps=20",
@@ -244,7 +259,28 @@ def test_normalizer__treats_each_number_alone_above_a_floor():
     torch.testing.assert_close(seen.std(0)[:2], torch.ones(2), atol=1e-2, rtol=0)
     assert norm.std()[2] == pytest.approx(norm.floor)
     torch.testing.assert_close(norm.inverse(norm(x)), x, atol=1e-4, rtol=1e-4)
-    assert {"mean", "square", "count"} <= norm.state_dict().keys()
+    assert {"mean", "variance", "count"} <= norm.state_dict().keys()
+
+
+@pytest.mark.parametrize(("mean", "std"), [(0.0, 1.0), (30_000.0, 1.0), (-5e4, 3.0)])
+def test_normalizer__knows_deviations_of_numbers_far_from_zero(mean, std):
+    """Which float32 would lose in the difference of two squares."""
+    norm = Normalizer(1)
+    x = mean + std * torch.randn(200, 64, 4, 1, dtype=torch.float64)
+    for part in x.float():
+        norm.follow(part, all_of(part))
+    assert norm.std().item() == pytest.approx(x.std().item(), rel=0.02)
+    assert norm.mean.item() == pytest.approx(x.mean().item(), abs=0.02 * std)
+
+
+def test_normalizer__loads_weights_that_held_the_mean_of_squares():
+    norm, x = Normalizer(3), torch.randn(8, 5, 3) + 2
+    norm.follow(x, all_of(x))
+    old = norm.state_dict()
+    old["square"] = old.pop("variance") + old["mean"].square()
+    again = Normalizer(3)
+    again.load_state_dict(old)
+    torch.testing.assert_close(again.std(), norm.std())
 
 
 def test_rows_that_an_episodes_end_cuts_count_for_nothing():
@@ -298,6 +334,92 @@ def test_what_is_given_costs_nothing():
     weight = made.net.out[-1].weight.grad
     assert not weight[:3].any()
     assert weight[3:].any()
+
+
+@pytest.mark.parametrize("feat", [1, 16, 400])
+def test_actions_have_their_share_of_the_loss(feat):
+    """However many numbers a latent has: where every number errs alike, as much of the loss as was asked for."""
+    made = trajectories(feat=feat, action_share=0.3)
+    x, given = torch.zeros(64, L, feat + 2), torch.zeros(64, L, dtype=torch.bool)
+    wrong = lambda numbers: lambda *_: torch.ones(64, L, feat + 2) * numbers  # noqa: E731
+    action = torch.arange(feat + 2) >= feat
+    losses = []
+    for numbers in (action, ~action, torch.ones_like(action)):
+        made._output = wrong(numbers)
+        losses.append(made.loss(x, given, {}).mean().item())
+    assert losses == pytest.approx([0.3, 0.7, 1.0])
+
+
+def test_actions_alone__see_no_latent_that_is_not_given():
+    made = trajectories(latents=False)
+    x, given = torch.randn(5, L, 5), torch.zeros(5, L, dtype=torch.bool)
+    given[:, 0] = True
+    seen = []
+    made.net.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    torch.manual_seed(1)
+    loss = made.loss(x, given, {})
+    other = x.clone()
+    other[:, 1:, :3] += 7.0  # latents that are not given
+    torch.manual_seed(1)
+    assert torch.equal(made.loss(other, given, {}), loss)
+    assert torch.equal(seen[0][:, 0, :3], made.normalizer(x)[:, 0, :3])
+    assert not seen[0][:, 1:, :3].any()
+    assert seen[0][..., 3:5].all()
+    sampled = made.sample(x[..., :3], given, {}, Sampler(made.schedule, "dpm", 4), streams(5))
+    assert torch.equal(sampled[:, 0, :3], x[:, 0, :3])
+    torch.testing.assert_close(sampled[:, 1:, :3], made.normalizer.mean[:3].expand(5, L - 1, -1))
+    assert sampled[..., 3:].std() > 0
+
+
+def test_an_update_learns_each_trajectory_at_several_levels():
+    made = trajectories(levels=3)
+    steps, add = [], made.schedule.add_noise
+    made.schedule.add_noise = lambda clean, noise, step: steps.append(step) or add(clean, noise, step)
+    assert made.loss(torch.randn(40, L, 5), torch.zeros(40, L, dtype=torch.bool), {}).shape == (40, L)
+    assert len(steps[0]) == 120
+    first, *others = steps[0].unflatten(0, (3, 40))
+    assert all((other != first).any() for other in others)
+
+
+SIZES = (16, 400, pytest.param(2500, marks=pytest.mark.slow))
+
+
+def driven(rows: int, feat: int, generator: torch.Generator) -> torch.Tensor:
+    """Latents of ``feat`` numbers that show, with noise, three numbers which pink actions drive."""
+    action = (0.6 * color_noise(torch.randn(rows, 16, 1, generator=generator), 1.0)).clamp(-1, 1)
+    shown = torch.randn(3, feat, generator=torch.Generator().manual_seed(0)) / 1.7
+    step = torch.tensor([[0.9, 0.2, 0.0], [-0.2, 0.9, 0.1], [0.0, 0.0, 0.8]])
+    states = [torch.randn(rows, 3, generator=generator)]
+    for t in range(15):
+        states.append(states[-1] @ step.T + action[:, t] * torch.tensor([0.2, 0.3, 0.5]))
+    latents = torch.stack(states, 1) @ shown + 0.3 * torch.randn(rows, 16, feat, generator=generator)
+    return torch.cat([latents, action], -1)
+
+
+@pytest.mark.learns
+@pytest.mark.parametrize("feat", SIZES)
+@pytest.mark.parametrize("name", ["diffusion", "diffuser"])
+def test_sampled_actions_keep_the_recorded_deviation(name, feat):
+    """Within 20 %, as those two planners are configured, after a short training."""
+    torch.manual_seed(0)
+    options = config(f"planner={name}").planner
+    known = {key: options.learner.trajectories[key] for key in ("latents", "actions", "action_share", "levels")}
+    schedule = NoiseSchedule(100, options.learner.trajectories.schedule.prediction)
+    made = TrajectoryModel(feat, 1, {}, schedule, partial(TemporalUNet, width=32), **known)
+    optimizer, generator = torch.optim.Adam(made.parameters(), 4e-4), seeded()
+    given = torch.zeros(64, 16, dtype=torch.bool)
+    given[:, 0] = True
+    for _ in range(150):
+        x = driven(64, feat, generator)
+        made.normalizer.follow(x, all_of(x))
+        optimizer.zero_grad()
+        made.loss(x, given, {}).mean().backward()
+        optimizer.step()
+    recorded = driven(64, feat, generator)
+    sampler = Sampler(schedule, options.acting.sampler, options.acting.steps)
+    with torch.no_grad():
+        sampled = made.sample(recorded[..., :feat], given, {}, sampler, streams(64))
+    assert sampled[..., feat:].std() / recorded[..., feat:].std() == pytest.approx(1.0, abs=0.2)
 
 
 @pytest.mark.learns
@@ -394,7 +516,7 @@ def test_gradient_guidance_carries_the_normalizers_jacobian():
 def test_a_linear_guide_tilts_a_gaussian(name, monkeypatch):
     made = TrajectoryModel(1, 1, {}, NoiseSchedule(100), nets()[0], cond_dim=8)
     made.normalizer.mean += 5.0
-    made.normalizer.square += 28.0  # deviation 2
+    made.normalizer.variance += 3.0  # deviation 2
     unit = lambda noisy, step, given, labels: (1 - made.schedule.noise_share(step)).sqrt()[:, None, None] * noisy  # noqa: E731
     monkeypatch.setattr(made, "clean", unit)
     given = torch.zeros(1, 4000, dtype=torch.bool)
@@ -483,7 +605,7 @@ def test_weights_given_go_before_their_own():
 
 def test_score__is_discounted_rewards_and_the_value_at_the_end():
     """Rewards on the way and the value have weights of their own, and the gradient is that of the formula."""
-    critic = ["planner.learner.critic={units: 16, layers: 1}", "+planner.learner.loss_scales.critic=1.0"]
+    critic = ["planner.learner.critic={units: 16, layers: 1}"]
     world, made = planner("planner.guidance.reward.weight=0.2", "planner.guidance.value.weight=3.0", *critic)
     latents = torch.randn(4, L, world.dynamics.feat_dim)
     actions = 2 * torch.rand(4, L, ACTION) - 1
@@ -514,7 +636,7 @@ def test_normalizer__follows_only_what_is_learned_from():
     made.loss(world, rollout, rows)
     assert normalizer.count > before["count"]
     assert not torch.equal(normalizer.mean, before["mean"])
-    assert not torch.equal(normalizer.square, before["square"])
+    assert not torch.equal(normalizer.variance, before["variance"])
 
 
 def test_what_reads_pairs_of_latents_needs_two():
@@ -572,7 +694,7 @@ def goal_batch(n, length):
 
 def test_what_is_given_while_acting_was_given_while_learning():
     words = ("planner.acting.replan_every=1", "planner.acting.candidates=3", "planner.scorer.consistency_weight=1.0")
-    world, made = to_goals("planner=diffusion", *words)  # plans of all ends are followed now and then
+    world, made = to_goals("planner=diffusion", *JOINT, *words)  # plans of all ends are followed now and then
     masks = []
     made.learner.trajectories.net.register_forward_pre_hook(lambda module, args: masks.append(args[0][..., -1]))
     rows = goal_batch(64, L + 1)
@@ -746,6 +868,42 @@ def test_windows__pair_each_latent_with_what_followed(monkeypatch):
     assert window.valid.all()
 
 
+def test_every_offset__is_a_trajectory_of_its_own():
+    world, made = planner("planner.learner.every_offset=true")
+    rows = with_reset(batch(3, L + 4, observations=STATE))
+    rows["is_first"][:] = False
+    rollout, _, _ = world.observe(rows, world.initial(3))
+    window, _ = made.learner._windows(world, rollout, rows, L)
+    assert window.feat.shape[:2] == (12, L)
+    for first in range(4):
+        assert torch.equal(window.feat[first::4], rollout.post[:, first : first + L])
+        assert torch.equal(window.action[first::4], rows["action"][:, first + 1 : first + L + 1])
+    assert made.cold_start_fraction(L + 4) == 1 / 4
+
+
+def test_plans_are_sampled_from_an_average_of_the_denoiser():
+    world, made = planner("planner.learner.ema_decay=0.9")
+    rows = with_reset(batch(2, L + 2, observations=STATE))
+    rollout, _, _ = world.observe(rows, world.initial(2))
+    learner, fresh = made.learner, planner()[1].learner
+    assert fresh.sampled is fresh.trajectories
+    for _ in range(30):
+        made.train().loss(world, rollout, rows)
+        with torch.no_grad():
+            for p in learner.trajectories.parameters():
+                p.add_(1.0)
+        made.after_step()
+    pairs = zip(learner.trajectories.parameters(), learner.sampled.parameters(), strict=True)
+    behind = [(new - old).mean() for new, old in pairs]
+    assert all(2.0 < float(x) < 9.0 for x in behind)  # nine of them, once the average is no longer young
+    assert torch.equal(learner.sampled.normalizer.mean, learner.trajectories.normalizer.mean)
+    assert not any(p.requires_grad for p in learner.sampled.parameters())
+    asked = []
+    learner.sampled.net.register_forward_hook(lambda *_: asked.append(True))
+    acted(world, made)
+    assert asked
+
+
 def test_hindsight_goals__stand_where_they_were_reached():
     """Only that step is given, with the latent of its frame seen as a goal, where still numbers are zero."""
     torch.manual_seed(0)
@@ -850,7 +1008,9 @@ def test_a_batch_without_a_whole_window_changes_nothing():
 def test_goals_that_were_never_given_are_not_given():
     torch.manual_seed(0)
     world = build_model(config("dynamics=implicit"), WITH_GOAL, ACTION)
-    cfg = config("planner=diffusion", "planner.learner.goal_share=0.0", "denoiser.width=16", "planner.acting.steps=2")
+    cfg = config(
+        "planner=diffusion", *JOINT, "planner.learner.goal_share=0.0", "denoiser.width=16", "planner.acting.steps=2"
+    )
     size = world.dynamics.goal_dim
     made = build_planner(cfg.planner, ACTION, False, FeatureSpec(size, size))
     masks = []
@@ -915,6 +1075,22 @@ OPTIMAL = "{_target_: planners.diffusion.conditioning.OptimalityLabel, _partial_
             "guidance",
             "is a label's name too",
         ),
+        (
+            ["planner.learner.trajectories.latents=false", "planner.guidance.reward.weight=1.0"],
+            "guidance.reward.weight",
+            "set learner.trajectories.latents=true",
+        ),
+        (
+            ["planner.learner.trajectories.latents=false", "planner.scorer.consistency_weight=0.5"],
+            "scorer.consistency_weight",
+            "set learner.trajectories.latents=true",
+        ),
+        (
+            ["planner.learner.trajectories.latents=false", "planner.learner.trajectories.actions=false"],
+            "learner.trajectories.latents",
+            "leaves nothing to denoise",
+        ),
+        (["planner.learner.trajectories.action_share=1.0"], "learner.trajectories.action_share", "in (0, 1)"),
         (["denoiser.kernel=4"], "learner.trajectories.net.kernel", "that is odd"),
         (["+planner.learner.labels.optimal=" + OPTIMAL], "learner.critic", "must have its units"),
     ],

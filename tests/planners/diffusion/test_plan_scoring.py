@@ -148,10 +148,11 @@ def test_recorded_steps_are_foreseen_and_jump_by_one_on_average():
     assert made.transition_error(led, feat[:, 1:] + 3).mean() > 20
     assert made.arrival_error(led, feat[:, 1:] * shown).mean().item() == pytest.approx(1, abs=0.4)
     assert made.arrival_error(led, (feat[:, 1:] + 6) * shown).mean() > 20
-    made.step_errors.square.zero_()  # foreseen exactly: what is 5 % of a deviation off still counts as a usual error
+    made.step_errors.mean.zero_()
+    made.step_errors.variance.zero_()  # foreseen exactly: what is 5 % of a deviation off still counts as a usual error
     off = feat[:, 1:] + 0.05 * made.trajectories.latent_std()
     torch.testing.assert_close(made.transition_error(feat[:, 1:], off), torch.ones(64, 3), atol=1e-3, rtol=1e-3)
-    assert {"step_errors.square", "step_errors.count", "arrival_errors.square"} <= made.state_dict().keys()
+    assert {"step_errors.variance", "step_errors.count", "arrival_errors.variance"} <= made.state_dict().keys()
 
 
 def test_imagined_plans_lose_what_their_actions_do_not_lead_to():
