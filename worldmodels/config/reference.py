@@ -129,8 +129,8 @@ HEAD = """# Options
 
 Written by `python -m worldmodels.config.reference` from the signatures that check them. First the configuration as it
 stands, then each file of a group. What a file leaves out is as it stands, or as in the file that it is built on, which
-comes before it (`planner=cfgrl` beside `planner=diffusion`). `python scripts/train.py <words> --help` prints all options
-with any words.
+comes before it (`planner=cfgrl` beside `planner=diffusion`). `python scripts/train.py <words> --help` prints all
+options with any words.
 """
 TOLD = ("env", "latent", "heads", "dynamics", "objective", "denoiser", "planner", "optimizer")
 """Groups whose files have sections."""
