@@ -16,7 +16,7 @@ from planners.base import Planner
 from worldmodels.common.batch import context_rows
 from worldmodels.common.build import build, find
 from worldmodels.common.choices import ContextMode
-from worldmodels.common.columns import OBSERVATION_KEYS
+from worldmodels.common.columns import PIXELS, STATE, cameras
 from worldmodels.config.nodes import TRAINING_KEYS
 from worldmodels.config.scales import learner_of, scales_by_part
 from worldmodels.envs.options import GoalReading, read
@@ -149,15 +149,18 @@ def loss_scales(
 ) -> dict[str, float]:
     """Return the scale of every loss, without those of observations that there are none of.
 
-    ``learning`` names the places of parts that are not frozen. None: all.
+    Further cameras have the first one's, unless they are named. ``learning`` names the places of parts that are not
+    frozen. None: all.
     """
-    absent = set(OBSERVATION_KEYS) - observations.keys()
-    return {
+    absent = {PIXELS, STATE} - observations.keys()
+    found = {
         name: scale
         for place, scales in scales_by_part(cfg).items()
         for name, scale in scales.items()
         if name not in absent and (learning is None or place in learning)
     }
+    further = cameras(observations)[1:] if PIXELS in found else []
+    return found | {camera: cfg.loss_scales.get(camera, found[PIXELS]) for camera in further}
 
 
 def context_mode(cfg: DictConfig, dynamics: Dynamics) -> ContextMode:

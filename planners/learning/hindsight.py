@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from planners.base import LearnedModel
-from worldmodels.common.columns import LATER_PREFIX, LATER_ROWS, OBSERVATION_KEYS
+from worldmodels.common.columns import LATER_PREFIX, LATER_ROWS, observed
 
 
 def last_rows(is_first: Bool[Tensor, "B T"]) -> Int64[Tensor, "B T"]:
@@ -40,7 +40,7 @@ def sample_future_rows(
 def encode_goals(model: LearnedModel, batch: dict[str, Tensor], rows: Int64[Tensor, "B N"]) -> Float[Tensor, "B N G"]:
     """Return the latents of these rows' frames, as goals are seen. Row T is the one behind the window."""
     each = torch.arange(len(rows), device=rows.device)[:, None].expand_as(rows)
-    frames = {key: batch[key] for key in OBSERVATION_KEYS if key in batch}
+    frames = {key: batch[key] for key in observed(batch)}
     if LATER_ROWS in batch:
         frames = {key: torch.cat([shown, batch[LATER_PREFIX + key]], dim=1) for key, shown in frames.items()}
     seen = {key: shown[each, rows].flatten(0, 1) for key, shown in frames.items()}

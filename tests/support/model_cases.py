@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from dynamics.base import Rollout
+from worldmodels.common.columns import cameras
 from worldmodels.config import load_config
 from worldmodels.factory import build_model
 from worldmodels.model import WorldModel
@@ -18,6 +19,7 @@ from worldmodels.nets.encoders import ObservationSpec
 from worldmodels.testing.sequences import randomize
 
 BOTH: ObservationSpec = {"pixels": ((3, 16, 16), torch.uint8), "state": ((4,), torch.float32)}
+TWO_CAMERAS: ObservationSpec = {**BOTH, "pixels_wrist": ((3, 32, 32), torch.uint8)}
 STATE: ObservationSpec = {"state": BOTH["state"]}
 PIXELS: ObservationSpec = {"pixels": BOTH["pixels"]}
 ACTION = 2
@@ -55,9 +57,9 @@ def batch(size: int = 2, length: int = 5, seed: int = 0, observations: Observati
     }
     rows["action"][first] = 0
     rows["reward"][first] = 0
-    if "pixels" in observations:
-        shape = (size, length, *observations["pixels"][0])
-        rows["pixels"] = torch.randint(256, shape, dtype=torch.uint8, generator=generator)
+    for camera in cameras(observations):
+        shape = (size, length, *observations[camera][0])
+        rows[camera] = torch.randint(256, shape, dtype=torch.uint8, generator=generator)
     if "state" in observations:
         rows["state"] = torch.randn(size, length, *observations["state"][0], generator=generator) * 3
     return rows

@@ -6,6 +6,7 @@ from typing import TypeVar
 
 from omegaconf import DictConfig
 
+from worldmodels.common.columns import cameras
 from worldmodels.errors import UserError, near_match, require
 
 Node = TypeVar("Node", DictConfig, dict)
@@ -50,5 +51,5 @@ def require_scales(cfg: DictConfig) -> None:
                 f"the scale of the loss {name!r} must be a number, not {scale!r}.",
             )
             known[name] = place
-    for name in cfg.loss_scales.keys() - known.keys():
+    for name in cfg.loss_scales.keys() - known.keys() - set(cameras(cfg.loss_scales)):
         raise UserError(f"there is no loss {name!r} to scale: there are {', '.join(known)}.{near_match(name, known)}")

@@ -42,7 +42,7 @@ from tensordict import TensorDict
 from torch import Tensor
 from torchrl.data import ReplayBuffer
 
-from worldmodels.common.columns import LATER_PREFIX, LATER_ROWS, MEMORY_PREFIX, OBSERVATION_KEYS, PLACE
+from worldmodels.common.columns import LATER_PREFIX, LATER_ROWS, MEMORY_PREFIX, PLACE, observed
 from worldmodels.common.files import GIB
 from worldmodels.data.storage import MappedStorage, ReplayLayout, Spec, create, map_files
 from worldmodels.data.undo import UndoLog
@@ -185,7 +185,7 @@ class Replay:
         share = torch.rand(len(left), generator=self._generator)
         chosen = number + (1 + (share * left).long()).clamp(max=left)
         rows = self._buffer.storage.get((chosen % self.layout.steps, env))
-        seen = {LATER_PREFIX + key: rows[key][:, None] for key in OBSERVATION_KEYS if key in rows}
+        seen = {LATER_PREFIX + key: rows[key][:, None] for key in observed(rows.keys())}
         return seen | {LATER_ROWS: left[:, None]}
 
     def _rows_left(self, number: int, env: int) -> int:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from gymnasium import spaces
 
-from worldmodels.common.columns import GOAL_PREFIX, OBSERVATION_KEYS
+from worldmodels.common.columns import GOAL_PREFIX, STATE, cameras
 from worldmodels.common.options import AtLeast, MultipleOf
 from worldmodels.errors import UserError
 
@@ -31,11 +31,12 @@ def observation_space(obs: str, size: int, state_dim: int) -> spaces.Space:
 
 def check_spaces(name: str, observation: spaces.Space, action: spaces.Space) -> None:
     """Raise a :class:`UserError` unless the spaces are those that every environment here has."""
-    known = (*OBSERVATION_KEYS, *(GOAL_PREFIX + key for key in OBSERVATION_KEYS))
-    if not isinstance(observation, spaces.Dict) or not observation or set(observation) - set(known):
+    keys = list(observation) if isinstance(observation, spaces.Dict) else []
+    bare = {key.removeprefix(GOAL_PREFIX) for key in keys}
+    if not keys or bare - {STATE, *cameras(bare)}:
         raise UserError(
-            f"{name}: observation_space must be a Dict with 'pixels' and/or 'state' (and the same behind 'goal_' where "
-            f"there are goals), got {observation}."
+            f"{name}: observation_space must be a Dict with 'pixels' (further cameras: 'pixels_<name>') and/or 'state' "
+            f"(and the same behind 'goal_' where there are goals), got {observation}."
         )
     goals = {key.removeprefix(GOAL_PREFIX): space for key, space in observation.items() if key.startswith(GOAL_PREFIX)}
     observation = spaces.Dict({key: space for key, space in observation.items() if not key.startswith(GOAL_PREFIX)})
@@ -46,15 +47,16 @@ def check_spaces(name: str, observation: spaces.Space, action: spaces.Space) -> 
     for key, box in observation.items():
         if not isinstance(box, spaces.Box):
             raise UserError(f"{name}: observation_space[{key!r}] must be a Box, got {box}.")
-    pixels, state = observation.spaces.get("pixels"), observation.spaces.get("state")
-    if pixels is not None:
+    for key in cameras(observation.spaces):
+        pixels = observation[key]
         if pixels.dtype != np.uint8 or len(pixels.shape) != 3 or pixels.shape[0] == 0 or pixels.shape[0] % 3:
             raise UserError(
-                f"{name}: 'pixels' must be uint8 [3, S, S], or more such frames behind one another, the newest last, "
+                f"{name}: {key!r} must be uint8 [3, S, S], or more such frames behind one another, the newest last, "
                 f"got {pixels.dtype} {pixels.shape}."
             )
         if pixels.shape[1] != pixels.shape[2] or pixels.shape[1] % 16:
-            raise UserError(f"{name}: 'pixels' must be square, its side a multiple of 16, got {pixels.shape}.")
+            raise UserError(f"{name}: {key!r} must be square, its side a multiple of 16, got {pixels.shape}.")
+    state = observation.spaces.get(STATE)
     if state is not None and (state.dtype != np.float32 or len(state.shape) != 1):
         raise UserError(f"{name}: 'state' must be float32 [n], got {state.dtype} {state.shape}.")
     if isinstance(action, spaces.Box):

@@ -8,41 +8,43 @@ from typing import Annotated, Any
 import gymnasium
 import numpy as np
 
-from worldmodels.common.columns import GOAL_PREFIX
+from worldmodels.common.columns import GOAL_PREFIX, PIXELS, cameras
 from worldmodels.common.options import AtLeast, checked
 from worldmodels.errors import OptionError
 
-GOAL_PIXELS = GOAL_PREFIX + "pixels"
 SEEN = "stacked frames"
+"""Key of a snapshot's stack. Those of further cameras have their names behind it."""
 
 
 class FrameStack(gymnasium.Wrapper):
-    """``pixels`` become [3 * frames, S, S], the newest frame last. Before an episode's first, that one is repeated.
+    """Images become [3 * frames, S, S], the newest frame last. Before an episode's first, that one is repeated.
 
     As published for TD-MPC2 from pixels: one frame does not show velocities.
     """
 
     def __init__(self, env: gymnasium.Env, frames: int) -> None:
         super().__init__(env)
-        if "pixels" not in env.observation_space.spaces:
+        shown = env.observation_space.spaces
+        self._seen = {key: np.zeros((frames, *shown[key].shape), np.uint8) for key in cameras(shown)}
+        if not self._seen:
             raise OptionError("stack", frames, "stacks frames, and there are none with obs=state: leave it at 1")
-        self._seen = np.zeros((frames, *env.observation_space["pixels"].shape), np.uint8)
-        shape = (frames * self._seen.shape[1], *self._seen.shape[2:])
-        pixels = {
-            key: gymnasium.spaces.Box(0, 255, shape, np.uint8) for key in env.observation_space if "pixels" in key
-        }
-        self.observation_space = gymnasium.spaces.Dict({**env.observation_space.spaces, **pixels})
+        self._frames = frames
+        images = [key for key in shown if key.removeprefix(GOAL_PREFIX) in self._seen]
+        shapes = {key: (frames * shown[key].shape[0], *shown[key].shape[1:]) for key in images}
+        stacks = {key: gymnasium.spaces.Box(0, 255, shape, np.uint8) for key, shape in shapes.items()}
+        self.observation_space = gymnasium.spaces.Dict({**shown, **stacks})
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[dict[str, np.ndarray], dict]:
         """Begin an episode: its first frame, repeated."""
         observation, info = self.env.reset(seed=seed, options=options)
-        self._seen[:] = observation["pixels"]
+        for key, seen in self._seen.items():
+            seen[:] = observation[key]
         return self._stacked(observation), info
 
     def step(self, action: np.ndarray | int) -> tuple[dict[str, np.ndarray], float, bool, bool, dict]:
         """Step, and put the new frame behind the others."""
         observation, *outcome = self.env.step(action)
-        self._seen = np.concatenate([self._seen[1:], observation["pixels"][None]])
+        self._seen = {key: np.concatenate([seen[1:], observation[key][None]]) for key, seen in self._seen.items()}
         return self._stacked(observation), *outcome
 
     def snapshot(self) -> dict[str, Any]:
@@ -50,20 +52,20 @@ class FrameStack(gymnasium.Wrapper):
 
         That alone needs no stack to be restored.
         """
-        return {**self.env.snapshot(), SEEN: self._seen.copy()}
+        stacks = {SEEN + key.removeprefix(PIXELS): seen.copy() for key, seen in self._seen.items()}
+        return {**self.env.snapshot(), **stacks}
 
     def restore(self, snapshot: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """Go back to a snapshot and return its observation."""
         observation = self.env.restore(snapshot)
-        self._seen = np.array(snapshot[SEEN], np.uint8)
+        self._seen = {key: np.array(snapshot[SEEN + key.removeprefix(PIXELS)], np.uint8) for key in self._seen}
         return self._stacked(observation)
 
     def _stacked(self, observation: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Stack the frames. A goal stands still, so its stack is its one frame repeated."""
-        stacks = {"pixels": self._seen.reshape(-1, *self._seen.shape[2:]).copy()}
-        if GOAL_PIXELS in observation:
-            stacks[GOAL_PIXELS] = np.tile(observation[GOAL_PIXELS], (len(self._seen), 1, 1))
-        return {**observation, **stacks}
+        stacks = {key: seen.reshape(-1, *seen.shape[2:]).copy() for key, seen in self._seen.items()}
+        goals = {GOAL_PREFIX + key for key in self._seen} & observation.keys()
+        return {**observation, **stacks, **{key: np.tile(observation[key], (self._frames, 1, 1)) for key in goals}}
 
 
 @checked

@@ -16,6 +16,7 @@ from planners.random import Random
 from planners.search.proposals import color_noise
 from worldmodels.agent import Agent
 from worldmodels.common.batch import split_context
+from worldmodels.common.columns import cameras
 from worldmodels.common.frames import last_frame
 from worldmodels.common.randomness import own_randomness
 from worldmodels.envs.vector import VectorEnv, held_out_envs
@@ -59,7 +60,9 @@ def prediction_errors(run: Run, held_out: EpisodeBatch) -> dict[str, list[float]
     }
     for key, value in run.model.decode(feat).items():
         truth = batch[key][:, context:]
-        found[key] = (last_frame(value), pixels_to_float(last_frame(truth))) if key == "pixels" else (value, truth)
+        found[key] = (
+            (last_frame(value), pixels_to_float(last_frame(truth))) if key in cameras(batch) else (value, truth)
+        )
     errors = {key: relative_error(*pair).tolist() for key, pair in found.items()}
     return errors | {"cont": balanced_error(imagined.cont < 0.5, batch["is_terminal"][:, context:]).tolist()}
 

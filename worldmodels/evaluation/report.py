@@ -18,6 +18,7 @@ from torch import Tensor
 from planners.search.memory_budget import require_memory
 from worldmodels.common import precision
 from worldmodels.common.batch import split_context
+from worldmodels.common.columns import PIXELS, cameras
 from worldmodels.common.figures import write_figure
 from worldmodels.common.files import FRAMES, read_rows, write_json
 from worldmodels.common.frames import enlarge, gif_bytes, last_frame, write_mp4, write_png
@@ -144,13 +145,19 @@ def windows(episodes: EpisodeBatch, length: int, to_the_end: bool = False) -> di
     return {key: torch.stack([rows[n, s : s + length] for n, s in spans]) for key, rows in episodes.rows.items()}
 
 
-def mean_frame(replay: Replay, rows: int = 2000) -> Float[Tensor, "C H W"]:
+def mean_frame(replay: Replay, camera: str = PIXELS, rows: int = 2000) -> Float[Tensor, "C H W"]:
     """Mean of frames drawn from what the model was trained on."""
-    return pixels_to_float(last_frame(replay.sample(rows, 1)["pixels"])).mean((0, 1))
+    return pixels_to_float(last_frame(replay.sample(rows, 1)[camera])).mean((0, 1))
 
 
 def image_errors(
-    run: Run, batch: dict[str, Tensor], mean: Tensor, context: int, imag_horizon: int, futures: int
+    run: Run,
+    batch: dict[str, Tensor],
+    mean: Tensor,
+    context: int,
+    imag_horizon: int,
+    futures: int,
+    camera: str = PIXELS,
 ) -> dict[str, Any]:
     """Return the mean squared image error against imagined steps, beside what needs no model. Also one future's clip.
 
@@ -168,7 +175,7 @@ def image_errors(
         first, total = None, 0.0
         for future in range(futures):  # each with a seed of its own, which the filtering draws from too
             generator = torch.Generator(device).manual_seed(future)
-            clip = open_loop(run.model, data, state, context, imag_horizon, generator)
+            clip = open_loop(run.model, data, state, context, imag_horizon, generator, camera)
             first, total = first or clip, total + clip.model
         return first, OpenLoop(first.truth, total / futures, context).error()
 
@@ -195,21 +202,25 @@ def image_errors(
 
 
 def score_imagination(run: Run, held_out: EpisodeBatch, context: int, imag_horizon: int, futures: int) -> None:
-    """Write ``imagine.json``, clips as GIF and PNG, and the error curves, all into the run folder."""
-    if "pixels" not in held_out.rows:
+    """Write ``imagine.json``, clips as GIF and PNG, and the error curves, all into the run folder.
+
+    Of a further camera under its name: ``imagine_<name>.json`` and so on.
+    """
+    if not cameras(held_out.rows):
         log.info("no pixels are observed in this run: there is no image to imagine")
         return
     replay = Replay.open(replay_folder(run.cfg.data.dataset, run.path / "replay"))
-    made = image_errors(
-        run, windows(held_out, context + imag_horizon), mean_frame(replay), context, imag_horizon, futures
-    )
-    errors, clip = made["errors"], made["clip"]
-    write_json(run.path / "imagine.json", errors)
-    (run.path / "imagine.gif").write_bytes(gif_bytes(draw_clips(clip)))
-    write_png(run.path / "imagine.png", draw_strip(clip))
-    curves = {key.removesuffix("_error"): torch.tensor(errors[key]) for key in errors if key.endswith("_error")}
-    write_figure(run.path / "imagine_errors.png", draw_errors(curves))
-    log.info("\n%s\n", error_table(errors))
+    batch = windows(held_out, context + imag_horizon)
+    for camera in cameras(held_out.rows):
+        name = f"imagine{camera.removeprefix(PIXELS)}"
+        made = image_errors(run, batch, mean_frame(replay, camera), context, imag_horizon, futures, camera)
+        errors, clip = made["errors"], made["clip"]
+        write_json(run.path / f"{name}.json", errors)
+        (run.path / f"{name}.gif").write_bytes(gif_bytes(draw_clips(clip)))
+        write_png(run.path / f"{name}.png", draw_strip(clip))
+        curves = {key.removesuffix("_error"): torch.tensor(errors[key]) for key in errors if key.endswith("_error")}
+        write_figure(run.path / f"{name}_errors.png", draw_errors(curves))
+        log.info("%s\n%s\n", "" if camera == PIXELS else f"camera {camera}", error_table(errors))
 
 
 def error_table(errors: dict[str, Any]) -> str:

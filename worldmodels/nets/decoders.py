@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from typing_extensions import override
 
+from worldmodels.common.columns import cameras
 from worldmodels.common.options import AtLeast, Count, checked
 from worldmodels.nets.distributions import symexp, symlog
 from worldmodels.nets.encoders import CHANNEL_MULTIPLES, ObservationSpec, check_image_size, pixels_to_float, stages
@@ -85,8 +86,8 @@ class Decoder(nn.ModuleDict):
     ) -> None:
         super().__init__()
         self.feat_dim = feat_dim
-        if "pixels" in observations:
-            self["pixels"] = PixelDecoder(feat_dim, observations["pixels"][0], depth, style)
+        for key in cameras(observations):
+            self[key] = PixelDecoder(feat_dim, observations[key][0], depth, style)
         if "state" in observations:
             self["state"] = StateDecoder(feat_dim, observations["state"][0], units, layers, style)
 

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from worldmodels.common.columns import PIXELS, cameras
 from worldmodels.common.options import AtLeast, Count, checked
 from worldmodels.errors import UserError
 from worldmodels.nets.augment import RandomShift
@@ -17,7 +18,7 @@ from worldmodels.nets.distributions import symlog
 from worldmodels.nets.layers import DEFAULT_STYLE, MLP, NetStyle, init_linear_
 
 ObservationSpec = dict[str, tuple[tuple[int, ...], torch.dtype]]
-"""Observation key to (shape, dtype): ``pixels`` is uint8 (C, S, S), ``state`` is float32 (n,)."""
+"""Observation key to (shape, dtype): ``pixels``, or another camera's, is uint8 (C, S, S), ``state`` is float32 (n,)."""
 
 CHANNEL_MULTIPLES = (1, 2, 3, 4)
 """Channels of the stages, in units of ``depth``; each stage halves the image."""
@@ -69,7 +70,7 @@ class PixelEncoder(nn.Sequential):
 
 
 class Encoder(nn.Module):
-    """Embeds whatever the observations hold. The embedding is the concatenation in a fixed order.
+    """Embeds whatever the observations hold. Concatenated are cameras, each by a CNN of its own, then the state.
 
     ``embed_shape`` is the shape of one embedding, whose last axis a backbone reads.
 
@@ -92,26 +93,29 @@ class Encoder(nn.Module):
         super().__init__()
         self.shift = RandomShift(random_shift)
         self.observations = dict(observations)
-        self.pixels = PixelEncoder(observations["pixels"][0], depth, style) if "pixels" in observations else None
+        nets = {key: PixelEncoder(observations[key][0], depth, style) for key in cameras(observations)}
+        self.pixels = nets.pop(PIXELS, None)
+        self.cameras = nn.ModuleDict(nets)
         self.state = (
             MLP(math.prod(observations["state"][0]), units, layers, style=style) if "state" in observations else None
         )
-        parts = [part for part in (self.pixels, self.state) if part is not None]
+        parts = [part for part in (self.pixels, *self.cameras.values(), self.state) if part is not None]
         if not parts:
             raise UserError(f"observations hold neither 'pixels' nor 'state' but {sorted(observations)}.")
         self.embed_shape = (sum(part.out_dim for part in parts),)
 
     def augment(self, obs: dict[str, Tensor]) -> dict[str, Tensor]:
         """While training, return observations with their images moved, for whatever reads them. Goals stay."""
-        return {**obs, "pixels": self.shift(obs["pixels"])} if "pixels" in obs else obs
+        return {**obs, **{key: self.shift(obs[key]) for key in cameras(obs)}}
 
     def forward(self, obs: dict[str, Tensor]) -> Float[Tensor, "... E"]:
-        """Embed observations with any leading axes: ``pixels`` [..., C, S, S] and ``state`` [..., n]."""
+        """Embed observations with any leading axes: images [..., C, S, S] and ``state`` [..., n]."""
+        first = {} if self.pixels is None else {PIXELS: self.pixels}
         parts = []
-        if self.pixels is not None:
-            lead = obs["pixels"].shape[:-3]
-            pixels = pixels_to_float(obs["pixels"]).flatten(0, -4) - 0.5
-            parts.append(self.pixels(pixels.contiguous(memory_format=torch.channels_last)).unflatten(0, lead))
+        for key, net in {**first, **self.cameras}.items():
+            images = pixels_to_float(obs[key]).flatten(0, -4) - 0.5
+            embed = net(images.contiguous(memory_format=torch.channels_last))
+            parts.append(embed.unflatten(0, obs[key].shape[:-3]))
         if self.state is not None:
             parts.append(self.state(symlog(obs["state"].float())))
         return torch.cat([part.float() for part in parts], dim=-1)

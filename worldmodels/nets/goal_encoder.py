@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from typing_extensions import override
 
-from worldmodels.common.columns import GOAL_PREFIX
+from worldmodels.common.columns import GOAL_PREFIX, cameras
 from worldmodels.errors import OptionError
 from worldmodels.nets.encoders import Encoder, ObservationSpec
 
@@ -54,9 +54,9 @@ class GoalEncoder(nn.Module):
     def as_goal(self, obs: dict[str, Tensor]) -> dict[str, Tensor]:
         """Present frames as goals are shown: at rest, and a stack as its newest frame repeated."""
         shown = dict(obs)
-        if "pixels" in obs:
-            newest, frames = obs["pixels"][..., -3:, :, :], obs["pixels"].shape[-3] // 3
-            shown["pixels"] = torch.cat([newest] * frames, dim=-3)
+        for key in cameras(obs):
+            newest, frames = obs[key][..., -3:, :, :], obs[key].shape[-3] // 3
+            shown[key] = torch.cat([newest] * frames, dim=-3)
         if "state" in obs and self.zeroed:
             shown["state"] = obs["state"].index_fill(-1, torch.tensor(self.zeroed, device=obs["state"].device), 0.0)
         return shown

@@ -23,7 +23,7 @@ from typing_extensions import override
 
 from dynamics.base import State
 from worldmodels.common.batch import split_context
-from worldmodels.common.columns import MEMORY_PREFIX, PLACE
+from worldmodels.common.columns import MEMORY_PREFIX, PIXELS, PLACE, cameras
 from worldmodels.common.randomness import own_randomness
 from worldmodels.common.terminal import CtrlC
 from worldmodels.common.timing import Stopwatch
@@ -266,19 +266,21 @@ class ImaginationLogger(lightning.Callback):
         No model could foresee one.
         """
         length = batch["action"].shape[1] - module.prefix
-        if "pixels" not in batch or length < 2:
+        if not cameras(batch) or length < 2:
             return  # nothing to see, or nothing follows the first frame
         context = max(1, length // 4)
         resets = batch["is_first"][:, module.prefix + context :].sum(1)
         best = resets.argsort(stable=True)[:6]
         prefix, window = split_context({key: value[best] for key, value in batch.items()}, module.prefix)
         model = module.acting[0]
-        with self.precision():
-            with own_randomness(generator):
-                start = module.start(model, prefix, window)
-            clip = open_loop(model, window, start, context, length - context, generator)
-        show.clip("imagination/open_loop", draw_clips(clip))
-        show.figure("open_loop/error", draw_errors({"model": clip.error()}))
+        for camera in cameras(batch):
+            with self.precision():
+                with own_randomness(generator):
+                    start = module.start(model, prefix, window)
+                clip = open_loop(model, window, start, context, length - context, generator, camera)
+            name = camera.removeprefix(PIXELS)
+            show.clip(f"imagination/open_loop{name}", draw_clips(clip))
+            show.figure(f"open_loop/error{name}", draw_errors({"model": clip.error()}))
 
     def _draw_plan(
         self,

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from dynamics.base import State
+from worldmodels.common.columns import PIXELS
 from worldmodels.common.figures import blank_figure
 from worldmodels.common.frames import border, enlarge, last_frame, to_uint8
 from worldmodels.common.randomness import own_randomness
@@ -43,6 +44,7 @@ def open_loop(
     context: int,
     imag_horizon: int,
     generator: torch.Generator | None = None,
+    camera: str = PIXELS,
 ) -> OpenLoop:
     """Filter ``context`` frames, then imagine ``imag_horizon`` steps with the actions that were taken.
 
@@ -54,8 +56,8 @@ def open_loop(
         rollout, state, _ = model.observe(seen, state)
     actions = batch["action"][:, context : context + imag_horizon]
     imagined = model.imagine(state, actions, imag_horizon, generator).feat[:, 1:]
-    frames = last_frame(model.decode(torch.cat([rollout.feat, imagined], dim=1))["pixels"])
-    truth = pixels_to_float(last_frame(batch["pixels"][:, : context + imag_horizon]))
+    frames = last_frame(model.decode(torch.cat([rollout.feat, imagined], dim=1))[camera])
+    truth = pixels_to_float(last_frame(batch[camera][:, : context + imag_horizon]))
     return OpenLoop(truth, frames, context)
 
 
