@@ -21,9 +21,9 @@ def show_log() -> None:
 
 
 @functools.cache
-def tell_once(log: logging.Logger, text: str) -> None:
+def tell_once(log: logging.Logger, text: str, level: int = logging.INFO) -> None:
     """Log a sentence the first time that this process has it to say."""
-    log.info("%s", text)
+    log.log(level, "%s", text)
 
 
 class CtrlC:

@@ -61,7 +61,8 @@ class VectorEnv:
         probed = self._probe(env, seed)
         for note in probed.notes:
             tell_once(log, note)
-        self.frames_per_step, spaces = probed.frames_per_step, probed.spaces
+        self.frames_per_decision = probed.frames_per_step * int(env.get("action_repeat", 1))
+        spaces = probed.spaces
         factories = [StreamFactory(env, seed, index, spaces, os.getpid()) for index in range(num_envs)]
         with _without_interrupts(), self._naming_the_culprit():
             self._envs = AsyncVectorEnv(
