@@ -11,7 +11,10 @@ from worldmodels.common.build import TARGET, build, find
 from worldmodels.common.options import open_ended, options_of
 from worldmodels.common.seeds import derive_seed
 from worldmodels.envs.options import WRAPPERS, read, shared_keys
+from worldmodels.envs.registration import register
 from worldmodels.errors import OptionError, UserError, near_match, reason
+
+register()
 
 PATH = "env"
 """Place of an environment's options in a configuration."""

@@ -40,7 +40,6 @@ class GymEnv(gymnasium.Env):
     """
 
     metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012 - Gymnasium declares it as an instance attribute
-    render_mode = "rgb_array"
 
     @checked
     def __init__(
@@ -57,6 +56,7 @@ class GymEnv(gymnasium.Env):
     ) -> None:
         self.name = id
         self._obs, self._size, self._repeat = obs, size, action_repeat
+        self.render_mode = None if obs == "state" else "rgb_array"
         self._seed, self._episode = seed, -1
         self._actions: list[np.ndarray] = []
         self._last: dict[str, np.ndarray] = {}
@@ -78,12 +78,13 @@ class GymEnv(gymnasium.Env):
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[dict[str, np.ndarray], dict]:
         """Begin the next episode. ``seed`` starts the numbering again from a new seed."""
+        super().reset(seed=seed)
         if seed is not None:
             self._seed, self._episode = seed, -1
         self._begin(self._episode + 1)
         return self._last, {"frames": 0}
 
-    def step(self, action: np.ndarray | int) -> tuple[dict[str, np.ndarray], float, bool, bool, dict]:
+    def step(self, action: np.ndarray | int | np.integer) -> tuple[dict[str, np.ndarray], float, bool, bool, dict]:
         """Apply ``action`` for ``action_repeat`` steps, fewer if the episode ends. Rewards are summed."""
         if self._over:
             raise UserError(f"{self.name}: the episode is over, or none was begun; call reset() first.")
