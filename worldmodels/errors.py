@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import os
+import traceback
 from collections.abc import Iterable
 from typing import Any
 
@@ -76,6 +78,21 @@ def sentence(text: object) -> str:
     """Write a text, another program's reason for example, in one line that ends as a sentence does."""
     line = " ".join(str(text).split())
     return line if line.endswith((".", "?")) else f"{line}."
+
+
+def reason(error: BaseException) -> str:
+    """Write an exception that is nobody's sentence as one line without a full stop: its type, its text, its place.
+
+    The place is told where there is no text, as of a bare ``assert``.
+    """
+    text = " ".join(str(error).split()).rstrip(".")
+    return f"{type(error).__name__}: {text}" if text else f"{type(error).__name__}{place(error)}"
+
+
+def place(error: BaseException) -> str:
+    """Return file and line in which an exception arose, in brackets behind a space, or nothing if nobody knows."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return f" ({os.path.basename(frames[-1].filename)}, line {frames[-1].lineno})" if frames else ""
 
 
 def near_match(word: object, known: Iterable[str]) -> str:

@@ -220,6 +220,61 @@ def test_busy_workers_die_with_a_parent_that_is_killed(tmp_path):
     wait_for(lambda: not any(alive(pid) for pid in pids), seconds=10)
 
 
+def gym(id: str) -> dict:
+    return {"_target_": "worldmodels.envs.gym.GymEnv", "id": f"odd_envs:{id}-v0", "obs": "state"}
+
+
+def test_environments_may_start_processes_that_end_with_them(monkeypatch):
+    """Where a worker ends politely, and where it is stopped and killed."""
+    monkeypatch.setattr("worldmodels.envs.vector.CLOSE_SECONDS", 2.0)
+    for ending in ("close", "kill"):
+        with VectorEnv(gym("Parent"), 2, 0, timeout=30.0) as envs:
+            children = envs.reset()["state"][:, 0].long().tolist()
+            assert all(alive(pid) for pid in children)
+            if ending == "kill":
+                os.kill(envs.pids[0], signal.SIGSTOP)
+        wait_for(lambda children=children: not any(alive(pid) for pid in children), seconds=15)
+
+
+def test_workers_and_their_children_die_with_a_killed_parent(tmp_path):
+    script = (
+        f"import sys, time\nsys.path[:0] = [{str(SUPPORT)!r}]\n"
+        "from worldmodels.envs.vector import VectorEnv\n"
+        "if __name__ == '__main__':\n"
+        f"    envs = VectorEnv({gym('Parent')!r}, 1, 0)\n"
+        "    print(envs.pids[0], int(envs.reset()['state'][0, 0]), flush=True)\n    time.sleep(600)\n"
+    )
+    (tmp_path / "main.py").write_text(script)
+    with subprocess.Popen([sys.executable, str(tmp_path / "main.py")], stdout=subprocess.PIPE, text=True) as parent:
+        pids = [int(word) for word in parent.stdout.readline().split()]
+        assert len(pids) == 2
+        assert all(alive(pid) for pid in pids)
+        parent.kill()
+    wait_for(lambda: not any(alive(pid) for pid in pids), seconds=10)
+
+
+def test_a_parent_that_ends_without_closing_does_not_hang(tmp_path):
+    script = (
+        f"import sys\nsys.path[:0] = [{str(SUPPORT)!r}]\n"
+        "from worldmodels.envs.vector import VectorEnv\n"
+        "if __name__ == '__main__':\n"
+        f"    envs = VectorEnv({gym('Odd')!r}, 1, 0)\n    envs.reset()\n    print(envs.pids[0], flush=True)\n"
+    )
+    (tmp_path / "main.py").write_text(script)
+    done = subprocess.run([sys.executable, str(tmp_path / "main.py")], stdout=subprocess.PIPE, text=True, timeout=60)
+    assert done.returncode == 0
+    wait_for(lambda: not alive(int(done.stdout)), seconds=10)
+
+
+def test_successes_and_rewards_of_gymnasium_reach_the_rows():
+    with VectorEnv(gym("Success"), 1, 0) as envs:
+        assert envs.reset()["success"].tolist() == [-1]
+        assert [envs.step(torch.zeros(1, 1))["success"].item() for _ in range(3)] == [0, 0, 1]
+    with VectorEnv(gym("Bracketed"), 1, 0) as envs:
+        envs.reset()
+        assert envs.step(torch.zeros(1, 1))["reward"].tolist() == [2.0]
+
+
 def test_workers_never_import_torch():
     code = (
         "import sys\n"

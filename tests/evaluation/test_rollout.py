@@ -10,12 +10,13 @@ import torch
 from refusals import refuses
 
 from worldmodels.agent import Agent
+from worldmodels.common.terminal import tell_once
 from worldmodels.data.model_free import ModelFreeAgent
 from worldmodels.envs.vector import VectorEnv
 from worldmodels.errors import UserError
 from worldmodels.evaluation import report, rollout
 from worldmodels.evaluation.baselines import Constant
-from worldmodels.evaluation.rollout import EpisodeBatch, evaluate, play, play_baseline
+from worldmodels.evaluation.rollout import EpisodeBatch, evaluate, play, play_baseline, record_baseline
 from worldmodels.runs.loading import load_run
 
 COUNTER = {
@@ -66,11 +67,46 @@ def test_many_episodes_are_played_in_lots_of_their_own_seeds(monkeypatch, run):
     assert play_baseline(COUNTER, lambda a, d: Constant(a, d, 1.0), 3, 0) == [17.5, 7.5, 17.5]
 
 
+ENDLESS = {**COUNTER, "_target_": "worldmodels.envs.gym.GymEnv", "id": "odd_envs:Endless-v0"}
+del ENDLESS["lengths"]
+
+
 @pytest.mark.process
-def test_an_episode_without_an_end_is_said(monkeypatch):
-    monkeypatch.setattr(rollout, "LONGEST", 3)
-    with pytest.raises(UserError, match="has not ended within 3 decisions: give it a time limit"):
-        play_baseline(COUNTER, lambda a, d: Constant(a, d, 1.0), 1, 0)
+def test_an_episode_without_an_end_is_cut_and_told(caplog):
+    tell_once.cache_clear()
+    assert play_baseline(COUNTER, lambda a, d: Constant(a, d, 1.0), 2, 0, max_steps=4) == [12, 7.5]
+    assert play_baseline(ENDLESS, lambda a, d: Constant(a, d, 1.0), 2, 0, max_steps=4) == [0, 0]
+    assert [message.split(":")[0] for message in caplog.messages] == [
+        "1 of 2 episodes of Counter had no end and were cut (evaluation.max_steps)",
+        "2 of 2 episodes of odd_envs",
+    ]
+    assert "env.max_episode_steps=1000 with env=gym" in caplog.text
+    limited = {**ENDLESS, "max_episode_steps": 3}
+    played = record_baseline(limited, lambda a, d: Constant(a, d, 1.0), 1, 0, max_steps=4)
+    assert (played.cut, played.lengths) == (0, [4])
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(("kept_bytes", "rows"), [(0, 1), (250, 2), (10**9, 6)])
+def test_scores_are_of_all_rows_and_memory_of_few(kept_bytes, rows):
+    with VectorEnv(COUNTER, 2, seed=0) as envs:
+        agent = ModelFreeAgent(2, torch.Generator())
+        episodes = play(envs, agent, Constant(2, False, 0.5), kept_bytes=kept_bytes)
+    assert episodes.returns == [15 + 5 * 0.25, 6 + 3 * 0.25]
+    assert episodes.lengths == [rows, min(rows, 4)]
+    assert episodes.rows["state"].shape == (2, rows, 6)
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(("steps", "solved"), [(4, [True]), (2, [False])])
+def test_a_success_that_gymnasium_tells_late_is_scored(steps, solved):
+    """Also where the row that tells it is not kept."""
+    env = {**ENDLESS, "id": "odd_envs:Success-v0", "max_episode_steps": steps}
+    for kept_bytes in (0, 10**9):
+        played = record_baseline(env, lambda a, d: Constant(a, d, 1.0), 1, 0, kept_bytes=kept_bytes)
+        assert played.successes() == solved
+    silent = {**ENDLESS, "id": "odd_envs:Odd-v0", "max_episode_steps": steps}
+    assert record_baseline(silent, lambda a, d: Constant(a, d, 1.0), 1, 0).successes() is None
 
 
 @pytest.mark.process

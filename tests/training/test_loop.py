@@ -255,6 +255,12 @@ def test_too_short_episodes_end_a_training_with_the_reason(tmp_path):
         trained(tmp_path, "data.cross_resets=false", "env.lengths=[3]")
 
 
+@pytest.mark.parametrize(("length", "told"), [(500, 1), (12, 0)])
+def test_episodes_that_never_end_are_told_after_the_prefill(tmp_path, caplog, length, told):
+    trained(tmp_path, f"env.lengths=[{length}]", "frames=70")
+    assert sum("not one episode of Counter has ended in" in message for message in caplog.messages) == told
+
+
 def test_windows_of_one_step_leave_nothing_to_draw(tmp_path):
     trained(tmp_path, "data.length=1", "data.batch_size=32", "trainer.video_every=1", "frames=70")
 

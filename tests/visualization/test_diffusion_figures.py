@@ -138,7 +138,11 @@ def test_what_was_not_trained_is_not_scored_under_its_name(runs, word, message):
 
 @pytest.mark.parametrize(
     ("success", "expected"),
-    [([[0, 1, 0], [0, 0, 1]], [True, False]), ([[0, 0, 0], [0, -1, 0]], None)],
+    [
+        ([[0, 1, 0], [0, 0, 1]], [True, False]),
+        ([[-1, 0, 1], [-1, 0, 1]], [True, False]),
+        ([[0, 0, 0], [-1, -1, 0]], None),
+    ],
 )
 def test_successes__count_at_any_time_before_the_end(success, expected):
     """What comes after an episode's end does not count, and a task that does not tell gives None."""

@@ -13,7 +13,7 @@ from typing import Any
 from hydra.utils import get_object
 
 from worldmodels.common.options import validate
-from worldmodels.common.trust import require_nameable, require_target
+from worldmodels.common.trust import reach, require_nameable, require_target
 from worldmodels.errors import OptionError, UserError
 
 TARGET, PARTIAL = "_target_", "_partial_"
@@ -62,6 +62,7 @@ def find(name: str, path: str = "") -> Callable[..., Any]:
 def find_at(name: str, place: str) -> Callable[..., Any]:
     """Return what a key names that is no ``_target_``, as ``procedure`` is none."""
     require_nameable(name, place)
+    reach(name)
     try:
         found = get_object(name)
     except Exception as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import signal
 import sys
@@ -17,6 +18,12 @@ def show_log() -> None:
     logging.basicConfig(format="%(message)s", stream=sys.stdout)
     for package in ("worldmodels", "dynamics", "planners"):  # others' advice does not concern who runs a script
         logging.getLogger(package).setLevel(logging.INFO)
+
+
+@functools.cache
+def tell_once(log: logging.Logger, text: str, level: int = logging.INFO) -> None:
+    """Log a sentence the first time that this process has it to say."""
+    log.log(level, "%s", text)
 
 
 class CtrlC:

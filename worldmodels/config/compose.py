@@ -73,9 +73,13 @@ def load_config(
     return cfg
 
 
+OPEN = (OVER_ALL, "env.kwargs.", "env.kwargs=")
+"""Beginnings of words that add to a mapping which names few keys or none of its own."""
+
+
 def forced(word: str) -> str:
-    """Return a word as Hydra takes it: the factor of any loss may be set at the root, which has few of its own."""
-    return f"++{word.lstrip('+')}" if word.lstrip("+").startswith(OVER_ALL) else word
+    """Return a word as Hydra takes it: what adds to an open mapping needs its plus signs."""
+    return f"++{word.lstrip('+')}" if word.lstrip("+").startswith(OPEN) else word
 
 
 def current(words: list[str], name: str = "train") -> list[str]:

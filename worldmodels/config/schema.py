@@ -40,6 +40,7 @@ class Evaluation:
 
     episodes: Annotated[Count, "each with the deterministic and the stochastic planner"]
     seed: Annotated[Seed, "of the evaluation's own environments and generators"]
+    max_steps: Annotated[Count, "decisions after which an episode that has not ended is cut, which is told"]
     context: Annotated[Count, "frames an open-loop clip is shown"]
     imag_horizon: Annotated[Count, "decisions it then imagines"]
     futures: Annotated[Count, "imagined futures whose mean image is compared with the truth"]

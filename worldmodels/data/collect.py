@@ -62,7 +62,7 @@ class Collector:
     """Steps the environments with a planner and appends every row to the replay.
 
     ``decisions`` counts stored steps that an action led to, summed over environments. ``frames`` counts control steps.
-    The row of a reset counts as neither.
+    The row of a reset counts as neither. ``ended`` counts episodes, since this process began.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Collector:
     ) -> None:
         self.envs, self.replay, self.agent, self.stopwatch = envs, replay, agent, stopwatch
         self.largest_reward = largest_reward
-        self.decisions = self.frames = 0
+        self.decisions = self.frames = self.ended = 0
         self.return_ = torch.zeros(envs.num_envs, dtype=torch.float64)
         self.length = torch.zeros(envs.num_envs, dtype=torch.int64)
         self.rows: dict[str, Tensor] | None = None
@@ -102,6 +102,7 @@ class Collector:
         self.return_ = torch.where(rows["is_first"], 0.0, self.return_) + rows["reward"].double()
         self.length = torch.where(rows["is_first"], 0, self.length) + rows["frames"]
         ended = rows["is_last"].nonzero().flatten().tolist()
+        self.ended += len(ended)
         return [Episode(float(self.return_[i]), int(self.length[i]), self.frames) for i in ended]
 
     def state_dict(self) -> dict[str, Any]:

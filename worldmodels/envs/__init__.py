@@ -11,7 +11,10 @@ from worldmodels.common.build import TARGET, build, find
 from worldmodels.common.options import open_ended, options_of
 from worldmodels.common.seeds import derive_seed
 from worldmodels.envs.options import WRAPPERS, read, shared_keys
-from worldmodels.errors import OptionError, UserError, near_match
+from worldmodels.envs.registration import register
+from worldmodels.errors import OptionError, UserError, near_match, reason
+
+register()
 
 PATH = "env"
 """Place of an environment's options in a configuration."""
@@ -41,8 +44,7 @@ def make(env: Mapping[str, Any], seed: int, index: int = 0) -> gymnasium.Env:
     except UserError:
         raise
     except Exception as error:
-        reason = " ".join(str(error).split()).rstrip(".")
-        raise UserError(f"{describe(env)} could not be built: {type(error).__name__}: {reason}.") from error
+        raise UserError(f"{describe(env)} could not be built: {reason(error)}.") from error
     return built
 
 
@@ -55,11 +57,11 @@ def own_options(env: Mapping[str, Any], path: str = PATH) -> dict[str, Any]:
     target = find(own[TARGET], PATH)
     known, any_goes = options_of(target), open_ended(target)
     if "seed" not in known and not any_goes:
-        reason = "must take an argument 'seed', so that environments differ and runs repeat"
-        raise OptionError(TARGET, own[TARGET], reason).with_path(path)
+        demand = "must take an argument 'seed', so that environments differ and runs repeat"
+        raise OptionError(TARGET, own[TARGET], demand).with_path(path)
     for key, value in own.items():
         if key != TARGET and key not in known and not any_goes:
             every = (*known, *shared)
-            reason = f"is not an option of {target.__name__}"
-            raise OptionError(key, value, reason, allowed=every, hint=near_match(key, every)).with_path(path)
+            wrong = f"is not an option of {target.__name__}"
+            raise OptionError(key, value, wrong, allowed=every, hint=near_match(key, every)).with_path(path)
     return own

@@ -10,7 +10,7 @@ from gymnasium import spaces
 
 from worldmodels.common.columns import GOAL_PREFIX, STATE, cameras
 from worldmodels.common.options import AtLeast, MultipleOf
-from worldmodels.errors import UserError
+from worldmodels.errors import UserError, shown
 
 Obs = Annotated[Literal["pixels", "state", "both"], "what is observed: frames, a vector or both"]
 Size = Annotated[int, MultipleOf(16), "side of the square image, which encoders halve up to four times"]
@@ -65,6 +65,17 @@ def check_spaces(name: str, observation: spaces.Space, action: spaces.Space) -> 
             raise UserError(f"{name}: a continuous action_space must be Box(-1, 1, (A,), float32), got {action}.")
     elif not isinstance(action, spaces.Discrete) or action.start != 0:
         raise UserError(f"{name}: action_space must be Box(-1, 1, (A,), float32) or Discrete(n), got {action}.")
+
+
+def as_reward(name: str, reward: Any) -> float:
+    """Return a reward as one number, however many brackets are around it. Raise :class:`UserError` if it is none."""
+    try:
+        array = np.asarray(reward)
+    except (TypeError, ValueError):  # a ragged list
+        array = np.empty(0)
+    if array.dtype.kind not in "biuf" or array.size != 1:
+        raise UserError(f"{name} returned {shown(reward)} as its reward, which must be one number; mend step().")
+    return float(array.reshape(()))
 
 
 def require_finite(name: str, observation: Mapping[str, np.ndarray], reward: float) -> None:

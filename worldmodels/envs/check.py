@@ -13,6 +13,7 @@ from worldmodels.common.build import TARGET
 from worldmodels.common.trust import extend_trust
 from worldmodels.envs import describe, make
 from worldmodels.envs.base import check_spaces, require_finite
+from worldmodels.envs.gym_making import module_of
 from worldmodels.errors import UserError, sentence
 
 STEPS = 60
@@ -50,7 +51,8 @@ def main(arguments: Sequence[str]) -> int:
 
     try:
         env = OmegaConf.to_container(OmegaConf.from_dotlist(list(arguments)))
-        extend_trust([str(env.get(TARGET, "")).rpartition(".")[0]])  # what is asked about by its name
+        named = [str(env.get(TARGET, "")).rpartition(".")[0], module_of(env.get("id"))]
+        extend_trust(name for name in named if name)  # what is asked about by its name
         report = check(env)
     except UserError as error:
         sys.stderr.write(f"{error}\n")

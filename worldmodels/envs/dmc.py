@@ -113,6 +113,7 @@ class DMC(gymnasium.Env):
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[dict[str, np.ndarray], dict]:
         """Start an episode. ``seed`` restarts the task's generator first."""
+        super().reset(seed=seed)
         if seed is not None:
             self._env.task.random.seed(seed)
         self._read_state(self._env.reset().observation)

@@ -1,25 +1,37 @@
-"""Any Gymnasium id with Box or Discrete actions and image or vector observations, behind this project's spaces."""
+"""Any Gymnasium id behind this project's spaces: what it observes as pixels or state, what it takes as two kinds."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-import cv2
 import gymnasium
 import numpy as np
 from gymnasium import spaces
 from typing_extensions import override
 
-from worldmodels.common.options import checked
+from worldmodels.common.options import AtLeast, checked
 from worldmodels.common.seeds import derive_seed
-from worldmodels.common.trust import require_nameable
+from worldmodels.common.terminal import tell_once
 from worldmodels.envs import base, rendering
-from worldmodels.errors import OptionError, UserError, near_match, sentence
+from worldmodels.envs.gym_actions import Actions
+from worldmodels.envs.gym_images import Images, as_frames, fit, looks_like_image, surely_image
+from worldmodels.envs.gym_making import frames_per_step, make
+from worldmodels.envs.gym_vectors import Vectors
+from worldmodels.envs.successes import UNKNOWN, success_of
+from worldmodels.errors import UserError, sentence
+
+log = logging.getLogger(__name__)
+
+SEEDS = 2**31
+"""Episodes' seeds lie below it: many simulators take a signed 32-bit one."""
 
 
 class GymEnv(gymnasium.Env):
     """A Gymnasium environment with action repeat, its images resized and its actions rescaled from [-1, 1].
+
+    ``notes`` holds, as sentences, what was made of its spaces beyond a copy. They are logged once.
 
     An image environment has only pixels. A vector environment has its vector as state, and its ``rgb_array`` rendering
     as pixels. Every episode has a seed of its own, derived from (seed, episode), so that a snapshot is the episode's
@@ -28,7 +40,6 @@ class GymEnv(gymnasium.Env):
     """
 
     metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012 - Gymnasium declares it as an instance attribute
-    render_mode = "rgb_array"
 
     @checked
     def __init__(
@@ -38,45 +49,60 @@ class GymEnv(gymnasium.Env):
         size: base.Size = 64,
         action_repeat: base.Repeat = 1,
         kwargs: Annotated[Mapping[str, Any] | None, "further arguments of gymnasium.make"] = None,
+        max_episode_steps: Annotated[
+            int | None, AtLeast(1), "environment steps after which an episode is truncated; null: the environment's own"
+        ] = None,
         seed: base.Seed = 0,
     ) -> None:
         self.name = id
         self._obs, self._size, self._repeat = obs, size, action_repeat
+        self.render_mode = None if obs == "state" else "rgb_array"
         self._seed, self._episode = seed, -1
         self._actions: list[np.ndarray] = []
         self._last: dict[str, np.ndarray] = {}
         self._over = True
-        self._env = _make(id, dict(kwargs or {}))
-        self._is_image = self._check_observation(self._env.observation_space)
-        if not self._is_image and obs != "state":
+        given = dict(kwargs or {})
+        self._env = make(id, given, max_episode_steps)
+        self._images = self._find_images(self._env.observation_space)
+        self._vectors = None if self._images is not None else Vectors(id, self._env.observation_space)
+        if self._images is None and obs != "state":
             self._env.close()
-            self._env = _make(id, {**dict(kwargs or {}), "render_mode": "rgb_array"})
-        inner = self._env.observation_space
-        self.observation_space = base.observation_space(obs, size, int(np.prod(inner.shape)))
-        self.action_space = self._find_actions(self._env.action_space)
+            self._env = make(id, {**given, "render_mode": "rgb_array"}, max_episode_steps)
+        self.observation_space = self._find_observations()
+        self._takes = Actions(id, self._env.action_space)
+        self.action_space = self._takes.space
+        self.frames_per_step = frames_per_step(self._env)
+        self.notes = self._find_notes()
+        for note in self.notes:
+            tell_once(log, note)
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[dict[str, np.ndarray], dict]:
         """Begin the next episode. ``seed`` starts the numbering again from a new seed."""
+        super().reset(seed=seed)
         if seed is not None:
             self._seed, self._episode = seed, -1
         self._begin(self._episode + 1)
         return self._last, {"frames": 0}
 
-    def step(self, action: np.ndarray | int) -> tuple[dict[str, np.ndarray], float, bool, bool, dict]:
+    def step(self, action: np.ndarray | int | np.integer) -> tuple[dict[str, np.ndarray], float, bool, bool, dict]:
         """Apply ``action`` for ``action_repeat`` steps, fewer if the episode ends. Rewards are summed."""
         if self._over:
             raise UserError(f"{self.name}: the episode is over, or none was begun; call reset() first.")
         given = base.require_finite_action(self.name, np.atleast_1d(action))
-        inner, reward, frames, terminated, truncated = self._inner_action(given), 0.0, 0, False, False
-        while frames < self._repeat and not (terminated or truncated):
-            raw, gained, terminated, truncated, _ = self._env.step(inner)
-            reward += float(gained)
-            frames += 1
+        inner, reward, steps, terminated, truncated = self._takes.inner(given), 0.0, 0, False, False
+        success = UNKNOWN
+        while steps < self._repeat and not (terminated or truncated):
+            raw, gained, terminated, truncated, info = self._env.step(inner)
+            reward += base.as_reward(self.name, gained)
+            success = max(success, success_of(info))
+            steps += 1
         self._actions.append(given)
         self._over = bool(terminated or truncated)
         self._last = self._observe(raw)
         base.require_finite(self.name, self._last, reward)
-        return self._last, reward, bool(terminated), bool(truncated), {"frames": frames}
+        told = {} if success == UNKNOWN else {"success": bool(success)}
+        info = {"frames": steps * self.frames_per_step, **told}
+        return self._last, reward, bool(terminated), bool(truncated), info
 
     def render(self) -> np.ndarray:
         """Return the present frame, uint8 [S, S, 3]."""
@@ -120,16 +146,16 @@ class GymEnv(gymnasium.Env):
 
     def _begin(self, episode: int) -> None:
         self._episode, self._actions, self._over = episode, [], False
-        raw, _ = self._env.reset(seed=derive_seed(self._seed, episode))
+        raw, _ = self._env.reset(seed=derive_seed(self._seed, episode) % SEEDS)
         self._last = self._observe(raw)
         base.require_finite(self.name, self._last, 0.0)
 
-    def _observe(self, raw: np.ndarray) -> dict[str, np.ndarray]:
+    def _observe(self, raw: Any) -> dict[str, np.ndarray]:
         observation = {}
         if self._obs != "state":
-            observation["pixels"] = self._resize(raw if self._is_image else self._draw())
+            observation["pixels"] = self._draw() if self._images is None else self._images.read(raw)
         if self._obs != "pixels":
-            observation["state"] = np.array(raw, np.float32).ravel()
+            observation["state"] = self._vectors.read(raw)
         return observation
 
     def _draw(self) -> np.ndarray:
@@ -140,64 +166,42 @@ class GymEnv(gymnasium.Env):
             if isinstance(error, gymnasium.error.DependencyNotInstalled):
                 raise UserError(f"{self.name} cannot be drawn: {sentence(error)}") from error
             raise UserError(rendering.advice(error)) from error
-        if not isinstance(frame, np.ndarray):
-            raise UserError(f"{self.name} draws nothing with render_mode='rgb_array'; observe obs=state.")
-        return frame
+        if not isinstance(frame, np.ndarray) or frame.dtype != np.uint8 or frame.ndim not in (2, 3):
+            raise UserError(f"{self.name} draws no image of bytes with render_mode='rgb_array'; observe obs=state.")
+        return as_frames(fit(frame, self._size))
 
-    def _resize(self, image: np.ndarray) -> np.ndarray:
-        """Resize [H, W], [H, W, 1] or [H, W, 3] to [3, S, S]. Averaging over areas keeps small things visible."""
-        image = np.ascontiguousarray(image, np.uint8)
-        if image.shape[:2] != (self._size, self._size):
-            image = cv2.resize(image, (self._size, self._size), interpolation=cv2.INTER_AREA)
-        if image.ndim == 2 or image.shape[-1] == 1:
-            image = np.repeat(image.reshape(self._size, self._size, 1), 3, axis=-1)
-        return np.ascontiguousarray(image.transpose(2, 0, 1))
-
-    def _check_observation(self, space: spaces.Space) -> bool:
-        """Return True for images, False for vectors.
-
-        Anything else, or an ``obs`` the environment cannot give, is refused.
-        """
-        if not isinstance(space, spaces.Box):
-            raise UserError(f"{self.name} observes {space}; only images and vectors (Box spaces) are supported.")
-        if space.dtype != np.uint8 or len(space.shape) < 2:
-            return False
-        if len(space.shape) > 3 or (len(space.shape) == 3 and space.shape[-1] not in (1, 3)):
-            raise UserError(f"{self.name} observes images of shape {space.shape}; they must be [H, W], [H, W, 1] or 3.")
-        if self._obs != "pixels":
+    def _find_images(self, space: spaces.Space) -> Images | None:
+        """Return how images are read, None for vectors. Refuse an ``obs`` that the environment cannot give."""
+        if surely_image(space) and self._obs != "pixels":
             raise UserError(f"{self.name} observes images and has no state vector; use obs=pixels.")
-        return True
+        if looks_like_image(space) and self._obs == "pixels":
+            return Images(self.name, space, self._size)
+        is_bytes = isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(space.shape) > 1
+        if is_bytes and not looks_like_image(space) and self._obs != "state":
+            raise UserError(
+                f"{self.name} observes images of shape {space.shape}; they must be [H, W] or have one to four "
+                "channels, first or last."
+            )
+        return None
 
-    def _find_actions(self, space: spaces.Space) -> spaces.Space:
-        if isinstance(space, spaces.Discrete):
-            return spaces.Discrete(int(space.n))
-        if not isinstance(space, spaces.Box) or not np.issubdtype(space.dtype, np.floating):
-            raise UserError(f"{self.name} takes actions from {space}; only Box and Discrete are supported.")
-        if not space.is_bounded():
-            raise UserError(f"{self.name} has actions without bounds ({space}), so [-1, 1] cannot be mapped to them.")
-        return spaces.Box(-1, 1, (int(np.prod(space.shape)),), np.float32)
+    def _find_observations(self) -> spaces.Dict:
+        found = base.observation_space(self._obs, self._size, 0 if self._vectors is None else self._vectors.dim)
+        if self._images is not None:
+            shape = (self._images.channels, self._size, self._size)
+            found = spaces.Dict({**found.spaces, "pixels": spaces.Box(0, 255, shape, np.uint8)})
+        return found
 
-    def _inner_action(self, action: np.ndarray) -> np.ndarray | int:
-        space = self._env.action_space
-        if isinstance(space, spaces.Discrete):
-            return int(space.start) + int(action[0])
-        low, high = np.ravel(space.low).astype(np.float64), np.ravel(space.high).astype(np.float64)
-        return base.rescale(action, low, high).astype(space.dtype).reshape(space.shape)
-
-
-def _make(id: str, kwargs: dict[str, Any]) -> gymnasium.Env:
-    rendering.choose_backend()
-    for text in (id, *kwargs.values()):
-        module, colon, name = text.partition(":") if isinstance(text, str) else ("", "", "")
-        if colon and all(part.isidentifier() for part in module.split(".")):  # which Gymnasium would import
-            require_nameable(f"{module}.{name}", "env.id")
-    try:
-        return gymnasium.make(id, disable_env_checker=True, **kwargs)
-    except (gymnasium.error.Error, ImportError) as error:
-        reason = " ".join(str(error).split()).rstrip(".")
-        known = "Did you mean" in reason or id in gymnasium.registry
-        hint = "" if known else near_match(str(id), gymnasium.registry)
-        raise OptionError("id", id, f"cannot be made: {reason}", hint=hint) from error
-    except Exception as error:
-        reason = " ".join(str(error).split()).rstrip(".")
-        raise OptionError("id", id, f"cannot be made: {type(error).__name__}: {reason}") from error
+    def _find_notes(self) -> list[str]:
+        seen = self._images.note if self._images is not None else self._vectors.note if self._obs != "pixels" else ""
+        notes = [seen, self._takes.note]
+        space = self._env.observation_space
+        if self._images is None and self._obs != "state" and len(getattr(space, "shape", None) or ()) > 1:
+            notes.append(
+                f"{self.name}: pixels are what it draws, for what it observes is no image by its shape and bounds"
+            )
+        if self.frames_per_step > 1:
+            notes.append(
+                f"{self.name} takes {self.frames_per_step} frames in a step of its own (frameskip): frames are counted "
+                f"so, as published, {self.frames_per_step * self._repeat} a decision"
+            )
+        return [f"{note}." for note in notes if note]

@@ -82,6 +82,7 @@ class Maze(gymnasium.Env):
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[dict[str, np.ndarray], dict]:
         """Draw a start and a goal."""
+        super().reset(seed=seed)
         if seed is not None:
             self._random.seed(seed)
         start, goal = self._pairs[self._random.randint(len(self._pairs))]
@@ -167,7 +168,7 @@ class Maze(gymnasium.Env):
         observation: dict[str, np.ndarray] = {}
         if self._obs != "state":
             observation["pixels"] = self._drawn()
-            observation[GOAL_PREFIX + "pixels"] = self._drawn_at_goal()
+            observation[GOAL_PREFIX + "pixels"] = self._drawn_at_goal().copy()
         if self._obs != "pixels":
             data = self._point.data
             observation["state"] = np.concatenate([data.qpos, data.qvel]).astype(np.float32)

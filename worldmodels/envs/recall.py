@@ -58,6 +58,7 @@ class Recall(gymnasium.Env):
 
     @override
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[dict[str, np.ndarray], dict]:
+        super().reset(seed=seed)
         if seed is not None:
             self._random.seed(seed)
         self._room, self._step = self._random.randint(2, size=4), 0

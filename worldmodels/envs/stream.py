@@ -6,8 +6,8 @@ import multiprocessing
 import os
 import signal
 import threading
-import traceback
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -18,12 +18,21 @@ import psutil
 from gymnasium import spaces
 
 from worldmodels.envs import describe, make, rendering
-from worldmodels.envs.base import check_spaces, require_finite
-from worldmodels.errors import UserError
+from worldmodels.envs.base import as_reward, check_spaces, require_finite
+from worldmodels.envs.successes import UNKNOWN, success_of
+from worldmodels.errors import UserError, place
 
 Spaces = tuple[spaces.Space, spaces.Space]
-UNKNOWN = -1
-"""In the place of 0 or 1 where an environment does not say whether it has been solved (``info["success"]``)."""
+
+
+@dataclass(frozen=True)
+class Probed:
+    """What building an environment once told: its spaces, its memory in bytes, and what it has to say of itself."""
+
+    spaces: Spaces
+    size: int
+    notes: list[str]
+    frames_per_step: int
 
 
 def enter_worker(env: Mapping[str, Any]) -> None:
@@ -34,8 +43,12 @@ def enter_worker(env: Mapping[str, Any]) -> None:
 
 
 def depend_on_parent() -> None:
-    """In a worker process: Ctrl-C is the parent's business, and a parent that dies takes its workers along."""
+    """In a worker process: Ctrl-C is the parent's business, and a parent that dies takes its workers along.
+
+    To its parent the worker is a daemon, which ends with it. To itself it is none, so that it may start processes.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    multiprocessing.current_process().daemon = False
     parent = multiprocessing.parent_process()
     if parent is not None:
         # A thread, because the main one may be deep inside a simulator that never returns.
@@ -44,16 +57,28 @@ def depend_on_parent() -> None:
 
 def _die_with(sentinel: int) -> None:
     wait([sentinel])
+    kill(os.getpid(), itself=False)
     os._exit(1)
+
+
+def kill(pid: int, itself: bool = True) -> None:
+    """Kill a process with all those that it started. Not terminate: a stopped process never sees SIGTERM."""
+    try:
+        process = psutil.Process(pid)
+        children = process.children(recursive=True)
+    except psutil.NoSuchProcess:
+        return
+    for one in [*([process] if itself else []), *children]:
+        with suppress(psutil.NoSuchProcess):
+            one.kill()
 
 
 def explain(error: BaseException) -> str:
     """An exception in one line: its message, and for anything but a :class:`UserError` its type and where it arose."""
     if isinstance(error, UserError):
         return str(error)
-    frames = traceback.extract_tb(error.__traceback__)
-    place = f" ({os.path.basename(frames[-1].filename)}, line {frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}: {' '.join(str(error).split()).rstrip('.')}{place}."
+    text = " ".join(str(error).split()).rstrip(".")
+    return f"{type(error).__name__}{': ' if text else ''}{text}{place(error)}."
 
 
 def probe_spaces(env: Mapping[str, Any], seed: int, connection: Connection) -> None:
@@ -62,7 +87,10 @@ def probe_spaces(env: Mapping[str, Any], seed: int, connection: Connection) -> N
     try:
         built = make(env, seed)
         check_spaces(describe(env), built.observation_space, built.action_space)
-        connection.send((built.observation_space, built.action_space, psutil.Process().memory_full_info().uss))
+        found = built.observation_space, built.action_space
+        size, inner = psutil.Process().memory_full_info().uss, getattr(built, "unwrapped", built)
+        notes, frames = getattr(inner, "notes", []), getattr(inner, "frames_per_step", 1)
+        connection.send(Probed(found, size, list(notes), int(frames)))
         built.close()
     except UserError as error:
         connection.send(error)
@@ -141,14 +169,15 @@ class Stream(gymnasium.Env):
         observation, info = self._built().reset()
         self._check(observation, 0.0)
         self._pending_reset = False
-        return observation, 0.0, False, False, {"is_first": True, "frames": 0, "success": _success(info)}
+        return observation, 0.0, False, False, {"is_first": True, "frames": 0, "success": success_of(info)}
 
     def _advance(self, action: np.ndarray) -> tuple[dict[str, np.ndarray], float, bool, bool, dict]:
         observation, reward, terminated, truncated, info = self._built().step(action)
+        reward = as_reward(describe(self._config), reward)
         self._check(observation, reward)
         self._pending_reset = bool(terminated or truncated)
-        info = {"is_first": False, "frames": int(info.get("frames", 1)), "success": _success(info)}
-        return observation, float(reward), bool(terminated), bool(truncated), info
+        info = {"is_first": False, "frames": int(info.get("frames", 1)), "success": success_of(info)}
+        return observation, reward, bool(terminated), bool(truncated), info
 
     def _check(self, observation: dict[str, np.ndarray], reward: float) -> None:
         for key, space in self.observation_space.items():
@@ -171,7 +200,3 @@ class Stream(gymnasium.Env):
             return {"value": work()}
         except Exception as error:
             return {"error": explain(error)}
-
-
-def _success(info: Mapping[str, Any]) -> int:
-    return int(bool(info["success"])) if "success" in info else UNKNOWN

@@ -46,6 +46,7 @@ class Counter(gymnasium.Env):
 
     @override
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[dict[str, np.ndarray], dict]:
+        super().reset(seed=seed)
         self._episode, self._step, self._reward = self._episode + 1, 0, 0.0
         self._action = np.zeros_like(self._action)
         return self._observation(), {"frames": 0}
@@ -110,10 +111,11 @@ class Chain(gymnasium.Env):
 
     @override
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[dict[str, np.ndarray], dict]:
+        super().reset(seed=seed)
         self._place, self._step = self._start, 0
         return self._observation(), {"frames": 0}
 
-    def step(self, action: int) -> tuple[dict[str, np.ndarray], float, bool, bool, dict]:
+    def step(self, action: int | np.integer) -> tuple[dict[str, np.ndarray], float, bool, bool, dict]:
         """Move left or right. The left-hand wall holds."""
         self._step += 1
         self._place = min(max(self._place + (1 if int(action) else -1), 0), self.length - 1)
@@ -182,6 +184,7 @@ class LinearGaussian(gymnasium.Env):
 
     @override
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[dict[str, np.ndarray], dict]:
+        super().reset(seed=seed)
         if seed is not None:
             self._random.seed(seed)
         self._x, self._step = self._start.copy(), 0

@@ -6,6 +6,7 @@ episode, and the action given to it is ignored (next-step autoreset).
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import signal
@@ -26,9 +27,12 @@ from torch import Tensor
 
 from worldmodels.common.options import Count, MoreThan, checked
 from worldmodels.common.seeds import HELD_OUT, derive_seed
+from worldmodels.common.terminal import tell_once
 from worldmodels.envs import describe
-from worldmodels.envs.stream import Spaces, StreamFactory, probe_spaces
+from worldmodels.envs.stream import Probed, StreamFactory, kill, probe_spaces
 from worldmodels.errors import UserError, sentence
+
+log = logging.getLogger(__name__)
 
 Rows = dict[str, Tensor]
 """Observation keys, ``action`` [N, A], ``reward`` [N], ``is_first``/``is_last``/``is_terminal`` [N], ``frames`` [N],
@@ -54,7 +58,11 @@ class VectorEnv:
         self.name, self.num_envs, self.timeout = describe(env), num_envs, timeout
         self._failure: UserError | None = None
         self._envs: AsyncVectorEnv | None = None
-        spaces = self._find_spaces(env, seed)
+        probed = self._probe(env, seed)
+        for note in probed.notes:
+            tell_once(log, note)
+        self.frames_per_decision = probed.frames_per_step * int(env.get("action_repeat", 1))
+        spaces = probed.spaces
         factories = [StreamFactory(env, seed, index, spaces, os.getpid()) for index in range(num_envs)]
         with _without_interrupts(), self._naming_the_culprit():
             self._envs = AsyncVectorEnv(
@@ -220,8 +228,8 @@ class VectorEnv:
         who = ", ".join(self._worker(index) for index in hanging) or f"worker ({self.name})"
         return f"environment {who} did not answer within {self.timeout:g} s; raise step_timeout if it is only slow"
 
-    def _find_spaces(self, env: dict[str, Any], seed: int) -> Spaces:
-        """The spaces, asked of a process that builds one environment, so that the parent loads no simulator."""
+    def _probe(self, env: dict[str, Any], seed: int) -> Probed:
+        """What a process says that builds one environment, so that the parent loads no simulator."""
         context = multiprocessing.get_context("spawn")
         receiver, sender = context.Pipe(duplex=False)
         process = context.Process(target=probe_spaces, args=(env, seed, sender), daemon=True)
@@ -238,13 +246,12 @@ class VectorEnv:
                 f"The process that builds {self.name} died with exit code {process.exitcode}; run scripts/doctor.py."
             ) from None
         finally:
-            process.kill()
+            kill(process.pid)
             process.join()
         if isinstance(answer, UserError):
             raise answer
-        observation, action, size = answer
-        self._require_memory(size)
-        return observation, action
+        self._require_memory(answer.size)
+        return answer
 
     def _require_memory(self, size: int) -> None:
         """Refuse more workers of ``size`` bytes each, before they step or draw anything, than memory has room for."""
@@ -274,7 +281,7 @@ def _without_interrupts() -> Iterator[None]:
 
 def _kill(envs: AsyncVectorEnv) -> None:
     for process in envs.processes:
-        process.kill()  # not terminate: a stopped process never sees SIGTERM
+        kill(process.pid)
 
 
 def plain_config(env: Mapping[str, Any]) -> dict[str, Any]:

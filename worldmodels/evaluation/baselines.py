@@ -50,5 +50,8 @@ def baseline_policies(run: Run) -> dict[str, Callable[[int, bool], Planner]]:
 
 def baselines(run: Run, episodes: int, seed: int) -> dict[str, float]:
     """Mean returns of what looks at nothing, on the same seeds."""
-    policies = baseline_policies(run)
-    return {name: statistics.fmean(play_baseline(run.cfg.env, p, episodes, seed)) for name, p in policies.items()}
+    env, max_steps = run.cfg.env, run.cfg.evaluation.max_steps
+    return {
+        name: statistics.fmean(play_baseline(env, policy, episodes, seed, max_steps))
+        for name, policy in baseline_policies(run).items()
+    }

@@ -223,7 +223,7 @@ def references(
         rows += simulator_rows(rows_of, harder, episodes, seed)
     run = open_run(rows_of[0].paths[0], [])
     for name, blind in baseline_policies(run).items():
-        returns = play_baseline(run.cfg.env, blind, episodes, seed)
+        returns = play_baseline(run.cfg.env, blind, episodes, seed, run.cfg.evaluation.max_steps)
         rows.append({"model": None, "planner": name, "runs": [], **described(np.asarray([returns]), None)})
     return rows
 
@@ -255,7 +255,8 @@ def play_simulated(path: str, planner: str, episodes: int, seed: int) -> tuple[E
     """Return episodes of a run's planner on the simulator, and the frames of what guides it."""
     run = open_run(path, words_of(planner))
     amp = precision.context(run.cfg.trainer.precision, run.model.device)
-    return evaluate_oracle(run.cfg.env, run.planner, episodes, seed, False, run.model, amp), run.frames
+    max_steps = run.cfg.evaluation.max_steps
+    return evaluate_oracle(run.cfg.env, run.planner, episodes, seed, False, run.model, amp, max_steps), run.frames
 
 
 def harder_searches(path: str, planner: str) -> list[str]:

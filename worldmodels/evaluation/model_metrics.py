@@ -84,10 +84,11 @@ def relative_error(guess: Float[Tensor, "B H ..."], truth: Float[Tensor, "B H ..
 def common_episodes(runs: list[Run], seed: int) -> list[EpisodeBatch]:
     """Record the episodes that score all models, on one set of seeds: the prefill's, and each run's planner's."""
     first = runs[0].cfg
+    scored = first.evaluation
     prefill = record_baseline(
-        first.env, lambda a, d: build_planner(first.prefill_planner, a, d), first.evaluation.episodes, seed
+        first.env, lambda a, d: build_planner(first.prefill_planner, a, d), scored.episodes, seed, scored.max_steps
     )
-    return [prefill, *(play_held_out(run, first.evaluation.episodes, seed, explore=True) for run in runs)]
+    return [prefill, *(play_held_out(run, scored.episodes, seed, explore=True) for run in runs)]
 
 
 def mixed_actions(played: list[EpisodeBatch]) -> Float[Tensor, "N T A"]:

@@ -24,6 +24,7 @@ from typing_extensions import override
 from dynamics.base import Dynamics, Rollout, State, stack_memories
 from worldmodels.agent import Agent
 from worldmodels.envs import describe, make
+from worldmodels.envs.base import as_reward
 from worldmodels.envs.options import Baselines, read
 from worldmodels.envs.stream import enter_worker
 from worldmodels.envs.vector import VectorEnv, array_state, plain_config
@@ -132,7 +133,8 @@ def _play_row(stream: Mapping[str, Any], actions: np.ndarray, kept: slice) -> Pl
     reward, cont = np.zeros(len(actions), np.float32), np.ones(len(actions), np.float32)
     for t, action in enumerate(actions):
         if not over:
-            observation, reward[t], terminated, truncated, _ = _simulator.step(action)
+            observation, gained, terminated, truncated, _ = _simulator.step(action)
+            reward[t] = as_reward("the simulator", gained)
             over, cont[t] = terminated or truncated, not terminated
         feat.append(_feature(observation))
         shown.append(observation)

@@ -68,7 +68,9 @@ def score_on_simulator(run: Run, episodes: int, seed: int) -> None:
     """Write ``evaluation_simulator.json``: the run's planner with the simulator for a model, on the same episodes."""
     amp = precision.context(run.cfg.trainer.precision, run.model.device)
     played = {
-        explore: evaluate_oracle(run.cfg.env, run.planner, episodes, seed, explore, run.model, amp)
+        explore: evaluate_oracle(
+            run.cfg.env, run.planner, episodes, seed, explore, run.model, amp, run.cfg.evaluation.max_steps
+        )
         for explore in (False, True)
     }
     path = run.path / "evaluation_simulator.json"
@@ -99,6 +101,8 @@ def write_scores(
     successes, floor = played[False].successes(), result["baselines"]["random"]
     if successes is not None:
         result["success_rate"], result["successes"] = statistics.fmean(successes), successes
+    if played[False].cut:
+        result["episodes_cut"], result["max_steps"] = played[False].cut, run.cfg.evaluation.max_steps
     ceiling = result["baselines"].get("reference", floor)
     if ceiling > floor:  # D4RL's way: 0 is random, 100 the expert
         result["normalized_score"] = 100 * (result["return_mean"] - floor) / (ceiling - floor)
@@ -111,7 +115,8 @@ def play_held_out(run: Run, episodes: int, seed: int, explore: bool = True) -> E
     """Episodes that no training has seen, played by the run's planner."""
     amp = precision.context(run.cfg.trainer.precision, run.model.device)
     require_memory(run.model, run.planner, min(episodes, EPISODES_AT_ONCE), run.model.device)
-    return evaluate(run.cfg.env, run.model, run.planner, episodes, seed, explore, amp)
+    max_steps = run.cfg.evaluation.max_steps
+    return evaluate(run.cfg.env, run.model, run.planner, episodes, seed, explore, amp, max_steps)
 
 
 def with_random_weights(run: Run) -> Run:

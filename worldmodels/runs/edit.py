@@ -118,8 +118,8 @@ def require_same_model(cfg: DictConfig, before: DictConfig, words: list[str], be
 
 
 def replayed(env: Mapping[str, Any]) -> dict[str, Any]:
-    """An environment without how long to wait for a worker, on which replay does not depend."""
-    return {key: value for key, value in env.items() if key != "step_timeout"}
+    """An environment without how long to wait for a worker and how long episodes last: replay depends on neither."""
+    return {key: value for key, value in env.items() if key not in ("step_timeout", "max_episode_steps")}
 
 
 def world_of(env: DictConfig) -> dict[str, Any]:

@@ -55,7 +55,7 @@ def record(to: str, run_folder: str | None, frames: int | None, overrides: list[
             require_same_spaces(envs, run.model, run.planner)
         planner, agent = policy(run, envs, explore) if run else model_free_policy(cfg, envs)
         # Every episode adds the row it begins with, and its last decision may be shorter than action_repeat.
-        rows = 2 * frames // cfg.env.get("action_repeat", 1) + envs.num_envs
+        rows = 2 * frames // envs.frames_per_decision + envs.num_envs
         replay = Replay(folder, row_spec(envs), envs.num_envs, rows, cfg.data.limit_gib, seed=cfg.seed)
         log.info(replay.describe())
         save_config(cfg, folder)

@@ -143,6 +143,26 @@ class ShortEpisodeWarning(lightning.Callback):
             )
 
 
+class EndlessWarning(lightning.Callback):
+    """Warns where not one episode has ended before the first update: many environments of one's own have no limit."""
+
+    def __init__(self, dataset: OnlineDataset | OfflineDataset, name: str) -> None:
+        self.dataset, self.name, self.looked = dataset, name, False
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        """Warn once, before the first update."""
+        if self.looked:
+            return
+        self.looked = True
+        begun_here = isinstance(self.dataset, OnlineDataset) and self.dataset.updates == 1
+        if begun_here and not self.dataset.collector.ended:
+            log.warning(
+                "not one episode of %s has ended in %d decisions: if none ever does, returns are never logged and "
+                "scores are of evaluation.max_steps decisions; env.max_episode_steps=1000 with env=gym ends episodes",
+                *(self.name, self.dataset.decisions),
+            )
+
+
 class UpdateTimer(lightning.Callback):
     """Adds the seconds of every update to the stopwatch: forward, backward, clipping and the optimiser."""
 

@@ -95,8 +95,6 @@ def learn_online(cfg: DictConfig, words: list[str], resume: Path | None) -> Path
     start = time.perf_counter()
     require_rendering(cfg.env)
     checkpoint = read_checkpoint(resume) if resume else None
-    if checkpoint is not None and not cfg.data.dataset:
-        require_prefill_over(cfg, checkpoint["counters"])
     folder = resume or new_folder(cfg, datetime.now())
     log.info("run folder: %s", folder)
     if cfg.trainer.threads:
@@ -107,6 +105,8 @@ def learn_online(cfg: DictConfig, words: list[str], resume: Path | None) -> Path
             stack.enter_context(removed_unless_begun(folder))
         training = stack.enter_context(assemble(cfg, folder, ctrl_c, resumed_at(checkpoint)))
         if checkpoint is not None:
+            if not cfg.data.dataset:
+                require_prefill_over(cfg, checkpoint["counters"], training.data.dataset.schedule.prefill)
             prepare_resume(checkpoint, training)
         save_config(cfg, folder)
         try:
@@ -196,9 +196,9 @@ def resumed_at(checkpoint: dict[str, Any] | None) -> int:
     return counters.get("clock", counters.get("frames"))
 
 
-def require_prefill_over(cfg: DictConfig, counters: dict[str, int]) -> None:
-    """A prefill comes before the first update: a run that has made some cannot begin another."""
-    if counters["updates"] and cfg.prefill // cfg.env.get("action_repeat", 1) > counters["decisions"]:
+def require_prefill_over(cfg: DictConfig, counters: dict[str, int], decisions: int) -> None:
+    """A prefill of so many decisions comes before the first update: a run that has made some cannot begin another."""
+    if counters["updates"] and decisions > counters["decisions"]:
         raise UserError(
             f"prefill={cfg.prefill} cannot begin again after {counters['updates']} updates and {counters['frames']} "
             "frames: lower it, or start a new run.",

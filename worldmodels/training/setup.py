@@ -26,6 +26,7 @@ from worldmodels.data.collect import Collector, row_spec, warn_of_rewards
 from worldmodels.data.datamodule import OfflineDataset, OnlineData, OnlineDataset, UpdateSchedule
 from worldmodels.data.import_dataset import open_dataset
 from worldmodels.data.replay import Replay
+from worldmodels.envs import describe
 from worldmodels.envs.vector import VectorEnv
 from worldmodels.errors import UserError
 from worldmodels.factory import (
@@ -41,6 +42,7 @@ from worldmodels.factory import (
 from worldmodels.nets.encoders import ObservationSpec
 from worldmodels.runs.recordings import require_same_world
 from worldmodels.training.callbacks import (
+    EndlessWarning,
     EpisodeLogger,
     HistoryLogger,
     ImaginationLogger,
@@ -110,6 +112,7 @@ def assemble(cfg: DictConfig, folder: Path, ctrl_c: CtrlC, resumed_at: int = 0) 
             SpeedLogger(dataset),
             EpisodeLogger(dataset, progress, ctrl_c),
             ShortEpisodeWarning(dataset, module.planner.min_window),
+            EndlessWarning(dataset, describe(cfg.env)),
             LatentRefresher(dataset),
             checkpoints,
             HistoryLogger(dataset, trainer_cfg.video_every, cfg.data.length),
@@ -214,7 +217,7 @@ def build_dataset(
             value=rows_kept(cfg),
         )
     agent = Agent(envs.num_envs, model, True, torch.Generator())
-    repeat = cfg.env.get("action_repeat", 1)
+    repeat = envs.frames_per_decision
     schedule = UpdateSchedule(
         cfg.prefill // repeat, cfg.frames // repeat, cfg.train_ratio, data.batch_size * data.length
     )
@@ -297,7 +300,7 @@ def build_offline(
             allowed=("none", "burn_in"),
         )
     require_same_world(data.dataset, cfg.env)
-    repeat = cfg.env.get("action_repeat", 1)
+    repeat = envs.frames_per_decision
     where = (folder / "replay", data.limit_gib, data.cross_resets, cfg.seed, repeat)
     readers = [construct(reader) for reader in cfg.readers.values()]
     shown = shown_goal(envs) if cfg.env.get("goal") else None
