@@ -11,16 +11,16 @@ import numpy as np
 from gymnasium import spaces
 from typing_extensions import override
 
-from worldmodels.common.options import AtLeast, checked
+from worldmodels.common.options import AtLeast, Fields, checked, inside, validate
 from worldmodels.common.seeds import derive_seed
 from worldmodels.common.terminal import tell_once
 from worldmodels.envs import base, rendering
 from worldmodels.envs.gym_actions import Actions
-from worldmodels.envs.gym_images import Images, as_frames, fit, looks_like_image, surely_image
+from worldmodels.envs.gym_images import as_frames, fit, looks_like_image
+from worldmodels.envs.gym_keys import Keys, Observations
 from worldmodels.envs.gym_making import frames_per_step, make
-from worldmodels.envs.gym_vectors import Vectors
 from worldmodels.envs.successes import UNKNOWN, success_of
-from worldmodels.errors import UserError, sentence
+from worldmodels.errors import UserError, sentence, shown
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +52,7 @@ class GymEnv(gymnasium.Env):
         max_episode_steps: Annotated[
             int | None, AtLeast(1), "environment steps after which an episode is truncated; null: the environment's own"
         ] = None,
+        keys: Annotated[Mapping[str, Any] | None, Fields(Keys), "parts of a Dict or Tuple that are observed"] = None,
         seed: base.Seed = 0,
     ) -> None:
         self.name = id
@@ -63,9 +64,12 @@ class GymEnv(gymnasium.Env):
         self._over = True
         given = dict(kwargs or {})
         self._env = make(id, given, max_episode_steps)
-        self._images = self._find_images(self._env.observation_space)
-        self._vectors = None if self._images is not None else Vectors(id, self._env.observation_space)
-        if self._images is None and obs != "state":
+        self._require_readable(self._env.observation_space)
+        with inside("keys"):
+            chosen = Keys(**validate(Keys, dict(keys or {})))
+        self._reads = Observations(id, self._env.observation_space, obs, size, chosen)
+        self._draws = obs != "state" and not self._reads.images
+        if self._draws:
             self._env.close()
             self._env = make(id, {**given, "render_mode": "rgb_array"}, max_episode_steps)
         self.observation_space = self._find_observations()
@@ -151,12 +155,8 @@ class GymEnv(gymnasium.Env):
         base.require_finite(self.name, self._last, 0.0)
 
     def _observe(self, raw: Any) -> dict[str, np.ndarray]:
-        observation = {}
-        if self._obs != "state":
-            observation["pixels"] = self._draw() if self._images is None else self._images.read(raw)
-        if self._obs != "pixels":
-            observation["state"] = self._vectors.read(raw)
-        return observation
+        drawn = {"pixels": self._draw()} if self._draws else {}
+        return drawn | self._reads.read(raw)
 
     def _draw(self) -> np.ndarray:
         try:
@@ -170,32 +170,30 @@ class GymEnv(gymnasium.Env):
             raise UserError(f"{self.name} draws no image of bytes with render_mode='rgb_array'; observe obs=state.")
         return as_frames(fit(frame, self._size))
 
-    def _find_images(self, space: spaces.Space) -> Images | None:
-        """Return how images are read, None for vectors. Refuse an ``obs`` that the environment cannot give."""
-        if surely_image(space) and self._obs != "pixels":
-            raise UserError(f"{self.name} observes images and has no state vector; use obs=pixels.")
-        if looks_like_image(space) and self._obs == "pixels":
-            return Images(self.name, space, self._size)
+    def _require_readable(self, space: spaces.Space) -> None:
+        """Refuse bytes of a shape that is no image where frames are asked for."""
         is_bytes = isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(space.shape) > 1
         if is_bytes and not looks_like_image(space) and self._obs != "state":
             raise UserError(
                 f"{self.name} observes images of shape {space.shape}; they must be [H, W] or have one to four "
                 "channels, first or last."
             )
-        return None
 
     def _find_observations(self) -> spaces.Dict:
-        found = base.observation_space(self._obs, self._size, 0 if self._vectors is None else self._vectors.dim)
-        if self._images is not None:
-            shape = (self._images.channels, self._size, self._size)
-            found = spaces.Dict({**found.spaces, "pixels": spaces.Box(0, 255, shape, np.uint8)})
-        return found
+        channels = {"pixels": 3} if self._draws else {key: x.channels for key, x in self._reads.images.items()}
+        found: dict[str, spaces.Space] = {
+            key: spaces.Box(0, 255, (count, self._size, self._size), np.uint8) for key, count in channels.items()
+        }
+        if self._reads.vectors is not None:
+            found["state"] = spaces.Box(-np.inf, np.inf, (self._reads.vectors.dim,), np.float32)
+        if not found:
+            raise UserError(f"{self.name}: nothing of {shown(self._env.observation_space)} is observed; see env.keys.")
+        return spaces.Dict(found)
 
     def _find_notes(self) -> list[str]:
-        seen = self._images.note if self._images is not None else self._vectors.note if self._obs != "pixels" else ""
-        notes = [seen, self._takes.note]
+        notes = [*self._reads.notes, self._takes.note]
         space = self._env.observation_space
-        if self._images is None and self._obs != "state" and len(getattr(space, "shape", None) or ()) > 1:
+        if self._draws and len(getattr(space, "shape", None) or ()) > 1:
             notes.append(
                 f"{self.name}: pixels are what it draws, for what it observes is no image by its shape and bounds"
             )

@@ -9,7 +9,7 @@ import gymnasium
 
 from worldmodels.common.trust import reach, require_nameable
 from worldmodels.envs import rendering
-from worldmodels.errors import OptionError, near_match, reason
+from worldmodels.errors import OptionError, UserError, near_match, reason
 
 LIMIT = "max_episode_steps"
 """Gymnasium's name of the time limit, and this project's."""
@@ -42,6 +42,8 @@ def make(id: str, kwargs: Mapping[str, Any], max_episode_steps: int | None = Non
         known = "Did you mean" in why or id in gymnasium.registry
         hint = "" if known else near_match(str(id), gymnasium.registry)
         raise OptionError("id", id, f"cannot be made: {why}", hint=hint) from error
+    except UserError:
+        raise
     except Exception as error:
         raise OptionError("id", id, f"cannot be made: {reason(error)}") from error
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 
-from worldmodels.envs.gym_images import looks_like_image
-from worldmodels.envs.gym_parts import listed, numbers, parts_of, sizes, starts, values_of
+from worldmodels.envs.gym_parts import Parts, listed, numbers, sizes, starts
 from worldmodels.errors import UserError, shown
 
 MOST_NUMBERS = 2**16
@@ -18,33 +18,33 @@ MOST_NUMBERS = 2**16
 class Vectors:
     """Reads observations as float32 [``dim``]. ``note`` says what was made of them, where it was more than a copy.
 
-    Raise :class:`UserError` for text, images within Dicts, graphs and sequences.
+    Raise :class:`UserError` for text, graphs and sequences.
+
+    Args:
+        name: of the environment.
+        parts: name and space of each, none of them made of others.
     """
 
-    def __init__(self, name: str, space: spaces.Space) -> None:
-        self.name, self._space, self._parts = name, space, parts_of(space)
+    def __init__(self, name: str, parts: Parts) -> None:
+        self.name, self._parts = name, parts
         dims = [self._dim(part, inner) for part, inner in self._parts]
         self.dim, self.note = sum(dims), ""
         if not 0 < self.dim <= MOST_NUMBERS:
+            what = shown([space for _, space in parts])
             raise UserError(
-                f"{name} observes {shown(space)}, {self.dim:,} numbers as a vector: 1 to {MOST_NUMBERS:,} are allowed."
+                f"{name} observes {what}, {self.dim:,} numbers as a vector: 1 to {MOST_NUMBERS:,} are allowed."
             )
-        if len(self._parts) > 1 or not isinstance(space, spaces.Box) or len(space.shape) > 1:
+        if len(parts) > 1 or not isinstance(parts[0][1], spaces.Box) or len(parts[0][1].shape) > 1:
             about = [f"{_kind(inner)}{dim}" for (_, inner), dim in zip(self._parts, dims, strict=True)]
             self.note = f"{name}: state is, in this order, {listed(self._parts, about)}"
 
-    def read(self, raw: Any) -> np.ndarray:
-        """Return an observation as float32 [dim]."""
-        pieces = zip(self._parts, values_of(self.name, self._space, raw), strict=True)
+    def read(self, values: Sequence[Any]) -> np.ndarray:
+        """Return the values of the parts as float32 [dim]."""
+        pieces = zip(self._parts, values, strict=True)
         return np.concatenate([self._piece(space, value) for (_, space), value in pieces])
 
     def _dim(self, part: str, space: spaces.Space) -> int:
         where = f"as {part} " if part else ""
-        if part and looks_like_image(space):
-            raise UserError(
-                f"{self.name} observes {where}an image beside other things: choose one of them with a wrapper, such as "
-                "gymnasium.wrappers.TransformObservation."
-            )
         if isinstance(space, spaces.Box | spaces.MultiBinary):
             return int(np.prod(space.shape))
         if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):

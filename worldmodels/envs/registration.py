@@ -20,6 +20,15 @@ CLASSES = {
     "Chain": "worldmodels.envs.toy.Chain",
 }
 """Class behind each name."""
+LIBRARIES = {
+    "Atari": "atari",
+    "MiniGrid": "minigrid",
+    "POPGym": "popgym",
+    "MemoryMaze": "MemoryMaze",
+    "OGBench": "ogbench",
+    "Crafter": "Crafter",
+}
+"""What makes the environments of other libraries, in :mod:`worldmodels.envs.libraries`."""
 
 
 def register() -> None:
@@ -28,6 +37,9 @@ def register() -> None:
         if f"worldmodels/{name}-v0" not in gymnasium.registry:
             entry_point = f"{__name__}:make_registered"
             gymnasium.register(f"worldmodels/{name}-v0", entry_point=entry_point, kwargs={"class_name": target})
+    for name, maker in LIBRARIES.items():
+        if f"worldmodels/{name}-v0" not in gymnasium.registry:
+            gymnasium.register(f"worldmodels/{name}-v0", entry_point=f"worldmodels.envs.libraries:{maker}")
 
 
 def make_registered(class_name: str, render_mode: str | None = None, **options: Any) -> gymnasium.Env:
@@ -35,7 +47,7 @@ def make_registered(class_name: str, render_mode: str | None = None, **options: 
     from worldmodels.common.build import find
 
     made = find(class_name)
-    if render_mode is not None and render_mode not in made.metadata["render_modes"]:
-        reason = f"is no way in which {made.__name__} draws"
-        raise OptionError("render_mode", render_mode, reason, allowed=tuple(made.metadata["render_modes"]))
+    modes = tuple(getattr(made, "metadata", {}).get("render_modes", ("rgb_array",)))
+    if render_mode is not None and render_mode not in modes:
+        raise OptionError("render_mode", render_mode, f"is no way in which {made.__name__} draws", allowed=modes)
     return made(**options)
