@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import gymnasium
+import h5py  # noqa: F401 - asks uname for the processor when first imported, which no test may
+import minari
 import numpy as np
 import pytest
 from gymnasium import spaces
+from minari.data_collector import EpisodeBuffer
 
 from worldmodels.data.readers import read
 from worldmodels.data.readers.spaces import flat
@@ -14,10 +18,6 @@ STATE, UNIT = spaces.Box(-1, 1, (3,), np.float32), spaces.Box(-1, 1, (2,), np.fl
 
 
 def test_minari_datasets_are_read(tmp_path, monkeypatch):
-    import gymnasium
-    import minari
-    from minari.data_collector import EpisodeBuffer
-
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
     env, buffers = gymnasium.make("CartPole-v1"), []
     for number in range(3):
@@ -48,10 +48,6 @@ def test_minari_datasets_are_read(tmp_path, monkeypatch):
 
 
 def test_minari_images_goals_and_bounds(tmp_path, monkeypatch):
-    import minari
-    from gymnasium import spaces
-    from minari.data_collector import EpisodeBuffer
-
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
     low, high = np.array([-2.0, 0.0], np.float32), np.array([2.0, 1.0], np.float32)
     numbers = lambda n: spaces.Box(-np.inf, np.inf, (n,), np.float32)  # noqa: E731
@@ -99,9 +95,6 @@ def stacked(space, samples):
 
 def recorded(tmp_path, monkeypatch, seen=STATE, act=UNIT, steps=5, change=lambda observations: None):
     """The one episode of a dataset with these spaces, and what was recorded."""
-    import minari
-    from minari.data_collector import EpisodeBuffer
-
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
     seen.seed(0), act.seed(0)
     observations = stacked(seen, [seen.sample() for _ in range(steps + 1)])
