@@ -175,7 +175,7 @@ def test_a_box_without_axes_is_one_number(tmp_path, monkeypatch):
 def test_spaces_without_a_flat_form_are_refused():
     """Also where they are part of another one."""
     for space, value in ((spaces.Text(5), ["a"]), (spaces.Dict({"said": spaces.Text(5)}), {"said": ["a"]})):
-        with pytest.raises(UserError, match=r"toy: the space Text\(.*\) has no form of flat numbers"):
+        with pytest.raises(UserError, match=r"toy: the space Text\(.* has no form of flat numbers"):
             flat("toy", space, value)
     with pytest.raises(UserError, match="toy: a choice lies outside the 3 of its space"):
         flat("toy", spaces.Discrete(3, start=1), np.array([0, 1]))
