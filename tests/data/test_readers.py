@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from worldmodels.data.readers import read
+from worldmodels.data.readers.ogbench import UNREWARDED
 from worldmodels.data.readers.rows import GOES_ON, MOVED, PIECE, REPEATED, UNSURE
 from worldmodels.errors import UserError
 
@@ -259,3 +260,49 @@ def test_what_a_mac_adds_is_passed_over(tmp_path):
     (tmp_path / "e.npz").unlink()
     with pytest.raises(UserError, match="layout that is not known"):
         list(read(str(tmp_path)))
+
+
+def ogbench(**fields):
+    """Two trajectories of four and five rows."""
+    return {
+        "observations": np.arange(9, dtype=np.float32)[:, None],
+        "actions": np.arange(9, dtype=np.float32)[:, None] / 10,
+        "terminals": at(3, 8).astype(np.float32),
+        "qpos": np.zeros((9, 2)),
+        **fields,
+    }
+
+
+def test_ogbenchs_trajectories_end_without_an_end_for_good(tmp_path):
+    """The last action of each led nowhere and is left out, as OGBench does."""
+    one, two = read(write(tmp_path / "a.npz", ogbench()))
+    assert shape_of([one, two]) == [(4, False, True), (5, False, True)]
+    np.testing.assert_allclose(two.action[:, 0], [0, 0.4, 0.5, 0.6, 0.7], rtol=1e-6)
+    assert two.observations["state"][:, 0].tolist() == [4, 5, 6, 7, 8]
+    assert one.notes == ("fields that are not read: [qpos]", UNREWARDED)
+
+
+def test_ogbenchs_masks_and_rewards_are_kept(tmp_path):
+    """A mask of 0 in the middle of a trajectory does not end it; one in its last row is an end for good."""
+    columns = ogbench(masks=1.0 - at(2, 8), rewards=at(2, 8) - 1.0)
+    one, two = read(write(tmp_path / "a.npz", columns))
+    assert shape_of([one, two]) == [(5, False, True), (6, True, True)]
+    assert one.reward.tolist() == [0, -1, -1, 0, -1]
+    assert UNREWARDED not in one.notes
+    del columns["masks"]
+    with pytest.raises(UserError, match=r"has no field 'timeouts'.* does not say where episodes end"):
+        list(read(write(tmp_path / "b.npz", columns)))
+
+
+def test_ogbenchs_frames_have_channels_last(tmp_path):
+    frames = np.random.default_rng(0).integers(256, size=(9, 8, 8, 3), dtype=np.uint8)
+    one, _ = read(write(tmp_path / "a.npz", ogbench(observations=frames)))
+    np.testing.assert_array_equal(one.observations["pixels"], frames[:4].transpose(0, 3, 1, 2))
+
+
+def test_files_of_one_ending_find_their_reader(tmp_path):
+    """Dreamer's, OGBench's and D4RL's npz in one folder."""
+    write(tmp_path / "1.npz", arrivals())
+    write(tmp_path / "2.npz", ogbench())
+    write(tmp_path / "3.npz", departures(timeouts=at(8)))
+    assert [len(e.action) for e in read(str(tmp_path))] == [9, 4, 5, 9]

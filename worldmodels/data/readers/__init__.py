@@ -7,12 +7,21 @@ from pathlib import Path
 
 from worldmodels.data.readers.base import MAC, Reader, Recording
 from worldmodels.data.readers.hdf5 import Hdf5Reader
+from worldmodels.data.readers.lerobot import LeRobotReader
 from worldmodels.data.readers.minari import MinariReader
 from worldmodels.data.readers.npz import NpzReader
+from worldmodels.data.readers.ogbench import OGBenchReader
 from worldmodels.data.readers.own import OwnReader
 from worldmodels.errors import UserError
 
-READERS: tuple[Reader, ...] = (MinariReader(), OwnReader(), Hdf5Reader(), NpzReader())
+READERS: tuple[Reader, ...] = (
+    MinariReader(),
+    OwnReader(),
+    LeRobotReader(),
+    Hdf5Reader(),
+    OGBenchReader(),
+    NpzReader(),
+)
 """The formats known here, asked in this order."""
 
 
@@ -24,8 +33,8 @@ def read(name: str, readers: Sequence[Reader] = READERS) -> Iterator[Recording]:
     path = Path(name)
     if not path.exists():
         raise UserError(
-            f"data={name} does not exist: give a folder that scripts/collect.py made, HDF5 or npz files, or "
-            "minari:<id>."
+            f"data={name} does not exist: give a folder that scripts/collect.py made, one of LeRobot's, HDF5 or npz "
+            "files, or minari:<id>."
         )
     files = sorted([path] if path.is_file() else path.iterdir())
     read_by = {file: reader for file in files if not file.name.startswith(MAC) and (reader := _for(file, readers))}
