@@ -15,17 +15,15 @@ from worldmodels.data.readers.lerobot import UNENDED, UNREWARDED, LeRobotReader
 from worldmodels.errors import UserError
 
 LENGTHS = (4, 6, 5)
+EXTRA = 'takes another package: pip install "worldmodels[lerobot]"'
 CAMERA = "observation.images.top"
 
 
 @pytest.fixture
 def parquet():
     """Pyarrow, where the extra `lerobot` is installed."""
-    pytest.importorskip("pyarrow", reason='takes another package: pip install "worldmodels[lerobot]"')
-    import pyarrow
-    import pyarrow.parquet
-
-    return pyarrow
+    pytest.importorskip("pyarrow.parquet", reason=EXTRA)
+    return pytest.importorskip("pyarrow")
 
 
 def features(**more):
@@ -137,7 +135,7 @@ def shade(number):
 
 def test_lerobots_videos_are_read_by_time(tmp_path, parquet):
     """All episodes lie in one video, one after another; each takes its own frames."""
-    av = pytest.importorskip("av", reason='takes another package: pip install "worldmodels[lerobot]"')
+    av = pytest.importorskip("av", reason=EXTRA)
     video = {"dtype": "video", "shape": [32, 48, 3]}
     other = "observation.images.wrist"
     root = made(parquet, tmp_path / "set", more={CAMERA: video, other: video})

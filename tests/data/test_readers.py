@@ -8,7 +8,7 @@ import pytest
 
 from worldmodels.data.readers import read
 from worldmodels.data.readers.ogbench import UNREWARDED
-from worldmodels.data.readers.rows import GOES_ON, MOVED, PIECE, REPEATED, UNSURE
+from worldmodels.data.readers.rows import EARNED, GOES_ON, MOVED, PIECE, REPEATED, UNSURE
 from worldmodels.errors import UserError
 
 
@@ -109,6 +109,20 @@ def test_actions_taken_at_their_row_are_moved_on(tmp_path, suffix):
     np.testing.assert_allclose(two.action[:, 0], [0, 0.45, 0.55, 0.65, 0.75], rtol=1e-6)
     assert one.reward.tolist() == [0, 1, 2, 3]
     assert MOVED in one.notes
+
+
+def test_rewards_earned_at_their_row_are_moved_too(tmp_path):
+    """RLDS: what the last row did and earned means nothing; first rewards tell that from DreamerV3's."""
+    columns = arrivals(is_first=at(0, 4), is_last=at(3, 8))
+    columns["action"] = np.arange(9, dtype=np.float32)[:, None] / 10 + 0.05
+    columns["reward"] = np.array([5, 6, 7, 0, 1, 2, 3, 4, 0], np.float32)
+    one, two = read(write(tmp_path / "a.npz", columns))
+    assert [one.reward.tolist(), two.reward.tolist()] == [[0, 5, 6, 7], [0, 1, 2, 3, 4]]
+    assert EARNED in one.notes
+    columns["reward"][8] = 9  # earned by arriving there
+    one, two = read(write(tmp_path / "b.npz", columns))
+    assert two.reward.tolist() == [0, 2, 3, 4, 9]
+    assert EARNED not in one.notes
 
 
 def test_a_piece_of_an_episode_is_read_as_its_neighbours_are(tmp_path):

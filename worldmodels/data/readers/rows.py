@@ -45,6 +45,9 @@ MOVED = (
     "first actions of episodes are not zero, so actions are those taken at their row, as in DreamerV3's chunks: they "
     "are moved one row on"
 )
+EARNED = (
+    "first rewards are not zero and last ones are, so they were earned at their row, as in RLDS: they are moved too"
+)
 UNSURE = (
     "the first action is not zero and nothing says that an episode begins there: actions are taken as those that led "
     "into their row"
@@ -98,23 +101,25 @@ def _arrivals(
     at = taken_at(columns)
     if at is None and ends.first is not None:
         at = next((answer for other in siblings() if (answer := taken_at(other)) is not None), None)
+    spans = list(ends.spans())
+    earned_at = bool(at) and _earned_at(rows["reward"], spans, ends.first)
     if at:
-        notes += (MOVED,)
+        notes += (MOVED, EARNED) if earned_at else (MOVED,)
     elif at is None and _acts(rows["action"][:1]):
         notes += (UNSURE,)
     if ends.first is not None and not ends.first[0]:
         notes += (PIECE,)
-    for begin, end, finished in ends.spans():
+    for begin, end, finished in spans:
         part = slice(begin, end)
         observed = {key: np.asarray(value[part]) for key, value in seen.items()}
         if frames == CHANNELS_LAST:
             observed["pixels"] = as_frames(observed["pixels"])
-        action = np.asarray(rows["action"][part])
+        action, reward = (np.asarray(rows[key][part]) for key in ("action", "reward"))
         yield recording(
             f"{path}, rows {begin} to {end - 1}",
             observed,
-            np.concatenate([np.zeros_like(action[:1]), action[:-1]]) if at else action,
-            np.asarray(rows["reward"][part]),
+            _moved_on(action) if at else action,
+            _moved_on(reward) if earned_at else reward,
             ends.terminal_at(end - 1),
             None if skill is None else skill[part],
             finished,
@@ -122,8 +127,20 @@ def _arrivals(
         )
 
 
+def _moved_on(rows: np.ndarray) -> np.ndarray:
+    """Return each row in the place of the one behind it, and zeros in the first."""
+    return np.concatenate([np.zeros_like(rows[:1]), rows[:-1]])
+
+
+def _earned_at(reward: Any, spans: list[tuple[int, int, bool]], first: Bool[np.ndarray, " N"] | None) -> bool:
+    """Return whether rewards stand in the row of the action that earned them: some first one is not 0, all last are."""
+    begun = [begin for begin, _, _ in spans if first is None or first[begin]]
+    ended = [end - 1 for _, end, finished in spans if finished]
+    return bool(ended) and _acts(np.asarray(reward)[begun]) and not _acts(np.asarray(reward)[ended])
+
+
 def _acts(action: Any) -> bool:
-    """Return whether some of these actions are numbers other than zero."""
+    """Return whether some of these are numbers other than zero."""
     action = np.asarray(action)
     return action.dtype.kind in "biuf" and bool(np.nan_to_num(action).any())
 
@@ -140,7 +157,7 @@ def taken_at(columns: Mapping[str, Any]) -> bool | None:
     first = np.ravel(np.nan_to_num(np.asarray(flag))).astype(bool)
     if len(first) != len(columns["action"]) or not first.any():
         return None
-    return _acts(columns["action"][np.flatnonzero(first)])
+    return _acts(np.asarray(columns["action"])[first])
 
 
 def _seen(path: Path, columns: Mapping[str, Any], names: list[str], frames: str | None) -> dict[str, Any]:
