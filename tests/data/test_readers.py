@@ -194,6 +194,14 @@ def test_single_actions_may_stand_without_a_second_axis(tmp_path):
     np.testing.assert_array_equal(episode.action, columns["action"])
 
 
+def test_choices_as_numbers_are_refused(tmp_path):
+    columns = arrivals() | {"action": np.arange(9) % 3}
+    with pytest.raises(
+        UserError, match=r"'action' is int64 \(9,\), where numbers \[T, n\] are expected: write choices"
+    ):
+        list(read(write(tmp_path / "a.npz", columns)))
+
+
 def departures(count=9, **fields):
     """D4RL's fields, without next_observations."""
     return {

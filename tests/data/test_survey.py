@@ -64,7 +64,25 @@ def test_what_cannot_be_told_apart_is_said_to_be_plausible():
     still = walk()
     still["state"] = np.random.default_rng(1).normal(size=still["state"].shape).astype(np.float32)
     assert "cannot be seen" in found(still)[1]
-    assert "too few rows" in found(walk(rows=12))[1]
+    assert "too few rows of a kind" in found(walk(rows=12))[1]
+
+
+def test_what_acts_late_is_no_false_alarm():
+    """As in a running cheetah: an action moves things in two rows, so both are plausible, and none is a warning."""
+    columns = walk(rows=400)
+    columns["state"] = np.cumsum(columns["action"] + 1.1 * np.roll(columns["action"], 1, axis=0), axis=0)
+    warned, said = found(columns)
+    assert not warned
+    assert "the row before and the same are plausible" in said
+
+
+def test_datasets_of_other_widths_are_no_traceback():
+    """They are refused later, by name."""
+    survey = Survey()
+    for width in (1, 2):
+        survey.add(recording("toy", {"state": np.ones((50, 2))}, np.ones((50, width)), np.zeros(50), False))
+    survey.tell("toy")
+    assert alignment(survey._shares()) == (False, "too few rows of a kind to see which row actions belong to")
 
 
 def test_frames_tell_where_actions_belong_too():

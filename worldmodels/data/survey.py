@@ -18,10 +18,14 @@ FEWEST_ROWS = 30
 """Rows below which nothing can be said."""
 SIDE = 8
 """Side of the squares that frames are averaged to, to see what moves."""
-CLEAR, FAINT = 0.1, 0.05
-"""Shares of what moves: how much more the best row must explain, and what is nothing."""
+FAINT = 0.05
+"""Share of what moves that is nothing."""
+PLAUSIBLE = 0.5
+"""Part of the best row's share from which on another row is as plausible: what acts late explains two rows alike."""
 SMALL = 0.5
 """Actions that never reach this, of the 1 that they may, are told of."""
+ROWS = {-1: "the row before", 0: "the same", 1: "the row behind"}
+"""Rows whose actions are held against what moved into a row."""
 WHERE = {
     -1: "the actions of the row before: they may stand one row early, as DreamerV3's do",
     0: "the actions of the same row, as it must be here",
@@ -83,16 +87,17 @@ class Survey:
             return
         seen, action = seen[:MOST_ROWS], episode.action[:MOST_ROWS]
         moved = np.diff(seen.astype(np.float64), axis=0)[1:-1]  # into rows 2, 3, ..., T - 2
-        near = {row: action[2 + row : len(action) - 1 + row].astype(np.float64) for row in WHERE}
+        near = {row: action[2 + row : len(action) - 1 + row].astype(np.float64) for row in ROWS}
         self._moved.append((moved, near))
         self._compared += len(moved)
 
     def _shares(self) -> dict[int, float] | None:
         """Return the share of what moves that actions explain, from the row before, the same and the row behind."""
-        if self._compared < FEWEST_ROWS or len({moved.shape[1] for moved, _ in self._moved}) > 1:
+        kinds = {(moved.shape[1], near[0].shape[1]) for moved, near in self._moved}
+        if self._compared < FEWEST_ROWS or len(kinds) > 1:
             return None
         moved = np.concatenate([moved for moved, _ in self._moved])
-        return {row: explained(np.concatenate([near[row] for _, near in self._moved]), moved) for row in WHERE}
+        return {row: explained(np.concatenate([near[row] for _, near in self._moved]), moved) for row in ROWS}
 
 
 def explained(action: Float64[np.ndarray, "N A"], moved: Float64[np.ndarray, "N M"]) -> float:
@@ -109,24 +114,18 @@ def explained(action: Float64[np.ndarray, "N A"], moved: Float64[np.ndarray, "N 
 def alignment(shares: dict[int, float] | None) -> tuple[bool, str]:
     """Return whether to warn, and the sentence: which row's actions explain best what moved into a row."""
     if shares is None:
-        return False, "too few rows to see which row actions belong to"
+        return False, "too few rows of a kind to see which row actions belong to"
     numbers = f"{shares[-1]:.2f}, {shares[0]:.2f} and {shares[1]:.2f} of what moves into a row"
     said = f"actions of the row before, the same and the row behind explain {numbers}"
     best = max(shares, key=shares.__getitem__)
-    second = max(share for row, share in shares.items() if row != best)
     if shares[best] < FAINT:
         return False, f"{said}: which row they belong to cannot be seen"
-    if shares[best] - second < CLEAR:
-        plausible = " and ".join(
-            text
-            for row, text in {-1: "the row before", 0: "the same", 1: "the row behind"}.items()
-            if shares[best] - shares[row] < CLEAR
-        )
-        return False, f"{said}: {plausible} are plausible"
+    plausible = [text for row, text in ROWS.items() if shares[row] >= PLAUSIBLE * shares[best]]
+    if len(plausible) > 1:
+        return False, f"{said}: {' and '.join(plausible)} are plausible"
     return best != 0, f"{said}: it follows {WHERE[best]}"
 
 
 def _coarse(frames: np.ndarray) -> np.ndarray:
     """Return grey frames of a few squares each, [T, SIDE * SIDE]."""
-    grey = frames.mean(1)
-    return np.stack([cv2.resize(frame, (SIDE, SIDE), interpolation=cv2.INTER_AREA).ravel() for frame in grey])
+    return np.stack([cv2.resize(frame.mean(0), (SIDE, SIDE), interpolation=cv2.INTER_AREA).ravel() for frame in frames])

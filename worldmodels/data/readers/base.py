@@ -20,6 +20,8 @@ SKILL = "skill"
 
 MAC = "._"
 """Beginning of the names of files that a Mac writes beside others."""
+BESIDE = 32
+"""Files beside one that are asked for what it does not say, at most."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,9 @@ def recording(
     numbers = {key: single(source, key, value) for key, value in rows.items() if key != SKILL}
     action = numbers.pop("action")
     action = action[:, None] if action.ndim == 1 and rows["action"].dtype.kind == "f" else action
+    if action.ndim != 2:
+        kind = f"{rows['action'].dtype} {action.shape}"
+        raise UserError(f"{source}: 'action' is {kind}, where numbers [T, n] are expected: write choices one-hot.")
     reward = numbers.pop("reward")
     return Recording(source, numbers, action, reward, terminal, rows.get(SKILL), finished, notes)
 
@@ -166,10 +171,10 @@ def as_frames(value: np.ndarray) -> np.ndarray:
     return value.transpose(0, 3, 1, 2)
 
 
-def files_beside(path: Path) -> Iterator[Path]:
-    """Yield the other files with its ending in its folder. Files that a Mac adds (``._*``) are none."""
-    others = sorted(path.parent.glob(f"*{path.suffix}"))
-    return (other for other in others if other != path and not other.name.startswith(MAC))
+def files_beside(path: Path) -> list[Path]:
+    """Return some other files with its ending in its folder. Files that a Mac adds (``._*``) are none."""
+    others = (other for other in sorted(path.parent.glob(f"*{path.suffix}")) if not other.name.startswith(MAC))
+    return [other for other in others if other != path][:BESIDE]
 
 
 def require_package(name: str, what: str, extra: str = "datasets") -> Any:

@@ -11,6 +11,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from worldmodels.data.readers.base import Reader, Recording, files_beside
+from worldmodels.data.readers.ends import FIRST, STEP_TYPE
 from worldmodels.data.readers.rows import KNOWN, read_rows
 from worldmodels.errors import UserError, sentence
 
@@ -27,8 +28,12 @@ class NpzReader(Reader):
         """Read Dreamer's files, of one episode or several, or such with D4RL's fields."""
         path = Path(name)
         columns, names = load_npz(path, KNOWN)
-        beside = (load_npz(other, KNOWN)[0] for other in files_beside(path))
-        yield from read_rows(path, columns, names, lambda: beside)
+        yield from read_rows(path, columns, names, lambda: _beside(path))
+
+
+def _beside(path: Path) -> Iterator[Mapping[str, Any]]:
+    """Yield of other files what tells which row actions stand in."""
+    return (load_npz(other, ("action", *FIRST, STEP_TYPE))[0] for other in files_beside(path))
 
 
 def load_npz(path: Path, known: Iterable[str]) -> tuple[Mapping[str, Any], list[str]]:
