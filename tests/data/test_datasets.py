@@ -117,80 +117,6 @@ def test_frames_are_resized_to_what_is_asked(tmp_path):
     assert not small[0, 1:].any()
 
 
-def test_minari_datasets_are_read(tmp_path, monkeypatch):
-    import gymnasium
-    import minari
-    from minari.data_collector import EpisodeBuffer
-
-    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
-    env, buffers = gymnasium.make("CartPole-v1"), []
-    for number in range(3):
-        steps = 5 + number
-        buffers.append(
-            EpisodeBuffer(
-                id=number,
-                seed=number,
-                observations=np.random.default_rng(number).normal(size=(steps + 1, 4)).astype(np.float32),
-                actions=np.arange(steps) % 2,
-                rewards=np.ones(steps),
-                terminations=np.arange(steps) == steps - 1,
-                truncations=np.zeros(steps, bool),
-            )
-        )
-    minari.create_dataset_from_buffers("toy/cartpole-v0", buffers, env=env)
-    found = list(read("minari:toy/cartpole-v0"))
-    assert len(found) == 3
-    for episode in found:
-        assert episode.observations["state"].shape == (len(episode.action), 4)
-        assert episode.action.shape[1] == 2
-        assert not episode.action[0].any()
-        assert episode.action[1:].argmax(1).tolist() == [t % 2 for t in range(len(episode.action) - 1)]
-        assert episode.terminal
-        assert episode.reward.tolist() == [0.0] + [1.0] * (len(episode.action) - 1)
-    with pytest.raises(UserError, match="minari download toy/cartpol-v0"):
-        list(read("minari:toy/cartpol-v0"))
-
-
-def test_minari_images_goals_and_bounds(tmp_path, monkeypatch):
-    import minari
-    from gymnasium import spaces
-    from minari.data_collector import EpisodeBuffer
-
-    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
-    low, high = np.array([-2.0, 0.0], np.float32), np.array([2.0, 1.0], np.float32)
-    numbers = lambda n: spaces.Box(-np.inf, np.inf, (n,), np.float32)  # noqa: E731
-    kinds = {
-        "goals": spaces.Dict({"observation": numbers(4), "achieved_goal": numbers(2), "desired_goal": numbers(2)}),
-        "images": spaces.Box(0, 255, (8, 8, 3), np.uint8),
-    }
-    for name, observed in kinds.items():
-        observed.seed(0)
-        frames = [observed.sample() for _ in range(4)]
-        stacked = {key: np.stack([frame[key] for frame in frames]) for key in observed} if name == "goals" else None
-        buffer = EpisodeBuffer(
-            id=0,
-            seed=0,
-            observations=np.stack(frames) if stacked is None else stacked,
-            actions=np.array([low, (low + high) / 2, high]),
-            rewards=np.arange(3.0),
-            terminations=np.zeros(3, bool),
-            truncations=np.arange(3) == 2,
-        )
-        minari.create_dataset_from_buffers(
-            f"toy/{name}-v0", [buffer], action_space=spaces.Box(low, high), observation_space=observed
-        )
-        [episode] = read(f"minari:toy/{name}-v0")
-        assert episode.action.tolist() == [[0, 0], [-1, -1], [0, 0], [1, 1]]  # in units of the bounds
-        assert episode.reward.tolist() == [0, 0, 1, 2]
-        assert not episode.terminal
-        if name == "images":
-            np.testing.assert_array_equal(episode.observations["pixels"], np.stack(frames).transpose(0, 3, 1, 2))
-        else:
-            np.testing.assert_array_equal(episode.observations["state"], stacked["observation"])
-            np.testing.assert_array_equal(episode.observations["goal_state"][:, :2], stacked["desired_goal"])
-            assert not episode.observations["goal_state"][:, 2:].any()  # at rest
-
-
 def broken(tmp_path, how):
     path = write_hdf5(tmp_path / "a.hdf5", episodes())
     with h5py.File(path, "a") as file:
@@ -230,7 +156,7 @@ def nan(value):
     ("how", "message"),
     [
         (lambda file: file.__delitem__("reward"), r"a\.hdf5 has no field 'reward'"),
-        (lambda file: file.__delitem__("observation"), r"a\.hdf5 has no field 'observation' or 'state'"),
+        (lambda file: file.__delitem__("observation"), r"a\.hdf5 has no field 'observation', 'image' or 'state'"),
         (replaced("step_type", lambda x: x * 0 + 1), r"a\.hdf5: 'step_type' must be 0"),
         (replaced("action", nan), r"a\.hdf5, rows 0 to 4: field 'action' holds numbers that are not finite"),
         (replaced("reward", lambda x: x[:-2]), r"a\.hdf5, rows 5 to 12: fields have different numbers of rows"),
@@ -408,23 +334,21 @@ def test_stored_latents_are_not_those_of_another_model(dataset, tmp_path):
         train([*ENV, *REST, "data.context=latent", f"data={dataset}", f"run_dir={tmp_path / 'run'}"])
 
 
-@pytest.mark.parametrize("led", [True, False])
-def test_d4rls_flat_arrays_are_read(tmp_path, led):
+def test_d4rls_flat_arrays_are_read(tmp_path):
     state = np.arange(7.0)[:, None].repeat(2, 1)
     path = tmp_path / "d4rl.hdf5"
     with h5py.File(path, "w") as file:
         file["observations"], file["actions"] = state, 0.1 * state
         file["rewards"] = np.arange(7.0) + 10
         file["terminals"], file["timeouts"] = np.arange(7) == 2, np.arange(7) == 5
-        if led:
-            file["next_observations"] = state + 100
+        file["next_observations"] = state + 100
     first, second, third = read(str(path))
-    assert first.observations["state"][:, 0].tolist() == [0, 1, 2] + [102] * led
-    assert first.reward.tolist() == [0, 10, 11] + [12] * led
-    np.testing.assert_allclose(first.action[:, 1], [0, 0, 0.1] + [0.2] * led)
-    assert [first.terminal, second.terminal, third.terminal] == [led, False, False]
-    assert second.observations["state"][:, 0].tolist() == [3, 4, 5] + [105] * led
-    assert third.observations["state"][:, 0].tolist() == [6] + [106] * led
+    assert first.observations["state"][:, 0].tolist() == [0, 1, 2, 102]
+    assert first.reward.tolist() == [0, 10, 11, 12]
+    np.testing.assert_allclose(first.action[:, 1], [0, 0, 0.1, 0.2])
+    assert [first.terminal, second.terminal, third.terminal] == [True, False, False]
+    assert second.observations["state"][:, 0].tolist() == [3, 4, 5, 105]
+    assert third.observations["state"][:, 0].tolist() == [6, 106]
     assert [first.finished, second.finished, third.finished] == [True, True, False]
 
 

@@ -21,7 +21,7 @@ class Data:
 
     dataset: Annotated[
         str | Sequence[str] | None,
-        "what data= names: a recorded folder, HDF5 or npz files, minari:<id>, a list of them; null: collect",
+        "what data= names: a recorded folder, HDF5 or npz files, minari:<id>, LeRobot's, a list of them; null: collect",
     ]
     batch_size: Annotated[Count, "windows of an update"]
     length: Annotated[Count, "rows of a window"]

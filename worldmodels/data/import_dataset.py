@@ -20,6 +20,7 @@ from worldmodels.data.readers.base import SKILL, Reader, Recording, resized
 from worldmodels.data.readers.own import own_folder
 from worldmodels.data.replay import Replay
 from worldmodels.data.storage import Spec
+from worldmodels.data.survey import Survey
 from worldmodels.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -75,17 +76,20 @@ def copy_into(
     readers: Sequence[Reader],
 ) -> None:
     """Write every episode of datasets into a replay of one environment, one episode in memory at a time."""
-    counted = [(len(episode.action), episode.skill is not None) for episode in episodes(name, readers)]
-    if not counted:
+    survey = Survey()
+    for episode in episodes(name, readers):
+        survey.add(episode)
+    if not survey.episodes:
         raise UserError(f"data={name} holds no episode.")
-    if all(skilled for _, skilled in counted):
+    survey.tell(name)
+    if survey.skilled == survey.episodes:
         spec = {**spec, SKILL: ((), torch.int64)}
-    replay = Replay(folder, spec, 1, sum(length for length, _ in counted), limit_gib)
-    copied = tqdm(episodes(name, readers), f"copying data={name}", len(counted), unit="episode", file=sys.stdout)
+    replay = Replay(folder, spec, 1, survey.rows, limit_gib)
+    copied = tqdm(episodes(name, readers), f"copying data={name}", survey.episodes, unit="episode", file=sys.stdout)
     for episode in copied:
         for row in rows_of(episode, spec, shown):
             replay.extend(row)
-    frames = action_repeat * sum(length - 1 for length, _ in counted)
+    frames = action_repeat * (survey.rows - survey.episodes)
     card = write_card(folder, {"dataset": name if isinstance(name, str) else list(name), "frames": frames})
     log.info("data=%s: %d episodes, %d rows, as %s says", name, card["episodes"], card["rows"], folder / "card.md")
 
@@ -117,10 +121,11 @@ def rows_of(
         if key.endswith("pixels"):
             columns[key] = resized(columns[key], spec[key][0][-1])
     length = len(episode.action)
-    if np.abs(episode.action).max() > 1 + 1e-4:
+    reach = np.abs(episode.action).reshape(length, -1).max(0)
+    if reach.max() > 1 + 1e-4:
         raise UserError(
-            f"{episode.source}: field 'action' reaches {np.abs(episode.action).max():.3g}, and actions here lie in "
-            "[-1, 1]: divide by the environment's range first."
+            f"{episode.source}: field 'action' reaches {reach.max():.3g} in number {reach.argmax()} of {len(reach)}, "
+            "and actions here lie in [-1, 1]: divide by the environment's range first."
         )
     columns |= {
         "action": episode.action,

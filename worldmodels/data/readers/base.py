@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,15 @@ from typing import Any
 import cv2
 import numpy as np
 
-from worldmodels.errors import UserError
+from worldmodels.errors import UserError, shown
 
 SKILL = "skill"
 """Column of a recording that tells which of several skills was shown; there need not be one."""
+
+MAC = "._"
+"""Beginning of the names of files that a Mac writes beside others."""
+BESIDE = 32
+"""Files beside one that are asked for what it does not say, at most."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,8 @@ class Recording:
     """Which of several skills each row shows, int64 [T], where that was recorded."""
     finished: bool = True
     """Whether it ended in its last row at all, or the recording did."""
+    notes: tuple[str, ...] = ()
+    """What was found otherwise than one may expect, and what was done about it: sentences without their full stop."""
 
 
 class Reader(ABC):
@@ -45,6 +53,10 @@ class Reader(ABC):
     def accepts(self, name: str) -> bool:
         """Return whether ``name``, which is not a file or a folder of files, is a dataset of this format."""
         return False
+
+    def knows(self, path: Path) -> bool:
+        """Return whether a file with one of the ``suffixes`` is of this format, where several share an ending."""
+        return True
 
     @abstractmethod
     def read(self, name: str) -> Iterator[Recording]:
@@ -71,22 +83,43 @@ def recording(
     terminal: bool,
     skill: np.ndarray | None = None,
     finished: bool = True,
+    notes: tuple[str, ...] = (),
 ) -> Recording:
-    """Checked: as many rows of everything, of the right shapes, and nothing but numbers."""
-    reward = np.asarray(reward, np.float32).reshape(-1)
+    """Checked: as many rows of everything, of the right shapes, and nothing but numbers.
+
+    What fills row 0 of action and reward, zero or not a number, is replaced by zero. An action of one number may be
+    [T] or [T, 1].
+    """
     for key, value in observations.items():
         require_layout(source, key, value)
+    action, reward = np.array(action), np.array(reward).reshape(-1)
     rows = {"action": action, "reward": reward, **observations} | ({} if skill is None else {SKILL: np.ravel(skill)})
     lengths = {key: len(value) for key, value in rows.items()}
     if len(set(lengths.values())) > 1:
         raise UserError(f"{source}: fields have different numbers of rows: {lengths}.")
-    for key, value in rows.items():
-        if value.dtype != np.uint8 and not np.isfinite(value).all():
-            raise UserError(f"{source}: field {key!r} holds numbers that are not finite.")
-    action, reward = np.array(action, np.float32), reward.copy()
     action[0], reward[0] = 0, 0
-    observations = {k: v if v.dtype == np.uint8 else v.astype(np.float32) for k, v in observations.items()}
-    return Recording(source, observations, action, reward, terminal, rows.get(SKILL), finished)
+    numbers = {key: single(source, key, value) for key, value in rows.items() if key != SKILL}
+    action = numbers.pop("action")
+    action = action[:, None] if action.ndim == 1 and rows["action"].dtype.kind == "f" else action
+    if action.ndim != 2:
+        kind = f"{rows['action'].dtype} {action.shape}"
+        raise UserError(f"{source}: 'action' is {kind}, where numbers [T, n] are expected: write choices one-hot.")
+    reward = numbers.pop("reward")
+    return Recording(source, numbers, action, reward, terminal, rows.get(SKILL), finished, notes)
+
+
+def single(source: str, key: str, value: np.ndarray) -> np.ndarray:
+    """Return a field in float32, frames as they are. Refuse what is not a finite number, naming its first row."""
+    if key.endswith("pixels"):
+        return value
+    if value.dtype.kind not in "biuf":
+        raise UserError(f"{source}: field {key!r} is of type {value.dtype}, where numbers are expected.")
+    with np.errstate(over="ignore"):  # beyond float32 is told below
+        value = value.astype(np.float32)
+    bad = np.flatnonzero(~np.isfinite(value.reshape(len(value), -1)).all(1))
+    if len(bad):
+        raise UserError(f"{source}: field {key!r} holds numbers that are not finite, first in its row {bad[0]}.")
+    return value
 
 
 def require_layout(source: str, key: str, value: np.ndarray) -> None:
@@ -99,18 +132,18 @@ def require_layout(source: str, key: str, value: np.ndarray) -> None:
     if value.dtype != np.uint8 or value.ndim != 4 or value.shape[1] % 3 or value.shape[1] > min(value.shape[2:]):
         raise UserError(
             f"{source}: {key!r} is {kind}, where uint8 frames of 3 channels are expected, or a multiple of 3: "
-            "[T, C, H, W] in HDF5 files, [T, H, W, C] in npz files."
+            "'image' as [T, H, W, C], 'observation' and 'pixels' as [T, C, H, W]."
         )
 
 
 def require_fields(
-    path: Path, file: Mapping[str, Any], wanted: tuple[str, ...], names: list[str] | None = None
+    path: Path, file: Mapping[str, Any], wanted: tuple[str, ...], names: Iterable[str] | None = None
 ) -> dict[str, Any]:
     """Return the wanted fields. Refuse a file that lacks one or has no rows of it."""
     for name in wanted:
         if not hasattr(file.get(name), "shape"):
             raise UserError(
-                f"{path} has no field {name!r}, only {names or sorted(file)}: its layout is not known here."
+                f"{path} has no field {name!r}, only {shown(sorted(names or file))}: its layout is not known here."
             )
         if 0 in file[name].shape[:1]:
             raise UserError(f"{path}: field {name!r} has no rows.")
@@ -129,9 +162,24 @@ def optional_column(path: Path, file: Mapping[str, Any], name: str, count: int, 
     return np.asarray(value).reshape(-1) if flat else np.asarray(value)
 
 
-def require_package(name: str, what: str) -> Any:
+def as_frames(value: np.ndarray) -> np.ndarray:
+    """Return uint8 frames [T, H, W] or [T, H, W, C] as [T, C, H, W], grey ones with three equal channels."""
+    value = value[..., None] if value.ndim == 3 else value
+    if value.ndim != 4:
+        return value
+    value = np.repeat(value, 3, axis=-1) if value.shape[-1] == 1 else value
+    return value.transpose(0, 3, 1, 2)
+
+
+def files_beside(path: Path) -> list[Path]:
+    """Return some other files with its ending in its folder. Files that a Mac adds (``._*``) are none."""
+    others = (other for other in sorted(path.parent.glob(f"*{path.suffix}")) if not other.name.startswith(MAC))
+    return [other for other in others if other != path][:BESIDE]
+
+
+def require_package(name: str, what: str, extra: str = "datasets") -> Any:
     """Import an optional package, or say in one sentence how to install it."""
     try:
-        return __import__(name)
+        return importlib.import_module(name)
     except ImportError as error:
-        raise UserError(f'{what} take another package: pip install "worldmodels[datasets]".') from error
+        raise UserError(f'{what} take another package: pip install "worldmodels[{extra}]".') from error

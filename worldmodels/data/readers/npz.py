@@ -1,16 +1,22 @@
-"""Dreamer's npz files: one episode each."""
+"""Npz files: Dreamer's, of one episode or several, and such with D4RL's fields."""
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
 
-from worldmodels.data.readers.base import SKILL, Reader, Recording, recording, require_fields
-from worldmodels.errors import UserError
+from worldmodels.data.readers.base import Reader, Recording, files_beside
+from worldmodels.data.readers.ends import FIRST, STEP_TYPE
+from worldmodels.data.readers.rows import KNOWN, read_rows
+from worldmodels.errors import UserError, sentence
+
+TORN = (OSError, ValueError, EOFError, BadZipFile, zlib.error)
+"""What NumPy raises for a file that it cannot read."""
 
 
 class NpzReader(Reader):
@@ -19,19 +25,21 @@ class NpzReader(Reader):
     suffixes = (".npz",)
 
     def read(self, name: str) -> Iterator[Recording]:
-        """Read Dreamer's files, V-D4RL's at 64 pixels among them: one episode each, ``image`` [T, H, W, C]."""
+        """Read Dreamer's files, of one episode or several, or such with D4RL's fields."""
         path = Path(name)
-        known = ("image", "state", "action", "reward", "is_terminal", "discount", SKILL)
-        try:
-            with np.load(path, allow_pickle=False) as archive:
-                names, file = sorted(archive), {key: archive[key] for key in known if key in archive}
-        except (OSError, ValueError, EOFError, BadZipFile, zlib.error) as error:
-            raise UserError(f"{path} cannot be read as npz: {' '.join(str(error).split())}.") from error
-        rows = require_fields(path, file, ("action", "reward"), names)
-        seen = {"state": file["state"]} if "state" in file else {}
-        if "image" in file:
-            seen["pixels"] = file["image"].transpose(0, 3, 1, 2) if file["image"].ndim == 4 else file["image"]
-        if not seen:
-            raise UserError(f"{path} has no field 'image' or 'state', only {names}: nothing is observed in it.")
-        terminal = file["is_terminal"] if "is_terminal" in file else file.get("discount", np.ones(1)) == 0
-        yield recording(str(path), seen, rows["action"], rows["reward"], bool(np.ravel(terminal)[-1]), file.get(SKILL))
+        columns, names = load_npz(path, KNOWN)
+        yield from read_rows(path, columns, names, lambda: _beside(path))
+
+
+def _beside(path: Path) -> Iterator[Mapping[str, Any]]:
+    """Yield of other files what tells which row actions stand in."""
+    return (load_npz(other, ("action", *FIRST, STEP_TYPE))[0] for other in files_beside(path))
+
+
+def load_npz(path: Path, known: Iterable[str]) -> tuple[Mapping[str, Any], list[str]]:
+    """Return the known fields of a file, and the names of all. Raise ``UserError`` where it cannot be read."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {key: archive[key] for key in known if key in archive}, sorted(archive)
+    except TORN as error:
+        raise UserError(f"{path} cannot be read as npz: {sentence(error)}") from error
