@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from worldmodels.config import load_config
 from worldmodels.config.words import merge, quoted
 from worldmodels.errors import UserError
-from worldmodels.runs.edit import override
+from worldmodels.runs.edit import override, replayed
 
 WORDS = ["env=counter", "planner=cem", "planner.num_samples=9", "size.units=8", "+loss_scales.rep=2.0"]
 
@@ -35,6 +35,39 @@ def test_a_configuration_is_its_words():
     assert cfg.words == WORDS
     assert load_config(list(cfg.words)) == cfg
     assert override(cfg, []) == cfg
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["env.kwargs.max_episode_steps=9", "env.kwargs.goal.at=[1,2]"],
+        ["env.kwargs={max_episode_steps: 9, goal: {at: [1, 2]}}"],
+        ["+env.kwargs.max_episode_steps=9", "++env.kwargs.goal={at: [1, 2]}"],
+        ["env.kwargs={max_episode_steps: 9}", "env.kwargs.goal.at=[1,2]"],
+    ],
+)
+def test_arguments_of_gymnasium_are_words_like_others(words):
+    cfg = load_config(["env=gym", "env.id=CartPole-v1", *words])
+    assert cfg.env.kwargs == {"max_episode_steps": 9, "goal": {"at": [1, 2]}}
+    assert load_config(list(cfg.words)) == cfg
+    changed = override(cfg, ["env.kwargs.max_episode_steps=8", "env.max_episode_steps=7"])
+    assert (changed.env.kwargs.max_episode_steps, changed.env.max_episode_steps) == (8, 7)
+
+
+def test_other_environments_take_no_arguments_of_gymnasium():
+    with pytest.raises(UserError, match=r"kwargs=.*is not an option of DMC"):
+        load_config(["env.kwargs.max_episode_steps=9"])
+    with pytest.raises(UserError, match="max_episode_steps=0 must be a whole number of at least 1"):
+        load_config(["env=gym", "env.max_episode_steps=0"])
+
+
+def test_a_resumed_run_may_get_a_time_limit():
+    """Nothing else that the replay depends on may change, as a run of before the option has none."""
+    before = load_config(["env=gym"]).env
+    old = {key: value for key, value in before.items() if key != "max_episode_steps"}
+    after = load_config(["env=gym", "env.max_episode_steps=9"]).env
+    assert replayed(before) == replayed(after) == replayed(old)
+    assert replayed(before) != replayed(load_config(["env=gym", "env.kwargs.g=9"]).env)
 
 
 def test_groups_within_groups_follow_by_themselves():

@@ -95,6 +95,18 @@ def test_a_time_limit_truncates_and_replaces_the_own_one():
         GymEnv("Limited-v0", obs="state", kwargs={"max_episode_steps": 4}, max_episode_steps=3)
 
 
+def test_a_snapshot_beyond_another_time_limit_is_refused():
+    long, short = (GymEnv("Odd-v0", obs="state", max_episode_steps=limit) for limit in (9, 3))
+    long.reset()
+    for steps in (3, 4):
+        while len(long.snapshot()["tape"]) < steps:
+            long.step(np.zeros(1))
+        if steps == 3:
+            short.restore(long.snapshot())
+    with pytest.raises(UserError, match="over after 3 of its 4 actions"):
+        short.restore(long.snapshot())
+
+
 BINARY = np.tile(np.array([0, 1], np.uint8), (16, 8))
 
 

@@ -37,7 +37,7 @@ def test_each_camera_has_its_part_of_the_embedding():
     assert not changed[..., width + encoder.cameras[WRIST].out_dim :].any()
 
 
-def test_each_camera_is_rebuilt_and_weighs_as_the_first_unless_named():
+def test_each_camera_is_rebuilt_and_weighs_as_the_first():
     world = model(observations=TWO_CAMERAS)
     rows = with_reset(batch(observations=TWO_CAMERAS))
     losses, rollout = world.losses(rows, world.initial(2))

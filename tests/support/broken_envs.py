@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from pathlib import Path
 
@@ -26,6 +27,8 @@ class Broken(Counter):
             raise ValueError("the gripper is gone")
         if self._how == "exit":
             os._exit(7)
+        if self._how == "sys.exit":
+            sys.exit(3)
         if self._how == "hang":
             time.sleep(600)
         if self._how == "nan observation":
@@ -42,6 +45,13 @@ class Unbuildable(Counter):
 
     def __init__(self, seed: int = 0) -> None:
         raise RuntimeError("no such asset")
+
+
+class Leaves(Counter):
+    """Ends the process while it is built."""
+
+    def __init__(self, seed: int = 0) -> None:
+        sys.exit(4)
 
 
 class HangsInBuilding(Counter):

@@ -134,8 +134,12 @@ class GymEnv(gymnasium.Env):
             return self._last
         self._begin(episode)
         for action in np.asarray(snapshot["tape"], np.float32):
-            if not self._over:
-                self.step(action)
+            if self._over:
+                raise UserError(
+                    f"{self.name}: the episode of a snapshot is over after {len(self._actions)} of its "
+                    f"{len(snapshot['tape'])} actions, so it cannot be restored: its time limit is another now."
+                )
+            self.step(action)
         for key, value in snapshot["observed"].items():
             if not np.array_equal(np.asarray(value), self._last[key]):
                 raise UserError(

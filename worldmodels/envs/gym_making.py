@@ -59,7 +59,7 @@ def frames_per_step(env: gymnasium.Env) -> int:
 
     A range that is drawn from counts as its mean.
     """
-    given = env.spec.kwargs.get(SKIP, 1) if env.spec is not None else 1
+    given = (env.spec.kwargs.get(SKIP) if env.spec is not None else None) or 1
     low, high = given if isinstance(given, list | tuple) else (int(given), int(given) + 1)
     frames = (low + high - 1) // 2
     while isinstance(env, gymnasium.Wrapper):

@@ -63,7 +63,7 @@ def starts(space: spaces.Space) -> np.ndarray:
 
 def listed(parts: Parts, what: list[Any]) -> str:
     """Write parts as a sentence holds them, each with something about it."""
-    return ", ".join(f"{name or 'all'} ({about})" for (name, _), about in zip(parts, what, strict=True))
+    return ", ".join(f"{name} ({about})" if name else str(about) for (name, _), about in zip(parts, what, strict=True))
 
 
 def numbers(name: str, value: Any, size: int, what: str) -> np.ndarray:

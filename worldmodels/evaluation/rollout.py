@@ -89,6 +89,8 @@ def play(
         done = done | rows["is_last"]
         if done.all():
             break
+    if kept_bytes and step >= most:
+        tell_once(log, f"evaluation: rows beyond the first {most} of an episode are scored and not kept, for memory.")
     stacked = {key: torch.stack([row[key] for row in kept], 1) for key in rows}
     return EpisodeBatch(returns.tolist(), stacked, lengths.tolist(), told.tolist(), int((~done).sum()))
 
