@@ -51,6 +51,13 @@ class HangsInBuilding(Counter):
         time.sleep(600)
 
 
+class SlowToRestore(Counter):
+    """Replays for longer than anyone waits."""
+
+    def restore(self, snapshot):
+        time.sleep(600)
+
+
 class Forgetful(Counter):
     """Its snapshot leaves the step out."""
 
