@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import os
 import traceback
 from collections.abc import Iterable
@@ -10,6 +11,8 @@ from typing import Any
 
 MISSING: Any = type("Missing", (), {"__repr__": lambda self: "missing", "__reduce__": lambda self: "MISSING"})()
 """The value of an option that was not given."""
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""Numbers of an OSError when a disk, or a user's share of it, is full."""
 LONGEST = 80
 """Characters of a value that a message shows."""
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import errno
+import importlib
+import itertools
 import os
 import re
 import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 import torch
 from omegaconf import OmegaConf
 from places import ROOT
+from tensorboard.summary.writer.record_writer import RecordWriter
 from toy_runs import ENV, REST, WORDS
 
 from worldmodels.commands import console
@@ -26,6 +30,7 @@ from worldmodels.evaluation.report import evaluate_finished_run
 from worldmodels.runs.edit import override, require_learned
 from worldmodels.runs.folders import AVERAGE, read_checkpoint, read_config, save_config, versions
 from worldmodels.runs.loading import load_run
+from worldmodels.training.logs import MetricsCsv
 from worldmodels.training.run import planner_config, resumed_config
 from worldmodels.training.setup import rows_kept
 
@@ -232,7 +237,8 @@ def test_the_word_that_a_run_was_trained_with_keeps_its_options(run_folder):
 def test_a_path_that_cannot_be_written_is_one_sentence(said, tmp_path):
     (tmp_path / "file").write_text("")
     assert_matches(
-        said.refusal("train", *WORDS, f"run_dir={tmp_path / 'file' / 'run'}"), "cannot be written .*choose another path"
+        said.refusal("train", *WORDS, f"run_dir={tmp_path / 'file' / 'run'}"),
+        "cannot be read or written .*choose another path",
     )
     assert_matches(said.refusal("collect", *ENV, "planner=random", f"to={tmp_path / 'file'}"), "choose another")
 
@@ -602,3 +608,91 @@ def test_every_script_is_a_command():
     assert scripts == set(console.COMMANDS)
     modules = {path.stem for path in (ROOT / "worldmodels" / "commands").glob("[!_]*.py")}
     assert scripts == modules - {"console"}
+
+
+def full_after(calls: int, method):
+    """A method that finds the disk full after so many calls."""
+    made = itertools.count()
+    return lambda *args, **kwargs: no_space() if next(made) >= calls else method(*args, **kwargs)
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(("kind", "name"), [(MetricsCsv, "save"), (RecordWriter, "write")])
+def test_a_disk_too_full_for_a_log_saves_what_was_learned(said, unscored, run_folder, monkeypatch, kind, name):
+    """In one sentence, without a traceback of TensorBoard's thread."""
+    with monkeypatch.context() as patch:
+        patch.setattr(kind, name, full_after(5, getattr(kind, name)))
+        message = said.refusal("train", f"resume={run_folder}", "frames=180", "trainer.log_every=1")
+    assert_matches(message, f"No space left on device.: free some space; what was learned .* resume={run_folder}")
+    assert read_checkpoint(run_folder)["counters"]["updates"] > 30
+    assert said.exit("train", f"resume={run_folder}", "frames=180") == (0, "")
+
+
+@pytest.mark.process
+def test_a_disk_full_before_any_checkpoint_says_to_start_again(said, unscored, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", no_space)
+        message = said.refusal("train", *WORDS, f"run_dir={tmp_path / 'run'}")
+    assert_matches(message, "there is none before it: free some space and start again")
+
+
+def forbidden(self, *_, **__):
+    raise PermissionError(errno.EACCES, "Permission denied", str(self))
+
+
+def forbid(monkeypatch, folder: Path) -> None:
+    """Let nothing be written into a folder, for whoever may write everywhere too."""
+    write = tempfile.TemporaryFile
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda dir: forbidden(dir) if dir == folder else write(dir=dir))
+
+
+@pytest.mark.process
+def test_a_run_that_cannot_be_written_is_told_before_it_plays(said, run_folder, tmp_path, monkeypatch):
+    forbid(monkeypatch, run_folder)
+    monkeypatch.setattr("worldmodels.evaluation.report.play_held_out", lambda *_, **__: pytest.fail("it plays"))
+    for name in ("evaluate", "imagine"):
+        message = said.refusal(name, f"run={run_folder}")
+        assert_matches(message, "cannot be written .Permission denied.: say another folder with to=")
+    there = tmp_path / "there"
+    forbid(monkeypatch, there)
+    for name, words in (
+        ("compare", (f"runs={run_folder}",)),
+        ("sweep", (f"run={run_folder}", "over=planner.temperature", "values=1")),
+        ("benchmark", ()),
+    ):
+        to = there / "x.json" if name == "benchmark" else there
+        assert_matches(said.refusal(name, *words, f"to={to}"), "there cannot be written .Permission denied")
+
+
+@pytest.mark.process
+def test_a_recording_without_permission_does_not_ask_for_space(said, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "posix_fallocate", lambda *_: forbidden("x"))
+    message = said.refusal("collect", *ENV, "planner=random", f"to={tmp_path / 'data'}")
+    assert_matches(message, "cannot be made for .Permission denied.: choose a folder that you may write")
+
+
+@pytest.mark.process
+def test_scores_and_clips_go_where_to_says(said, run_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("worldmodels.evaluation.report.baselines", lambda *_: {"random": 0.0})
+    before = {path.name: path.stat().st_mtime_ns for path in run_folder.iterdir()}
+    for name, file in (("evaluate", "evaluation.json"), ("imagine", "imagine.json")):
+        to = tmp_path / "a=b (é)" / name
+        assert said.exit(name, f"run={run_folder}", "episodes=2", f"to={to}") == (0, "")
+        assert (to / file).is_file()
+    assert before == {path.name: path.stat().st_mtime_ns for path in run_folder.iterdir()}
+
+
+@pytest.mark.parametrize("name", console.COMMANDS)
+def test_every_command_lists_its_words(monkeypatch, capsys, name):
+    module = importlib.import_module(f"worldmodels.commands.{name}")
+    monkeypatch.setattr(sys, "argv", ["worldmodels", name, "--help"])
+    with pytest.raises(SystemExit):
+        console.console()
+    told = capsys.readouterr().out.splitlines()
+    for key, word in module.WORDS.items():
+        assert sum(line.startswith(f"  {key}=") and line.endswith(word.help) for line in told) == 1, key
+    assert module.WORDS or "It takes no words." in told
+
+
+def test_words_of_a_command_that_takes_none_are_refused(said):
+    assert_matches(said.refusal("doctor", "seed=1"), "doctor.py takes no words, and 'seed=1' is one")

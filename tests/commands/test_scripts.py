@@ -21,6 +21,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from toy_runs import ENV, REST, UPDATES, WORDS, script, spawn
 
 from worldmodels.common.files import read_rows
+from worldmodels.common.video import KINDS
 from worldmodels.config import load_config
 from worldmodels.data.replay import Replay
 from worldmodels.errors import UserError
@@ -34,6 +35,12 @@ pytestmark = pytest.mark.process
 # What a training leaves behind ---------------------------------------------------------------------------------------
 
 
+def video_of(folder: Path) -> Path:
+    """The one video in a folder."""
+    (file,) = [file for file in folder.glob("evaluation.*") if file.suffix in KINDS]
+    return file
+
+
 def test_a_run_folder_holds_what_people_script_against(finished_run):
     names = {path.name for path in finished_run.iterdir()}
     assert any(name.startswith("events.out.tfevents.") for name in names)
@@ -44,7 +51,6 @@ def test_a_run_folder_holds_what_people_script_against(finished_run):
         "metrics.csv",
         "replay",
         "evaluation.json",
-        "evaluation.mp4",
         "imagine.json",
         "imagine.gif",
         "imagine.png",
@@ -74,7 +80,7 @@ def test_a_run_folder_holds_what_people_script_against(finished_run):
         assert len(errors[key]) == 3
         assert all(error >= 0 for error in errors[key])
     assert all(b <= last + 1e-9 for b, last in zip(errors["blend_error"], errors["last_frame_error"], strict=True))
-    video = cv2.VideoCapture(str(finished_run / "evaluation.mp4"))
+    video = cv2.VideoCapture(str(video_of(finished_run)))
     assert video.get(cv2.CAP_PROP_FRAME_COUNT) == 6
 
 
@@ -236,7 +242,7 @@ def test_evaluating_with_another_planner_needs_no_retraining(run_folder, monkeyp
     folder = run_folder / "evaluations" / ",".join(sorted(planner))
     result = json.loads((folder / "evaluation.json").read_text())
     assert (run_folder / "evaluation.json").read_bytes() == own  # the training's own score stays
-    assert (folder / "evaluation.mp4").exists()
+    assert video_of(folder).exists()
     assert (result["planner"], result["episodes"], result["evaluation_seed"]) == ("cem", 3, 7)
     assert len(result["returns"]) == len(result["returns_stochastic"]) == 3
     assert (run_folder / "config.yaml").read_bytes() == before

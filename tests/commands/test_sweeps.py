@@ -19,8 +19,8 @@ from worldmodels.training.hydra_main import run_hydra
 def test_a_multirun_makes_a_run_of_each_value(said, unscored, own, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words = (*WORDS, "frames=90", "planner=mine", "--config-dir", str(own))
-    assert said.exit("train", "-m", "seed=0,1", "run_dir=runs/${seed}", *words) == (0, "")
-    assert [OmegaConf.load(tmp_path / "runs" / seed / "config.yaml").seed for seed in "01"] == [0, 1]
+    assert said.exit("train", "-m", "seed=0,1", "run_dir=runs/é=${seed}", *words) == (0, "")
+    assert [OmegaConf.load(tmp_path / "runs" / f"é={seed}" / "config.yaml").seed for seed in "01"] == [0, 1]
     assert {path.name for path in tmp_path.iterdir()} == {"own", "runs"}
 
 

@@ -9,7 +9,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from worldmodels.config import load_config
-from worldmodels.config.words import merge, quoted
+from worldmodels.config.words import dataset_word, merge, path_word, quoted, readable, unquoted
 from worldmodels.errors import UserError
 from worldmodels.runs.edit import override, replayed
 
@@ -133,3 +133,47 @@ except UserError as error:
 """
     asked = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (asked.returncode, asked.stderr) == (1, "there is no key 'nonsense'. Did you mean 'seed'?\n")
+
+
+PATHS = [
+    "José/x",
+    "lr=0.001",
+    "try (2)",
+    "it's",
+    "2026",
+    "true",
+    "a\\b",
+    "a\\",
+    "\\\\'",
+    "a,b",
+    "[x]",
+    "%d é 世",
+    " a\n",
+]
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_path_is_taken_as_it_is(path):
+    """By Hydra, and by its own main, which hands its words on in quotes."""
+    assert load_config([path_word("run_dir", path)]).run_dir == path
+    assert load_config([dataset_word(path)]).data.dataset == ([path[1:-1]] if path == "[x]" else path)
+    assert unquoted(readable(f"run_dir={path}")) == f"run_dir={path}"
+    assert unquoted(quoted("run_dir", path)) == f"run_dir={path}"
+
+
+def test_a_path_may_name_another_key():
+    assert load_config([path_word("run_dir", "é/${seed}"), "seed=3"]).run_dir == "é/3"
+    assert unquoted("run_dir=runs/$\\{seed\\}") == "run_dir=runs/${seed}", "as a sweep hands it on"
+
+
+def test_no_path_is_null():
+    assert load_config([path_word("run_dir", "null")]).run_dir is None
+    assert load_config([dataset_word("null")]).data.dataset is None
+
+
+def test_a_dataset_that_exists_is_found_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "é,a").mkdir()
+    assert load_config([dataset_word("é,a")]).data.dataset == str(tmp_path / "é,a")
+    found = load_config([dataset_word("['é,a',minari:D4RL/x-v0,it's]")]).data.dataset
+    assert found == [str(tmp_path / "é,a"), "minari:D4RL/x-v0", "it's"]

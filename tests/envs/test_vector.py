@@ -203,6 +203,37 @@ def test_an_environment_that_hangs_in_building_is_said(monkeypatch):
         VectorEnv({"_target_": "broken_envs.HangsInBuilding"}, 1, seed=0, timeout=1.0)
 
 
+def test_restoring_slowly_ends_in_new_episodes(monkeypatch):
+    """Not in the end of a resumed run. The sentence tells how long it was waited, whichever is longer."""
+    for timeout, least, waited in ((1.0, 1.5, "2 s"), (0.5, 1.5, "1.5 s")):
+        monkeypatch.setattr("worldmodels.envs.vector.START_SECONDS", 60.0)
+        with VectorEnv({"_target_": "broken_envs.SlowToRestore"}, 2, 0, timeout) as envs:
+            envs.reset()
+            envs.step(torch.zeros(2, 2))
+            before, snapshots = envs.pids, envs.snapshot()
+            monkeypatch.setattr("worldmodels.envs.vector.START_SECONDS", least)
+            with pytest.raises(UserError, match=f"did not answer within {waited}; raise step_timeout"):
+                envs.restore(snapshots)
+            monkeypatch.setattr("worldmodels.envs.vector.START_SECONDS", 60.0)
+            assert envs.reset()["is_first"].all()
+            assert not set(envs.pids) & set(before)
+
+
+@pytest.mark.parametrize(
+    ("env", "rate"),
+    [
+        ({"_target_": "worldmodels.envs.dmc.DMC", "task": "walker_walk", "obs": "state", "action_repeat": 2}, 20),
+        ({"_target_": "worldmodels.envs.gym.GymEnv", "id": "CartPole-v1", "obs": "state", "action_repeat": 4}, 12.5),
+        ({"_target_": "worldmodels.envs.maze.Maze", "obs": "state"}, 12.5),
+        ({"_target_": "worldmodels.envs.toy.Counter"}, None),
+    ],
+    ids=lambda x: x["_target_"].rpartition(".")[2] if isinstance(x, dict) else "",
+)
+def test_an_environment_tells_how_fast_it_is(env, rate):
+    with VectorEnv(env, 1, 0) as envs:
+        assert envs.frame_rate() == (rate and pytest.approx(rate))
+
+
 def test_busy_workers_die_with_a_parent_that_is_killed(tmp_path):
     script = (
         f"import sys, torch\nsys.path[:0] = [{str(SUPPORT)!r}]\n"

@@ -18,6 +18,7 @@ from worldmodels.evaluation import report, rollout
 from worldmodels.evaluation.baselines import Constant
 from worldmodels.evaluation.rollout import EpisodeBatch, evaluate, play, play_baseline, record_baseline
 from worldmodels.runs.loading import load_run
+from worldmodels.visualization.imagination import draw_strip
 
 COUNTER = {
     "_target_": "worldmodels.envs.toy.Counter",
@@ -164,6 +165,22 @@ def test_held_out_windows_lie_within_one_episode():
     assert found["state"].tolist() == [[0, 1, 2, 3], [4, 5, 6, 7], [9, 10, 11, 12]]
     with pytest.raises(UserError, match="lower context or imag_horizon"):
         report.windows(EpisodeBatch([0.0, 0.0], rows, [9, 5]), 10)
+
+
+@pytest.mark.parametrize("value", [0, 255, 102])
+def test_image_errors_of_constant_frames_are_numbers(run, value):
+    """Where every frame is the mean frame, there is nothing to blend in, and no division by it."""
+    shape = (3, 5)
+    batch = {
+        "pixels": torch.full((*shape, 3, 16, 16), value, dtype=torch.uint8),
+        "state": torch.zeros(*shape, 6),
+        "action": torch.zeros(*shape, 2),
+        "is_first": torch.zeros(shape, dtype=torch.bool),
+    }
+    made = report.image_errors(run, batch, torch.full((3, 16, 16), value / 255), 2, 3, futures=1)
+    assert made["errors"]["blend_error"] == pytest.approx([0.0] * 3, abs=1e-9)
+    assert all(np.isfinite(values).all() for key, values in made["errors"].items() if key.endswith("_error"))
+    assert np.isfinite(draw_strip(made["clip"])).all()
 
 
 def test_image_errors__has_baselines_that_see_no_action(run):

@@ -61,6 +61,13 @@ class HangsInBuilding(Counter):
         time.sleep(600)
 
 
+class SlowToRestore(Counter):
+    """Replays for longer than anyone waits."""
+
+    def restore(self, snapshot):
+        time.sleep(600)
+
+
 class Forgetful(Counter):
     """Its snapshot leaves the step out."""
 

@@ -8,31 +8,46 @@ TD-MPC2's sizes: `only=tdmpc,mppi`, `envs=1,16`.
 
 from __future__ import annotations
 
+from worldmodels.common.arguments import (
+    Word,
+    parse_count,
+    parse_counts,
+    parse_names,
+    parse_path,
+    parsers,
+    split_arguments,
+)
+
+WORDS = {
+    "suite": Word(str, "training (the default), backbones or planning"),
+    "repeats": Word(parse_count, "how often each is timed; the median is told"),
+    "to": Word(parse_path, "the JSON to write"),
+    "lengths": Word(parse_counts, "suite=backbones: lengths of sequences, as 64,1024"),
+    "only": Word(parse_names, "suite=backbones, planning: which, as ssm,rssm"),
+    "parameters": Word(parse_count, "suite=backbones: weights of each, about"),
+    "batch": Word(parse_count, "suite=backbones: sequences at once"),
+    "envs": Word(parse_counts, "suite=planning: decisions at once, as 1,16"),
+}
+CONFIGURES = "the configuration that is timed"
+
 
 def main(words: list[str]) -> None:
     """Time an update and its parts, every backbone against the length of its sequences, or every planner."""
     import inspect
+    from pathlib import Path
 
     from worldmodels.benchmarks import planning
     from worldmodels.benchmarks.backbones import measure
     from worldmodels.benchmarks.training import benchmark
-    from worldmodels.common.arguments import parse_count, parse_counts, parse_names, split_arguments
+    from worldmodels.common.files import require_writable
     from worldmodels.errors import UserError, near_match
 
     suites = {"training": benchmark, "backbones": measure, "planning": planning.measure}
-    options = {
-        "repeats": parse_count,
-        "to": str,
-        "lengths": parse_counts,
-        "only": parse_names,
-        "parameters": parse_count,
-        "batch": parse_count,
-        "envs": parse_counts,
-    }
-    own, overrides = split_arguments(words, {"suite": str, **options}, required=())
+    own, overrides = split_arguments(words, parsers(WORDS), required=())
     suite = own.pop("suite", "training")
     if suite not in suites:
         raise UserError(f"suite={suite} is not one of {', '.join(suites)}.{near_match(suite, suites)}")
     for key in own.keys() - inspect.signature(suites[suite]).parameters:
         raise UserError(f"suite={suite} has no option {key}=.")
+    require_writable(Path(own.get("to", ".")).parent)
     suites[suite](overrides, **own)

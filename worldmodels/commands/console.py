@@ -6,9 +6,10 @@ import errno
 import importlib
 import sys
 from collections.abc import Callable
+from types import ModuleType
 
 from worldmodels.common.terminal import Interrupted, show_log
-from worldmodels.errors import UserError, near_match
+from worldmodels.errors import FULL, UserError, near_match, shown
 
 DONE, MISTAKE, INTERRUPTED = 0, 1, 130
 HELP = {"--help", "-h"}
@@ -16,7 +17,8 @@ COMMANDS = ("train", "evaluate", "compare", "sweep", "imagine", "collect", "benc
 CONFIG_DIR = ("--config-dir", "-cd")
 
 
-USER_ERRNOS = (errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
+USER_ERRNOS = (*FULL, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
+USER_ERRNOS += (errno.ENAMETOOLONG, errno.ELOOP)
 """Numbers of an OSError when a path or a disk is wrong, not the program."""
 
 
@@ -38,7 +40,18 @@ def console() -> None:
 def script(command: str) -> None:
     """Run a command with the arguments of this process."""
     module = importlib.import_module(f"worldmodels.commands.{command}")
-    run(module.main, getattr(module, "options", None))
+    run(module.main, getattr(module, "options", lambda _: words_of(module)))
+
+
+def words_of(command: ModuleType) -> str:
+    """List the words that a command takes, and say where others are listed that it passes on."""
+    from worldmodels.common.arguments import listed
+
+    if not command.WORDS:
+        return "It takes no words."
+    more = getattr(command, "CONFIGURES", None)
+    others = f"\nOther words change {more}: see `python scripts/train.py --help`." if more else ""
+    return listed(command.WORDS) + others
 
 
 def _about(command: str) -> str:
@@ -68,8 +81,9 @@ def run(main: Callable[[list[str]], int | None], more_help: Callable[[list[str]]
     except OSError as error:
         if error.errno not in USER_ERRNOS:
             raise
-        mend = "free some space and use resume=" if error.errno == errno.ENOSPC else "choose another path"
-        sys.stderr.write(f"error: {error.filename or 'a file'} cannot be written ({error.strerror}): {mend}.\n")
+        mend = "free some space and use resume=" if error.errno in FULL else "choose another path"
+        where = shown(error.filename or "a file")
+        sys.stderr.write(f"error: {where} cannot be read or written ({error.strerror}): {mend}.\n")
         sys.exit(MISTAKE)
     sys.exit(DONE)
 

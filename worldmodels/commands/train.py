@@ -8,6 +8,16 @@ continues a run, `world_model=<run>` trains a planner on its frozen model, `data
 
 from __future__ import annotations
 
+from worldmodels.common.arguments import Word, listed, parse_list, parse_path
+
+WORDS = {
+    "run_dir": Word(parse_path, "the new run folder (runs/<date>_<time>_<task>_<dynamics>_<planner>)"),
+    "data": Word(parse_list, "a recording, HDF5 or npz files, minari:<id>, or a list of them: learn without acting"),
+    "resume": Word(parse_path, "a run folder, to continue it"),
+    "world_model": Word(parse_path, "a run folder, to train a planner on its frozen world model"),
+    "trust": Word(parse_list, "modules of your own whose classes may be named"),
+}
+
 
 def main(words: list[str]) -> None:
     """Train, evaluate, draw. See configs/train.yaml for every key."""
@@ -27,4 +37,4 @@ def options(words: list[str]) -> str:
     from worldmodels.training.run import shown_config
 
     words = [word for word in words if not word.startswith("-")]
-    return help_text(shown_config(words), words)
+    return f"{listed(WORDS)}\n\n{help_text(shown_config(words), words)}"

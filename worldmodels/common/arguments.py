@@ -2,10 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import os
+import re
+import shlex
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
-from worldmodels.errors import UserError
+from worldmodels.errors import UserError, shown
+
+LONGEST_NAME = 255
+"""Bytes in the name of a file or a folder, on any disk that people use."""
+
+
+class Word(NamedTuple):
+    """A word that a command takes for itself."""
+
+    parse: Callable[[str], Any]
+    help: str
+
+
+def parsers(words: Mapping[str, Word]) -> dict[str, Callable[[str], Any]]:
+    """Return how the value of each word is read."""
+    return {key: word.parse for key, word in words.items()}
+
+
+def listed(words: Mapping[str, Word]) -> str:
+    """List words with a line each, as ``--help`` prints them."""
+    lines = [f"  {key + '=':<15} {word.help}" for key, word in words.items()]
+    return "\n".join(["words:", *lines])
 
 
 def split_arguments(
@@ -18,14 +42,24 @@ def split_arguments(
         if key not in known:
             rest.append(word)
             continue
-        try:
-            own[key] = known[key](value)
-        except ValueError:
-            raise UserError(f"{key}={value} must be {EXPECTED[known[key]]}.") from None
+        own[key] = convert(key, value, known[key])
     for key in required:
         if key not in own:
             raise UserError(f"say which {key}: {key}=<…>; this script takes {', '.join(f'{k}=' for k in known)}.")
     return own, rest
+
+
+def convert(key: str, text: str, parse: Callable[[str], Any]) -> Any:
+    """Convert the value of a word, or refuse it."""
+    try:
+        return parse(text)
+    except ValueError:
+        raise UserError(f"{key}={shown(text)} must be {EXPECTED[parse]}.", option=key, value=text) from None
+
+
+def shell_word(key: str, value: object) -> str:
+    """Write a word as a shell takes it, whatever its value holds."""
+    return shlex.quote(f"{key}={value}")
 
 
 def parse_whole(text: str) -> int:
@@ -52,13 +86,34 @@ def parse_names(text: str) -> list[str]:
     return text.split(",")
 
 
+ITEM = re.compile(r"""\s*(?:'([^']*)'|"([^"]*)"|([^,]*?))\s*(?:,|$)""")
+"""An item of a list, which may stand in quotes, and the comma behind it."""
+
+
 def parse_list(text: str) -> list[str]:
     """Read the items between commas, with or without brackets around all of it. Items may hold spaces."""
-    inner = text.strip().removeprefix("[").removesuffix("]")
-    found = [part.strip().strip("'\"") for part in inner.split(",")]
-    if not all(found):
+    inner = text.strip()
+    if inner.startswith("[") and inner.endswith("]"):
+        inner = inner[1:-1].strip()
+    found = [next(filter(None, match.groups()), "") for match in ITEM.finditer(inner) if match.start() < len(inner)]
+    if not found or not all(found) or inner.endswith(","):
         raise ValueError(text)
     return found
+
+
+def parse_path(text: str) -> str:
+    """Read a path as it is, but for ``~``, which a shell leaves where it does not stand alone."""
+    path = os.path.expanduser(text)
+    if not path or any(
+        len(name.encode()) > LONGEST_NAME for name in path.split(os.sep)
+    ):  # text that is none raises too
+        raise ValueError(text)
+    return path
+
+
+def parse_paths(text: str) -> list[str]:
+    """Read one path, or several between commas."""
+    return [parse_path(text)] if os.path.exists(text) else [parse_path(item) for item in parse_list(text)]
 
 
 def parse_bool(text: str) -> bool:
@@ -69,6 +124,9 @@ def parse_bool(text: str) -> bool:
 
 
 EXPECTED = {
+    str: "a text",
+    parse_path: f"a path of names with at most {LONGEST_NAME} bytes each",
+    parse_paths: f"a path or a list of paths, of names with at most {LONGEST_NAME} bytes each",
     parse_list: "a list such as [one,two]",
     parse_bool: "true or false",
     parse_whole: "a whole number of at least 0",

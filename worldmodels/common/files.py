@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import math
 import os
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from worldmodels.common.figures import write_figure
+from worldmodels.errors import UserError, shown
 
 log = logging.getLogger(__name__)
 
@@ -23,11 +26,37 @@ GIB = 2**30
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write indented JSON, whole or not at all, into a folder that is made where it is missing."""
+    """Write indented JSON, whole or not at all, into a folder that is made where it is missing.
+
+    Numbers that are not finite, which JSON has no words for, are null.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.part")
-    unfinished.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(unfinished, path)
+    try:
+        unfinished.write_text(json.dumps(finite(content), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        os.replace(unfinished, path)
+    except OSError:
+        unfinished.unlink(missing_ok=True)
+        raise
+
+
+def finite(content: Any) -> Any:
+    """Return plain containers with null in the place of NaN and infinity."""
+    if isinstance(content, Mapping):
+        return {key: finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
+
+
+def require_writable(folder: Path, mend: str = "say another folder with to=") -> None:
+    """Make a folder where it is missing, and refuse one that nothing can be written into, before any work is done."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"x")
+    except OSError as error:
+        raise UserError(f"{shown(folder)} cannot be written ({error.strerror}): {mend}.") from error
 
 
 @dataclass(frozen=True)

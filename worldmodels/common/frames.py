@@ -36,11 +36,11 @@ def enlarge(image: UInt8[np.ndarray, "H W 3"], side: int = 128) -> UInt8[np.ndar
     return image.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
-def gif_bytes(frames: UInt8[np.ndarray, "T H W 3"], fps: int = 10) -> bytes:
+def gif_bytes(frames: UInt8[np.ndarray, "T H W 3"], fps: float | int = 10) -> bytes:
     """Encode an endless animation."""
     images = [Image.fromarray(frame).quantize(128, dither=Image.Dither.NONE) for frame in frames]
     stream = io.BytesIO()
-    images[0].save(stream, "GIF", save_all=True, append_images=images[1:], duration=1000 // fps, loop=0)
+    images[0].save(stream, "GIF", save_all=True, append_images=images[1:], duration=max(20, round(1000 / fps)), loop=0)
     return stream.getvalue()
 
 
@@ -54,12 +54,3 @@ def add_gif(writer: SummaryWriter, tag: str, frames: UInt8[np.ndarray, "T H W 3"
 def write_png(path: Path, image: UInt8[np.ndarray, "H W 3"]) -> None:
     """Write a still image."""
     Image.fromarray(image).save(path)
-
-
-def write_mp4(path: Path, frames: UInt8[np.ndarray, "T H W 3"], fps: int) -> None:
-    """Write a video file."""
-    height, width = frames.shape[1:3]
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), fps, (width, height))
-    for frame in frames:
-        writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
-    writer.release()

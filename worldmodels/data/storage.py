@@ -22,7 +22,7 @@ from torch import Tensor
 from torchrl.data import LazyMemmapStorage
 
 from worldmodels.common.files import GIB
-from worldmodels.errors import UserError
+from worldmodels.errors import FULL, UserError
 
 Spec = dict[str, tuple[tuple[int, ...], torch.dtype]]
 LESS = "lower `frames` or `data.capacity` (rows kept) or `env.size` (image size)"
@@ -183,9 +183,11 @@ def create(directory: Path, layout: ReplayLayout, limit_gib: int | float) -> Non
         shutil.rmtree(building, ignore_errors=True)
         if isinstance(error, UserError):
             raise
-        raise UserError(
-            f"{what}, which {directory} has no place for ({error.strerror}): free some space, or {LESS}."
-        ) from error
+        if error.errno in FULL:
+            mend = f"has no place for ({error.strerror}): free some space, or {LESS}"
+        else:
+            mend = f"cannot be made for ({error.strerror}): choose a folder that you may write"
+        raise UserError(f"{what}, which {directory} {mend}.") from error
 
 
 def map_files(directory: Path, layout: ReplayLayout) -> tuple[TensorDict, Ledger]:

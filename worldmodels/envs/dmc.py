@@ -99,6 +99,7 @@ class DMC(gymnasium.Env):
         with _without_deprecations():
             self._env = load_suite().load(*pair, task_kwargs={"random": np.random.RandomState(seed)})
         self._physics = self._env.physics
+        self.metadata = {**DMC.metadata, "render_fps": 1 / (self._env.control_timestep() * action_repeat)}
         self._camera_id = self._find_camera(camera)
         self._camera = None
         self._step_limit = min(self._env._step_limit, STEP_LIMIT if np.isinf(self._env._step_limit) else np.inf)

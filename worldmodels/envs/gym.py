@@ -72,6 +72,8 @@ class GymEnv(gymnasium.Env):
         if self._draws:
             self._env.close()
             self._env = make(id, {**given, "render_mode": "rgb_array"}, max_episode_steps)
+        if rate := self._env.metadata.get("render_fps"):
+            self.metadata = {**GymEnv.metadata, "render_fps": rate / action_repeat}
         self.observation_space = self._find_observations()
         self._takes = Actions(id, self._env.action_space)
         self.action_space = self._takes.space

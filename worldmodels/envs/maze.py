@@ -32,6 +32,8 @@ JITTER = 0.25
 """Starts and goals lie up to so far from the middle of their cells, along each axis."""
 ARRIVED = 0.2
 """Distance from a leg's end at which the next leg begins."""
+CONTROL_SECONDS = 0.01
+"""A control step."""
 
 
 class Maze(gymnasium.Env):
@@ -66,6 +68,7 @@ class Maze(gymnasium.Env):
         id, longest = MAZES[maze]
         self._limit = longest if steps is None else steps
         self._maze = _make(id)
+        self.metadata = {**self.metadata, "render_fps": 1 / (CONTROL_SECONDS * action_repeat)}
         self._point = self._maze.point_env
         self._legs, every = max_leg_cells, len(self.grid.cells)
         self._pairs = self.grid.pairs(1, self._legs) if self._legs else self.grid.pairs(min_start_goal_cells, every)

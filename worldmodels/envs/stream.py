@@ -152,6 +152,10 @@ class Stream(gymnasium.Env):
 
         return self._answered(work)
 
+    def frame_rate(self) -> dict[str, Any]:
+        """Return ``{"value": ...}`` with the steps in a second, None where the environment does not tell."""
+        return self._answered(lambda: self._built().metadata.get("render_fps"))
+
     def close(self) -> None:
         """Close the environment, if it was ever built."""
         if self._env is not None:

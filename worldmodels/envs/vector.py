@@ -42,6 +42,10 @@ START_SECONDS = 120.0
 CLOSE_SECONDS = 10.0
 
 
+class _Hanging(UserError):
+    """A worker has not answered in time."""
+
+
 class VectorEnv:
     """``num_envs`` spawned workers with shared memory, one seed each. Failures are named, nothing waits for ever.
 
@@ -63,11 +67,8 @@ class VectorEnv:
             tell_once(log, note)
         self.frames_per_decision = probed.frames_per_step * int(env.get("action_repeat", 1))
         spaces = probed.spaces
-        factories = [StreamFactory(env, seed, index, spaces, os.getpid()) for index in range(num_envs)]
-        with _without_interrupts(), self._naming_the_culprit():
-            self._envs = AsyncVectorEnv(
-                factories, shared_memory=True, copy=False, context="spawn", autoreset_mode=AutoresetMode.DISABLED
-            )
+        self._factories = [StreamFactory(env, seed, index, spaces, os.getpid()) for index in range(num_envs)]
+        self._start()
         observation, action = spaces
         self.discrete = not isinstance(action, Box)
         self.action_dim = int(action.n) if self.discrete else action.shape[0]
@@ -76,6 +77,12 @@ class VectorEnv:
             for key, space in observation.items()
         }
 
+    def _start(self) -> None:
+        with _without_interrupts(), self._naming_the_culprit():
+            self._envs = AsyncVectorEnv(
+                self._factories, shared_memory=True, copy=False, context="spawn", autoreset_mode=AutoresetMode.DISABLED
+            )
+
     @property
     def pids(self) -> list[int]:
         """The workers' process ids, in order."""
@@ -83,10 +90,10 @@ class VectorEnv:
 
     def reset(self) -> Rows:
         """Begin a new episode everywhere."""
-        envs = self._running()
-        with self._naming_the_culprit():
+        envs, seconds = self._running(), max(self.timeout, START_SECONDS)
+        with self._naming_the_culprit(seconds):
             envs.reset_async()
-            observation, info = envs.reset_wait(max(self.timeout, START_SECONDS))
+            observation, info = envs.reset_wait(seconds)
         no = np.zeros(self.num_envs, bool)
         return self._rows(observation, torch.zeros(self.num_envs, self.action_dim), no, no, no, info)
 
@@ -109,11 +116,21 @@ class VectorEnv:
     def restore(self, snapshots: list[dict[str, Any]]) -> None:
         """Go back to ``snapshots``. The next :meth:`step` continues from there.
 
-        Raise ``UserError`` for an environment that cannot. Begin new episodes everywhere then.
+        Raise ``UserError`` for an environment that cannot, or takes too long. Begin new episodes everywhere then.
         """
         if len(snapshots) != self.num_envs:
             raise UserError(f"{len(snapshots)} snapshots cannot be restored into {self.num_envs} environments.")
-        self._call("restore", [array_state(snapshot) for snapshot in snapshots])
+        try:
+            self._call("restore", [array_state(snapshot) for snapshot in snapshots], waits=2)
+        except _Hanging:  # it may only replay a long episode: others take the workers' places
+            self.close()
+            self._failure = None
+            self._start()
+            raise
+
+    def frame_rate(self) -> float | int | None:
+        """Return how many steps of an environment are a second, where it tells (``metadata["render_fps"]``)."""
+        return self._call("frame_rate")[0]
 
     def close(self) -> None:
         """End the workers: politely, and after ten seconds not."""
@@ -145,11 +162,11 @@ class VectorEnv:
             raise UserError(f"The environments ({self.name}) are closed.")
         return self._envs
 
-    def _call(self, method: str, *args: Any) -> list[Any]:
-        envs = self._running()
-        with self._naming_the_culprit():
+    def _call(self, method: str, *args: Any, waits: int = 1) -> list[Any]:
+        envs, seconds = self._running(), max(waits * self.timeout, START_SECONDS)
+        with self._naming_the_culprit(seconds):
             envs.call_async(method, *args)
-            answers = envs.call_wait(max(self.timeout, START_SECONDS))
+            answers = envs.call_wait(seconds)
         for index, answer in enumerate(answers):
             if "error" in answer:
                 raise UserError(f"Environment {self._worker(index)} failed: {sentence(answer['error'])}")
@@ -198,23 +215,27 @@ class VectorEnv:
     def _worker(self, index: int) -> str:
         return f"worker {index} ({self.name}, pid {self._envs.processes[index].pid})"
 
-    def _fail(self, message: str) -> UserError:
-        self._failure = UserError(sentence(message[0].upper() + message[1:]))
+    def _fail(self, message: str, kind: type[UserError] = UserError) -> UserError:
+        self._failure = kind(sentence(message[0].upper() + message[1:]))
         if self._envs is not None:
             _kill(self._envs)
         return self._failure
 
     @contextmanager
-    def _naming_the_culprit(self) -> Iterator[None]:
-        """Turn Gymnasium's nameless errors into one sentence that says which worker, and what became of it."""
+    def _naming_the_culprit(self, seconds: float | None = None) -> Iterator[None]:
+        """Turn Gymnasium's nameless errors into one sentence that says which worker, and what became of it.
+
+        ``seconds``: how long it is waited for, ``timeout`` where nothing is said.
+        """
+        seconds = self.timeout if seconds is None else seconds
         try:
             yield
         except multiprocessing.TimeoutError:
-            raise self._fail(self._diagnose()) from None
+            raise self._fail(self._diagnose(seconds), _Hanging) from None
         except (EOFError, OSError):  # a worker that dies breaks the pipe: BrokenPipe, ConnectionReset
-            raise self._fail(self._diagnose()) from None
+            raise self._fail(self._diagnose(seconds)) from None
 
-    def _diagnose(self) -> str:
+    def _diagnose(self, seconds: float) -> str:
         if self._envs is None:
             return f"an environment worker ({self.name}) died while starting; see its message above"
         for index, process in enumerate(self._envs.processes):
@@ -226,7 +247,7 @@ class VectorEnv:
                 )
         hanging = [i for i, pipe in enumerate(self._envs.parent_pipes) if pipe is not None and not pipe.poll(0)]
         who = ", ".join(self._worker(index) for index in hanging) or f"worker ({self.name})"
-        return f"environment {who} did not answer within {self.timeout:g} s; raise step_timeout if it is only slow"
+        return f"environment {who} did not answer within {seconds:g} s; raise step_timeout if it is only slow"
 
     def _probe(self, env: dict[str, Any], seed: int) -> Probed:
         """What a process says that builds one environment, so that the parent loads no simulator."""

@@ -21,7 +21,7 @@ from planners.base import Planner
 from planners.guided import Guided
 from planners.search.shooting import SamplingPlanner
 from worldmodels.common import precision
-from worldmodels.common.files import Report
+from worldmodels.common.files import Report, require_writable
 from worldmodels.errors import UserError, near_match
 from worldmodels.evaluation.baselines import baseline_policies
 from worldmodels.evaluation.comparison_report import BOUND, SIMULATOR, draw, label, table
@@ -88,7 +88,7 @@ def compare(
     models = {path: open_run(path, []) for path in runs}
     if against is not None:
         require_row(against, possible_names(grid, models[runs[0]], simulator))
-    Path(to).mkdir(parents=True, exist_ok=True)
+    require_writable(Path(to))
     with logging_redirect_tqdm():
         rows = [learned_row(*entry, episodes, seed) for entry in tqdm(grid, desc="planners x models", unit="entry")]
         rows += references(rows_of, planners, episodes, seed, simulator, bound)

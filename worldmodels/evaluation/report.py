@@ -20,8 +20,9 @@ from worldmodels.common import precision
 from worldmodels.common.batch import split_context
 from worldmodels.common.columns import PIXELS, cameras
 from worldmodels.common.figures import write_figure
-from worldmodels.common.files import FRAMES, read_rows, write_json
-from worldmodels.common.frames import enlarge, gif_bytes, last_frame, write_mp4, write_png
+from worldmodels.common.files import FRAMES, read_rows, require_writable, write_json
+from worldmodels.common.frames import enlarge, gif_bytes, last_frame, write_png
+from worldmodels.common.video import write_video as frames_video
 from worldmodels.data.import_dataset import replay_folder
 from worldmodels.data.replay import Replay
 from worldmodels.errors import UserError
@@ -29,26 +30,37 @@ from worldmodels.evaluation.baselines import baselines
 from worldmodels.evaluation.rollout import EPISODES_AT_ONCE, EpisodeBatch, evaluate, evaluate_oracle, table
 from worldmodels.factory import build_model, build_planner, construct
 from worldmodels.nets.encoders import pixels_to_float
-from worldmodels.runs.folders import observation_spec
+from worldmodels.runs.folders import observation_spec, read_config
 from worldmodels.runs.loading import Run
 from worldmodels.visualization.imagination import OpenLoop, draw_clips, draw_errors, draw_returns, draw_strip, open_loop
 
 log = logging.getLogger(__name__)
 
+UNTOLD_RATE = 30
+"""Steps in a second of an environment that does not tell, as Gymnasium takes it."""
 
-def variant_folder(run: Run, words: list[str]) -> Run:
-    """Return the run with a folder of its own for the scores of a variant, or the run itself without one.
 
-    No variant then replaces another's scores.
+def results_folder(run: str, words: list[str], to: str | None = None) -> Path:
+    """Return the folder for a run's scores: ``to``, or one of its own for a variant, or else the run's.
 
-    Words that change nothing but where or how fast it runs count too: what was said is what the folder is called.
+    No variant then replaces another's scores. Words that change nothing but where or how fast it runs count too: what
+    was said is what the folder is called.
+
+    Raises:
+        UserError: it cannot be written.
     """
-    if not words:
-        return run
-    folder = run.path / "evaluations" / ",".join(sorted(words)).replace("/", "-")[:200]
-    log.info("with %s: scores go into %s", " ".join(words), folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    return replace(run, path=folder)
+    read_config(Path(run))  # no folder is made beside a mistake
+    folder = Path(to or run)
+    if words and not to:
+        folder = folder / "evaluations" / short_name(",".join(sorted(words)).replace("/", "-"))
+        log.info("with %s: scores go into %s", " ".join(words), folder)
+    require_writable(folder)
+    return folder
+
+
+def short_name(name: str, longest: int = 200) -> str:
+    """Cut a name to so many bytes, which a disk counts, and not letters."""
+    return name.encode()[:longest].decode(errors="ignore")
 
 
 def score(run: Run, episodes: int, seed: int) -> EpisodeBatch:
@@ -129,10 +141,13 @@ def with_random_weights(run: Run) -> Run:
 
 
 def write_video(run: Run, episodes: EpisodeBatch) -> None:
-    """The first evaluation episode as mp4, in real time for 100 control steps a second."""
+    """Write the first evaluation episode as a video, as fast as its environment says that it is."""
     frames = last_frame(episodes.rows["pixels"][0, : episodes.lengths[0]]).permute(0, 2, 3, 1).numpy()
-    fps = max(1, 100 // run.cfg.env.get("action_repeat", 1))
-    write_mp4(run.path / "evaluation.mp4", np.stack([enlarge(f, 256) for f in frames]), fps)
+    rate = episodes.frame_rate
+    if rate is None:
+        rate = UNTOLD_RATE / run.cfg.env.get("action_repeat", 1)
+        log.info("the environment tells no render_fps in its metadata: its video has %g frames a second", rate)
+    frames_video(run.path, "evaluation", np.stack([enlarge(f, 256) for f in frames]), rate)
 
 
 def windows(episodes: EpisodeBatch, length: int, to_the_end: bool = False) -> dict[str, Tensor]:
@@ -190,7 +205,8 @@ def image_errors(
     last = clip.truth[:, context - 1 : context]
     # The best share of the mean frame at each step, in hindsight: the strongest predictor that looks at no action.
     toward = mean.to(device) - last
-    share = ((truth - last) * toward).sum((0, 2, 3, 4)) / toward.square().sum()
+    room = toward.square().sum().clamp(min=1e-12)  # 0 where frames are all black, for example
+    share = ((truth - last) * toward).sum((0, 2, 3, 4)) / room
     blend = last + share[None, :, None, None, None] * toward
     errors = {
         "steps": list(range(1, imag_horizon + 1)),
@@ -206,8 +222,10 @@ def image_errors(
     return {"errors": errors, "clip": clip}
 
 
-def score_imagination(run: Run, held_out: EpisodeBatch, context: int, imag_horizon: int, futures: int) -> None:
-    """Write ``imagine.json``, clips as GIF and PNG, and the error curves, all into the run folder.
+def score_imagination(
+    run: Run, held_out: EpisodeBatch, context: int, imag_horizon: int, futures: int, folder: Path
+) -> None:
+    """Write ``imagine.json``, clips as GIF and PNG, and the error curves, all into ``folder``.
 
     Of a further camera under its name: ``imagine_<name>.json`` and so on.
     """
@@ -220,11 +238,11 @@ def score_imagination(run: Run, held_out: EpisodeBatch, context: int, imag_horiz
         name = f"imagine{camera.removeprefix(PIXELS)}"
         made = image_errors(run, batch, mean_frame(replay, camera), context, imag_horizon, futures, camera)
         errors, clip = made["errors"], made["clip"]
-        write_json(run.path / f"{name}.json", errors)
-        (run.path / f"{name}.gif").write_bytes(gif_bytes(draw_clips(clip)))
-        write_png(run.path / f"{name}.png", draw_strip(clip))
+        write_json(folder / f"{name}.json", errors)
+        (folder / f"{name}.gif").write_bytes(gif_bytes(draw_clips(clip)))
+        write_png(folder / f"{name}.png", draw_strip(clip))
         curves = {key.removesuffix("_error"): torch.tensor(errors[key]) for key in errors if key.endswith("_error")}
-        write_figure(run.path / f"{name}_errors.png", draw_errors(curves))
+        write_figure(folder / f"{name}_errors.png", draw_errors(curves))
         log.info("%s\n%s\n", "" if camera == PIXELS else f"camera {camera}", error_table(errors))
 
 
@@ -255,6 +273,7 @@ def evaluate_finished_run(run: Run, cfg: DictConfig) -> None:
     held_out = score(run, cfg.evaluation.episodes, cfg.evaluation.seed)
     draw_curve(run)
     try:
-        score_imagination(run, held_out, cfg.evaluation.context, cfg.evaluation.imag_horizon, cfg.evaluation.futures)
+        settings = cfg.evaluation
+        score_imagination(run, held_out, settings.context, settings.imag_horizon, settings.futures, run.path)
     except UserError as error:  # what was learned and scored stays as it is
         log.warning("imagination was not scored, imagine.* are missing or older: %s", error)

@@ -54,6 +54,8 @@ class EpisodeBatch:
     lengths: list[int]
     told: list[int] | None = None
     cut: int = 0
+    frame_rate: float | int | None = None
+    """Rows in a second, where the environment tells."""
 
     def successes(self) -> list[bool] | None:
         """Whether each was solved at any time. None where an environment does not tell at any time of an episode."""
@@ -92,7 +94,9 @@ def play(
     if kept_bytes and step >= most:
         tell_once(log, f"evaluation: rows beyond the first {most} of an episode are scored and not kept, for memory.")
     stacked = {key: torch.stack([row[key] for row in kept], 1) for key in rows}
-    return EpisodeBatch(returns.tolist(), stacked, lengths.tolist(), told.tolist(), int((~done).sum()))
+    return EpisodeBatch(
+        returns.tolist(), stacked, lengths.tolist(), told.tolist(), int((~done).sum()), envs.frame_rate()
+    )
 
 
 def evaluate(
@@ -211,7 +215,7 @@ def concat(played: list[EpisodeBatch]) -> EpisodeBatch:
     rows = {key: torch.cat([padded(batch.rows[key]) for batch in played]) for key in played[0].rows}
     returns, lengths = ([x for batch in played for x in getattr(batch, name)] for name in ("returns", "lengths"))
     told = None if any(batch.told is None for batch in played) else [x for batch in played for x in batch.told]
-    return EpisodeBatch(returns, rows, lengths, told, sum(batch.cut for batch in played))
+    return EpisodeBatch(returns, rows, lengths, told, sum(batch.cut for batch in played), played[0].frame_rate)
 
 
 def play_baseline(

@@ -12,7 +12,7 @@ from scipy.stats import spearmanr
 from tqdm import tqdm
 
 from worldmodels.common.figures import blank_figure
-from worldmodels.common.files import Report
+from worldmodels.common.files import Report, require_writable
 from worldmodels.errors import UserError
 from worldmodels.evaluation.report import play_held_out
 from worldmodels.evaluation.scores import described, spread
@@ -49,6 +49,7 @@ def sweep(
     for value in values:  # a mistake in the last one belongs before the first is played
         for path in trainings.paths:
             open_run(path, [*words, f"{over}={value}"])
+    require_writable(Path(to))
     rows = []
     for value in tqdm(values, desc=over, unit="value"):
         played = [

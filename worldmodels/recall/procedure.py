@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import multiprocessing
 import traceback
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from datetime import datetime
 from pathlib import Path
 
 from omegaconf import DictConfig
 
+from worldmodels.common.arguments import shell_word
 from worldmodels.common.files import Report
 from worldmodels.common.terminal import CtrlC, Interrupted
 from worldmodels.envs.stream import depend_on_parent
@@ -22,7 +23,7 @@ from worldmodels.recall.episodes import provide_data
 from worldmodels.recall.grid import Cell, cells, require_sense, result_file
 from worldmodels.recall.report import ERRORS, TASKS, draw, footnote, table
 from worldmodels.recall.training import train_cell
-from worldmodels.runs.folders import new_folder, save_config
+from worldmodels.runs.folders import run_folder, save_config
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +35,13 @@ def run(cfg: DictConfig, words: list[str], resume: Path | None) -> Path:
         UserError: words that make no sense here; trainings that failed, when all others are done.
     """
     require_sense(cfg, words, resume)
-    folder = resume or new_folder(cfg, datetime.now())
-    save_config(cfg, folder)
+    with run_folder(cfg, resume) as folder:
+        save_config(cfg, folder)
+        return make(cfg, folder)
+
+
+def make(cfg: DictConfig, folder: Path) -> Path:
+    """Make what :func:`run` makes, in ``folder``."""
     log.info("run folder: %s", folder)
     todo = [cell for cell in cells(cfg) if not result_file(folder, cell).exists()]
     with CtrlC() as ctrl_c:
@@ -46,7 +52,8 @@ def run(cfg: DictConfig, words: list[str], resume: Path | None) -> Path:
             log.info("%d of %d: %s", done, len(todo), said)
             summarize(cfg, folder)
     if ctrl_c.pressed:
-        log.info("\n%s holds what is finished; continue with\n  python scripts/train.py resume=%s", folder, folder)
+        go_on = shell_word("resume", folder)
+        log.info("\n%s holds what is finished; continue with\n  python scripts/train.py %s", folder, go_on)
         raise Interrupted
     log.info("\n%s", (folder / "memory.md").read_text())
     missing = [cell.name for cell in todo if not result_file(folder, cell).exists()]
@@ -102,6 +109,8 @@ def failure_file(folder: Path, name: str) -> Path:
 def summarize(cfg: DictConfig, folder: Path) -> None:
     """Tables and the figure of all cells that are finished, those of earlier words included."""
     results = [json.loads(file.read_text()) for file in sorted(folder.glob("cells/*/result.json"))]
+    for result in results:  # what is not a number is null in JSON
+        result["scores"] = {name: math.nan if score is None else score for name, score in result["scores"].items()}
     order = [*cfg.memory.backbones, *sorted(result["dynamics"] for result in results)]
     results.sort(key=lambda result: (order.index(result["dynamics"]), result["posterior"] or "", result["delay"]))
     failed = sorted(file.parent.name for file in folder.glob("cells/*/failed.txt"))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from worldmodels.config.sources import require_harmless, require_no_calls
 from worldmodels.envs import describe
 from worldmodels.errors import UserError
 from worldmodels.nets.encoders import ObservationSpec
+from worldmodels.runs.lock import LOCK, locked
 
 log = logging.getLogger(__name__)
 
@@ -43,20 +45,51 @@ class NotLearned(UserError):
 
 
 def new_folder(cfg: DictConfig, now: datetime) -> Path:
-    """Make the run folder. One that holds a run already is refused, because two runs in one would mix."""
+    """Make the run folder, which no other run has made. One that holds a run already is refused: two would mix."""
+    if cfg.run_dir:
+        return named_folder(Path(cfg.run_dir))
     name = f"{now:%Y-%m-%d_%H-%M-%S}_{describe(cfg.env)}_{cfg.choices.dynamics}_{cfg.choices.planner}"
-    path = Path(cfg.run_dir or Path("runs") / name.replace("/", "-"))
+    return unused_folder(Path("runs") / name.replace("/", "-"))
+
+
+def named_folder(path: Path) -> Path:
+    """Make a folder that was asked for by name. It may be there already if nothing is in it."""
     if (path / CONFIG).exists():
         raise UserError(f"{path} holds a run already: continue it with resume={path}, or choose another run_dir.")
+    if (path / LOCK).exists():
+        raise UserError(f"{path} is where another run has just begun: choose another run_dir.")
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise UserError(f"{path} is not empty: choose another run_dir.")
     path.mkdir(parents=True, exist_ok=True)
     return path
 
 
+def unused_folder(path: Path) -> Path:
+    """Make a folder, with a number behind its name where others took that in the same second."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for number in itertools.count(1):
+        numbered = path if number == 1 else path.with_name(f"{path.name}_{number}")
+        with suppress(FileExistsError):
+            numbered.mkdir()
+            break
+    return numbered
+
+
+@contextmanager
+def run_folder(cfg: DictConfig, resume: Path | None) -> Iterator[Path]:
+    """Be the one process that writes a run: the one that is resumed, or a new one in a folder that is made for it.
+
+    A new folder is taken back if the run fails before it begins, so that the next try finds it free. Another process's
+    never is: its lock refuses this one first.
+    """
+    path = resume or new_folder(cfg, datetime.now())
+    with locked(path), nullcontext() if resume else removed_unless_begun(path):
+        yield path
+
+
 @contextmanager
 def removed_unless_begun(path: Path) -> Iterator[None]:
-    """Take back what :func:`new_folder` made if a run fails before it begins, so that the next try finds it free."""
+    """Delete a folder if the block fails before there is a configuration in it."""
     try:
         yield
     except BaseException:

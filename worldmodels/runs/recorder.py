@@ -14,6 +14,7 @@ from planners.base import Planner
 from planners.random import Random
 from worldmodels.agent import Agent
 from worldmodels.common import precision
+from worldmodels.common.arguments import shell_word
 from worldmodels.common.terminal import CtrlC, Interrupted
 from worldmodels.common.timing import Stopwatch
 from worldmodels.config import load_config
@@ -77,11 +78,11 @@ def record(to: str, run_folder: str | None, frames: int | None, overrides: list[
     card = write_card(folder, what | {"frames": collector.frames, "collected": f"{datetime.now():%Y-%m-%d}"})
     log.info(
         "%d frames in %d episodes are in %s, what they are in card.md; learn from them with\n"
-        "  python scripts/train.py data=%s",
+        "  python scripts/train.py %s",
         collector.frames,
         card["episodes"],
         folder,
-        folder,
+        shell_word("data", folder),
     )
     if ctrl_c.pressed:
         raise Interrupted

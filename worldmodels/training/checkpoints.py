@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,7 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from worldmodels.data.datamodule import OfflineDataset, OnlineDataset
-from worldmodels.errors import UserError
+from worldmodels.errors import FULL, UserError
 from worldmodels.runs.folders import CHECKPOINTS
 
 log = logging.getLogger(__name__)
@@ -48,8 +51,8 @@ class Checkpoints(lightning.Callback):
         self.started = True
 
     def on_exception(self, trainer: lightning.Trainer, module: lightning.LightningModule, error: BaseException) -> None:
-        """Keep what was recorded and learned before an environment failed."""
-        if self.started and isinstance(error, UserError):
+        """Keep what was recorded and learned before an environment failed, or a file that there was no place for."""
+        if self.started and (isinstance(error, UserError) or is_full(error)):
             self.save(trainer)
 
     def on_save_checkpoint(self, trainer: lightning.Trainer, module: Any, checkpoint: dict[str, Any]) -> None:
@@ -99,9 +102,12 @@ class Checkpoints(lightning.Callback):
             if reason is None:
                 raise
             temporary.unlink(missing_ok=True)
+            kept = (
+                f"the checkpoint before it is untouched: free some space and continue with resume={self.folder.parent}"
+            )
+            none = "there is none before it: free some space and start again"
             raise UserError(
-                f"{temporary} could not be written ({reason.strerror or reason}); the checkpoint before it is "
-                f"untouched: free some space and continue with resume={self.folder.parent}."
+                f"{temporary} could not be written ({reason.strerror or reason}); {kept if last.exists() else none}."
             ) from error
         if last.exists():
             os.replace(last, previous)
@@ -111,8 +117,29 @@ class Checkpoints(lightning.Callback):
         self.saved_at = time.monotonic()
 
 
+def is_full(error: BaseException) -> bool:
+    """Return whether an exception is, or arose from, a disk that is full."""
+    return getattr(first_os_error(error), "errno", None) in FULL
+
+
 def first_os_error(error: BaseException | None) -> OSError | None:
     """The OSError that an exception is, or arose from."""
     while error is not None and not isinstance(error, OSError):
         error = error.__cause__ or error.__context__
     return error
+
+
+@contextmanager
+def full_disks_left_to_main() -> Iterator[None]:
+    """Print no traceback of a thread that finds the disk full: the main one's next call of that logger raises it."""
+    before = threading.excepthook
+
+    def hook(args: threading.ExceptHookArgs) -> None:
+        if not is_full(args.exc_value):
+            before(args)
+
+    threading.excepthook = hook
+    try:
+        yield
+    finally:
+        threading.excepthook = before

@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 
 from worldmodels.config import config_dir
 from worldmodels.config.compose import SEARCH, current, forced, hydra_errors_to_user_errors
+from worldmodels.config.words import readable, unquoted
 
 QUIET = (
     "hydra.run.dir=.",  # runs have folders of their own: Hydra makes none, and stays where it is
@@ -43,13 +44,13 @@ def run_hydra(words: list[str], job: Callable[[list[str]], object]) -> None:
     def main(_: DictConfig) -> None:
         try:
             with _another_hydra():
-                job([*searched, *HydraConfig.get().overrides.task])
+                job([*searched, *map(unquoted, HydraConfig.get().overrides.task)])
         except Exception as error:
             raise _Ended(error) from error
 
     searched = [word for word in words if word.startswith(f"{SEARCH}=")]
     flags = [word for word in words if "=" not in word or word.startswith("-")]
-    said = current([word for word in words if word not in flags])
+    said = current([readable(word) for word in words if word not in flags])
     before, sys.argv = sys.argv, [sys.argv[0], *flags, *map(forced, said), *QUIET]
     error: Exception | None = None
     try:

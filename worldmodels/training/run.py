@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import os
-import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from datetime import datetime
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +17,14 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from worldmodels.common.arguments import split_arguments
+from worldmodels.common.arguments import parse_path, split_arguments
 from worldmodels.common.build import find_at
 from worldmodels.common.files import write_json
 from worldmodels.common.terminal import CtrlC, Interrupted
 from worldmodels.config import is_group, load_config
 from worldmodels.config.aliases import bare
 from worldmodels.config.scales import learner_of
-from worldmodels.config.words import quoted
+from worldmodels.config.words import PATHS, dataset_word, path_word, quoted
 from worldmodels.envs import describe
 from worldmodels.envs.doctor import require_rendering
 from worldmodels.errors import UserError
@@ -35,13 +33,14 @@ from worldmodels.runs.edit import NO_RESULTS, override, replayed, require_learne
 from worldmodels.runs.folders import (
     CHECKPOINTS,
     load_weights,
-    new_folder,
     read_checkpoint,
     read_config,
-    removed_unless_begun,
+    run_folder,
     save_config,
 )
 from worldmodels.runs.loading import load_run
+from worldmodels.training.checkpoints import full_disks_left_to_main, is_full
+from worldmodels.training.closing import how_to_go_on, shown_path, time_table
 from worldmodels.training.loggers import log_scores
 from worldmodels.training.malloc import keep_freed_memory
 from worldmodels.training.parts import new_parts, parts, without
@@ -74,13 +73,19 @@ def train(words: list[str]) -> Path:
 
 
 def split_words(words: list[str]) -> tuple[Path | None, Path | None, list[str]]:
-    """Split the runs that ``resume=`` and ``world_model=`` name from the words of the configuration."""
-    own, overrides = split_arguments(words, {"resume": Path, "world_model": Path, "data": str}, required=())
-    if "data" in own:
-        overrides.append(f"data.dataset={own['data']}")
+    """Split the runs that ``resume=`` and ``world_model=`` name from the words of the configuration.
+
+    Words about paths are taken as they are, whatever Hydra would read into them.
+    """
+    known = {key: parse_path if key in ("resume", "world_model") else str for key in PATHS}
+    own, overrides = split_arguments(words, known, required=())
     if "world_model" in own and "resume" in own:
         raise UserError("a run that is resumed knows its world_model: leave world_model= out.")
-    return own.get("resume"), own.get("world_model"), overrides
+    if "run_dir" in own:
+        overrides.append(path_word("run_dir", own["run_dir"]))
+    overrides += [dataset_word(own[key]) for key in ("data", "data.dataset") if key in own]
+    resume, world_model = (Path(own[key]) if key in own else None for key in ("resume", "world_model"))
+    return resume, world_model and world_model.absolute(), overrides
 
 
 def shown_config(words: list[str]) -> DictConfig:
@@ -94,16 +99,26 @@ def learn_online(cfg: DictConfig, words: list[str], resume: Path | None) -> Path
     """Collect and learn in turns, or learn from a recording, then score. The procedure of all but a few experiments."""
     start = time.perf_counter()
     require_rendering(cfg.env)
-    checkpoint = read_checkpoint(resume) if resume else None
-    folder = resume or new_folder(cfg, datetime.now())
-    log.info("run folder: %s", folder)
     if cfg.trainer.threads:
         torch.set_num_threads(cfg.trainer.threads)
     lightning.seed_everything(cfg.seed, verbose=False)
-    with CtrlC() as ctrl_c, ExitStack() as stack:
-        if not resume:
-            stack.enter_context(removed_unless_begun(folder))
-        training = stack.enter_context(assemble(cfg, folder, ctrl_c, resumed_at(checkpoint)))
+    with run_folder(cfg, resume) as folder:
+        checkpoint = read_checkpoint(folder) if resume else None
+        if checkpoint is not None:
+            require_ahead(cfg, read_config(folder), checkpoint["counters"], folder)
+        log.info("run folder: %s", folder)
+        seconds = learn(cfg, folder, checkpoint)
+        seconds["total"] = time.perf_counter() - start
+        write_json(folder / "timing.json", seconds)
+    log.info("%s", time_table(seconds))
+    if "tensorboard" in cfg.trainer.loggers:
+        log.info("look at it: %s --logdir %s", shown_path("tensorboard"), folder)
+    return folder
+
+
+def learn(cfg: DictConfig, folder: Path, checkpoint: dict[str, Any] | None) -> dict[str, float]:
+    """Train in ``folder``, from a checkpoint where there is one, then score. Return the seconds that each part took."""
+    with CtrlC() as ctrl_c, assemble(cfg, folder, ctrl_c, resumed_at(checkpoint)) as training:
         if checkpoint is not None:
             if not cfg.data.dataset:
                 require_prefill_over(cfg, checkpoint["counters"], training.data.dataset.schedule.prefill)
@@ -112,7 +127,8 @@ def learn_online(cfg: DictConfig, words: list[str], resume: Path | None) -> Path
         try:
             fit(training, checkpoint and checkpoint["file"])
         except UserError:
-            log.info("what was recorded until here is in %s; %s", folder, how_to_go_on(folder))
+            if any((folder / "checkpoints" / name).exists() for name in CHECKPOINTS):
+                log.info("what was recorded until here is in %s; %s", folder, how_to_go_on(folder))
             raise
     try:
         if ctrl_c.pressed:
@@ -122,17 +138,7 @@ def learn_online(cfg: DictConfig, words: list[str], resume: Path | None) -> Path
         data = training.data.dataset
         log.info("\nsaved after %d updates, %d frames; %s", data.updates, data.frames, how_to_go_on(folder))
         raise Interrupted from None
-    write_json(folder / "timing.json", training.stopwatch.seconds | {"total": time.perf_counter() - start})
-    log.info("%s", time_table(training.stopwatch.seconds, time.perf_counter() - start))
-    if "tensorboard" in cfg.trainer.loggers:
-        log.info("look at it: %s --logdir %s", shown_path("tensorboard"), folder)
-    return folder
-
-
-def shown_path(program: str) -> str:
-    """Return a program as this environment's user can call it."""
-    beside = Path(sys.executable).with_name(program)
-    return os.path.relpath(beside) if beside.exists() else program
+    return dict(training.stopwatch.seconds)
 
 
 def score_finished(training: Training, folder: Path, cfg: DictConfig) -> None:
@@ -163,22 +169,6 @@ def suppress_known_warnings() -> Iterator[None]:
         yield
 
 
-def how_to_go_on(folder: Path) -> str:
-    """The commands that an interrupted run leaves to its user."""
-    return (
-        f"continue with\n  python scripts/train.py resume={folder}\nor score it as it is:\n"
-        f"  python scripts/evaluate.py run={folder}   writes evaluation.json\n"
-        f"  python scripts/imagine.py run={folder}    writes imagine.json"
-    )
-
-
-def time_table(seconds: dict[str, float], total: float) -> str:
-    """Format where the time went."""
-    rows = sorted(seconds.items(), key=lambda item: -item[1])
-    rows += [("other", total - sum(seconds.values())), ("total", total)]
-    return "\n".join(f"{name:<24}{value:>8.1f} s{100 * value / total:>6.1f} %" for name, value in rows)
-
-
 def prepare_resume(checkpoint: dict[str, Any], training: Training) -> None:
     """Refuse a checkpoint of another architecture. Put a torn one out of the way of those that will be saved."""
     file = Path(checkpoint["file"])
@@ -196,6 +186,18 @@ def resumed_at(checkpoint: dict[str, Any] | None) -> int:
     return counters.get("clock", counters.get("frames"))
 
 
+def require_ahead(cfg: DictConfig, before: DictConfig, counters: dict[str, int], folder: Path) -> None:
+    """Refuse to resume to less than was made, which cannot be undone."""
+    goal = "updates" if cfg.data.dataset else "frames"
+    if cfg[goal] != before[goal] and cfg[goal] < counters[goal]:
+        raise UserError(
+            f"{goal}={cfg[goal]} is lower than the {counters[goal]} {goal} that {folder} has already made: nothing was "
+            f"changed; leave {goal}= out to score it as it is, or raise it.",
+            option=goal,
+            value=cfg[goal],
+        )
+
+
 def require_prefill_over(cfg: DictConfig, counters: dict[str, int], decisions: int) -> None:
     """A prefill of so many decisions comes before the first update: a run that has made some cannot begin another."""
     if counters["updates"] and decisions > counters["decisions"]:
@@ -209,8 +211,16 @@ def require_prefill_over(cfg: DictConfig, counters: dict[str, int], decisions: i
 
 def fit(training: Training, checkpoint: str | None) -> None:
     """Fit, and save what was recorded while prefilling too."""
-    with suppress_known_warnings(), logging_redirect_tqdm():
-        training.trainer.fit(training.module, training.data, ckpt_path=checkpoint, weights_only=True)
+    try:
+        with suppress_known_warnings(), logging_redirect_tqdm(), full_disks_left_to_main():
+            training.trainer.fit(training.module, training.data, ckpt_path=checkpoint, weights_only=True)
+    except OSError as error:
+        if not is_full(error):
+            raise
+        raise UserError(
+            f"{error.filename or 'a log'} could not be written ({error.strerror}): free some space; what was learned "
+            f"is saved, and goes on with resume={training.checkpoints.folder.parent}."
+        ) from error
     if not training.data.dataset.updates:
         training.checkpoints.save(training.trainer)
 
