@@ -121,7 +121,7 @@ def test_runs_that_differ_in_their_seed_alone_are_one_row(finished_run, tmp_path
     [
         ([], "say which runs"),
         (["runs=[a]", "planer=[mppi]"], "Did you mean 'planners'?"),
-        (["runs=[a,,b]"], "must be a list such as [one,two]"),
+        (["runs=[a,,b]"], "must be a path or a list of paths"),
         (["runs=[a]", "oracle=maybe"], "must be true or false"),
         (["runs=[a]", "bound=perhaps"], "must be true or false"),
         (["runs=[a]", "againts=random"], "Did you mean 'against'?"),

@@ -7,27 +7,33 @@ import math
 
 import pytest
 import torch
+from model_cases import STATE, model
 from toy_runs import built
 
 from worldmodels.config import load_config
 from worldmodels.data.collect import warn_of_rewards
-from worldmodels.training.setup import warn_untrained_window
+from worldmodels.training.setup import warn_untrained_histories
 
 
 @pytest.mark.parametrize(
-    ("words", "longest", "prefix", "said"),
+    ("words", "longest", "long_memory", "prefix", "said"),
     [
-        (["dynamics=transformer"], 64, 0, "sees 64 steps back when it acts, and at most 32"),
-        (["dynamics=transformer"], 32, 0, ""),
-        (["dynamics=transformer", "data.context=burn_in"], 40, 8, ""),
-        (["dynamics=transformer", "data.context=latent"], 64, 1, ""),
-        ([], None, 0, ""),
+        (["dynamics=transformer"], 64, False, 0, "sees 64 steps back when it acts, and at most 32"),
+        (["dynamics=transformer"], 32, False, 0, ""),
+        (["dynamics=transformer", "data.context=burn_in"], 40, False, 8, ""),
+        (["dynamics=transformer", "data.context=latent"], 64, False, 1, ""),
+        (["dynamics=ssm"], None, True, 1, ""),
+        (["dynamics=ssm", "data.context=none"], None, True, 0, "at most 32 steps when it learns"),
+        (["dynamics=ssm", "data.dataset=recorded"], None, True, 0, "set a longer data.length"),
+        ([], None, False, 0, ""),
     ],
 )
-def test_a_window_that_was_never_trained_is_told(caplog, words, longest, prefix, said):
+def test_a_history_that_was_never_trained_is_told(caplog, words, longest, long_memory, prefix, said):
     assert load_config(["dynamics=transformer"]).dynamics.core.window == 32
     with caplog.at_level(logging.WARNING):
-        warn_untrained_window(load_config(words), longest, prefix)
+        dynamics = model(observations=STATE).dynamics
+        dynamics.max_length, dynamics.long_memory = longest, long_memory
+        warn_untrained_histories(load_config(words), dynamics, prefix)
     assert said in caplog.text
     assert bool(caplog.text) == bool(said)
 

@@ -277,8 +277,8 @@ def warn_untrained_histories(cfg: DictConfig, dynamics: Dynamics, prefix: int) -
     elif dynamics.long_memory:
         log.warning(
             "dynamics=%s remembers whole episodes when it acts, and at most %d steps when it learns: later states were "
-            "never trained; set %s a longer data.length",
-            *(cfg.choices.dynamics, trained, "" if cfg.data.dataset else "data.context=latent, or"),
+            "never trained; set %sa longer data.length",
+            *(cfg.choices.dynamics, trained, "" if cfg.data.dataset else "data.context=latent, or "),
         )
 
 

@@ -98,7 +98,7 @@ def flag_values(path: Path, columns: Mapping[str, Any], name: str, count: int) -
     bad = np.flatnonzero(~np.isfinite(value))
     if len(bad) and bad[-1] > 0:
         raise UserError(f"{path}: field {name!r} holds numbers that are not finite, first in row {bad[bad > 0][0]}.")
-    return np.where(np.isfinite(value), value, 1) if name in DISCOUNT else np.nan_to_num(value)
+    return np.where(np.isfinite(value), value, 1) if name in DISCOUNT else np.where(np.isfinite(value), value, 0)
 
 
 def _any_of(path: Path, columns: Mapping[str, Any], names: tuple[str, ...], count: int) -> np.ndarray | None:

@@ -142,7 +142,7 @@ def _earned_at(reward: Any, spans: list[tuple[int, int, bool]], first: Bool[np.n
 def _acts(action: Any) -> bool:
     """Return whether some of these are numbers other than zero."""
     action = np.asarray(action)
-    return action.dtype.kind in "biuf" and bool(np.nan_to_num(action).any())
+    return action.dtype.kind in "biuf" and bool((np.isfinite(action) & (action != 0)).any())
 
 
 def taken_at(columns: Mapping[str, Any]) -> bool | None:
@@ -154,7 +154,8 @@ def taken_at(columns: Mapping[str, Any]) -> bool | None:
     flag = np.asarray(columns[STEP_TYPE]) == 0 if flag is None and STEP_TYPE in columns else flag
     if flag is None or "action" not in columns:
         return None
-    first = np.ravel(np.nan_to_num(np.asarray(flag))).astype(bool)
+    flag = np.ravel(np.asarray(flag))
+    first = np.isfinite(flag) & (flag != 0)
     if len(first) != len(columns["action"]) or not first.any():
         return None
     return _acts(np.asarray(columns["action"])[first])
@@ -241,7 +242,7 @@ def departed(
     if led is not None:
         (key,) = seen
         seen = {key: np.concatenate([seen[key], led])}
-    elif terminal or np.nan_to_num(reward[-1], nan=1.0) != 0:
+    elif terminal or reward[-1] != 0:
         seen = {key: np.concatenate([value, value[-1:]]) for key, value in seen.items()}
         notes = (*notes, REPEATED)
     else:
