@@ -65,7 +65,7 @@ WRONG = {
     "trainer.video_every=0": "trainer.video_every=0 must be a whole number of at least 1",
     "trainer.threads=many": "trainer.threads=many must be a whole number of at least 1",
     "trainer.precision=16": "trainer.precision=16 must be one of fp32, bf16",
-    "data.context=5": "data.context=5 must be one of none, burn_in, latent",
+    "data.context=5": "data.context=5 must be one of auto, none, burn_in, latent",
     "evaluation.futures=0": "evaluation.futures=0 must be a whole number of at least 1",
     "seed=-1": "seed=-1 must be a whole number from 0",
     "optimizer.lr=-1": "optimizer.lr=-1 must be a number of at least 0",
