@@ -8,7 +8,7 @@ import pytest
 from gymnasium import spaces
 
 from worldmodels.envs.gym import GymEnv
-from worldmodels.envs.gym_images import as_frames, fit
+from worldmodels.envs.gym.images import as_frames, fit
 from worldmodels.errors import UserError
 
 

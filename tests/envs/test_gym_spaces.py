@@ -12,7 +12,7 @@ from gymnasium import spaces
 from worldmodels.common import terminal
 from worldmodels.envs.base import as_reward
 from worldmodels.envs.gym import GymEnv
-from worldmodels.envs.gym_making import frames_per_step, make
+from worldmodels.envs.gym.making import frames_per_step, make
 from worldmodels.envs.successes import UNKNOWN, success_of
 from worldmodels.errors import UserError
 

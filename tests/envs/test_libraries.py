@@ -23,6 +23,8 @@ PACKAGES = {
     "memory_maze": "memory_maze",
 }
 """Group to the package that it takes."""
+COSTS = {"memory_maze": (pytest.mark.slow,)}
+"""A maze of its own for every seed takes seconds."""
 
 
 def needs(group: str) -> pytest.MarkDecorator:
@@ -37,7 +39,13 @@ def group_of(name: str, **options):
     return OmegaConf.to_container(OmegaConf.merge(base, own, {"size": 32, **options}))
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=needs(name)) for name in PACKAGES if name != "memory_maze"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[needs(name), *([pytest.mark.slow] if name == "memory_maze" else [])])
+        for name in PACKAGES
+    ],
+)
 def test_a_group_plays_and_repeats_itself(name):
     """From a seed, and from a snapshot in mid-episode."""
     env, again = make(group_of(name), 3), make(group_of(name), 3)

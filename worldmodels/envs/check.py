@@ -13,7 +13,7 @@ from worldmodels.common.build import TARGET
 from worldmodels.common.trust import extend_trust
 from worldmodels.envs import describe, make
 from worldmodels.envs.base import check_spaces, require_finite
-from worldmodels.envs.gym_making import module_of
+from worldmodels.envs.gym.making import module_of
 from worldmodels.errors import UserError, sentence
 
 STEPS = 60

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from dynamics.base import Memory, Rollout, State, fits
+from dynamics.base import Memory, Rollout, State
 from planners.base import Planner
 from worldmodels.common.batch import split_context
 from worldmodels.common.columns import MEMORY_PREFIX, PLACE
@@ -112,13 +112,12 @@ class WorldModelModule(lightning.LightningModule):
         return {"loss": total, "latents": self.newer_latents(rollout) if PLACE in batch else {}}
 
     def newer_latents(self, rollout: Rollout) -> Memory:
-        """Return the memory of every row of a window, b-major, in the form that acting has. Nothing if it has another.
+        """Return the memory of every row of a window, b-major, or nothing where acting has it in another form.
 
-        A transformer's rows share the keys and values of their window.
+        As a transformer does, whose rows share the keys and values of their window.
         """
         dynamics = self.model.dynamics
-        memory = dynamics.starts(rollout).memory
-        return memory if fits(memory, dynamics.layouts[0]) else {}
+        return dynamics.starts(rollout).memory if len(dynamics.layouts) == 1 else {}
 
     def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, *_: Any, **__: Any) -> None:
         """Clip after the backward pass. Log the norm before and after."""

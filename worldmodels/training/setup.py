@@ -44,8 +44,6 @@ from worldmodels.runs.recordings import require_same_world
 from worldmodels.training.callbacks import (
     EndlessWarning,
     EpisodeLogger,
-    HistoryLogger,
-    ImaginationLogger,
     LatentRefresher,
     Progress,
     ShortEpisodeWarning,
@@ -56,6 +54,7 @@ from worldmodels.training.checkpoints import Checkpoints, PlainFiles
 from worldmodels.training.loggers import build_loggers
 from worldmodels.training.module import WorldModelModule
 from worldmodels.training.parts import freeze, parts
+from worldmodels.training.pictures import HistoryLogger, ImaginationLogger
 
 log = logging.getLogger(__name__)
 

@@ -11,9 +11,9 @@ import numpy as np
 from gymnasium import spaces
 
 from worldmodels.common.columns import CAMERA_PREFIX, PIXELS
-from worldmodels.envs.gym_images import Images, looks_like_image, surely_image
-from worldmodels.envs.gym_parts import parts_of, values_of
-from worldmodels.envs.gym_vectors import Vectors
+from worldmodels.envs.gym.images import Images, looks_like_image, surely_image
+from worldmodels.envs.gym.parts import parts_of, values_of
+from worldmodels.envs.gym.vectors import Vectors
 from worldmodels.errors import OptionError, UserError, near_match, shown
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from gymnasium import spaces
 
 from worldmodels.envs import base
-from worldmodels.envs.gym_parts import COUNTED, listed, parts_of, put_together, sizes, starts
+from worldmodels.envs.gym.parts import COUNTED, listed, parts_of, put_together, sizes, starts
 from worldmodels.errors import UserError, shown
 
 MOST_CHOICES = 256

@@ -15,10 +15,10 @@ from worldmodels.common.options import AtLeast, Fields, checked, inside, validat
 from worldmodels.common.seeds import derive_seed
 from worldmodels.common.terminal import tell_once
 from worldmodels.envs import base, rendering
-from worldmodels.envs.gym_actions import Actions
-from worldmodels.envs.gym_images import as_frames, fit, looks_like_image
-from worldmodels.envs.gym_keys import Keys, Observations
-from worldmodels.envs.gym_making import frames_per_step, make
+from worldmodels.envs.gym.actions import Actions
+from worldmodels.envs.gym.images import as_frames, fit, looks_like_image
+from worldmodels.envs.gym.keys import Keys, Observations
+from worldmodels.envs.gym.making import frames_per_step, make
 from worldmodels.envs.successes import UNKNOWN, success_of
 from worldmodels.errors import UserError, sentence, shown
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from worldmodels.envs.gym_parts import Parts, listed, numbers, sizes, starts
+from worldmodels.envs.gym.parts import Parts, listed, numbers, sizes, starts
 from worldmodels.errors import UserError, shown
 
 MOST_NUMBERS = 2**16
