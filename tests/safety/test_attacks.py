@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from attacks import filled, lay_out, put
 from omegaconf import OmegaConf
+from toy_runs import WORDS
 
 from worldmodels.errors import UserError
 from worldmodels.runs.loading import load_run
@@ -84,13 +85,8 @@ def test_a_run_of_a_strangers_is_not_resumed(name, canary, run_folder):
 def test_words_of_a_strangers_run_nothing(name, canary, run_folder):
     words, _ = attacked(run_folder, name, canary)
     with pytest.raises(UserError):
-        train([*load_words(run_folder), *words, f"run_dir={canary.parent / 'new'}"])
+        train([*WORDS, f"run_dir={canary.parent / 'new'}", *words])
     assert not canary.exists()
-
-
-def load_words(run: Path) -> list[str]:
-    """The words that a run was made with, before an attack."""
-    return ["env=counter", "env.num_envs=2", "env.obs=both"]
 
 
 def test_an_environment_is_no_module_of_a_strangers(canary, run_folder, said):
