@@ -6,11 +6,9 @@ dynamics/, what chooses actions in planners/.
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
-if "gymnasium" in sys.modules:  # else worldmodels.envs does it: Gymnasium takes longer to import than the rest of this
-    import worldmodels.envs  # noqa: F401 - registers worldmodels/DMC-v0 and others
+import worldmodels.envs  # noqa: F401 - registers worldmodels/DMC-v0 and others with Gymnasium
 
 __all__ = ["load_run"]
 

@@ -1,7 +1,6 @@
 """This project's environments under names of Gymnasium's: ``gymnasium.make("worldmodels/DMC-v0", task="walker_walk")``.
 
-They are registered when :mod:`worldmodels.envs` is imported, or :mod:`worldmodels` after Gymnasium. Nothing is loaded
-before one is made.
+They are registered when :mod:`worldmodels` is imported. Nothing is loaded before one is made.
 """
 
 from __future__ import annotations
