@@ -75,6 +75,7 @@ WRONG = {
     "prefill=120": "frames=120 with prefill=120 .*pays for no update",
     "size.blocks=5": "dynamics.core.blocks=5 must divide a memory of 32 numbers",
     "data.capacity=10": "data.capacity=10 keeps 5 rows of each environment, too few for windows of 8",
+    "data.length=100": r"frames=120 keeps \d+ rows of each environment, too few for windows of \d+: raise frames or",
     "evaluation.seed=-1": "evaluation.seed=-1 must be a whole number from 0",
 }
 NEEDS_DMC = ("env.tsk", "env.task", "env.camera")

@@ -209,11 +209,12 @@ def build_dataset(
     log.info(replay.describe())
     rows = data.length + module.prefix
     if replay.layout.steps < rows:
+        option, value = ("frames", cfg.frames) if data.capacity is None else ("data.capacity", data.capacity)
         raise UserError(
-            f"data.capacity={rows_kept(cfg)} keeps {replay.layout.steps} rows of each environment, too few for windows "
-            f"of {rows}: raise data.capacity or lower data.length.",
-            option="data.capacity",
-            value=rows_kept(cfg),
+            f"{option}={value} keeps {replay.layout.steps} rows of each environment, too few for windows of {rows}: "
+            f"raise {option} or lower data.length.",
+            option=option,
+            value=value,
         )
     agent = Agent(envs.num_envs, model, True, torch.Generator())
     repeat = envs.frames_per_decision
