@@ -123,9 +123,10 @@ class TemporalUNet(nn.Module):
 
 
 class TrajectoryTransformer(nn.Module):
-    """Attention over all steps, the condition in every LayerNorm's scale and shift (Peebles & Xie 2023, adaLN-Zero).
+    """Attention over all steps, the condition in scale, shift and gate of every block (Peebles & Xie 2023, adaLN-Zero).
 
-    ``in_dim`` and ``out_dim`` are numbers a step, ``cond_dim`` those of the condition.
+    Departs in its last norm, which has no condition, and its output layer, which does not begin at zero. ``in_dim`` and
+    ``out_dim`` are numbers a step, ``cond_dim`` those of the condition.
     """
 
     @checked

@@ -257,6 +257,17 @@ def test_record_that_was_cut_short_is_of_rows_still_as_they_were(tmp_path):
     assert torch.equal(latents(restart(replay, state, tmp_path)), before)
 
 
+@pytest.mark.parametrize(("count", "row"), [(1, 10**6), (1, -1), (2**60, 0)])
+def test_log_of_another_ring_is_refused_in_one_sentence(tmp_path, count, row):
+    replay = fill(make(tmp_path), 30)
+    state = replay.state_dict()
+    numbers = count.to_bytes(8, "little") + row.to_bytes(8, "little", signed=True)
+    (tmp_path / "replay" / "undo-1.log").write_bytes(numbers + bytes(10**4))
+    (tmp_path / "replay" / "undo-mine.log").touch()
+    with pytest.raises(UserError, match=r"undo-1\.log names rows that this replay does not have"):
+        restart(replay, state, tmp_path)
+
+
 def test_only_the_newest_whole_checkpoint_has_a_log(tmp_path, caplog):
     """An older one is continued all the same, and that is told."""
     replay = fill(make(tmp_path), 30)

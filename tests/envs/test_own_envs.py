@@ -40,14 +40,14 @@ def said(folder: Path, command: list[str], words: list[str]) -> str:
 def test_training_finds_what_lies_in_the_present_folder(folder, command):
     """Its mistake is the last one of all, found when the environment has told its spaces."""
     text = said(folder, command, [*WORDS, "env.id=my_envs:Odd-v0", "trust=[my_envs]"])
-    assert "data.capacity=2 keeps 2 rows" in text
+    assert "frames=1 keeps 2 rows" in text
     assert "say trust=[my_envs]" in said(folder, command, [*WORDS, "env.id=my_envs:Odd-v0"])
 
 
 def test_a_class_of_the_present_folder_is_found_by_its_name(folder):
     (folder / "mine.py").write_text("from worldmodels.envs.toy import Chain\n\n\nclass Mine(Chain):\n    pass\n")
     text = said(folder, TRAIN, ["env=chain", "env._target_=mine.Mine", *WORDS[2:], "trust=[mine]"])
-    assert "data.capacity=2 keeps 2 rows" in text
+    assert "frames=1 keeps 2 rows" in text
 
 
 def test_the_checker_trusts_what_it_is_asked_about(folder):

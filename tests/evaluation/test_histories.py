@@ -40,5 +40,13 @@ def test_carried_is_one_long_filter_and_restarted_are_windows(name):
     assert found.ratio == pytest.approx((found.carried[8:].mean() / found.restarted[8:].mean()).item())
 
 
+def test_every_row_behind_the_first_window_is_restarted():
+    """Windows of an odd length do not fit into two halves: the last one ends where the episodes do."""
+    world = randomize(model("dynamics=rssm", observations=STATE)).eval()
+    world.dynamics.sample = False
+    found = surprise(world, episodes(28), 7)
+    assert (found.carried[7:] != found.restarted[7:]).all()
+
+
 def test_a_backbone_without_a_prior_has_no_surprise():
     assert surprise(model("dynamics=implicit", observations=STATE), episodes(16), 8) is None

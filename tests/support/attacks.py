@@ -44,7 +44,8 @@ class Opened:
 
 def lay_out(folder: Path, canary: Path) -> None:
     """Write the files that attacks name: a module, a package, a pickle and yamls of groups."""
-    (folder / "stranger.py").write_text(MODULE.format(canary=str(canary)))
+    for name in ("stranger", "strange-r"):
+        (folder / f"{name}.py").write_text(MODULE.format(canary=str(canary)))
     (folder / "package").mkdir()
     (folder / "package" / "__init__.py").write_text(MODULE.format(canary=str(canary)))
     (folder / "opened.pkl").write_bytes(pickle.dumps(Opened(canary)))

@@ -21,7 +21,7 @@ from worldmodels.common.trust import extend_trust
 from worldmodels.config.aliases import bare, renamed
 from worldmodels.config.nodes import check
 from worldmodels.config.scales import OVER_ALL, require_scales
-from worldmodels.config.sources import SEARCH, known_resolvers, require_harmless, require_no_calls
+from worldmodels.config.sources import SEARCH, known_resolvers, require_harmless, require_no_calls, resolved
 from worldmodels.errors import UserError, near_match, sentence
 
 
@@ -64,9 +64,7 @@ def load_config(
         choices = {key: value for key, value in cfg.hydra.runtime.choices.items() if not key.startswith("hydra")}
         OmegaConf.set_struct(cfg, False)
         del cfg.hydra
-        require_no_calls(OmegaConf.to_container(cfg, resolve=False), "")
-        plain = OmegaConf.to_container(cfg, resolve=True)
-    require_no_calls(plain, "")  # an escaped one is one now
+        plain = resolved(OmegaConf.to_container(cfg, resolve=False), "")
     cfg = OmegaConf.create(check(plain | {"choices": choices, "words": words}))
     OmegaConf.set_struct(cfg, True)
     require_scales(cfg)

@@ -104,8 +104,7 @@ class Replay:
     def open(cls, directory: Path | str, cross_resets: bool = True, seed: int = 0) -> Replay:
         """Open a recorded folder by what it says of itself."""
         layout = ReplayLayout.load(Path(directory) / "replay.json")
-        capacity = layout.steps * layout.num_envs
-        return cls(directory, layout.spec, layout.num_envs, capacity, float("inf"), cross_resets, seed)
+        return cls(directory, layout.spec, layout.num_envs, layout.rows, float("inf"), cross_resets, seed)
 
     def restrict(self, keys: Collection[str]) -> None:
         """Sample these columns only. The others stay where they are."""
@@ -116,9 +115,8 @@ class Replay:
         sizes = self.layout.column_bytes()
         key = max(sizes, key=sizes.__getitem__)
         total = sum(sizes.values())
-        rows = self.layout.steps * self.layout.num_envs
         return (
-            f"replay: {rows:,} rows of {self.layout.num_envs} environments, {total / GIB:.2f} GiB at most "
+            f"replay: {self.layout.rows:,} rows of {self.layout.num_envs} environments, {total / GIB:.2f} GiB at most "
             f"({key} {100 * sizes[key] / total:.0f} %)"
         )
 

@@ -37,10 +37,14 @@ class ReplayLayout:
     num_envs: int
     steps: int
 
+    @property
+    def rows(self) -> int:
+        """Rows of all environments."""
+        return self.steps * self.num_envs
+
     def column_bytes(self) -> dict[str, int]:
         """Bytes of each column's file."""
-        rows = self.steps * self.num_envs
-        return {key: rows * prod(shape) * dtype.itemsize for key, (shape, dtype) in self.spec.items()}
+        return {key: self.rows * prod(shape) * dtype.itemsize for key, (shape, dtype) in self.spec.items()}
 
     def save(self, path: Path) -> None:
         """Write the layout as JSON."""
@@ -162,7 +166,7 @@ def reserve(path: Path, size: int) -> None:
 def create(directory: Path, layout: ReplayLayout, limit_gib: int | float) -> None:
     """Make a replay folder with all its disk space. Raise ``UserError`` above the limit or where the disk has less."""
     need = sum(layout.column_bytes().values())
-    what = f"The replay needs {need / GIB:.2f} GiB for {layout.steps * layout.num_envs:,} rows"
+    what = f"The replay needs {need / GIB:.2f} GiB for {layout.rows:,} rows"
     if need > limit_gib * GIB:
         raise UserError(f"{what}, more than `data.limit_gib={limit_gib:g}`: {LESS}, or raise `data.limit_gib`.")
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
@@ -11,6 +12,9 @@ from jaxtyping import Int64, Shaped
 from torch import Tensor
 
 from worldmodels.errors import UserError
+
+NAME = re.compile(r"undo-(\d+)\.log")
+"""Name of a checkpoint's file."""
 
 
 class UndoLog:
@@ -87,15 +91,19 @@ class UndoLog:
         self._clean.fill_(True)
 
     def _records(self, number: int) -> Iterator[tuple[Int64[Tensor, " N"], dict[str, Tensor]]]:
-        """The whole records of a file."""
+        """The whole records of a file. Raise ``UserError`` where it is not of this ring."""
         row_bytes = 8 + sum(column[:1].numel() * column.element_size() for column in self.columns.values())
         with self._path(number).open("rb") as file:
             while len(head := file.read(8)) == 8:
                 count = int.from_bytes(head, "little")
+                if count > len(self._clean):
+                    raise self._foreign(number)
                 content = bytearray(file.read(count * row_bytes))
                 if len(content) < count * row_bytes:
                     return
                 rows, at = torch.frombuffer(content, dtype=torch.int64, count=count), 8 * count
+                if count and not 0 <= int(rows.min()) <= int(rows.max()) < len(self._clean):
+                    raise self._foreign(number)
                 values = {}
                 for key, column in self.columns.items():
                     numbers = count * column[:1].numel()
@@ -104,7 +112,14 @@ class UndoLog:
                 yield rows, values
 
     def _numbers(self) -> list[int]:
-        return sorted(int(path.stem.removeprefix("undo-")) for path in self.directory.glob("undo-*.log"))
+        found = (NAME.fullmatch(path.name) for path in self.directory.glob("undo-*.log"))
+        return sorted(int(name[1]) for name in found if name)
+
+    def _foreign(self, number: int) -> UserError:
+        return UserError(
+            f"{self._path(number)} names rows that this replay does not have: it is damaged or another's; delete it to "
+            "go on with latents that are newer than the checkpoint."
+        )
 
     def _path(self, number: int) -> Path:
         return self.directory / f"undo-{number}.log"

@@ -47,7 +47,7 @@ def surprise(model: WorldModel, episodes: dict[str, Tensor], length: int) -> Sur
         return None
     carried = torch.cat(parts, dim=1)
     restarted = carried.clone()
-    for begin in range(half, total - length + 1, half):
+    for begin in sorted({*range(half, total - length + 1, half), total - length}):  # the last ends where episodes do
         window = {key: value[:, begin : begin + length].clone() for key, value in rows.items()}
         window["reset"][:, 0] = True
         rollout, _, _ = model.observe(window, model.initial(len(window["action"])))

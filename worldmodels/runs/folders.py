@@ -21,7 +21,7 @@ from worldmodels.common.trust import require_nameable
 from worldmodels.common.version import code_version
 from worldmodels.config import load_config
 from worldmodels.config.aliases import modernized
-from worldmodels.config.sources import require_harmless, require_no_calls
+from worldmodels.config.sources import require_harmless, resolved
 from worldmodels.envs import describe
 from worldmodels.errors import UserError
 from worldmodels.nets.encoders import ObservationSpec
@@ -123,10 +123,10 @@ def read_config(path: Path) -> DictConfig:
         raise UserError(f"{path} is not a run folder: it has no {CONFIG}.")
     try:
         stored = OmegaConf.load(path / CONFIG)
+        stored = OmegaConf.to_container(stored, resolve=False) if isinstance(stored, DictConfig) else {}
+        stored = resolved(stored, str(path / CONFIG))
     except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError) as error:
         raise UserError(f"{path / CONFIG} cannot be read: {' '.join(str(error).split())}.") from error
-    stored = OmegaConf.to_container(stored, resolve=False) if isinstance(stored, DictConfig) else {}
-    require_no_calls(stored, str(path / CONFIG))
     cfg = modernized(OmegaConf.create(stored))
     if "choices" in cfg and "words" not in cfg:
         raise UserError(

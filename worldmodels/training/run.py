@@ -25,6 +25,7 @@ from worldmodels.config import is_group, load_config
 from worldmodels.config.aliases import bare
 from worldmodels.config.scales import learner_of
 from worldmodels.config.words import PATHS, dataset_word, path_word, quoted
+from worldmodels.data.storage import ReplayLayout
 from worldmodels.envs import describe
 from worldmodels.envs.doctor import require_rendering
 from worldmodels.errors import UserError
@@ -44,7 +45,7 @@ from worldmodels.training.closing import how_to_go_on, shown_path, time_table
 from worldmodels.training.loggers import log_scores
 from worldmodels.training.malloc import keep_freed_memory
 from worldmodels.training.parts import new_parts, parts, without
-from worldmodels.training.setup import Training, assemble, rows_kept
+from worldmodels.training.setup import Training, assemble
 
 log = logging.getLogger(__name__)
 
@@ -273,8 +274,9 @@ def resumed_config(folder: Path, words: list[str]) -> DictConfig:
     """Return a run's configuration with words on top. What its weights or its replay depend on may not change."""
     before = read_config(folder)
     said = {bare(word) for word in words}
-    if "data.capacity" not in said:  # rows on disk are what they are, whatever frames= says now
-        words = [f"data.capacity={rows_kept(before)}", *words]
+    rows = folder / "replay" / "replay.json"
+    if "data.capacity" not in said and before.data.capacity is None and rows.exists():
+        words = [f"data.capacity={ReplayLayout.load(rows).rows}", *words]  # whatever frames= says now
     cfg = override(before, words)
     require_same(
         cfg, before, words, f" when resuming: {folder} was trained with another; start a new run", folder, replayed

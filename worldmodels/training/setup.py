@@ -201,7 +201,7 @@ def build_dataset(
         folder / "replay",
         row_spec(envs, model if context_mode(cfg, model.dynamics) == "latent" else None),
         envs.num_envs,
-        rows_kept(cfg),
+        rows_kept(cfg, envs.frames_per_decision),
         data.limit_gib,
         data.cross_resets,
         cfg.seed,
@@ -240,12 +240,12 @@ def build_dataset(
     )
 
 
-def rows_kept(cfg: DictConfig) -> int:
+def rows_kept(cfg: DictConfig, frames_per_decision: int) -> int:
     """Return ``data.capacity``, or rows for the decisions of all frames and a tenth more.
 
     Every episode adds the row that it begins with. Those of less than ten decisions overwrite the oldest rows.
     """
-    decisions = cfg.frames // cfg.env.get("action_repeat", 1)
+    decisions = cfg.frames // frames_per_decision
     return cfg.data.capacity or decisions + decisions // 10 + cfg.env.num_envs
 
 

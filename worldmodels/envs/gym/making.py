@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import gymnasium
@@ -13,6 +14,8 @@ from worldmodels.errors import OptionError, UserError, near_match, reason
 
 LIMIT = "max_episode_steps"
 """Gymnasium's name of the time limit, and this project's."""
+VERSIONED = re.compile(r"-v\d+$")
+"""End of a name of Gymnasium's."""
 SKIP = "frameskip"
 """The argument by which Atari's environments repeat actions on their own: a number, or a range to draw from."""
 
@@ -30,7 +33,7 @@ def make(id: str, kwargs: Mapping[str, Any], max_episode_steps: int | None = Non
         if kwargs.get(LIMIT, max_episode_steps) != max_episode_steps:
             raise OptionError(LIMIT, max_episode_steps, f"and kwargs.{LIMIT}={kwargs[LIMIT]} differ: leave one out")
         kwargs = {**kwargs, LIMIT: max_episode_steps}
-    for text in (id, *kwargs.values()):
+    for text in (id, *filter(names_module, strings(kwargs))):
         if module := module_of(text):  # which Gymnasium would import
             name = f"{module}.{text.partition(':')[2]}"
             require_nameable(name, "env.id")
@@ -48,10 +51,24 @@ def make(id: str, kwargs: Mapping[str, Any], max_episode_steps: int | None = Non
         raise OptionError("id", id, f"cannot be made: {reason(error)}") from error
 
 
-def module_of(text: object) -> str:
-    """Return the module that Gymnasium imports for ``module:Name-v0``, or nothing for any other text."""
-    module, colon, _ = text.partition(":") if isinstance(text, str) else ("", "", "")
-    return module if colon and all(part.isidentifier() for part in module.split(".")) else ""
+def module_of(id: object) -> str:
+    """Return the module that Gymnasium imports for an id, all before a colon, or nothing."""
+    return id.partition(":")[0] if isinstance(id, str) and ":" in id else ""
+
+
+def names_module(text: str) -> bool:
+    """Return whether a text among arguments looks like ``module:Name-v0``, and not like a time or an address."""
+    module, _, name = text.partition(":")
+    return all(part.isidentifier() for part in module.split(".")) or bool(VERSIONED.search(name))
+
+
+def strings(node: Any) -> Iterator[str]:
+    """Yield every text in mappings and lists, however deep."""
+    if isinstance(node, str):
+        yield node
+    elif isinstance(node, Mapping | list | tuple):
+        for item in node.values() if isinstance(node, Mapping) else node:
+            yield from strings(item)
 
 
 def frames_per_step(env: gymnasium.Env) -> int:
