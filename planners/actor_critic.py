@@ -22,6 +22,7 @@ from worldmodels.common.batch import goal_changed
 from worldmodels.common.options import AtLeast, Between, Count, Fields, checked, inside
 from worldmodels.errors import OptionError
 from worldmodels.model import Trajectory
+from worldmodels.nets.choices import Discrete
 from worldmodels.nets.layers import DEFAULT_STYLE, NetStyle, call_frozen
 
 
@@ -36,7 +37,7 @@ class ActorCritic(Learner):
         self,
         feat_dim: int,
         action_dim: int,
-        discrete: bool,
+        discrete: Discrete,
         actor: Annotated[Mapping[str, Any], Fields(PolicyNetwork, POLICY_GIVEN), "the actor's network"],
         critic: Annotated[Mapping[str, Any], Fields(Critic, CRITIC_GIVEN), "the critic's network"],
         imag_horizon: Annotated[Count, "imagined decisions"] = 15,

@@ -16,6 +16,7 @@ from worldmodels.common.options import AtLeast, validate
 from worldmodels.errors import UserError
 from worldmodels.heads.base import Head
 from worldmodels.model import ActionSource, Trajectory
+from worldmodels.nets.choices import Discrete, sizes_of
 
 Options = TypeVar("Options")
 
@@ -173,10 +174,11 @@ class Planner(nn.Module, ABC):
     identity: ClassVar[tuple[str, ...]] = ()
     """Options, of the part that learns, that decide what it learns, sizes apart: trained with others it is another."""
 
-    def __init__(self, action_dim: int, discrete: bool) -> None:
+    def __init__(self, action_dim: int, discrete: Discrete) -> None:
         super().__init__()
         self.action_dim = action_dim
-        self.discrete = discrete
+        self.discrete = bool(discrete)
+        self.sizes = sizes_of(action_dim, discrete)
 
     @property
     def imagination_size(self) -> ImaginationSize:

@@ -16,6 +16,7 @@ from planners.search.shooting import SamplingPlanner, SearchConfig, SearchResult
 from worldmodels.common.options import AtLeast, Between, Fields, checked
 from worldmodels.errors import OptionError
 from worldmodels.model import ValueFunction
+from worldmodels.nets.choices import Discrete
 
 
 class CEM(SamplingPlanner):
@@ -34,7 +35,7 @@ class CEM(SamplingPlanner):
     def __init__(
         self,
         action_dim: int,
-        discrete: bool,
+        discrete: Discrete,
         keep_elites: Annotated[float, Between(0, 1), "share of elites taking part again, in the next plan too"] = 0.3,
         sample_decay: Annotated[
             float, AtLeast(1), "divides the candidates at each iteration, down to twice num_elites"

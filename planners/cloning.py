@@ -19,6 +19,7 @@ from planners.learning.policies import POLICY_GIVEN, ActionDistribution, PolicyN
 from worldmodels.common.batch import mean_weights
 from worldmodels.common.columns import LATER_ROWS
 from worldmodels.common.options import Between, Fields, checked, inside
+from worldmodels.nets.choices import Discrete
 from worldmodels.nets.layers import DEFAULT_STYLE, NetStyle
 
 
@@ -33,7 +34,7 @@ class Cloning(PolicyPlanner):
         self,
         feat_dim: int,
         action_dim: int,
-        discrete: bool,
+        discrete: Discrete,
         policy: Annotated[Mapping[str, Any], Fields(PolicyNetwork, POLICY_GIVEN), "the policy's network"],
         goal_dim: int = 0,
         hindsight: Annotated[

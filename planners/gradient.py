@@ -15,6 +15,7 @@ from planners.learning.learner import StraightThrough, require_gradients
 from planners.search.proposals import exploring
 from planners.search.receding_horizon import Replanner, finite
 from worldmodels.common.options import AtLeast, Between, Count, MoreThan, checked
+from worldmodels.nets.choices import Discrete, each
 
 
 class Gradient(Replanner):
@@ -30,7 +31,7 @@ class Gradient(Replanner):
     def __init__(
         self,
         action_dim: int,
-        discrete: bool,
+        discrete: Discrete,
         plan_horizon: Annotated[Count, "imagined decisions of a plan"],
         restarts: Annotated[Count, "sequences improved for each environment"],
         iterations: Annotated[Count, "gradient steps"],
@@ -111,7 +112,7 @@ class Gradient(Replanner):
 
     def _actions(self, free: Tensor) -> Tensor:
         """Return actions as the model reads them: numbers of the box, or probabilities."""
-        return free.softmax(-1) if self.discrete else free
+        return each(lambda part: part.softmax(-1), self.sizes, free) if self.discrete else free
 
     def _projected(self, free: Tensor) -> Tensor:
         return free if self.discrete else free.clamp(-1, 1)

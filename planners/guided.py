@@ -17,6 +17,7 @@ from planners.learning.policies import SampledPolicy
 from planners.search.shooting import GuideProposals, SamplingPlanner
 from worldmodels.common.options import AtLeast, checked, inside
 from worldmodels.errors import OptionError
+from worldmodels.nets.choices import Discrete
 
 
 class Guided(Planner):
@@ -30,7 +31,7 @@ class Guided(Planner):
     def __init__(
         self,
         action_dim: int,
-        discrete: bool,
+        discrete: Discrete,
         learner: Annotated[Callable[..., Learner], "what learns"],
         search: Annotated[Callable[..., SamplingPlanner], "what tries action sequences"],
         mpc: Annotated[bool, "false acts by the policy alone"] = True,

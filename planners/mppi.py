@@ -13,6 +13,7 @@ from planners.base import Decision
 from planners.search.shooting import SamplingPlanner, SearchConfig, SearchResult
 from worldmodels.common.options import Fields, MoreThan, checked
 from worldmodels.model import ValueFunction
+from worldmodels.nets.choices import Discrete
 from worldmodels.nets.distributions import exponential
 
 SPREAD_FLOOR = 1e-4
@@ -32,7 +33,7 @@ class MPPI(SamplingPlanner):
     def __init__(
         self,
         action_dim: int,
-        discrete: bool,
+        discrete: Discrete,
         temperature: Annotated[float, MoreThan(0), "towards 0 only the best elite counts"] = 1.0,
         normalize_values: Annotated[
             bool, "temperature in deviations of the elites' values; false: in units of return"

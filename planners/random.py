@@ -13,6 +13,7 @@ from planners.base import Decision, Planner
 from planners.search.proposals import CategoricalProposal, color_noise
 from planners.search.shooting import NoiseBeta
 from worldmodels.common.options import Count, checked
+from worldmodels.nets.choices import Discrete, sizes_of
 
 
 class Random(Planner):
@@ -27,13 +28,13 @@ class Random(Planner):
     def __init__(
         self,
         action_dim: int,
-        discrete: bool,
+        discrete: Discrete,
         noise_beta: NoiseBeta = 0.0,
         length: Annotated[Count, "decisions that one sequence lasts, or until its episode ends"] = 200,
     ) -> None:
         super().__init__(action_dim, discrete)
         self.noise_beta, self.length = noise_beta, length
-        self.choices = CategoricalProposal(action_dim, 0.0) if discrete else None
+        self.choices = CategoricalProposal(sizes_of(action_dim, discrete), 0.0) if discrete else None
 
     def initial(self, n: int) -> Memory:
         """Return no sequence yet, which is the same as a sequence used up."""
@@ -57,5 +58,4 @@ class Random(Planner):
         """Uniform actions from standard normal numbers."""
         if self.choices is None:
             return torch.erf(normal / 2**0.5)
-        uniform = torch.full_like(normal, self.choices.default_mean)
-        return self.choices.draw(uniform, torch.zeros_like(normal), normal)
+        return self.choices.draw(self.choices.unknown(normal), torch.zeros_like(normal), normal)

@@ -20,6 +20,7 @@ from worldmodels.common.batch import mean_weights
 from worldmodels.common.options import AtLeast, Between, Count, Fields, MoreThan, checked, inside
 from worldmodels.errors import OptionError
 from worldmodels.heads.base import Layers, NumBins, Units
+from worldmodels.nets.choices import Discrete
 from worldmodels.nets.distributions import TwoHot
 from worldmodels.nets.ensembles import EnsembleMLP
 from worldmodels.nets.layers import DEFAULT_STYLE, NetStyle, call_frozen
@@ -77,7 +78,7 @@ class TDLearner(Learner):
         self,
         feat_dim: int,
         action_dim: int,
-        discrete: bool,
+        discrete: Discrete,
         policy: Annotated[Mapping[str, Any], Fields(PolicyNetwork, POLICY_GIVEN), "the policy's network, under tanh"],
         q: Annotated[Mapping[str, Any], Fields(QEnsemble, ("feat_dim", "action_dim", "style")), "the Q functions"],
         gamma: Gamma = 0.99,

@@ -15,6 +15,7 @@ from planners.base import Decision, Planner
 from worldmodels.common.options import AtLeast, checked
 from worldmodels.envs.maze import MazeName, grid_of
 from worldmodels.errors import require
+from worldmodels.nets.choices import Discrete
 
 
 class Waypoints(Planner):
@@ -29,7 +30,7 @@ class Waypoints(Planner):
     def __init__(
         self,
         action_dim: int,
-        discrete: bool,
+        discrete: Discrete,
         maze: Annotated[MazeName, "its name, as in env.maze"],
         stiffness: Annotated[float, "force for a distance of 1"] = 1.0,
         damping: Annotated[float, "force against a speed of 1"] = 0.3,

@@ -22,6 +22,7 @@ from planner_cases import PLANNERS as KIND
 from worldmodels.common.columns import GOAL_PREFIX
 from worldmodels.config import load_config
 from worldmodels.factory import build_model
+from worldmodels.nets.choices import likeliest
 from worldmodels.training.setup import Spaces, build_module
 
 pytestmark = pytest.mark.contract
@@ -79,8 +80,8 @@ def configured(backbone: str, planner: str, observed: str):
 
 def made(cfg, observations, discrete, folder):
     """A module and its optimiser."""
-    model = build_model(cfg, observations, ACTION)
-    module = build_module(cfg, folder, model, Spaces(observations, ACTION, discrete))
+    numbers = sum(discrete) if isinstance(discrete, tuple) else ACTION
+    module = build_module(cfg, folder, build_model(cfg, observations, numbers), Spaces(observations, numbers, discrete))
     module.log = lambda *_, **__: None
     module.log_dict = lambda *_, **__: None
     module.average.eval()
@@ -100,7 +101,7 @@ def acted(module, observations, rows, discrete, seed):
     model, planner = module.acting
     generator = torch.Generator().manual_seed(seed)
     state, memory, actions = model.initial(2), planner.initial(2), []
-    action = torch.zeros(2, ACTION)
+    action = torch.zeros(2, planner.action_dim)
     for t in range(3):
         first = torch.full((2,), t == 0)
         with torch.no_grad():
@@ -111,17 +112,37 @@ def acted(module, observations, rows, discrete, seed):
     return torch.stack(actions)
 
 
+def recorded(planner, observed, observations):
+    """A batch, with goals where the planner is shown some, and what it observes."""
+    rows = batch(size=2, length=5, observations=observations)
+    if KIND[planner] == "goals":
+        rows |= {GOAL_PREFIX + observed: rows[observed].flip(1)}
+        observations = observations | {GOAL_PREFIX + observed: observations[observed]}
+    return rows, observations
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("planner", GENERAL)
+def test_every_planner_takes_several_choices_at_once(planner, tmp_path):
+    sizes = (2, 3)
+    rows, observations = recorded(planner, "state", STATE)
+    rows["action"] = likeliest(torch.rand(2, 5, 5, generator=torch.Generator().manual_seed(0)), sizes)
+    module, optimizer = made(configured("rssm", planner, "state"), observations, sizes, tmp_path)
+    update(module, optimizer, rows)
+    taken = acted(module, observations, rows, sizes, 1)
+    for choice in taken.split(sizes, -1):
+        assert torch.equal(choice.sum(-1), torch.ones(3, 2))
+        assert set(choice.unique().tolist()) == {0.0, 1.0}
+
+
 @pytest.mark.heavy
 def test_it_acts_learns_is_saved_and_taken_up_again(case, tmp_path):
     backbone, planner, actions, observed = case
     discrete, observations = actions == "discrete", PIXELS if observed == "pixels" else STATE
     cfg = configured(backbone, planner, observed)
-    rows = batch(size=2, length=5, observations=observations)
-    if KIND[planner] == "goals":
-        rows |= {GOAL_PREFIX + observed: rows[observed].flip(1)}
-        observations = observations | {GOAL_PREFIX + observed: observations[observed]}
+    rows, observations = recorded(planner, observed, observations)
     if discrete:
-        rows["action"] = torch.nn.functional.one_hot(rows["action"].argmax(-1), ACTION).float()
+        rows["action"] = likeliest(rows["action"], (ACTION,))
     torch.manual_seed(0)
     module, optimizer = made(cfg, observations, discrete, tmp_path)
     before = deepcopy(module.state_dict())

@@ -22,6 +22,7 @@ from worldmodels.config.scales import learner_of, scales_by_part
 from worldmodels.envs.options import GoalReading, read
 from worldmodels.errors import OptionError, UserError
 from worldmodels.model import WorldModel
+from worldmodels.nets.choices import Discrete
 from worldmodels.nets.encoders import ObservationSpec
 from worldmodels.nets.goal_encoder import GoalEncoder, without_goal
 
@@ -120,7 +121,7 @@ def located(cfg: DictConfig) -> Iterator[None]:
 def build_planner(
     cfg: DictConfig,
     action_dim: int,
-    discrete: bool,
+    discrete: Discrete,
     features: FeatureSpec | None = None,
     seed: int = 0,
     nets: DictConfig | None = None,

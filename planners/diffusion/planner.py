@@ -23,6 +23,7 @@ from planners.search.proposals import exploring
 from planners.search.receding_horizon import Replanner, finite
 from worldmodels.common.options import AtLeast, Between, Count, Fields, MoreThan, checked, inside
 from worldmodels.errors import OptionError
+from worldmodels.nets.choices import Discrete
 
 DenoisingHook = Callable[[Tensor], None]
 """Is shown every step's estimate of the plans from pure noise, [N * candidates, L, D]."""
@@ -62,7 +63,7 @@ class Diffusion(Replanner):
     def __init__(
         self,
         action_dim: int,
-        discrete: bool,
+        discrete: Discrete,
         learner: Annotated[Callable[..., TrajectoryLearner], "what learns trajectories"],
         plan_horizon: Annotated[Count, "steps of a trajectory"],
         acting: Annotated[Mapping[str, Any], Fields(SamplingConfig), "how plans are sampled and chosen"],

@@ -26,6 +26,7 @@ from worldmodels.common.options import Between, Fields, checked
 from worldmodels.errors import OptionError
 from worldmodels.heads.base import Layers, Units
 from worldmodels.nets.averages import moving_average
+from worldmodels.nets.choices import Discrete, each, sizes_of
 from worldmodels.nets.layers import DEFAULT_STYLE, MLP, NetStyle
 
 
@@ -62,7 +63,7 @@ class TrajectoryLearner(nn.Module):
         self,
         feat_dim: int,
         action_dim: int,
-        discrete: bool,
+        discrete: Discrete,
         trajectories: Annotated[Callable[..., TrajectoryModel], "the diffusion model"],
         goal_dim: int = 0,
         labels: Annotated[
@@ -87,6 +88,7 @@ class TrajectoryLearner(nn.Module):
     ) -> None:
         super().__init__()
         self.every_offset = every_offset
+        self.sizes = sizes_of(action_dim, discrete)
         self.discrete, self.goal_dim, self.goal_share, self.gamma = discrete, goal_dim, goal_share, gamma
         self.labels = nn.ModuleDict({name: build(goal_dim=goal_dim) for name, build in (labels or {}).items()})
         earned = [name for name, label in self.labels.items() if label.reads_reward]
@@ -206,7 +208,7 @@ class TrajectoryLearner(nn.Module):
         """Squared error, or cross-entropy, of the action between each two latents."""
         output = self.inverse_dynamics(window.feat)
         if self.discrete:
-            return -(window.action[:, :-1] * output.log_softmax(-1)).sum(-1)
+            return -(window.action[:, :-1] * each(lambda part: part.log_softmax(-1), self.sizes, output)).sum(-1)
         return (output.tanh() - window.action[:, :-1]).square().sum(-1)
 
     def _forward_loss(self, window: Window, ends: Int64[Tensor, " B"]) -> Float[Tensor, "B L1"]:
@@ -265,9 +267,9 @@ class TrajectoryLearner(nn.Module):
         if self.trajectories.actions:
             actions = x[..., self.trajectories.feat_dim :]
             return actions if self.discrete else actions.clamp(-1, 1)
-        inverse_dynamics = self.inverse_dynamics(x)
-        inverse_dynamics = inverse_dynamics.softmax(-1) if self.discrete else inverse_dynamics.tanh()
-        return torch.cat([inverse_dynamics, inverse_dynamics[..., -1:, :]], dim=-2)
+        found = self.inverse_dynamics(x)
+        found = each(lambda part: part.softmax(-1), self.sizes, found) if self.discrete else found.tanh()
+        return torch.cat([found, found[..., -1:, :]], dim=-2)
 
     def inverse_dynamics(self, latents: Float[Tensor, "... L F"]) -> Float[Tensor, "... L1 A"]:
         """Raw inverse dynamics, of the latent and of how far it moves, both in deviations."""

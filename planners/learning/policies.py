@@ -19,6 +19,7 @@ from worldmodels.common.options import Between, MoreThan, checked
 from worldmodels.errors import OptionError
 from worldmodels.heads.base import Layers, Units
 from worldmodels.nets.categorical import mix_uniform, straight_through
+from worldmodels.nets.choices import Discrete, each, sizes_of
 from worldmodels.nets.distributions import exponential
 from worldmodels.nets.layers import DEFAULT_STYLE, MLP, NetStyle
 
@@ -117,13 +118,15 @@ class SquashedNormal(ActionDistribution):
 
 @dataclass(frozen=True)
 class OneHot(ActionDistribution):
-    """Discrete actions with a uniform share, straight-through."""
+    """Discrete actions with a uniform share, straight-through: one choice, or several that are drawn by themselves."""
 
     log_probs: Float[Tensor, "... A"]
+    sizes: tuple[int, ...]
+    """Of the one-hots."""
 
     def draw(self, noise: Tensor) -> Tensor:
-        """Return the class that wins an exponential race, which is a draw from the probabilities."""
-        return straight_through((self.log_probs - exponential(noise).log()).argmax(-1), self.log_probs.exp())
+        """Return the classes that win an exponential race, which is a draw from the probabilities."""
+        return self._one_hots(self.log_probs - exponential(noise).log())
 
     @override
     def action(self, raw: Tensor) -> Tensor:
@@ -131,7 +134,12 @@ class OneHot(ActionDistribution):
 
     @override
     def mode(self) -> Tensor:
-        return straight_through(self.log_probs.argmax(-1), self.log_probs.exp())
+        return self._one_hots(self.log_probs)
+
+    def _one_hots(self, score: Tensor) -> Tensor:
+        return each(
+            lambda part, probs: straight_through(part.argmax(-1), probs), self.sizes, score, self.log_probs.exp()
+        )
 
     @override
     def log_prob(self, raw: Tensor) -> Tensor:
@@ -157,7 +165,7 @@ class PolicyNetwork(nn.Module):
         self,
         feat_dim: int,
         action_dim: int,
-        discrete: bool,
+        discrete: Discrete,
         units: Units,
         layers: Layers,
         squash: bool = False,
@@ -169,15 +177,15 @@ class PolicyNetwork(nn.Module):
         super().__init__()
         if min_std > max_std:
             raise OptionError("min_std", min_std, f"must be at most max_std={max_std}")
-        self.discrete, self.squash, self.unimix = discrete, squash, unimix
+        self.sizes, self.squash, self.unimix = sizes_of(action_dim, discrete), squash, unimix
         self.min_std, self.max_std = min_std, max_std
         self.net = MLP(feat_dim, units, layers, action_dim if discrete else 2 * action_dim, out_scale=0.01, style=style)
 
     def forward(self, feat: Float[Tensor, "... F"]) -> ActionDistribution:
         """Return the distribution over the next action. It is fp32 whatever the network computes in."""
         raw = self.net(feat).float()
-        if self.discrete:
-            return OneHot(mix_uniform(raw, self.unimix))
+        if self.sizes:
+            return OneHot(each(lambda part: mix_uniform(part, self.unimix), self.sizes, raw), self.sizes)
         mean, spread = raw.chunk(2, dim=-1)
         if self.squash:  # TD-MPC2: the deviation's logarithm moves between its bounds
             low, high = math.log(self.min_std), math.log(self.max_std)

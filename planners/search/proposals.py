@@ -12,10 +12,10 @@ from typing import Protocol, runtime_checkable
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import one_hot
 from typing_extensions import override
 
 from worldmodels.errors import OptionError
+from worldmodels.nets.choices import Discrete, each, likeliest, sizes_of
 from worldmodels.nets.distributions import exponential
 
 
@@ -37,11 +37,11 @@ class Proposal:
 class ProposalFamily(Protocol):
     """A kind of distribution over action sequences."""
 
-    default_mean: float
-    """The mean where nothing is known."""
+    def unknown(self, mean: Tensor) -> Tensor:
+        """Return a mean of the same shape of which nothing is known."""
 
     def widen(self, mean: Tensor) -> Proposal:
-        """Search widely around the mean [N, H, A] of an earlier plan, or around ``default_mean``."""
+        """Search widely around the mean [N, H, A] of an earlier plan, or around an unknown one."""
 
     def draw(self, mean: Tensor, spread: Tensor, noise: Tensor) -> Tensor:
         """Turn standard normal noise into actions that an environment accepts. Shapes broadcast."""
@@ -56,11 +56,13 @@ class ProposalFamily(Protocol):
 class GaussianProposal:
     """Box actions: normal, clamped to [-1, 1], with a floor under the deviation so that search never dies out."""
 
-    default_mean = 0.0
-
     def __init__(self, min_std: float, max_std: float) -> None:
         self.min_std = min_std
         self.max_std = max_std
+
+    def unknown(self, mean: Tensor) -> Tensor:
+        """Return the middle of the box."""
+        return torch.zeros_like(mean)
 
     def widen(self, mean: Tensor) -> Proposal:
         """Take ``max_std`` everywhere: the next plan may differ much from the last one."""
@@ -83,14 +85,21 @@ class GaussianProposal:
 
 
 class CategoricalProposal:
-    """Discrete actions, one-hot: ``mean`` holds probabilities, ``spread`` the share of draws made uniformly instead."""
+    """Choices, one-hot: ``mean`` holds probabilities, ``spread`` the share of draws made uniformly instead.
+
+    ``sizes`` are those of the one-hots that make up an action.
+    """
 
     warm_spread = 0.5
     """Share of uniform draws around an earlier plan, as ``max_std`` is for Box actions."""
 
-    def __init__(self, actions: int, min_prob: float) -> None:
-        self.default_mean = 1 / actions
-        self.min_share = min_prob * actions
+    def __init__(self, sizes: tuple[int, ...], min_prob: float) -> None:
+        self.sizes = sizes
+        self.min_prob = min_prob
+
+    def unknown(self, mean: Tensor) -> Tensor:
+        """Return equal probabilities."""
+        return each(lambda part: torch.full_like(part, 1 / part.shape[-1]), self.sizes, mean)
 
     def widen(self, mean: Tensor) -> Proposal:
         """Draw half of the actions uniformly: the next plan may differ much from the last one."""
@@ -98,29 +107,27 @@ class CategoricalProposal:
 
     def draw(self, mean: Tensor, spread: Tensor, noise: Tensor) -> Tensor:
         """Sample one-hot actions. Noise correlated in time gives actions correlated in time."""
-        probs = mean.lerp(torch.full_like(mean, self.default_mean), spread)
-        return self._one_hot(probs / exponential(noise))
+        return likeliest(mean.lerp(self.unknown(mean), spread) / exponential(noise), self.sizes)
 
     def fit(self, elites: Tensor, weights: Tensor) -> Proposal:
         """Fit weighted frequencies. No probability drawn from falls below ``min_prob``."""
         mean = (weights[:, :, None, None] * elites).sum(dim=1)
-        return Proposal(mean, torch.full_like(mean, self.min_share))
+        return Proposal(
+            mean, each(lambda part: torch.full_like(part, self.min_prob * part.shape[-1]), self.sizes, mean)
+        )
 
     def mode(self, mean: Tensor) -> Tensor:
         """Take the most probable action of each step."""
-        return self._one_hot(mean)
-
-    def _one_hot(self, score: Tensor) -> Tensor:
-        return one_hot(score.argmax(dim=-1), score.shape[-1]).to(score.dtype)
+        return likeliest(mean, self.sizes)
 
 
-def exploring(action_dim: int, discrete: bool, noise_std: float) -> ProposalFamily:
+def exploring(action_dim: int, discrete: Discrete, noise_std: float) -> ProposalFamily:
     """Return what explores around a plan: noise of one deviation or, of Discrete actions, a share of uniform ones."""
     if not discrete:
         return GaussianProposal(noise_std, noise_std)
     if noise_std > 1:
         raise OptionError("noise_std", noise_std, "must be at most 1 for Discrete actions, of which it is a share")
-    return CategoricalProposal(action_dim, 0.0)
+    return CategoricalProposal(sizes_of(action_dim, discrete), 0.0)
 
 
 def color_noise(white: Float[Tensor, "*batch H A"], beta: float) -> Float[Tensor, "*batch H A"]:

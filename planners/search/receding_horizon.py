@@ -14,6 +14,7 @@ from planners.base import Decision, Planner
 from planners.search.memory_budget import ROWS_AT_ONCE
 from planners.search.proposals import ProposalFamily
 from worldmodels.errors import OptionError
+from worldmodels.nets.choices import Discrete
 
 
 class Replanner(Planner):
@@ -32,7 +33,7 @@ class Replanner(Planner):
     def __init__(
         self,
         action_dim: int,
-        discrete: bool,
+        discrete: Discrete,
         family: ProposalFamily,
         plan_horizon: int,
         gamma: float,
@@ -66,7 +67,7 @@ class Replanner(Planner):
 
     @override
     def initial(self, n: int) -> Memory:
-        mean = torch.full((n, self.plan_horizon, self.action_dim), self.family.default_mean)
+        mean = self.family.unknown(torch.empty(n, self.plan_horizon, self.action_dim))
         return {
             "plan": self.family.mode(mean),
             "mean": mean,
@@ -103,7 +104,7 @@ class Replanner(Planner):
         """Return the memory that a search begins with: without the plan before, unless there is a warm start."""
         if self.warm_start:
             return memory
-        return memory | {"mean": torch.full_like(memory["mean"], self.family.default_mean)}
+        return memory | {"mean": self.family.unknown(memory["mean"])}
 
     def current_plan(self, memory: Memory, fallback: Float[Tensor, "N H A"]) -> Float[Tensor, "N H A"]:
         """Return the plan that is being followed, for looking at. Rows that have none yet get ``fallback``."""
@@ -113,8 +114,7 @@ class Replanner(Planner):
         """Drop the first step of every plan. Nothing is known about its new last one."""
 
         def shifted(value: Tensor) -> Tensor:
-            unknown = torch.full_like(value[..., :1, :], self.family.default_mean)
-            return torch.cat([value[..., 1:, :], unknown], dim=-2)
+            return torch.cat([value[..., 1:, :], self.family.unknown(value[..., :1, :])], dim=-2)
 
         return memory | {key: shifted(memory[key]) for key in self.plan_keys}
 

@@ -19,6 +19,7 @@ from planners.search.receding_horizon import Replanner, finite
 from worldmodels.common.options import AtLeast, Between, Count, MoreThan
 from worldmodels.errors import OptionError
 from worldmodels.model import ValueFunction
+from worldmodels.nets.choices import Discrete, sizes_of
 
 NoiseBeta = Annotated[float, AtLeast(0), "spectrum of the noise along time: 0 white, 1 pink, 2 red"]
 
@@ -89,16 +90,21 @@ class SamplingPlanner(Replanner):
     """Set once by :class:`planners.guided.Guided`."""
 
     def __init__(
-        self, action_dim: int, discrete: bool, options: Mapping[str, Any], terminal_value: ValueFunction | None = None
+        self,
+        action_dim: int,
+        discrete: Discrete,
+        options: Mapping[str, Any],
+        terminal_value: ValueFunction | None = None,
     ) -> None:
         settings = from_options(SearchConfig, options)
-        if discrete and settings.min_prob * action_dim >= 1:
+        sizes = sizes_of(action_dim, discrete)
+        if sizes and settings.min_prob * max(sizes) >= 1:
             raise OptionError(
-                "min_prob", settings.min_prob, f"must be less than 1 / {action_dim}, the number of actions"
+                "min_prob", settings.min_prob, f"must be less than 1 / {max(sizes)}, the number of actions"
             )
         family = (
-            CategoricalProposal(action_dim, settings.min_prob)
-            if discrete
+            CategoricalProposal(sizes, settings.min_prob)
+            if sizes
             else GaussianProposal(settings.min_std, settings.max_std)
         )
         super().__init__(

@@ -38,6 +38,7 @@ KINDS = {
     "DoorKey": ("env=minigrid", "env.size=32", "env.max_episode_steps=60"),
     "POPGym": ("env=popgym", "dynamics=ssm"),
     "Pong": ("env=atari", "env.size=32", "frames=4000", "prefill=2000"),
+    "choices": ("env=gym", "env.id=two_cameras:Buttons-v0", "planner=actor_critic", "planner.imag_horizon=3"),
     "two cameras": ("env=gym", "env.id=two_cameras:Robot-v0", "env.obs=both", "env.size=16"),
 }
 NEEDED = {"DoorKey": "minigrid", "POPGym": "popgym", "Pong": "ale_py"}

@@ -1,4 +1,4 @@
-"""An environment of a stranger's: two cameras, a vector, a choice and words in one Dict."""
+"""Environments of a stranger's: two cameras, a vector, a choice and words in one Dict; several choices at once."""
 
 from __future__ import annotations
 
@@ -43,4 +43,27 @@ class Robot(gymnasium.Env):
         return {"front": front, "wrist": wrist, "pose": pose, "gripper": int(self._at > 0), "task": "go to the middle"}
 
 
+class Buttons(gymnasium.Env):
+    """A colour is shown, and a lever and two buttons belong to it: a point for each that is set right."""
+
+    metadata = {"render_modes": []}  # noqa: RUF012 - as Gymnasium declares it
+
+    def __init__(self) -> None:
+        self.observation_space = spaces.Discrete(3)
+        self.action_space = spaces.Dict({"lever": spaces.Discrete(3), "buttons": spaces.MultiBinary(2)})
+        self._colour, self._steps = 0, 0
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self._colour, self._steps = int(self.np_random.integers(3)), 0
+        return self._colour, {}
+
+    def step(self, action):
+        right = [action["lever"] == self._colour, *(action["buttons"] == [self._colour > 0, self._colour > 1])]
+        self._colour = int(self.np_random.integers(3))
+        self._steps += 1
+        return self._colour, float(sum(right)), False, self._steps >= 25, {}
+
+
+gymnasium.register("Buttons-v0", entry_point=Buttons)
 gymnasium.register("Robot-v0", entry_point=Robot)

@@ -63,8 +63,20 @@ def check_spaces(name: str, observation: spaces.Space, action: spaces.Space) -> 
         unit = action.dtype == np.float32 and len(action.shape) == 1 and action.shape[0] > 0
         if not unit or not (np.all(action.low == -1) and np.all(action.high == 1)):
             raise UserError(f"{name}: a continuous action_space must be Box(-1, 1, (A,), float32), got {action}.")
-    elif not isinstance(action, spaces.Discrete) or action.start != 0:
-        raise UserError(f"{name}: action_space must be Box(-1, 1, (A,), float32) or Discrete(n), got {action}.")
+    elif not isinstance(action, spaces.Discrete | spaces.MultiDiscrete) or np.any(action.start != 0):
+        raise UserError(
+            f"{name}: action_space must be Box(-1, 1, (A,), float32), Discrete(n) or MultiDiscrete, both from 0, "
+            f"got {action}."
+        )
+
+
+def kind_of(action: spaces.Space) -> tuple[bool | tuple[int, ...], int]:
+    """Return whether actions are one-hot, or the sizes of several one-hots, and how many numbers an action has."""
+    if isinstance(action, spaces.Box):
+        return False, action.shape[0]
+    if isinstance(action, spaces.Discrete):
+        return True, int(action.n)
+    return tuple(map(int, action.nvec)), int(action.nvec.sum())
 
 
 def as_reward(name: str, reward: Any) -> float:

@@ -79,6 +79,8 @@ def _actions(env: gymnasium.Env, steps: int, seed: int = 0) -> Iterator[Any]:
     for _ in range(steps):
         if isinstance(env.action_space, gymnasium.spaces.Discrete):
             yield int(random.integers(env.action_space.n))
+        elif isinstance(env.action_space, gymnasium.spaces.MultiDiscrete):
+            yield random.integers(env.action_space.nvec)
         else:
             yield random.uniform(-1, 1, env.action_space.shape).astype(np.float32)
 

@@ -19,7 +19,6 @@ from typing import Annotated, Any
 import numpy as np
 import psutil
 import torch
-from gymnasium.spaces import Box
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 from gymnasium.vector.async_vector_env import AsyncState
 from jaxtyping import Float
@@ -29,8 +28,10 @@ from worldmodels.common.options import Count, MoreThan, checked
 from worldmodels.common.seeds import HELD_OUT, derive_seed
 from worldmodels.common.terminal import tell_once
 from worldmodels.envs import describe
+from worldmodels.envs.base import kind_of
 from worldmodels.envs.stream import Probed, StreamFactory, kill, probe_spaces
 from worldmodels.errors import UserError, sentence
+from worldmodels.nets.choices import indices, likeliest, sizes_of
 
 log = logging.getLogger(__name__)
 
@@ -70,8 +71,8 @@ class VectorEnv:
         self._factories = [StreamFactory(env, seed, index, spaces, os.getpid()) for index in range(num_envs)]
         self._start()
         observation, action = spaces
-        self.discrete = not isinstance(action, Box)
-        self.action_dim = int(action.n) if self.discrete else action.shape[0]
+        self.discrete, self.action_dim = kind_of(action)
+        self._sizes = sizes_of(self.action_dim, self.discrete)
         self.observation_spec: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
             key: (tuple(space.shape), torch.uint8 if space.dtype == np.uint8 else torch.float32)
             for key, space in observation.items()
@@ -102,7 +103,7 @@ class VectorEnv:
         envs = self._running()
         action = self._clean(action)
         with self._naming_the_culprit():
-            envs.step_async(action.argmax(-1).numpy() if self.discrete else action.numpy())
+            envs.step_async((indices(action, self._sizes) if self.discrete else action).numpy())
             observation, reward, terminated, truncated, info = envs.step_wait(self.timeout)
         return self._rows(observation, action, reward, terminated, truncated, info)
 
@@ -182,7 +183,7 @@ class VectorEnv:
         if not torch.isfinite(action).all():
             raise UserError(f"An action for {self.name} is not finite: {action.tolist()}.")
         if self.discrete:
-            return torch.nn.functional.one_hot(action.argmax(-1), self.action_dim).float()
+            return likeliest(action, self._sizes)
         return action.clamp(-1, 1)
 
     def _rows(

@@ -15,13 +15,14 @@ from planners.base import Decision, Planner
 from planners.random import Random
 from worldmodels.evaluation.rollout import play_baseline
 from worldmodels.factory import build_planner
+from worldmodels.nets.choices import Discrete
 from worldmodels.runs.loading import Run
 
 
 class Constant(Planner):
     """Always the same action: what doing nothing, or full throttle, scores."""
 
-    def __init__(self, action_dim: int, discrete: bool, value: float) -> None:
+    def __init__(self, action_dim: int, discrete: Discrete, value: float) -> None:
         super().__init__(action_dim, discrete)
         self.value = value
 

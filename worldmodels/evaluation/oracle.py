@@ -30,6 +30,7 @@ from worldmodels.envs.stream import enter_worker
 from worldmodels.envs.vector import VectorEnv, array_state, plain_config
 from worldmodels.errors import UserError, sentence
 from worldmodels.model import ActionSource, Trajectory, WorldModel, as_policy
+from worldmodels.nets.choices import Discrete, indices, sizes_of
 
 SNAPSHOT = "snapshot"
 """The memory of a state: a simulator's snapshot as bytes, behind their number in eight."""
@@ -65,13 +66,13 @@ class Simulators:
 
     Args:
         env: the environment's configuration.
-        discrete: whether actions are one-hot.
+        discrete: whether actions are one-hot, or of which sizes.
         workers: how many processes; None: one a core.
         complete: whether everything that agents see is wanted, frames too. Else these are not drawn where that can be.
     """
 
     def __init__(
-        self, env: Mapping[str, Any], discrete: bool, workers: int | None = None, complete: bool = False
+        self, env: Mapping[str, Any], discrete: Discrete, workers: int | None = None, complete: bool = False
     ) -> None:
         env = plain_config(env)
         if not complete:
@@ -89,7 +90,7 @@ class Simulators:
         self._pool.shutdown(cancel_futures=True)
 
     def play(self, snapshots: list[bytes], start: np.ndarray, actions: np.ndarray, kept: slice = NOTHING) -> Played:
-        """Play actions [N, H, A] (or [N, H] indices), row n from ``snapshots[start[n]]``."""
+        """Play actions [N, H, A] (or indices [N, H], [N, H, K]), row n from ``snapshots[start[n]]``."""
         parts = np.array_split(np.arange(len(start)), min(self.workers, len(start)))
         try:
             answers = []
@@ -256,7 +257,8 @@ class OracleDynamics(Dynamics):
     def play(self, state: State, actions: Float[Tensor, "N H A"], kept: slice = NOTHING) -> Played:
         """Play sequences of actions."""
         packed, index = torch.unique_consecutive(state.memory[SNAPSHOT], dim=0, return_inverse=True)
-        given = actions.argmax(-1) if self.simulators.discrete else actions
+        sizes = sizes_of(actions.shape[-1], self.simulators.discrete)
+        given = indices(actions, sizes) if sizes else actions
         return self.simulators.play(unpack(packed), index.numpy(), given.cpu().numpy(), kept)
 
 

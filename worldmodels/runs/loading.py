@@ -18,6 +18,7 @@ from worldmodels.envs.vector import VectorEnv
 from worldmodels.errors import UserError
 from worldmodels.factory import build_model, build_planner, prefix_rows, require_length
 from worldmodels.model import WorldModel
+from worldmodels.nets.choices import Discrete
 from worldmodels.nets.encoders import ObservationSpec
 from worldmodels.runs.edit import learned_prefix, override, require_learned, require_same_model
 from worldmodels.runs.folders import AVERAGE, load_weights, observation_spec, read_checkpoint, read_config
@@ -41,8 +42,8 @@ class Run:
         return self.checkpoint["counters"]["frames"]
 
     @property
-    def discrete(self) -> bool:
-        """Whether actions are one-hot."""
+    def discrete(self) -> Discrete:
+        """Whether actions are one-hot, or of which sizes."""
         return self.checkpoint["spaces"]["discrete"]
 
     @property

@@ -39,6 +39,7 @@ from worldmodels.factory import (
     prefix_rows,
     require_length,
 )
+from worldmodels.nets.choices import Discrete
 from worldmodels.nets.encoders import ObservationSpec
 from worldmodels.runs.recordings import require_same_world
 from worldmodels.training.callbacks import (
@@ -65,7 +66,7 @@ class Spaces:
 
     observation_spec: ObservationSpec
     action_dim: int
-    discrete: bool
+    discrete: Discrete
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,7 @@
-"""Actions of any Gymnasium space behind the two that planners know: numbers in [-1, 1], or one choice of several."""
+"""Actions of any Gymnasium space behind the two kinds that planners know: numbers in [-1, 1], or choices."""
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -12,8 +11,8 @@ from worldmodels.envs import base
 from worldmodels.envs.gym.parts import COUNTED, listed, parts_of, put_together, sizes, starts
 from worldmodels.errors import UserError, shown
 
-MOST_CHOICES = 256
-"""Choices that several counted parts may make together."""
+MOST_CHOICES = 4096
+"""Numbers that the one-hots of an action may have together."""
 UNBOUNDED = 1e9
 """Bounds as large as this stand for none: libraries write 1e38 and the like."""
 
@@ -21,7 +20,8 @@ UNBOUNDED = 1e9
 class Actions:
     """What an environment takes, as one ``space`` of this project's. ``note`` says what was made of it, where much was.
 
-    Raise :class:`UserError` for numbers without bounds, for too many choices and for other spaces.
+    Where all is counted the space is a Discrete or a MultiDiscrete, from 0, else numbers in [-1, 1]. Raise
+    :class:`UserError` for numbers without bounds, for too many choices and for other spaces.
     """
 
     def __init__(self, name: str, space: spaces.Space) -> None:
@@ -37,7 +37,9 @@ class Actions:
         self.discrete = all(counted)
         self.note = ""
         if self.discrete:
-            self.space: spaces.Space = spaces.Discrete(self._choices())
+            self._require_few()
+            one = len(self._sizes) == 1
+            self.space: spaces.Space = spaces.Discrete(self._sizes[0]) if one else spaces.MultiDiscrete(self._sizes)
         else:
             self.space = spaces.Box(-1, 1, (sum(self._dims),), np.float32)
         if len(self._parts) > 1 or not isinstance(space, spaces.Discrete | spaces.Box):
@@ -46,11 +48,8 @@ class Actions:
             self.note = f"{name}: whole numbers of an action are equal shares of [-1, 1]"
 
     def inner(self, action: np.ndarray) -> Any:
-        """Return what the environment is given for one action: a choice [1], or numbers [A], clamped to [-1, 1]."""
-        if self.discrete:
-            digits = np.array(np.unravel_index(int(action[0]), self._sizes), np.int64)
-        else:
-            digits = np.asarray(action, np.float64)
+        """Return what the environment is given for one action: choices [K], or numbers [A], clamped to [-1, 1]."""
+        digits = np.asarray(action, np.int64 if self.discrete else np.float64)
         pieces = iter(np.split(digits, np.cumsum(self._dims)[:-1]))
         return put_together(self._inner, (self._value(part, next(pieces)) for part in self._all))
 
@@ -83,19 +82,20 @@ class Actions:
                 "them bounds in its action_space."
             )
 
-    def _choices(self) -> int:
-        total = math.prod(self._sizes)
-        if len(self._sizes) > 1 and total > MOST_CHOICES:
+    def _require_few(self) -> None:
+        total = sum(self._sizes)
+        if total > MOST_CHOICES:
             raise UserError(
-                f"{self.name} takes actions of {len(self._sizes)} parts with {shown(self._sizes)} choices: together "
-                f"{total:,}, and at most {MOST_CHOICES} can be one choice: leave some out with a wrapper."
+                f"{self.name} takes actions of {total:,} choices, and {MOST_CHOICES:,} numbers, one a choice, are the "
+                "most that an action may have: leave some out with a wrapper."
             )
-        return total
 
     def _described(self) -> str:
         if self.discrete:
-            about = ["x".join(map(str, sizes(part))) for part in self._all]
-            return f"{self.name}: {listed(self._parts, about)} together are one of {self.space.n} actions"
+            about = [f"{' and '.join(map(str, sizes(part)))} choices" for part in self._all]
+            return (
+                f"{self.name}: the {sum(self._sizes)} numbers of an action are one-hots of {listed(self._parts, about)}"
+            )
         about = [f"{dim} of {type(part).__name__}" for part, dim in zip(self._all, self._dims, strict=True)]
         return f"{self.name}: the {sum(self._dims)} numbers of an action are, in order, {listed(self._parts, about)}"
 
