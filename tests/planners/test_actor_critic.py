@@ -459,6 +459,14 @@ def test_it_comes_within_two_percent_of_the_optimum(gradient, updates):
         top = discounted(true.imagine(state, true.best_plan(state.feat, 30, gamma), 30), gamma).mean()
         got = discounted(true.imagine(state, lambda feat: planner.actor(feat).mode(), 30), gamma).mean()
     assert 0 <= ((top - got) / -top).item() < 0.02
+    some = state.map(lambda x: x[:48])
+    with torch.no_grad():
+        top = discounted(true.imagine(some, true.best_plan(some.feat, 30, gamma), 30), gamma).mean()
+    for name in ("mppi_actor_critic", "cem_actor_critic"):  # a search guided by what was learned
+        guided = build(name, true, plan_horizon=3, num_samples=256, num_elites=32, iterations=6, gamma=gamma)
+        guided.learner.load_state_dict(planner.state_dict())
+        searched = acted_out(true, guided.eval(), some, 30, gamma).mean()
+        assert 0 <= ((top - searched) / -top).item() < 0.02, name
 
 
 def acted_out(true, planner, state, steps, gamma):
