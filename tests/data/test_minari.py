@@ -11,7 +11,10 @@ from gymnasium import spaces
 from minari.data_collector import EpisodeBuffer
 
 from worldmodels.data.readers import read
-from worldmodels.data.readers.spaces import flat
+from worldmodels.data.readers.spaces import acted, flat
+from worldmodels.envs.gym.actions import Actions
+from worldmodels.envs.gym.keys import Observations
+from worldmodels.envs.gym.parts import values_of
 from worldmodels.errors import UserError
 
 STATE, UNIT = spaces.Box(-1, 1, (3,), np.float32), spaces.Box(-1, 1, (2,), np.float32)
@@ -90,7 +93,7 @@ def stacked(space, samples):
         return {key: stacked(space[key], [sample[key] for sample in samples]) for key in space}
     if isinstance(space, spaces.Tuple):
         return tuple(stacked(space[k], [sample[k] for sample in samples]) for k in range(len(space)))
-    return np.stack([np.asarray(sample) for sample in samples])
+    return list(samples) if isinstance(space, spaces.Text) else np.stack([np.asarray(sample) for sample in samples])
 
 
 def recorded(tmp_path, monkeypatch, seen=STATE, act=UNIT, steps=5, change=lambda observations: None):
@@ -114,22 +117,140 @@ def recorded(tmp_path, monkeypatch, seen=STATE, act=UNIT, steps=5, change=lambda
     return episode, observations, actions
 
 
-def test_choices_are_read_one_hot_side_by_side(tmp_path, monkeypatch):
-    episode, _, actions = recorded(tmp_path, monkeypatch, act=spaces.MultiDiscrete([3, 2]))
-    assert episode.action.shape == (6, 5)
+def decoded(act, rows):
+    """What the environment is given for rows of a recording."""
+    takes = Actions("toy", act)
+    return [takes.inner(np.array([row.argmax()]) if takes.discrete else row) for row in rows]
+
+
+ACTIONS = {
+    "choice": spaces.Discrete(3),
+    "choice from -1": spaces.Discrete(3, start=-1),
+    "one of one": spaces.Discrete(1),
+    "choices": spaces.MultiDiscrete([2, 2]),
+    "unequal choices from 2": spaces.MultiDiscrete([[3, 2], [1, 4]], start=[[2, 2], [2, 2]]),
+    "switches": spaces.MultiBinary(4),
+    "switches in a square": spaces.MultiBinary((2, 2)),
+    "numbers": spaces.Box(np.array([-2, 0], np.float32), np.array([2, 5], np.float32)),
+    "numbers in a square": spaces.Box(-3, 7, (2, 2), np.float32),
+    "whole numbers": spaces.Box(0, 3, (2,), np.int64),
+    "bytes": spaces.Box(0, 255, (2,), np.uint8),
+    "tuple of choices": spaces.Tuple((spaces.Discrete(3), spaces.MultiBinary(2))),
+    "mixed tuple": spaces.Tuple((spaces.Discrete(3), UNIT)),
+    "mixed dict": spaces.Dict({"b": spaces.Discrete(2), "a": spaces.Box(0, 4, (1,), np.float32)}),
+    "dict in its own order": spaces.Dict([("z", spaces.Box(5, 6, (1,))), ("a", spaces.Box(0, 100, (1,)))]),
+    "nested": spaces.Dict([("z", spaces.Tuple((UNIT, spaces.Discrete(2)))), ("a", spaces.MultiDiscrete([4, 3]))]),
+}
+
+
+@pytest.mark.parametrize("kind", ACTIONS)
+def test_actions_are_those_that_the_environment_takes(tmp_path, monkeypatch, kind):
+    """A row, given to the environment, is the action that was recorded."""
+    act = ACTIONS[kind]
+    episode, _, actions = recorded(tmp_path, monkeypatch, act=act, steps=40)
+    takes = Actions("toy", act)
+    assert episode.action.shape == (41, takes.space.n if takes.discrete else takes.space.shape[0])
     assert not episode.action[0].any()
-    np.testing.assert_array_equal(episode.action[1:, :3].argmax(1), actions[:, 0])
-    np.testing.assert_array_equal(episode.action[1:, 3:].argmax(1), actions[:, 1])
-    assert episode.notes == ("actions of MultiDiscrete([3 2]) are read side by side, choices one-hot",)
+    assert np.abs(episode.action).max() <= 1
+    given = list(values_of("toy", act, stacked(act, decoded(act, episode.action[1:]))))
+    for one, other in zip(given, values_of("toy", act, actions), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-5)
+    assert list(episode.notes) == ([takes.note.removeprefix("toy: ")] if takes.note else [])
 
 
-def test_switches_and_mixtures_are_read_side_by_side(tmp_path, monkeypatch):
-    episode, _, actions = recorded(tmp_path / "1", monkeypatch, act=spaces.MultiBinary(4))
-    np.testing.assert_array_equal(episode.action[1:], actions)
-    mixed = spaces.Dict({"b": spaces.Discrete(2), "a": spaces.Box(0, 4, (1,), np.float32)})
-    episode, _, actions = recorded(tmp_path / "2", monkeypatch, act=mixed)
-    np.testing.assert_allclose(episode.action[1:, 0], actions["a"][:, 0] / 2 - 1, atol=1e-6)
-    np.testing.assert_array_equal(episode.action[1:, 1:].argmax(1), actions["b"])
+@pytest.mark.parametrize("high", [1e38, np.finfo(np.float32).max, 1e9, np.inf])
+def test_bounds_that_stand_for_none_are_none(tmp_path, monkeypatch, high):
+    """Actions are as they are, not zero, and that is told."""
+    act = spaces.Box(-high, high, (1,), np.float32)
+    given = iter((-1, 0.5, 1, 0.25, 0))
+    monkeypatch.setattr(act, "sample", lambda: np.array([next(given)], np.float32))
+    episode, _, _ = recorded(tmp_path, monkeypatch, act=act)
+    assert episode.action[:, 0].tolist() == [0, -1, 0.5, 1, 0.25, 0]
+    assert "actions have no bounds" in episode.notes[0]
+    with pytest.raises(UserError, match="has a of its actions without bounds"):
+        recorded(tmp_path / "part", monkeypatch, act=spaces.Dict({"a": spaces.Box(-high, high, (1,), np.float32)}))
+
+
+def test_actions_that_no_environment_takes_are_refused(tmp_path, monkeypatch):
+    for number, (act, said) in enumerate(
+        (
+            (spaces.Text(5), r"takes actions from Text\("),
+            (spaces.MultiDiscrete([20, 20]), "at most 256 can be one choice"),
+            (spaces.Box(0, 1, (0,), np.float32), "in which there is nothing to choose"),
+        )
+    ):
+        with pytest.raises(UserError, match=said) as raised:
+            recorded(tmp_path / str(number), monkeypatch, act=act)
+        assert len(str(raised.value)) < 300
+    with pytest.raises(UserError, match=r"holds the action 0, which is not in Discrete\(3, start=1\)"):
+        acted("toy", spaces.Discrete(3, start=1), np.array([1, 0]), 2)
+    with pytest.raises(UserError, match=r"holds the action \[0 2\], which is not in MultiDiscrete"):
+        acted("toy", spaces.MultiDiscrete([2, 2]), np.array([[0, 1], [0, 2]]), 2)
+
+
+@pytest.mark.parametrize(
+    "seen",
+    [
+        spaces.Dict([("z", spaces.Box(5, 6, (1,))), ("a", spaces.Box(-6, -5, (1,)))]),
+        spaces.Dict([("b", spaces.Dict([("y", UNIT), ("x", STATE)])), ("a", spaces.Discrete(3, start=1))]),
+        spaces.Tuple((STATE, spaces.Dict([("q", spaces.MultiBinary(2)), ("c", spaces.MultiDiscrete([2, 3]))]))),
+        spaces.Dict([("z", spaces.Text(5)), ("y", spaces.Box(0, 1, (0,))), ("a", STATE)]),
+        spaces.Box(0, 255, (12, 9), np.uint8),
+        spaces.Box(0, 1, (16, 16), np.uint8),
+        spaces.Box(0, 10, (16, 16, 3), np.uint8),
+        spaces.Box(0, 1, (16, 12, 3), np.float32),
+        spaces.Box(-1, 1, (3, 16, 12), np.float32),
+        spaces.Box(0, 255, (3, 18, 16), np.uint8),
+        spaces.Box(0, 255, (4, 18, 16), np.uint8),
+        spaces.Box(0, 255, (16, 16, 4), np.uint8),
+        spaces.Box(0, 255, (16, 16, 2), np.uint8),
+        spaces.Tuple((spaces.Box(0, 255, (16, 16, 3), np.uint8), STATE)),
+        spaces.Dict({"cams": spaces.Dict({"f": spaces.Box(0, 255, (16, 16, 3), np.uint8)}), "p": STATE}),
+        spaces.Dict({name: spaces.Box(0, 255, (16, 16, 3), np.uint8) for name in ("left", "right")}),
+    ],
+    ids=str,
+)
+def test_what_is_seen_is_what_the_environment_observes(tmp_path, monkeypatch, seen):
+    """For each env.obs that it takes, in the order of its own spaces, at the sides that were recorded."""
+    episode, observations, _ = recorded(tmp_path, monkeypatch, seen=seen)
+    rows = len(episode.action)
+    found = set()
+    for obs in ("pixels", "state", "both"):
+        try:
+            reads = Observations("toy", seen, obs, None)
+        except UserError:
+            continue
+        for t in range(rows):
+            for key, value in reads.read(row_of(seen, observations, t)).items():
+                np.testing.assert_array_equal(episode.observations[key][t], value)
+                found.add(key)
+    assert found == set(episode.observations)
+
+
+def row_of(space, values, t):
+    if isinstance(space, spaces.Dict):
+        return {key: row_of(space[key], values[key], t) for key in space}
+    if isinstance(space, spaces.Tuple):
+        return tuple(row_of(part, value, t) for part, value in zip(space, values, strict=True))
+    return values[t]
+
+
+def test_the_order_of_what_is_seen_is_told(tmp_path, monkeypatch):
+    seen = spaces.Dict([("z", STATE), ("a", spaces.Discrete(3)), ("said", spaces.Text(5))])
+    episode, _, _ = recorded(tmp_path, monkeypatch, seen=seen)
+    assert episode.notes == ("state is, in this order, z (3), a (one-hot 3)", "fields that are not read: [said]")
+
+
+def test_a_board_may_be_an_image_or_numbers(tmp_path, monkeypatch):
+    """env.obs says which; one too small for an image is numbers alone."""
+    episode, observations, _ = recorded(tmp_path / "1", monkeypatch, seen=spaces.Box(0, 2, (4, 3), np.uint8))
+    np.testing.assert_array_equal(episode.observations["state"], observations.reshape(6, 12))
+    np.testing.assert_array_equal(episode.observations["pixels"][:, 0], np.rint(observations * 127.5))
+    assert any("may be an image or numbers" in note for note in episode.notes)
+    for number, shape in enumerate(((2, 3), (1, 9), (2, 2, 3))):
+        seen = spaces.Box(0, 1, shape, np.float32)
+        episode, _, _ = recorded(tmp_path / f"2{number}", monkeypatch, seen=seen)
+        assert list(episode.observations) == ["state"]
 
 
 def test_nested_observations_are_one_state(tmp_path, monkeypatch):
@@ -151,10 +272,12 @@ def test_images_are_found_in_every_shape_and_place(tmp_path, monkeypatch):
     episode, observations, _ = recorded(tmp_path / "2", monkeypatch, seen=seen)
     np.testing.assert_array_equal(episode.observations["pixels"], observations["camera"].transpose(0, 3, 1, 2))
     np.testing.assert_array_equal(episode.observations["state"], observations["joints"])
-    assert "[camera, joints]" in episode.notes[0]
+    assert episode.notes == ("frames are [camera]: the first is 'pixels'",)
     several = spaces.Dict({"left": grey, "right": grey})
-    with pytest.raises(UserError, match=r"shows several images, \[left, right\]"):
-        recorded(tmp_path / "3", monkeypatch, seen=several)
+    episode, observations, _ = recorded(tmp_path / "3", monkeypatch, seen=several)
+    assert list(episode.observations) == ["pixels", "pixels_right"]
+    np.testing.assert_array_equal(episode.observations["pixels_right"][:, 0], observations["right"])
+    assert episode.notes == ("frames are [left, right]: the first is 'pixels'",)
 
 
 def test_a_number_that_cannot_vary_is_zero(tmp_path, monkeypatch):
@@ -172,13 +295,20 @@ def test_a_box_without_axes_is_one_number(tmp_path, monkeypatch):
     np.testing.assert_array_equal(episode.observations["state"][:, 0], observations)
 
 
-def test_spaces_without_a_flat_form_are_refused():
-    """Also where they are part of another one."""
-    for space, value in ((spaces.Text(5), ["a"]), (spaces.Dict({"said": spaces.Text(5)}), {"said": ["a"]})):
-        with pytest.raises(UserError, match=r"toy: the space Text\(.* has no form of flat numbers"):
-            flat("toy", space, value)
-    with pytest.raises(UserError, match="toy: a choice lies outside the 3 of its space"):
-        flat("toy", spaces.Discrete(3, start=1), np.array([0, 1]))
+def test_spaces_that_are_no_numbers_are_refused(tmp_path, monkeypatch):
+    """Text alone, and numbers of which there are none."""
+    for number, (seen, said) in enumerate(
+        (
+            (spaces.Text(5), r"episode 0 observes Text\(.* only images, numbers and choices"),
+            (spaces.Dict({"a": spaces.Text(5), "b": spaces.Text(5)}), "nothing of it is read"),
+            (spaces.Box(0, 1, (0,), np.float32), "0 numbers as a vector"),
+        )
+    ):
+        with pytest.raises(UserError, match=said) as raised:
+            recorded(tmp_path / str(number), monkeypatch, seen=seen)
+        assert len(str(raised.value)) < 300
+    with pytest.raises(UserError, match=r"toy observed \[?0\]?, which is not in Discrete\(3, start=1\)"):
+        flat("toy", spaces.Discrete(3, start=1), np.array([1, 0]), 2)
 
 
 def test_goals_that_are_no_part_of_the_state_are_refused(tmp_path, monkeypatch):

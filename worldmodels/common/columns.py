@@ -25,6 +25,11 @@ def cameras(keys: Iterable[str]) -> list[str]:
     return sorted(key for key in keys if key == PIXELS or key.startswith(CAMERA_PREFIX))
 
 
+def shows_frames(key: str) -> bool:
+    """Return whether a column holds frames: of a camera, or of a goal."""
+    return bool(cameras([key.removeprefix(GOAL_PREFIX)]))
+
+
 def observed(keys: Iterable[str]) -> list[str]:
     """Return those keys that show where one is, in a fixed order: cameras, then the state."""
     keys = set(keys)

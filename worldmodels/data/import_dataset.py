@@ -13,7 +13,7 @@ import torch
 from tqdm import tqdm
 
 from worldmodels.common.batch import ROW_FLAGS
-from worldmodels.common.columns import GOAL_PREFIX
+from worldmodels.common.columns import GOAL_PREFIX, shows_frames
 from worldmodels.data.card import write_card
 from worldmodels.data.readers import READERS, read
 from worldmodels.data.readers.base import SKILL, Reader, Recording, resized
@@ -118,7 +118,7 @@ def rows_of(
     columns = {key: np.stack([value] * len(episode.action)) for key, value in (shown or {}).items()}
     columns |= episode.observations
     for key in spec.keys() & columns.keys():
-        if key.endswith("pixels"):
+        if shows_frames(key):
             columns[key] = resized(columns[key], spec[key][0][-1])
     length = len(episode.action)
     reach = np.abs(episode.action).reshape(length, -1).max(0)

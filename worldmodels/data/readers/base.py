@@ -13,6 +13,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from worldmodels.common.columns import shows_frames
 from worldmodels.errors import UserError, shown
 
 SKILL = "skill"
@@ -110,7 +111,7 @@ def recording(
 
 def single(source: str, key: str, value: np.ndarray) -> np.ndarray:
     """Return a field in float32, frames as they are. Refuse what is not a finite number, naming its first row."""
-    if key.endswith("pixels"):
+    if shows_frames(key):
         return value
     if value.dtype.kind not in "biuf":
         raise UserError(f"{source}: field {key!r} is of type {value.dtype}, where numbers are expected.")
@@ -125,7 +126,7 @@ def single(source: str, key: str, value: np.ndarray) -> np.ndarray:
 def require_layout(source: str, key: str, value: np.ndarray) -> None:
     """Refuse what is not uint8 frames [T, C, H, W], or numbers [T, n]."""
     kind = f"{value.dtype} {value.shape}"
-    if not key.endswith("pixels"):
+    if not shows_frames(key):
         if value.ndim != 2:
             raise UserError(f"{source}: {key!r} is {kind}, where numbers [T, n] are expected.")
         return

@@ -1,4 +1,4 @@
-"""Minari datasets that are on this machine."""
+"""Minari datasets that are on this machine. Their spaces are read by the code that env=gym reads them with."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ import numpy as np
 from gymnasium import spaces
 from typing_extensions import override
 
-from worldmodels.data.readers.base import Reader, Recording, as_frames, recording, require_package
+from worldmodels.data.readers.base import Reader, Recording, recording, require_package
 from worldmodels.data.readers.rows import unread
-from worldmodels.data.readers.spaces import flat, is_image
-from worldmodels.errors import UserError, near_match, shown
+from worldmodels.data.readers.spaces import Seen, acted, flat, in_order
+from worldmodels.errors import UserError, near_match, sentence, shown
 
 MINARI = "minari:"
 """Beginning of a Minari dataset's name, instead of a path."""
-GOAL, REACHED = "desired_goal", "achieved_goal"
+SEEN, GOAL, REACHED = "observation", "desired_goal", "achieved_goal"
+EARLY = "a termination before an episode's last action ends nothing here: the rows behind it are read too"
 
 
 class MinariReader(Reader):
@@ -38,53 +39,49 @@ class MinariReader(Reader):
                 f"data={MINARI}{name} is not on this machine ({shown(error)}): fetch it with "
                 f"`minari download {name}`.{near_match(name, known)}"
             ) from error
-        for episode in dataset.iterate_episodes():
-            source = f"{MINARI}{name}, episode {episode.id}"
-            action = flat(source, dataset.action_space, episode.actions, unit=True)
-            terminal = bool(episode.terminations[-1])
-            yield recording(
-                source,
-                _observed(source, dataset.observation_space, episode.observations),
-                np.concatenate([np.zeros_like(action[:1]), action]),
-                np.concatenate([[0.0], episode.rewards]),
-                terminal,
-                finished=terminal or bool(episode.truncations[-1]),
-                notes=_told(dataset.action_space, dataset.observation_space),
-            )
+        told = dataset.storage.read_raw_metadata(dataset.storage.data_path)
+        act, seen = (
+            in_order(space, told.get(key))
+            for key, space in (("action_space", dataset.action_space), ("observation_space", dataset.observation_space))
+        )
+        try:
+            for episode in dataset.iterate_episodes():
+                yield _read(f"{MINARI}{name}, episode {episode.id}", episode, act, seen)
+        except (OSError, KeyError) as error:  # its files are torn, or lack a part
+            raise UserError(f"{MINARI}{name} cannot be read: {sentence(shown(error))}") from error
 
 
-def _told(action: spaces.Space, seen: spaces.Space) -> tuple[str, ...]:
-    """Return notes where actions are not those of a bounded Box or of one choice, or something is not read."""
-    notes = ()
-    if isinstance(action, spaces.Box) and not action.is_bounded():
-        notes += (f"actions have no bounds ({shown(action)}) and are taken as they are",)
-    if not isinstance(action, spaces.Box | spaces.Discrete):
-        notes += (f"actions of {shown(action)} are read side by side, choices one-hot",)
-    if isinstance(seen, spaces.Dict) and "observation" in seen.spaces:
-        return notes + unread(seen, ("observation", GOAL, REACHED))
-    if isinstance(seen, spaces.Dict):
-        notes += (f"what is seen is read side by side, in this order: {shown(sorted(seen))}",)
-    return notes
+def _read(source: str, episode: Any, act: spaces.Space, seen: spaces.Space) -> Recording:
+    if not len(episode.terminations):
+        raise UserError(f"{source} has no action: leave it out with dataset.filter_episodes.")
+    action, notes = acted(source, act, episode.actions, len(episode.terminations))
+    observed, more = _observed(source, seen, episode.observations, len(episode.terminations) + 1)
+    terminal = bool(episode.terminations[-1])
+    if np.any(episode.terminations[:-1]):
+        more = (*more, EARLY)
+    return recording(
+        source,
+        observed,
+        np.concatenate([np.zeros_like(action[:1]), action]),
+        np.concatenate([[0.0], episode.rewards]),
+        terminal,
+        finished=terminal or bool(episode.truncations[-1]),
+        notes=notes + more,
+    )
 
 
-def _observed(source: str, space: spaces.Space, seen: Any) -> dict[str, np.ndarray]:
-    """Return images by their type, all else as one state. Of a goal environment: ``observation``, and its goal."""
-    if is_image(space):
-        return {"pixels": as_frames(np.asarray(seen))}
-    if not isinstance(space, spaces.Dict):
-        return {"state": flat(source, space, seen)}
-    if "observation" in space.spaces:
-        observed = _observed(source, space["observation"], seen["observation"])
-        return observed | _goal(source, space, seen, observed.get("state"))
-    images = [key for key in space if is_image(space[key])]
-    if len(images) > 1:
-        raise UserError(f"{source} shows several images, {shown(images)}, and one is read: record it with one.")
-    rest = spaces.Dict({key: space[key] for key in space if key not in images})
-    observed = {"pixels": as_frames(np.asarray(seen[images[0]]))} if images else {}
-    return observed | ({"state": flat(source, rest, seen)} if rest.spaces else {})
+def _observed(source: str, space: spaces.Space, raw: Any, count: int) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+    """Return what is seen in each row, and what is told of it. Of a goal environment ``observation``, and its goal."""
+    if not isinstance(space, spaces.Dict) or SEEN not in space.spaces:
+        return (seen := Seen(source, space)).read(raw, count), seen.notes
+    seen = Seen(source, space, within=SEEN)
+    observed = seen.read(raw, count)
+    return observed | _goal(source, space, raw, observed, count), seen.notes + unread(space, (SEEN, GOAL, REACHED))
 
 
-def _goal(source: str, space: spaces.Dict, seen: Mapping[str, Any], state: np.ndarray | None) -> dict[str, np.ndarray]:
+def _goal(
+    source: str, space: spaces.Dict, raw: Mapping[str, Any], seen: Mapping[str, np.ndarray], count: int
+) -> dict[str, np.ndarray]:
     """Return the goal as a state at rest: its numbers in the place of those reached, zeros behind.
 
     Raises:
@@ -92,8 +89,9 @@ def _goal(source: str, space: spaces.Dict, seen: Mapping[str, Any], state: np.nd
     """
     if GOAL not in space.spaces:
         return {}
-    goal = flat(source, space[GOAL], seen[GOAL])
-    reached = flat(source, space[REACHED], seen[REACHED]) if REACHED in space.spaces else None
+    goal = flat(source, space[GOAL], raw[GOAL], count)
+    reached = flat(source, space[REACHED], raw[REACHED], count) if REACHED in space.spaces else None
+    state = seen.get("state")
     same = state is not None and reached is not None and reached.shape == goal.shape == state[:, : goal.shape[1]].shape
     if not same or not np.allclose(reached, state[:, : goal.shape[1]], rtol=1e-5, atol=1e-6):
         raise UserError(

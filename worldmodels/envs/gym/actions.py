@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
+from jaxtyping import Float32
 
 from worldmodels.envs import base
-from worldmodels.envs.gym.parts import COUNTED, listed, parts_of, put_together, sizes, starts
+from worldmodels.envs.gym.parts import COUNTED, listed, numbers, parts_of, put_together, sizes, starts
 from worldmodels.errors import UserError, shown
 
 MOST_CHOICES = 4096
@@ -53,6 +55,20 @@ class Actions:
         pieces = iter(np.split(digits, np.cumsum(self._dims)[:-1]))
         return put_together(self._inner, (self._value(part, next(pieces)) for part in self._all))
 
+    def row(self, values: Sequence[Any]) -> Float32[np.ndarray, " A"]:
+        """Return what a row of a recording holds of one action, given by its parts: :meth:`inner` maps it back.
+
+        Choices are one-hot, side by side; among numbers a choice, as a whole number, is the middle of its share of
+        [-1, 1], and a number that cannot vary is 0. Numbers outside their bounds lie outside [-1, 1]. Raise :class:`UserError` for a choice that there is not.
+        """
+        pieces = [self._told(part, value) for part, value in zip(self._all, values, strict=True)]
+        told = np.concatenate(pieces)
+        if not self.discrete:
+            return told.astype(np.float32)
+        row = np.zeros(sum(self._sizes), np.float32)
+        row[np.cumsum([0, *self._sizes[:-1]]) + told.astype(np.int64)] = 1
+        return row
+
     @property
     def _all(self) -> list[spaces.Space]:
         return [space for _, space in self._parts]
@@ -66,6 +82,20 @@ class Actions:
         value = base.rescale(given, low, high) if part.dtype.kind == "f" else low + _share(given, high - low + 1)
         return value.astype(part.dtype).reshape(part.shape)
 
+    def _told(self, part: spaces.Space, value: Any) -> np.ndarray:
+        """Return the inverse of :meth:`_value`."""
+        size = len(sizes(part)) if isinstance(part, COUNTED) else int(np.prod(part.shape))
+        given = numbers(self.name, value, size, part)
+        if not isinstance(part, COUNTED):
+            low, high = np.ravel(part.low).astype(np.float64), np.ravel(part.high).astype(np.float64)
+            if part.dtype.kind != "f":
+                return _middle(given - low, high - low + 1)
+            return np.where(high > low, 2 * (given - low) / np.where(high > low, high - low, 1) - 1, 0)
+        count, each = given - starts(part), np.array(sizes(part))
+        if not ((count >= 0) & (count < each) & (count == np.floor(count))).all():
+            raise UserError(f"{self.name} holds the action {shown(value)}, which is not in {shown(part)} as declared.")
+        return count if self.discrete else _middle(count, each)
+
     def _require_known(self, part: str, space: spaces.Space) -> None:
         where = f"{part} of its actions" if part else "actions"
         if isinstance(space, COUNTED):
@@ -75,8 +105,7 @@ class Actions:
                 f"{self.name} takes {where} from {shown(space)}; only Box, Discrete, MultiDiscrete and MultiBinary, "
                 "and Dict and Tuple of them, are supported."
             )
-        bounds = np.abs([space.low, space.high]).astype(np.float64)
-        if not space.is_bounded() or (bounds.size and bounds.max() >= UNBOUNDED):
+        if not has_bounds(space):
             raise UserError(
                 f"{self.name} has {where} without bounds ({shown(space)}), so [-1, 1] cannot be mapped to them: give "
                 "them bounds in its action_space."
@@ -98,6 +127,17 @@ class Actions:
             )
         about = [f"{dim} of {type(part).__name__}" for part, dim in zip(self._all, self._dims, strict=True)]
         return f"{self.name}: the {sum(self._dims)} numbers of an action are, in order, {listed(self._parts, about)}"
+
+
+def has_bounds(space: spaces.Box) -> bool:
+    """Return whether [-1, 1] can be mapped to a Box: every bound is one, and not :data:`UNBOUNDED`."""
+    bounds = np.abs([space.low, space.high]).astype(np.float64)
+    return bool(space.is_bounded() and (bounds < UNBOUNDED).all())
+
+
+def _middle(number: np.ndarray, count: np.ndarray) -> np.ndarray:
+    """Return the middle of the share of [-1, 1] that stands for each number from 0, of ``count``."""
+    return (2 * number + 1) / count - 1
 
 
 def _share(given: np.ndarray, count: np.ndarray) -> np.ndarray:

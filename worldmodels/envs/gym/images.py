@@ -33,7 +33,7 @@ def surely_image(space: spaces.Space) -> bool:
     """Return whether a space is an image and nothing else: of bytes, or with channels, and not tiny."""
     if not looks_like_image(space):
         return False
-    return min(_sides(space)) >= SURE and (len(space.shape) == 3 or space.dtype == np.uint8)
+    return min(sides(space)) >= SURE and (len(space.shape) == 3 or space.dtype == np.uint8)
 
 
 class Images:
@@ -45,10 +45,10 @@ class Images:
     Args:
         name: of the environment.
         space: a Box that :func:`looks_like_image`.
-        size: S.
+        size: S. Without one the image keeps its sides, [C, H, W], as a recording does.
     """
 
-    def __init__(self, name: str, space: spaces.Box, size: int) -> None:
+    def __init__(self, name: str, space: spaces.Box, size: int | None) -> None:
         self.name, self._space, self._size = name, space, size
         self._first = len(space.shape) == 3 and space.shape[-1] not in CHANNELS
         channels = 1 if len(space.shape) == 2 else space.shape[0 if self._first else -1]
@@ -58,7 +58,7 @@ class Images:
         self.channels = 3 * self._frames
         self.note = self._described(channels)
 
-    def read(self, raw: Any) -> UInt8[np.ndarray, "C S S"]:
+    def read(self, raw: Any) -> UInt8[np.ndarray, "C H W"]:
         """Return an image. Raise :class:`UserError` for one that is not as it was declared."""
         image = np.asarray(raw)
         if image.shape != self._space.shape or image.dtype.kind not in "biuf":
@@ -69,7 +69,8 @@ class Images:
         if not (self._copied and image.dtype == np.uint8):
             image = self._scaled(image)
         image = np.moveaxis(image, 0, -1) if self._first else image
-        return as_frames(fit(image, self._size), self._frames)
+        image = image.reshape(*sides(self._space), -1) if self._size is None else fit(image, self._size)
+        return as_frames(image, self._frames)
 
     def _scaled(self, image: np.ndarray) -> np.ndarray:
         """Map the declared range to 0 to 255. What cannot vary is 0."""
@@ -86,10 +87,10 @@ class Images:
         return np.rint(255 * unit.clip(0, 1)).astype(np.uint8)
 
     def _described(self, channels: int) -> str:
-        sides, done = _sides(self._space), []
-        if sides != (self._size, self._size):
-            stretched = "" if sides[0] == sides[1] else ", which changes their proportions"
-            done.append(f"images of {sides[0]}x{sides[1]} are resized to {self._size}x{self._size}{stretched}")
+        shape, done = sides(self._space), []
+        if self._size is not None and shape != (self._size, self._size):
+            stretched = "" if shape[0] == shape[1] else ", which changes their proportions"
+            done.append(f"images of {shape[0]}x{shape[1]} are resized to {self._size}x{self._size}{stretched}")
         if not self._copied:
             done.append(f"values from {self._low.min():g} to {self._high.max():g} are scaled to 0 to 255")
         if self._frames > 1:
@@ -109,7 +110,7 @@ def fit(image: np.ndarray, size: int) -> UInt8[np.ndarray, "S S C"]:
     return image.reshape(size, size, -1)
 
 
-def as_frames(image: UInt8[np.ndarray, "S S C"], frames: int = 1) -> UInt8[np.ndarray, "D S S"]:
+def as_frames(image: UInt8[np.ndarray, "H W C"], frames: int = 1) -> UInt8[np.ndarray, "D H W"]:
     """Turn one to four channels into colours, or each into a grey frame of its own."""
     if frames > 1 or image.shape[-1] == 1:
         image = np.repeat(image, 3, axis=-1)
@@ -118,7 +119,7 @@ def as_frames(image: UInt8[np.ndarray, "S S C"], frames: int = 1) -> UInt8[np.nd
     return np.ascontiguousarray(image[..., : 3 * frames].transpose(2, 0, 1))
 
 
-def _sides(space: spaces.Box) -> tuple[int, int]:
-    """Height and width."""
+def sides(space: spaces.Box) -> tuple[int, int]:
+    """Return height and width."""
     first = len(space.shape) == 3 and space.shape[-1] not in CHANNELS
     return tuple(space.shape[1:] if first else space.shape[:2])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -35,14 +35,14 @@ class Observations:
         name: of the environment.
         space: what it observes.
         obs: ``pixels``, ``state`` or ``both``: what of it is read.
-        size: side of the frames.
+        size: side of the frames; without one they keep theirs.
         keys: which parts are read as what.
 
     Raises:
         UserError: a part cannot be read so; nothing is left; two cameras would be called alike.
     """
 
-    def __init__(self, name: str, space: spaces.Space, obs: str, size: int, keys: Keys = Keys()) -> None:
+    def __init__(self, name: str, space: spaces.Space, obs: str, size: int | None, keys: Keys = Keys()) -> None:
         self.name, self._space, self._parts = name, space, dict(parts_of(space))
         frames = self._images(obs, keys.pixels) if obs != "state" else []
         numbers = self._numbers(keys.state, frames) if obs != "pixels" else []
@@ -65,7 +65,10 @@ class Observations:
 
     def read(self, raw: Any) -> dict[str, np.ndarray]:
         """Return the frames and the state of an observation."""
-        values = dict(zip(self._parts, values_of(self.name, self._space, raw), strict=True))
+        return self.read_parts(dict(zip(self._parts, values_of(self.name, self._space, raw), strict=True)))
+
+    def read_parts(self, values: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """Return the frames and the state of an observation that was taken apart, by the names of its parts."""
         read = {key: images.read(values[self._frames[key]]) for key, images in self.images.items()}
         if self.vectors is not None:
             read["state"] = self.vectors.read([values[part] for part in self._numbered])

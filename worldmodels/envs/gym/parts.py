@@ -66,14 +66,14 @@ def listed(parts: Parts, what: list[Any]) -> str:
     return ", ".join(f"{name} ({about})" if name else str(about) for (name, _), about in zip(parts, what, strict=True))
 
 
-def numbers(name: str, value: Any, size: int, what: str) -> np.ndarray:
+def numbers(name: str, value: Any, size: int, what: object) -> np.ndarray:
     """Return a value as so many numbers, float64. Raise :class:`UserError` for anything else."""
     try:
         array = np.asarray(value, np.float64).ravel()
     except (TypeError, ValueError):  # text, a ragged list
         array = np.empty(0)
     if array.size != size or isinstance(value, str):
-        raise UserError(f"{name} returned {shown(value)} where it declares {what}; mend the environment.")
+        raise UserError(f"{name} returned {shown(value)} where it declares {shown(what)}; mend the environment.")
     return array
 
 

@@ -56,9 +56,9 @@ class Vectors:
 
     def _piece(self, space: spaces.Space, value: Any) -> np.ndarray:
         if isinstance(space, spaces.Box | spaces.MultiBinary):
-            return numbers(self.name, value, int(np.prod(space.shape)), shown(space)).astype(np.float32)
+            return numbers(self.name, value, int(np.prod(space.shape)), space).astype(np.float32)
         each = sizes(space)
-        chosen = numbers(self.name, value, len(each), shown(space)) - starts(space)
+        chosen = numbers(self.name, value, len(each), space) - starts(space)
         if not ((chosen >= 0) & (chosen < each) & (chosen == np.floor(chosen))).all():
             raise UserError(f"{self.name} observed {shown(value)}, which is not in {shown(space)} as declared.")
         one_hot = np.zeros(sum(each), np.float32)
