@@ -22,6 +22,7 @@ from worldmodels.data.replay import Replay
 from worldmodels.data.storage import Spec
 from worldmodels.data.survey import Survey
 from worldmodels.errors import UserError
+from worldmodels.errors import shown as told
 
 log = logging.getLogger(__name__)
 
@@ -53,8 +54,8 @@ def open_dataset(
     replay = Replay.open(own, cross_resets, seed)
     if not replay.layout.spec.keys() >= (shown or {}).keys():
         raise UserError(
-            f"data={name} was recorded without a goal beside what is seen: in a list, data=[{name}], it is copied with "
-            "that of env.goal in every row."
+            f"data={told(name)} was recorded without a goal beside what is seen: in a list, data=[...], it is copied "
+            "with that of env.goal in every row."
         )
     require_columns(str(own), {k: (tuple(s), str(d)) for k, (s, d) in replay.layout.spec.items()}, spec)
     replay.restrict([*spec, SKILL])
@@ -80,18 +81,22 @@ def copy_into(
     for episode in episodes(name, readers):
         survey.add(episode)
     if not survey.episodes:
-        raise UserError(f"data={name} holds no episode.")
+        raise UserError(f"data={told(name)} holds no episode.")
     survey.tell(name)
     if survey.skilled == survey.episodes:
         spec = {**spec, SKILL: ((), torch.int64)}
     replay = Replay(folder, spec, 1, survey.rows, limit_gib)
-    copied = tqdm(episodes(name, readers), f"copying data={name}", survey.episodes, unit="episode", file=sys.stdout)
+    copied = tqdm(
+        episodes(name, readers), f"copying data={told(name)}", survey.episodes, unit="episode", file=sys.stdout
+    )
     for episode in copied:
         for row in rows_of(episode, spec, shown):
             replay.extend(row)
     frames = action_repeat * (survey.rows - survey.episodes)
     card = write_card(folder, {"dataset": name if isinstance(name, str) else list(name), "frames": frames})
-    log.info("data=%s: %d episodes, %d rows, as %s says", name, card["episodes"], card["rows"], folder / "card.md")
+    log.info(
+        "data=%s: %d episodes, %d rows, as %s says", told(name), card["episodes"], card["rows"], folder / "card.md"
+    )
 
 
 def episodes(name: str | Sequence[str], readers: Sequence[Reader]) -> Iterator[Recording]:

@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 from jaxtyping import Float64
 
-from worldmodels.data.readers.base import Recording
+from worldmodels.data.readers.base import Recording, require_actions
+from worldmodels.errors import shown
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +23,8 @@ FAINT = 0.05
 """Share of what moves that is nothing."""
 PLAUSIBLE = 0.5
 """Part of the best row's share from which on another row is as plausible: what acts late explains two rows alike."""
+NOTE, SOURCE = 170, 90
+"""Characters of a note, and of where it was found, that are told."""
 SMALL = 0.5
 """Actions that never reach this, of the 1 that they may, are told of."""
 ROWS = {-1: "the row before", 0: "the same", 1: "the row behind"}
@@ -37,7 +40,7 @@ class Survey:
     """Looks at every episode of a dataset once, before it is copied, and says what it found, a sentence each."""
 
     def __init__(self) -> None:
-        self.rows = self.episodes = self.skilled = 0
+        self.rows = self.episodes = self.skilled = self.single = 0
         self.notes: dict[str, list[str]] = {}
         self.least: np.ndarray | None = None
         self.most: np.ndarray | None = None
@@ -45,9 +48,11 @@ class Survey:
         self._compared = 0
 
     def add(self, episode: Recording) -> None:
-        """Look at one more episode."""
+        """Look at one more episode. Raise ``UserError`` where its reader gives no rows of numbers as actions."""
+        require_actions(episode.source, episode.action)
         self.rows, self.episodes = self.rows + len(episode.action), self.episodes + 1
         self.skilled += episode.skill is not None
+        self.single += len(episode.action) == 1
         for note in episode.notes:
             self.notes.setdefault(note, []).append(episode.source)
         least, most = episode.action.min(0), episode.action.max(0)
@@ -61,15 +66,22 @@ class Survey:
         """Log what was found. What may be wrong is a warning."""
         for note, sources in self.notes.items():
             more = f" (and {len(sources) - 1} more)" if len(sources) > 1 else ""
-            log.warning("data=%s: %s%s: %s", name, sources[0], more, note)
+            log.warning("data: %s%s: %s", _end(sources[0]), more, note if len(note) <= NOTE else f"{note[: NOTE - 1]}…")
+        if self.single:
+            log.warning(
+                "data=%s: %d of %d episodes have one row, in which nothing was done: see what marks their ends",
+                shown(name),
+                self.single,
+                self.episodes,
+            )
         log.log(*self._range(name))
         warn, found = alignment(self._shares())
-        log.log(logging.WARNING if warn else logging.INFO, "data=%s: %s", name, found)
+        log.log(logging.WARNING if warn else logging.INFO, "data=%s: %s", shown(name), found)
 
     def _range(self, name: object) -> tuple[int, str]:
         reach = np.maximum(np.abs(self.least), np.abs(self.most))
         small = np.flatnonzero((reach > 0) & (reach < SMALL))
-        said = f"data={name}: actions lie in [{self.least.min():.3g}, {self.most.max():.3g}], of [-1, 1] here"
+        said = f"data={shown(name)}: actions lie in [{self.least.min():.3g}, {self.most.max():.3g}], of [-1, 1] here"
         if not len(small):
             return logging.INFO, said
         return logging.WARNING, (
@@ -98,6 +110,11 @@ class Survey:
             return None
         moved = np.concatenate([moved for moved, _ in self._moved])
         return {row: explained(np.concatenate([near[row] for _, near in self._moved]), moved) for row in ROWS}
+
+
+def _end(source: str) -> str:
+    """Return the end of a source's name, where it is long: there stands the file."""
+    return source if len(source) <= SOURCE else f"…{source[1 - SOURCE :]}"
 
 
 def explained(action: Float64[np.ndarray, "N A"], moved: Float64[np.ndarray, "N M"]) -> float:

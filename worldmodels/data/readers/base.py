@@ -93,18 +93,22 @@ def recording(
     """
     for key, value in observations.items():
         require_layout(source, key, value)
-    action, reward = np.array(action), np.array(reward).reshape(-1)
-    rows = {"action": action, "reward": reward, **observations} | ({} if skill is None else {SKILL: np.ravel(skill)})
+    action, reward = np.array(action), np.array(reward)
+    if reward.size != len(reward):
+        raise UserError(f"{source}: 'reward' is {reward.dtype} {reward.shape}, where a number a row is expected.")
+    rows = {"action": action, "reward": reward.reshape(-1), **observations}
+    if skill is not None:
+        rows[SKILL] = whole(source, SKILL, np.ravel(skill))
     lengths = {key: len(value) for key, value in rows.items()}
     if len(set(lengths.values())) > 1:
         raise UserError(f"{source}: fields have different numbers of rows: {lengths}.")
-    action[0], reward[0] = 0, 0
+    for key in ("action", "reward"):
+        require_kind(source, key, rows[key])
+        rows[key][:1] = 0
     numbers = {key: single(source, key, value) for key, value in rows.items() if key != SKILL}
     action = numbers.pop("action")
     action = action[:, None] if action.ndim == 1 and rows["action"].dtype.kind == "f" else action
-    if action.ndim != 2:
-        kind = f"{rows['action'].dtype} {action.shape}"
-        raise UserError(f"{source}: 'action' is {kind}, where numbers [T, n] are expected: write choices one-hot.")
+    require_actions(source, action, rows["action"].dtype)
     reward = numbers.pop("reward")
     return Recording(source, numbers, action, reward, terminal, rows.get(SKILL), finished, notes)
 
@@ -113,8 +117,7 @@ def single(source: str, key: str, value: np.ndarray) -> np.ndarray:
     """Return a field in float32, frames as they are. Refuse what is not a finite number, naming its first row."""
     if shows_frames(key):
         return value
-    if value.dtype.kind not in "biuf":
-        raise UserError(f"{source}: field {key!r} is of type {value.dtype}, where numbers are expected.")
+    require_kind(source, key, value)
     with np.errstate(over="ignore"):  # beyond float32 is told below
         value = value.astype(np.float32)
     bad = np.flatnonzero(~np.isfinite(value.reshape(len(value), -1)).all(1))
@@ -123,11 +126,32 @@ def single(source: str, key: str, value: np.ndarray) -> np.ndarray:
     return value
 
 
+def require_kind(source: object, key: str, value: np.ndarray) -> None:
+    """Refuse what is neither numbers nor true and false."""
+    if value.dtype.kind not in "biuf":
+        raise UserError(f"{source}: field {key!r} is of type {value.dtype}, where numbers are expected.")
+
+
+def require_actions(source: str, action: np.ndarray, dtype: np.dtype | None = None) -> None:
+    """Refuse what is not rows of one number or more. ``dtype`` is what they were recorded in."""
+    if action.ndim != 2 or not action.size:
+        kind = f"{dtype or action.dtype} {action.shape}"
+        raise UserError(f"{source}: 'action' is {kind}, where numbers [T, n] are expected: write choices one-hot.")
+
+
+def whole(source: object, key: str, value: np.ndarray) -> np.ndarray:
+    """Return whole numbers as int64. Refuse others."""
+    require_kind(source, key, value)
+    if not (np.isfinite(value) & (value == np.floor(value))).all():
+        raise UserError(f"{source}: field {key!r} holds numbers that are not whole ones.")
+    return value.astype(np.int64)
+
+
 def require_layout(source: str, key: str, value: np.ndarray) -> None:
     """Refuse what is not uint8 frames [T, C, H, W], or numbers [T, n]."""
     kind = f"{value.dtype} {value.shape}"
     if not shows_frames(key):
-        if value.ndim != 2:
+        if value.ndim != 2 or not value.shape[1]:
             raise UserError(f"{source}: {key!r} is {kind}, where numbers [T, n] are expected.")
         return
     if value.dtype != np.uint8 or value.ndim != 4 or value.shape[1] % 3 or value.shape[1] > min(value.shape[2:]):
@@ -140,15 +164,29 @@ def require_layout(source: str, key: str, value: np.ndarray) -> None:
 def require_fields(
     path: Path, file: Mapping[str, Any], wanted: tuple[str, ...], names: Iterable[str] | None = None
 ) -> dict[str, Any]:
-    """Return the wanted fields. Refuse a file that lacks one or has no rows of it."""
+    """Return the wanted fields, each with as many rows as the first. Refuse a file that lacks one or has no rows."""
     for name in wanted:
-        if not hasattr(file.get(name), "shape"):
+        if name not in file:
             raise UserError(
                 f"{path} has no field {name!r}, only {shown(sorted(names or file))}: its layout is not known here."
             )
-        if 0 in file[name].shape[:1]:
-            raise UserError(f"{path}: field {name!r} has no rows.")
+        require_rows(path, name, file[name])
+    counts = {name: file[name].shape[0] for name in wanted}
+    if len(set(counts.values())) > 1:
+        raise UserError(f"{path}: fields have different numbers of rows: {counts}.")
     return {name: file[name] for name in wanted}
+
+
+def require_rows(path: Path, name: str, value: Any, count: int | None = None) -> None:
+    """Refuse a field that has no rows, or not ``count``: a group, nothing, a single value."""
+    shape = getattr(value, "shape", None)
+    if not shape:
+        what = "a single value" if shape == () else "empty" if hasattr(value, "dtype") else "no array but a group"
+        raise UserError(f"{path}: field {name!r} is {what}, where {count or 'several'} rows are expected.")
+    if not shape[0]:
+        raise UserError(f"{path}: field {name!r} has no rows.")
+    if count is not None and shape[0] != count:
+        raise UserError(f"{path}: field {name!r} is of shape {tuple(shape)}, where {count} rows are expected.")
 
 
 def optional_column(path: Path, file: Mapping[str, Any], name: str, count: int, flat: bool = True) -> np.ndarray | None:
@@ -156,10 +194,9 @@ def optional_column(path: Path, file: Mapping[str, Any], name: str, count: int, 
     if name not in file:
         return None
     value = file[name]
-    shape = getattr(value, "shape", None)
-    if not shape or shape[0] != count or (flat and math.prod(shape) != count):
-        what = "a group" if shape is None else f"of shape {tuple(shape)}"
-        raise UserError(f"{path}: field {name!r} is {what}, where {count} rows are expected.")
+    require_rows(path, name, value, count)
+    if flat and math.prod(value.shape) != count:
+        raise UserError(f"{path}: field {name!r} is of shape {value.shape}, where {count} rows of one are expected.")
     return np.asarray(value).reshape(-1) if flat else np.asarray(value)
 
 

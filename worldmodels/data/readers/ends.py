@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool
 
-from worldmodels.data.readers.base import optional_column
+from worldmodels.data.readers.base import optional_column, require_kind
 from worldmodels.errors import UserError
 
 FIRST = ("is_first",)
@@ -28,6 +28,7 @@ DISCOUNT = ("discount", "discounts")
 STEP_TYPE = "step_type"
 """dm_env's: 0 in an episode's first row, 2 in its last."""
 UNSAID = "'done' alone does not say whether time ran out: every end is taken as one for good"
+FILLED = "a discount of 0 in the first row of an episode, where none ends yet, is taken as a filler"
 FLAGS = (*FIRST, *LAST, *TERMINAL, *TIMEOUT, *DONE, *DISCOUNT, STEP_TYPE)
 
 
@@ -68,37 +69,50 @@ def find_ends(path: Path, columns: Mapping[str, Any], count: int) -> Ends:
     """Read the flags among ``columns``, each of ``count`` rows.
 
     Raises:
-        UserError: a flag has another number of rows or is not a number; ``step_type`` does not begin with 0.
+        UserError: a flag has another number of rows or is neither 0 nor 1; ``step_type`` does not begin with 0.
     """
     first, last, terminal, timeout, done = (
         _any_of(path, columns, names, count) for names in (FIRST, LAST, TERMINAL, TIMEOUT, DONE)
     )
     notes: tuple[str, ...] = ()
-    for name in DISCOUNT:
-        if (discount := flag_values(path, columns, name, count)) is not None:
-            terminal = (discount == 0) | (False if terminal is None else terminal)
-    step = flag_values(path, columns, STEP_TYPE, count)
+    step = flag_values(path, columns, STEP_TYPE, count, (0, 1, 2))
     if step is not None:
         if step[0] != 0:
             raise UserError(f"{path}: 'step_type' must be 0 in the first row of each episode, and is not in row 0.")
         first, last = (step == 0) | (first is not None and first), (step == 2) | (last is not None and last)
+    for name in DISCOUNT:
+        if (discount := flag_values(path, columns, name, count, None)) is not None:
+            begins = (np.arange(count) == 0) | (first is not None and first)
+            notes += (FILLED,) if (begins & (discount == 0)).any() else ()
+            terminal = ((discount == 0) & ~begins) | (False if terminal is None else terminal)
     if terminal is None and done is not None:
         terminal = done & ~timeout if timeout is not None else done
         if timeout is None:
-            notes = (UNSAID,)
+            notes += (UNSAID,)
     cuts = [flag for flag in (last, timeout, done) if flag is not None]
     return Ends(first, terminal, np.logical_or.reduce(cuts) if cuts else None, count, notes)
 
 
-def flag_values(path: Path, columns: Mapping[str, Any], name: str, count: int) -> np.ndarray | None:
-    """Return a field of a number a row, or None. What fills row 0 need not be one: no episode ends there."""
+def flag_values(
+    path: Path, columns: Mapping[str, Any], name: str, count: int, allowed: tuple[int, ...] | None = (0, 1)
+) -> np.ndarray | None:
+    """Return a field of a number a row, or None. What fills row 0 need not be one: no episode ends there.
+
+    Raises:
+        UserError: it is text, or holds what is not ``allowed``, where that is given.
+    """
     value = optional_column(path, columns, name, count)
-    if value is None or not np.issubdtype(value.dtype, np.floating):
-        return value
+    if value is None:
+        return None
+    require_kind(path, name, value)
     bad = np.flatnonzero(~np.isfinite(value))
     if len(bad) and bad[-1] > 0:
         raise UserError(f"{path}: field {name!r} holds numbers that are not finite, first in row {bad[bad > 0][0]}.")
-    return np.where(np.isfinite(value), value, 1) if name in DISCOUNT else np.where(np.isfinite(value), value, 0)
+    value = np.where(np.isfinite(value), value, 1 if name in DISCOUNT else 0)
+    odd = np.flatnonzero(~np.isin(value, value if allowed is None else allowed))
+    if len(odd):
+        raise UserError(f"{path}: field {name!r} is {value[odd[0]]:g} in row {odd[0]}, and may be one of {allowed}.")
+    return value
 
 
 def _any_of(path: Path, columns: Mapping[str, Any], names: tuple[str, ...], count: int) -> np.ndarray | None:

@@ -15,7 +15,7 @@ from worldmodels.data.readers.ends import FIRST, STEP_TYPE
 from worldmodels.data.readers.rows import KNOWN, read_rows
 from worldmodels.errors import UserError, sentence
 
-TORN = (OSError, ValueError, EOFError, BadZipFile, zlib.error)
+TORN = (OSError, ValueError, EOFError, BadZipFile, zlib.error, RuntimeError, MemoryError)
 """What NumPy raises for a file that it cannot read."""
 
 
@@ -39,7 +39,10 @@ def _beside(path: Path) -> Iterator[Mapping[str, Any]]:
 def load_npz(path: Path, known: Iterable[str]) -> tuple[Mapping[str, Any], list[str]]:
     """Return the known fields of a file, and the names of all. Raise ``UserError`` where it cannot be read."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        archive = np.load(path, allow_pickle=False)
+        if isinstance(archive, np.ndarray):
+            raise UserError(f"{path} cannot be read as npz: it holds one array, as .npy files do.")
+        with archive:
             return {key: archive[key] for key in known if key in archive}, sorted(archive)
     except TORN as error:
         raise UserError(f"{path} cannot be read as npz: {sentence(error)}") from error

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 from typing_extensions import override
 
-from worldmodels.data.readers.base import SKILL, Reader, Recording, optional_column, require_fields
+from worldmodels.data.readers.base import SKILL, Reader, Recording, require_fields
 from worldmodels.data.readers.ends import TIMEOUT, flag_values
-from worldmodels.data.readers.npz import TORN, load_npz
+from worldmodels.data.readers.npz import load_npz
 from worldmodels.data.readers.rows import departures, unread
+from worldmodels.errors import UserError
 
 FIELDS = ("observations", "actions", "terminals", "masks", "rewards", SKILL)
 UNREWARDED = "there are no rewards, as in OGBench's files: every reward is 0"
@@ -29,9 +30,8 @@ class OGBenchReader(Reader):
     @override
     def knows(self, path: Path) -> bool:
         try:
-            with np.load(path, allow_pickle=False) as archive:
-                names = set(archive)
-        except TORN:
+            names = {*load_npz(path, ())[1]}
+        except UserError:  # the reader behind this one says what is wrong
             return False
         told = names & {*TIMEOUT, "next_observations"}
         return names >= {*FIELDS[:3]} and not told and ("masks" in names or "rewards" not in names)
@@ -43,7 +43,7 @@ class OGBenchReader(Reader):
         rows = require_fields(path, columns, FIELDS[:3], names)
         count = len(rows["observations"])
         ends = flag_values(path, columns, "terminals", count).astype(bool)
-        masks = optional_column(path, columns, "masks", count)
+        masks = flag_values(path, columns, "masks", count)
         notes = unread(names, FIELDS)
         if "rewards" not in columns:
             notes += (UNREWARDED,)

@@ -20,6 +20,7 @@ from worldmodels.data.readers.base import (
     optional_column,
     recording,
     require_fields,
+    require_rows,
 )
 from worldmodels.data.readers.ends import FIRST, FLAGS, STEP_TYPE, find_ends
 from worldmodels.errors import UserError, shown
@@ -51,6 +52,10 @@ EARNED = (
 UNSURE = (
     "the first action is not zero and nothing says that an episode begins there: actions are taken as those that led "
     "into their row"
+)
+UNCUT = (
+    "only ends for good are told, not where time ran out: episodes that it cut may be read as one, so write is_last or "
+    "is_first"
 )
 PIECE = "rows before the first 'is_first' are read as an episode of their own"
 
@@ -93,8 +98,8 @@ def _arrivals(
     """
     rows = require_fields(path, columns, ("action", "reward"), names)
     frames = next((name for name in FRAMES if name in columns), None)
-    seen = _seen(path, columns, names, frames)
     count = len(rows["action"])
+    seen = _seen(path, columns, names, frames, count)
     skill = optional_column(path, columns, SKILL, count)
     ends = find_ends(path, columns, count)
     notes = ends.notes + unread(names, {*ARRIVALS} - {name for name in FRAMES if name != frames})
@@ -109,6 +114,8 @@ def _arrivals(
         notes += (UNSURE,)
     if ends.first is not None and not ends.first[0]:
         notes += (PIECE,)
+    if ends.first is None and ends.cut is None and ends.terminal is not None:
+        notes += (UNCUT,)
     for begin, end, finished in spans:
         part = slice(begin, end)
         observed = {key: np.asarray(value[part]) for key, value in seen.items()}
@@ -155,26 +162,24 @@ def taken_at(columns: Mapping[str, Any]) -> bool | None:
     if flag is None or "action" not in columns:
         return None
     flag = np.ravel(np.asarray(flag))
+    if flag.dtype.kind not in "biuf" or not getattr(columns["action"], "shape", None):
+        return None  # that file's own reading says what is wrong
     first = np.isfinite(flag) & (flag != 0)
     if len(first) != len(columns["action"]) or not first.any():
         return None
     return _acts(np.asarray(columns["action"])[first])
 
 
-def _seen(path: Path, columns: Mapping[str, Any], names: list[str], frames: str | None) -> dict[str, Any]:
+def _seen(path: Path, columns: Mapping[str, Any], names: list[str], frames: str | None, count: int) -> dict[str, Any]:
     """Return the fields that hold frames and numbers."""
-    seen = {"pixels": None if frames is None else columns[frames], "state": columns.get("state")}
-    seen = {key: value for key, value in seen.items() if value is not None}
-    for key, value in seen.items():
-        if not hasattr(value, "shape"):
-            raise UserError(
-                f"{path}: the field that should hold {key} is a group of {shown(sorted(value))}, not an array."
-            )
-    if not seen:
+    found = {key: name for key, name in (("pixels", frames), ("state", "state")) if name in columns}
+    if not found:
         raise UserError(
             f"{path} has no field 'observation', 'image' or 'state', only {shown(names)}: nothing is observed in it."
         )
-    return seen
+    for name in found.values():
+        require_rows(path, name, columns[name], count)
+    return {key: columns[name] for key, name in found.items()}
 
 
 def departures(path: Path, columns: Mapping[str, Any], notes: tuple[str, ...] = ()) -> Iterator[Recording]:
@@ -187,6 +192,9 @@ def departures(path: Path, columns: Mapping[str, Any], notes: tuple[str, ...] = 
     rows = {key: np.asarray(value) for key, value in rows.items()}
     count = len(rows["observations"])
     led = optional_column(path, columns, "next_observations", count, flat=False)
+    if led is not None and led.shape != rows["observations"].shape:
+        told = f"{led.shape}, where 'observations' are of shape {rows['observations'].shape}"
+        raise UserError(f"{path}: field 'next_observations' is of shape {told}: both must be alike.")
     skill = optional_column(path, columns, SKILL, count)
     ends = find_ends(path, columns, count)
     if ends.cut is None and (led is None or ends.terminal is None):
@@ -196,7 +204,7 @@ def departures(path: Path, columns: Mapping[str, Any], notes: tuple[str, ...] = 
         )
     over, notes = ends.over, notes + ends.notes
     if ends.cut is None:
-        same = (led[:-1] == rows["observations"][1:]).reshape(count - 1, -1).all(1)
+        same = (led[:-1] == rows["observations"][1:]).all(axis=tuple(range(1, led.ndim)))
         over = over | np.append(~same, False)
     elif led is None and goes_on(rows["observations"], over & ~ends.cut, over):
         over, notes = ends.cut, (*notes, GOES_ON)
