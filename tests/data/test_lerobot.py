@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from worldmodels.data.readers import read
-from worldmodels.data.readers.lerobot import UNENDED, UNREWARDED, LeRobotReader
+from worldmodels.data.readers.lerobot import EARLY, UNENDED, UNREWARDED, LeRobotReader
 from worldmodels.errors import UserError
 
 LENGTHS = (4, 6, 5)
@@ -206,7 +206,7 @@ def test_folders_that_are_not_whole_are_refused(tmp_path, parquet):
     root = made(parquet, tmp_path / "set")
     table = parquet.parquet.read_table(root / "data" / "chunk-000" / "file-001.parquet")
     parquet.parquet.write_table(table.drop(["action"]), root / "data" / "chunk-000" / "file-001.parquet")
-    with pytest.raises(UserError, match=r"'action' is a feature in info\.json and no column"):
+    with pytest.raises(UserError, match="'action' is no column of its parquet files"):
         list(read(str(root)))
     (root / "data" / "chunk-000" / "file-001.parquet").write_bytes(b"torn")
     with pytest.raises(UserError, match=r"file-001\.parquet cannot be read as parquet"):
@@ -219,3 +219,157 @@ def test_folders_that_are_not_whole_are_refused(tmp_path, parquet):
     records.unlink()
     with pytest.raises(UserError, match=r"has no meta/episodes/chunk-\*/file-\*\.parquet"):
         list(read(str(root)))
+
+
+def refusal(root, reader=None):
+    """The sentence that a folder is refused with, without the folder it is in."""
+    with pytest.raises(UserError) as raised:
+        list((reader or LeRobotReader()).read(str(root)))
+    said = str(raised.value).replace(str(root), root.name)
+    assert len(said) < 300
+    return said
+
+
+def remade(root, **changes):
+    """A folder with other words in info.json; a value of None is left out."""
+    path = root / "meta" / "info.json"
+    info = {key: value for key, value in (json.loads(path.read_text()) | changes).items() if value is not ...}
+    path.write_text(json.dumps(info))
+    return root
+
+
+@pytest.mark.parametrize("value", [None, ["action"], "action", {"action": None}, {"action": ["float32"]}, 3])
+def test_features_are_names_with_a_dtype(tmp_path, value):
+    assert "'features' in meta/info.json is" in refusal(remade(made_info(tmp_path / "set"), features=value))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("action", lambda n: [[0.0], [0.0, 1.0]] * (n // 2) + [[0.0]] * (n % 2), "'action' is [0.0, 1.0] in its row 1"),
+        ("action", lambda n: [[0.0], None] + [[0.0]] * (n - 2), "'action' is null in its row 1"),
+        ("action", lambda n: [[]] * n, "'action' is [] in its row 0"),
+        ("action", lambda n: ["left"] * n, "'action' is left in its row 0"),
+        ("observation.state", lambda n: [[None, 0.0]] * n, "'observation.state' is [null, 0.0] in its row 0"),
+        ("observation.state", lambda n: [None] * n, "'observation.state' is null in its row 0"),
+        ("episode_index", lambda n: [None] * n, "'episode_index' is null in its row 0"),
+        ("episode_index", lambda n: [[0, 0]] * n, "'episode_index' is [0, 0] in its row 0, where 1 numbers"),
+        ("timestamp", lambda n: [0.0] * n, "'timestamp' is out of order in its row 1"),
+        ("frame_index", lambda n: [0, 2, 1, *range(3, n)], "'frame_index' is out of order in its row 1"),
+        ("frame_index", lambda n: list(range(1, n + 1)), "'frame_index' is out of order in its row 0"),
+        ("next.reward", lambda n: [None] + [1.0] * (n - 1), "'next.reward' is null in its row 0"),
+        ("next.reward", lambda n: [[1.0, 2.0]] * n, "'next.reward' is [1.0, 2.0] in its row 0, where 1 numbers"),
+        ("next.success", lambda n: [2] * n, "'next.success' holds what is neither true nor false"),
+    ],
+)
+def test_columns_of_lerobot_are_checked(tmp_path, parquet, key, value, said):
+    assert said in refusal(made(parquet, tmp_path / "set", lambda number, length: {key: value(length)}))
+
+
+@pytest.mark.parametrize("key", ["episode_index", "observation.state", "next.reward", "next.success", CAMERA])
+def test_features_without_a_column_are_refused(tmp_path, parquet, key):
+    """A reward that is declared and not there is not 0."""
+    root = made(parquet, tmp_path / "set", more={key: {"dtype": "image" if key == CAMERA else "float32"}})
+    for path in (root / "data" / "chunk-000").iterdir():
+        table = parquet.parquet.read_table(path)
+        parquet.parquet.write_table(table.drop([key] if key in table.column_names else []), path)
+    assert f"'{key}' is no column of its parquet files" in refusal(root)
+
+
+def test_columns_that_are_no_feature_are_told(tmp_path, parquet):
+    """Rewards that are read are not said to be 0."""
+    columns = lambda number, length: {"next.reward": [1.0] * length, "next.success": [False] * length}  # noqa: E731
+    for episode in read(str(made(parquet, tmp_path / "set", columns))):
+        assert episode.reward.sum() == len(episode.action) - 1
+        assert UNREWARDED not in episode.notes
+        assert UNENDED not in episode.notes
+        assert [note for note in episode.notes if "no feature in info.json but a column" in note] != []
+
+
+def test_success_before_the_last_row_is_told(tmp_path, parquet):
+    columns = lambda number, length: {"next.success": np.arange(length) >= 1 + number * 9}  # noqa: E731
+    more = {"next.success": {"dtype": "bool", "shape": [1]}}
+    first, *others = read(str(made(parquet, tmp_path / "set", columns, more)))
+    assert first.terminal
+    assert EARLY in first.notes
+    assert not any(EARLY in episode.notes or episode.terminal for episode in others)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda rows: rows[0].update({"length": 9}), "has 4 rows and 9 in meta/episodes: the folder is not whole"),
+        (lambda rows: rows[1].update({"length": 1}), "has 6 rows and 1 in meta/episodes: the folder is not whole"),
+        (lambda rows: rows[2].update({"episode_index": 0}), "meta/episodes tells episode 0 twice"),
+        (lambda rows: rows.append(dict(rows[1])), "meta/episodes tells episode 1 twice"),
+        (lambda rows: rows[2].update({"episode_index": 7}), "has 0 rows and 5 in meta/episodes"),
+        (lambda rows: rows[2].update({"data/file_index": -1}), "'data/file_index' in meta/episodes is -1"),
+        (
+            lambda rows: [row.update({"data/file_index": "a"}) for row in rows],
+            "'data/file_index' in meta/episodes is a",
+        ),
+    ],
+)
+def test_records_of_episodes_are_checked(tmp_path, parquet, change, said):
+    root = made(parquet, tmp_path / "set")
+    [path] = (root / "meta" / "episodes" / "chunk-000").iterdir()
+    rows = parquet.parquet.read_table(path).to_pylist()
+    change(rows)
+    parquet.parquet.write_table(parquet.Table.from_pylist(rows), path)
+    assert said in refusal(root)
+    path.write_bytes(b"torn")
+    assert "file-000.parquet cannot be read as parquet" in refusal(root)
+
+
+@pytest.mark.parametrize("fps", [..., None, "10", 0, -1, True])
+def test_videos_need_frames_a_second(tmp_path, parquet, fps):
+    root = made(parquet, tmp_path / "set", more={CAMERA: {"dtype": "video", "shape": [32, 48, 3]}})
+    assert "'fps' is" in refusal(remade(root, fps=fps))
+
+
+@pytest.mark.parametrize(
+    ("image", "said"),
+    [
+        ({"bytes": b"garbage", "path": None}, "that cannot be decoded in its row 0"),
+        ({"bytes": b"", "path": None}, "that cannot be decoded in its row 0"),
+        ({"bytes": None, "path": "x.png"}, "without bytes in its row 0"),
+        ({"path": "x.png"}, "without bytes in its row 0"),
+        (None, "without bytes in its row 0"),
+    ],
+)
+def test_images_that_are_none_are_refused(tmp_path, parquet, image, said):
+    columns = lambda number, length: {CAMERA: [image] * length}  # noqa: E731
+    assert said in refusal(made(parquet, tmp_path / "set", columns, {CAMERA: {"dtype": "image"}}))
+
+
+def test_images_of_different_sides_are_refused(tmp_path, parquet):
+    def columns(number, length):
+        sizes = [(32, 48), (32, 40)] + [(32, 48)] * length
+        coded = [cv2.imencode(".png", np.zeros((*side, 3), np.uint8))[1].tobytes() for side in sizes[:length]]
+        return {CAMERA: [{"bytes": one, "path": None} for one in coded]}
+
+    said = refusal(made(parquet, tmp_path / "set", columns, {CAMERA: {"dtype": "image"}}))
+    assert "has other sides in its row 1 than before" in said
+
+
+@pytest.mark.parametrize(
+    ("stats", "said"),
+    [
+        ([], "does not tell least and most"),
+        ({"action": None}, "does not tell least and most"),
+        ({"action": [0, 1]}, "does not tell least and most"),
+        ({"action": {"min": ["a"], "max": [1]}}, "does not tell least and most"),
+        ({"action": {"min": [2.0], "max": [1.0]}}, "does not tell least and most"),
+        ({"action": {"min": [[0.0], [0.0, 1.0]], "max": [1.0]}}, "does not tell least and most"),
+        (
+            {"action": {"min": [0.0] * 3, "max": [1.0] * 3}},
+            "'action' has 1 numbers and its bounds in meta/stats.json are 3",
+        ),
+    ],
+)
+def test_bounds_of_actions_are_checked(tmp_path, parquet, stats, said):
+    root = made(parquet, tmp_path / "set")
+    (root / "meta" / "stats.json").write_text(json.dumps(stats))
+    refused = refusal(root, LeRobotReader(actions="min_max"))
+    assert said in refused
+    assert "use readers.lerobot.actions=as_is" in refused

@@ -54,8 +54,8 @@ def open_dataset(
     replay = Replay.open(own, cross_resets, seed)
     if not replay.layout.spec.keys() >= (shown or {}).keys():
         raise UserError(
-            f"data={told(name)} was recorded without a goal beside what is seen: in a list, data=[...], it is copied "
-            "with that of env.goal in every row."
+            f"data={name} was recorded without a goal beside what is seen: in a list, data=[{name}], it is copied with "
+            "that of env.goal in every row."
         )
     require_columns(str(own), {k: (tuple(s), str(d)) for k, (s, d) in replay.layout.spec.items()}, spec)
     replay.restrict([*spec, SKILL])
