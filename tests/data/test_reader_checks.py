@@ -182,6 +182,14 @@ def test_actions_and_states_hold_numbers(tmp_path):
             recording("toy", {"state": np.zeros((9, 1))}, np.zeros((9, 1)), value, False)
 
 
+@pytest.mark.parametrize("field", ["observations", "actions", "rewards", "next_observations"])
+@pytest.mark.parametrize("dtype", ["M8[s]", "U3", "complex64", [("a", "f4")]])
+def test_what_was_done_and_seen_are_numbers(tmp_path, field, dtype):
+    columns = departures(timeouts=at(8), next_observations=np.arange(1, 10.0)[:, None])
+    write(tmp_path / "a.npz", columns | {field: np.zeros(columns[field].shape, dtype)})
+    assert f"field '{field}' is of type" in refusal(tmp_path / "a.npz")
+
+
 @pytest.mark.parametrize("skill", [["a"] * 9, [0.5] * 9, [np.nan] * 9])
 def test_skills_are_whole_numbers(tmp_path, skill):
     write(tmp_path / "a.npz", arrivals(skill=np.array(skill)))

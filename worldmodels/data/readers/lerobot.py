@@ -63,7 +63,9 @@ class _Folder:
 class LeRobotReader(Reader):
     """Reads a folder with ``meta/info.json`` of LeRobot's version 3.
 
-    In a row stand what was seen, what was then done and what that earned. Of several cameras the first is read.
+    In a row stand what was seen, what was then done and what that earned. Of several cameras the first is read. It
+    assumes each episode once, whole and in order, a column for each feature that is read, as wide in every row, and
+    images that decode; else the folder is refused.
 
     Args:
         actions: as they are, which must lie in [-1, 1], or each number from its least and most in ``meta/stats.json``.

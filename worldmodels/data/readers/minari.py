@@ -21,7 +21,11 @@ EARLY = "a termination before an episode's last action ends nothing here: the ro
 
 
 class MinariReader(Reader):
-    """Reads ``minari:<id>``, a dataset by its name."""
+    """Reads ``minari:<id>``, a dataset by its name.
+
+    It assumes values of the spaces that the dataset declares, spaces that ``env=gym`` takes, and an episode's end in
+    its last row. What is not of its space is refused, naming the episode.
+    """
 
     @override
     def accepts(self, name: str) -> bool:

@@ -2,6 +2,8 @@
 
 In the layout of Dreamer and V-D4RL (``action``, ``reward``) a row holds what led into it; in D4RL's (``actions``,
 ``rewards``) what was done in it, and earned by that. Flags cut both into episodes (``ends.py``).
+What is assumed, and refused otherwise: fields are arrays of as many rows each, flags are 0 or 1, one number a row of
+rewards, flags and skills, and observations that do not change their shape.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from worldmodels.data.readers.base import (
     optional_column,
     recording,
     require_fields,
+    require_kind,
     require_rows,
 )
 from worldmodels.data.readers.ends import FIRST, FLAGS, STEP_TYPE, find_ends
@@ -192,6 +195,8 @@ def departures(path: Path, columns: Mapping[str, Any], notes: tuple[str, ...] = 
     rows = {key: np.asarray(value) for key, value in rows.items()}
     count = len(rows["observations"])
     led = optional_column(path, columns, "next_observations", count, flat=False)
+    for key, value in {**rows, **({} if led is None else {"next_observations": led})}.items():
+        require_kind(path, key, value)
     if led is not None and led.shape != rows["observations"].shape:
         told = f"{led.shape}, where 'observations' are of shape {rows['observations'].shape}"
         raise UserError(f"{path}: field 'next_observations' is of shape {told}: both must be alike.")
