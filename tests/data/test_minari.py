@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
+
 import gymnasium
-import h5py  # noqa: F401 - asks uname for the processor when first imported, which no test may
+import h5py  # asks uname for the processor when first imported, which no test may
 import minari
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from gymnasium import spaces
 from minari.data_collector import EpisodeBuffer
 
 from worldmodels.data.readers import read
+from worldmodels.data.readers.minari import EARLY
 from worldmodels.data.readers.spaces import acted, flat
 from worldmodels.envs.gym.actions import Actions
 from worldmodels.envs.gym.keys import Observations
@@ -96,7 +99,7 @@ def stacked(space, samples):
     return list(samples) if isinstance(space, spaces.Text) else np.stack([np.asarray(sample) for sample in samples])
 
 
-def recorded(tmp_path, monkeypatch, seen=STATE, act=UNIT, steps=5, change=lambda observations: None):
+def recorded(tmp_path, monkeypatch, seen=STATE, act=UNIT, steps=5, change=lambda observations: None, ended=None):
     """The one episode of a dataset with these spaces, and what was recorded."""
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
     seen.seed(0), act.seed(0)
@@ -109,7 +112,7 @@ def recorded(tmp_path, monkeypatch, seen=STATE, act=UNIT, steps=5, change=lambda
         observations=observations,
         actions=actions,
         rewards=np.ones(steps),
-        terminations=np.arange(steps) == steps - 1,
+        terminations=np.arange(steps) == steps - 1 if ended is None else ended,
         truncations=np.zeros(steps, bool),
     )
     minari.create_dataset_from_buffers("toy/spaces-v0", [buffer], action_space=act, observation_space=seen)
@@ -328,3 +331,41 @@ def test_goals_that_are_no_part_of_the_state_are_refused(tmp_path, monkeypatch):
     for number, change in enumerate((lambda observations: None, last_row_differs)):
         with pytest.raises(UserError, match="'achieved_goal' is not the first 2 numbers of 'observation'"):
             recorded(tmp_path / f"2{number}", monkeypatch, seen=seen, change=change)
+
+
+def test_ends_within_an_episode_are_told(tmp_path, monkeypatch):
+    """They do not cut it: its last row says how it ended."""
+    for number, (ended, terminal) in enumerate((([0, 1, 0, 0, 1], True), ([0, 0, 1, 0, 0], False))):
+        episode, _, _ = recorded(tmp_path / str(number), monkeypatch, ended=np.array(ended, bool))
+        assert (len(episode.action), episode.terminal) == (6, terminal)
+        assert EARLY in episode.notes
+    episode, _, _ = recorded(tmp_path / "plain", monkeypatch)
+    assert episode.notes == ()
+
+
+def test_episodes_that_are_not_whole_are_named(tmp_path, monkeypatch):
+    recorded(tmp_path, monkeypatch)
+    [path] = tmp_path.rglob("*.hdf5")
+    for key, said in (("actions", "cannot be read: "), ("rewards", "cannot be read: ")):
+        with h5py.File(path, "a") as file:
+            kept = file["episode_0"][key][:]
+            del file["episode_0"][key]
+        with pytest.raises(UserError, match=rf"minari:toy/spaces-v0 {said}"):
+            list(read("minari:toy/spaces-v0"))
+        with h5py.File(path, "a") as file:
+            file["episode_0"][key] = kept[:-1]
+        with pytest.raises(UserError, match="rows"):
+            list(read("minari:toy/spaces-v0"))
+        with h5py.File(path, "a") as file:
+            del file["episode_0"][key]
+            file["episode_0"][key] = kept
+    assert len(list(read("minari:toy/spaces-v0"))) == 1
+
+
+@pytest.mark.parametrize("lacking", ["data_format", "observation_space", "action_space"])
+def test_minari_metadata_that_lacks_something_is_named(tmp_path, monkeypatch, lacking):
+    recorded(tmp_path, monkeypatch)
+    [path] = tmp_path.rglob("metadata.json")
+    path.write_text(json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key != lacking}))
+    with pytest.raises(UserError, match=r"minari:toy/spaces-v0 (cannot be read|is not on this machine)"):
+        list(read("minari:toy/spaces-v0"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import gymnasium
 import numpy as np
 from gymnasium import spaces
 from typing_extensions import override
@@ -12,7 +13,7 @@ from typing_extensions import override
 from worldmodels.data.readers.base import Reader, Recording, recording, require_package
 from worldmodels.data.readers.rows import unread
 from worldmodels.data.readers.spaces import Seen, acted, flat, in_order
-from worldmodels.errors import UserError, near_match, sentence, shown
+from worldmodels.errors import UserError, near_match, reason, sentence, shown
 
 MINARI = "minari:"
 """Beginning of a Minari dataset's name, instead of a path."""
@@ -43,6 +44,8 @@ class MinariReader(Reader):
                 f"data={MINARI}{name} is not on this machine ({shown(error)}): fetch it with "
                 f"`minari download {name}`.{near_match(name, known)}"
             ) from error
+        except (KeyError, TypeError, OSError, gymnasium.error.Error) as error:  # metadata.json lacks what it must have
+            raise UserError(f"{MINARI}{name} cannot be read: {reason(error)}.") from error
         told = dataset.storage.read_raw_metadata(dataset.storage.data_path)
         act, seen = (
             in_order(space, told.get(key))
