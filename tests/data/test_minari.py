@@ -9,16 +9,19 @@ import h5py  # asks uname for the processor when first imported, which no test m
 import minari
 import numpy as np
 import pytest
+import torch
 from gymnasium import spaces
 from minari.data_collector import EpisodeBuffer
 
 from worldmodels.data.readers import read
 from worldmodels.data.readers.minari import EARLY
 from worldmodels.data.readers.spaces import acted, flat
+from worldmodels.envs.base import kind_of
 from worldmodels.envs.gym.actions import Actions
 from worldmodels.envs.gym.keys import Observations
 from worldmodels.envs.gym.parts import values_of
 from worldmodels.errors import UserError
+from worldmodels.nets.choices import indices, sizes_of
 
 STATE, UNIT = spaces.Box(-1, 1, (3,), np.float32), spaces.Box(-1, 1, (2,), np.float32)
 
@@ -123,7 +126,11 @@ def recorded(tmp_path, monkeypatch, seen=STATE, act=UNIT, steps=5, change=lambda
 def decoded(act, rows):
     """What the environment is given for rows of a recording."""
     takes = Actions("toy", act)
-    return [takes.inner(np.array([row.argmax()]) if takes.discrete else row) for row in rows]
+    discrete, dim = kind_of(takes.space)
+    given = torch.from_numpy(rows)
+    if discrete:
+        given = indices(given, sizes_of(dim, discrete))
+    return [takes.inner(np.atleast_1d(row)) for row in given.numpy()]
 
 
 ACTIONS = {
@@ -152,7 +159,7 @@ def test_actions_are_those_that_the_environment_takes(tmp_path, monkeypatch, kin
     act = ACTIONS[kind]
     episode, _, actions = recorded(tmp_path, monkeypatch, act=act, steps=40)
     takes = Actions("toy", act)
-    assert episode.action.shape == (41, takes.space.n if takes.discrete else takes.space.shape[0])
+    assert episode.action.shape == (41, kind_of(takes.space)[1])
     assert not episode.action[0].any()
     assert np.abs(episode.action).max() <= 1
     given = list(values_of("toy", act, stacked(act, decoded(act, episode.action[1:]))))
@@ -178,7 +185,7 @@ def test_actions_that_no_environment_takes_are_refused(tmp_path, monkeypatch):
     for number, (act, said) in enumerate(
         (
             (spaces.Text(5), r"takes actions from Text\("),
-            (spaces.MultiDiscrete([20, 20]), "at most 256 can be one choice"),
+            (spaces.MultiDiscrete([4000, 200]), "4,096 numbers, one a choice, are the most"),
             (spaces.Box(0, 1, (0,), np.float32), "in which there is nothing to choose"),
         )
     ):

@@ -17,6 +17,8 @@ from worldmodels.errors import UserError, near_match, reason, sentence, shown
 
 MINARI = "minari:"
 """Beginning of a Minari dataset's name, instead of a path."""
+UNREADABLE = (KeyError, TypeError, OSError, AssertionError, gymnasium.error.Error)
+"""What Minari raises where its metadata lack a field, or name an environment that is not there."""
 SEEN, GOAL, REACHED = "observation", "desired_goal", "achieved_goal"
 EARLY = "a termination before an episode's last action ends nothing here: the rows behind it are read too"
 
@@ -44,7 +46,7 @@ class MinariReader(Reader):
                 f"data={MINARI}{name} is not on this machine ({shown(error)}): fetch it with "
                 f"`minari download {name}`.{near_match(name, known)}"
             ) from error
-        except (KeyError, TypeError, OSError, gymnasium.error.Error) as error:  # metadata.json lacks what it must have
+        except UNREADABLE as error:
             raise UserError(f"{MINARI}{name} cannot be read: {reason(error)}.") from error
         told = dataset.storage.read_raw_metadata(dataset.storage.data_path)
         act, seen = (

@@ -59,7 +59,10 @@ class Actions:
         """Return what a row of a recording holds of one action, given by its parts: :meth:`inner` maps it back.
 
         Choices are one-hot, side by side; among numbers a choice, as a whole number, is the middle of its share of
-        [-1, 1], and a number that cannot vary is 0. Numbers outside their bounds lie outside [-1, 1]. Raise :class:`UserError` for a choice that there is not.
+        [-1, 1], and a number that cannot vary is 0. Numbers outside their bounds lie outside [-1, 1].
+
+        Raises:
+            UserError: there is no such choice.
         """
         pieces = [self._told(part, value) for part, value in zip(self._all, values, strict=True)]
         told = np.concatenate(pieces)
