@@ -7,7 +7,7 @@ import logging
 import h5py
 import numpy as np
 import pytest
-from test_readers import arrivals, at, departures, ogbench, shape_of, write
+from recorded_rows import arrivals, at, departures, ogbench, shape_of, write
 
 from worldmodels.data.readers import read
 from worldmodels.data.readers.base import Recording, recording

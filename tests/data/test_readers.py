@@ -5,44 +5,12 @@ from __future__ import annotations
 import h5py
 import numpy as np
 import pytest
+from recorded_rows import arrivals, at, departures, ogbench, shape_of, write
 
 from worldmodels.data.readers import read
 from worldmodels.data.readers.ogbench import UNREWARDED
 from worldmodels.data.readers.rows import EARNED, GOES_ON, MOVED, PIECE, REPEATED, UNSURE
 from worldmodels.errors import UserError
-
-
-def write(path, columns):
-    if path.suffix == ".npz":
-        np.savez(path, **columns)
-    else:
-        with h5py.File(path, "w") as file:
-            for key, value in columns.items():
-                file[key] = value
-    return str(path)
-
-
-def arrivals(count=9, **flags):
-    """Dreamer's fields: the state counts rows, the reward is the row's number, first actions are zero."""
-    action = np.arange(count, dtype=np.float32)[:, None] / 10 + 0.05
-    first = flags.get("is_first", np.arange(count) == 0)
-    action[np.ravel(first).astype(bool)] = 0
-    return {
-        "state": np.arange(count, dtype=np.float32)[:, None],
-        "action": action,
-        "reward": np.arange(count, dtype=np.float32),
-        **flags,
-    }
-
-
-def at(*rows, count=9):
-    flags = np.zeros(count, bool)
-    flags[list(rows)] = True
-    return flags
-
-
-def shape_of(episodes):
-    return [(len(e.action), e.terminal, e.finished) for e in episodes]
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".hdf5"])
@@ -202,18 +170,6 @@ def test_choices_as_numbers_are_refused(tmp_path):
         list(read(write(tmp_path / "a.npz", columns)))
 
 
-def departures(count=9, **fields):
-    """D4RL's fields, without next_observations."""
-    return {
-        "observations": np.arange(count, dtype=np.float32)[:, None],
-        "actions": np.arange(count, dtype=np.float32)[:, None] / 10,
-        "rewards": np.zeros(count, np.float32),
-        "terminals": at(count=count),
-        "timeouts": at(count=count),
-        **fields,
-    }
-
-
 @pytest.mark.parametrize("suffix", [".npz", ".hdf5"])
 def test_antmaze_keeps_its_rewards_and_goes_on(tmp_path, suffix):
     """Terminals in a cluster do not end the trajectory; the last row's reward and end are kept."""
@@ -282,17 +238,6 @@ def test_what_a_mac_adds_is_passed_over(tmp_path):
     (tmp_path / "e.npz").unlink()
     with pytest.raises(UserError, match="layout that is not known"):
         list(read(str(tmp_path)))
-
-
-def ogbench(**fields):
-    """Two trajectories of four and five rows."""
-    return {
-        "observations": np.arange(9, dtype=np.float32)[:, None],
-        "actions": np.arange(9, dtype=np.float32)[:, None] / 10,
-        "terminals": at(3, 8).astype(np.float32),
-        "qpos": np.zeros((9, 2)),
-        **fields,
-    }
 
 
 def test_ogbenchs_trajectories_end_without_an_end_for_good(tmp_path):
