@@ -6,8 +6,10 @@ import builtins
 import json
 import sys
 
+import av
 import cv2
 import numpy as np
+import pyarrow.parquet
 import pytest
 
 from worldmodels.data.readers import read
@@ -15,15 +17,7 @@ from worldmodels.data.readers.lerobot import EARLY, UNENDED, UNREWARDED, LeRobot
 from worldmodels.errors import UserError
 
 LENGTHS = (4, 6, 5)
-EXTRA = 'takes another package: pip install "worldmodels[lerobot]"'
 CAMERA = "observation.images.top"
-
-
-@pytest.fixture
-def parquet():
-    """Pyarrow, where the extra `lerobot` is installed."""
-    pytest.importorskip("pyarrow.parquet", reason=EXTRA)
-    return pytest.importorskip("pyarrow")
 
 
 def features(**more):
@@ -44,7 +38,7 @@ def made_info(root, version="v3.0", **more):
     return root
 
 
-def made(arrow, root, columns=lambda number, length: {}, more=None):
+def made(root, columns=lambda number, length: {}, more=None):
     """Three episodes in two parquet files; the state counts rows over all, the action is a tenth of it."""
     made_info(root, **(more or {}))
     place = lambda kind, file: root / kind / "chunk-000" / f"file-{file:03d}.parquet"  # noqa: E731
@@ -62,7 +56,7 @@ def made(arrow, root, columns=lambda number, length: {}, more=None):
             **columns(number, length),
         }
         file = int(number == 2)
-        tables[file].append(arrow.table(rows))
+        tables[file].append(pyarrow.table(rows))
         records.append(
             {
                 "episode_index": number,
@@ -77,14 +71,14 @@ def made(arrow, root, columns=lambda number, length: {}, more=None):
         )
         begin += length
     for file, parts in tables.items():
-        arrow.parquet.write_table(arrow.concat_tables(parts), place("data", file))
-    arrow.parquet.write_table(arrow.Table.from_pylist(records), place("meta/episodes", 0))
+        pyarrow.parquet.write_table(pyarrow.concat_tables(parts), place("data", file))
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(records), place("meta/episodes", 0))
     return root
 
 
-def test_rows_of_lerobot_are_moved_one_on(tmp_path, parquet):
+def test_rows_of_lerobot_are_moved_one_on(tmp_path):
     """The last action of an episode led nowhere and earned nothing: it is left out."""
-    found = list(read(str(made(parquet, tmp_path / "set"))))
+    found = list(read(str(made(tmp_path / "set"))))
     begin = 0
     for episode, length in zip(found, LENGTHS, strict=True):
         rows = np.arange(begin, begin + length)
@@ -96,7 +90,7 @@ def test_rows_of_lerobot_are_moved_one_on(tmp_path, parquet):
         begin += length
 
 
-def test_lerobots_rewards_and_ends_are_kept(tmp_path, parquet):
+def test_lerobots_rewards_and_ends_are_kept(tmp_path):
     def columns(number, length):
         last = np.arange(length) == length - 1
         return {
@@ -108,7 +102,7 @@ def test_lerobots_rewards_and_ends_are_kept(tmp_path, parquet):
 
     names = ("next.reward", "next.done", "next.success", "observation.effort")
     more = {name: {"dtype": "float32", "shape": [1]} for name in names}
-    found = list(read(str(made(parquet, tmp_path / "set", columns, more))))
+    found = list(read(str(made(tmp_path / "set", columns, more))))
     for episode, length, ended in zip(found, LENGTHS, (True, False, True), strict=True):
         assert episode.reward.tolist() == [0.0] * length + [1.0]
         assert (episode.observations["state"][-1] == episode.observations["state"][-2]).all()
@@ -116,8 +110,8 @@ def test_lerobots_rewards_and_ends_are_kept(tmp_path, parquet):
         assert episode.notes[0] == "fields that are not read: [observation.effort]"
 
 
-def test_lerobots_actions_may_be_rescaled(tmp_path, parquet):
-    root = made(parquet, tmp_path / "set")
+def test_lerobots_actions_may_be_rescaled(tmp_path):
+    root = made(tmp_path / "set")
     with pytest.raises(UserError, match=r"stats\.json cannot be read as JSON"):
         list(LeRobotReader(actions="min_max").read(str(root)))
     (root / "meta" / "stats.json").write_text(json.dumps({"action": {"min": [0.0], "max": [0.14]}}))
@@ -133,12 +127,11 @@ def shade(number):
     return np.full((32, 48, 3), 10 + 15 * number, np.uint8)
 
 
-def test_lerobots_videos_are_read_by_time(tmp_path, parquet):
+def test_lerobots_videos_are_read_by_time(tmp_path):
     """All episodes lie in one video, one after another; each takes its own frames."""
-    av = pytest.importorskip("av", reason=EXTRA)
     video = {"dtype": "video", "shape": [32, 48, 3]}
     other = "observation.images.wrist"
-    root = made(parquet, tmp_path / "set", more={CAMERA: video, other: video})
+    root = made(tmp_path / "set", more={CAMERA: video, other: video})
     path = root / "videos" / CAMERA / "chunk-000" / "file-000.mp4"
     path.parent.mkdir(parents=True)
     with av.open(str(path), "w") as out:
@@ -160,12 +153,12 @@ def test_lerobots_videos_are_read_by_time(tmp_path, parquet):
         list(read(str(root)))
 
 
-def test_lerobots_images_are_read(tmp_path, parquet):
+def test_lerobots_images_are_read(tmp_path):
     def columns(number, length):
         coded = [cv2.imencode(".png", shade(t)[..., ::-1] // [1, 2, 4])[1].tobytes() for t in range(length)]
         return {CAMERA: [{"bytes": one, "path": None} for one in coded]}
 
-    root = made(parquet, tmp_path / "set", columns, {CAMERA: {"dtype": "image", "shape": [32, 48, 3]}})
+    root = made(tmp_path / "set", columns, {CAMERA: {"dtype": "image", "shape": [32, 48, 3]}})
     [first, *_] = read(str(root))
     assert first.observations["pixels"][:, :, 0, 0].tolist() == [
         [(10 + 15 * t) // 4, (10 + 15 * t) // 2, 10 + 15 * t] for t in range(LENGTHS[0])
@@ -202,18 +195,18 @@ def test_lerobot_without_its_packages_says_so(tmp_path, monkeypatch):
         list(read(str(made_info(tmp_path / "set"))))
 
 
-def test_folders_that_are_not_whole_are_refused(tmp_path, parquet):
-    root = made(parquet, tmp_path / "set")
-    table = parquet.parquet.read_table(root / "data" / "chunk-000" / "file-001.parquet")
-    parquet.parquet.write_table(table.drop(["action"]), root / "data" / "chunk-000" / "file-001.parquet")
+def test_folders_that_are_not_whole_are_refused(tmp_path):
+    root = made(tmp_path / "set")
+    table = pyarrow.parquet.read_table(root / "data" / "chunk-000" / "file-001.parquet")
+    pyarrow.parquet.write_table(table.drop(["action"]), root / "data" / "chunk-000" / "file-001.parquet")
     with pytest.raises(UserError, match="'action' is no column of its parquet files"):
         list(read(str(root)))
     (root / "data" / "chunk-000" / "file-001.parquet").write_bytes(b"torn")
     with pytest.raises(UserError, match=r"file-001\.parquet cannot be read as parquet"):
         list(read(str(root)))
     [records] = (root / "meta" / "episodes" / "chunk-000").iterdir()
-    table = parquet.parquet.read_table(records)
-    parquet.parquet.write_table(table.drop(["data/file_index"]), records)
+    table = pyarrow.parquet.read_table(records)
+    pyarrow.parquet.write_table(table.drop(["data/file_index"]), records)
     with pytest.raises(UserError, match="meta/episodes has no 'data/file_index': the folder is not whole"):
         list(read(str(root)))
     records.unlink()
@@ -262,34 +255,34 @@ def test_features_are_names_with_a_dtype(tmp_path, value):
         ("next.success", lambda n: [2] * n, "'next.success' holds what is neither true nor false"),
     ],
 )
-def test_columns_of_lerobot_are_checked(tmp_path, parquet, key, value, said):
-    assert said in refusal(made(parquet, tmp_path / "set", lambda number, length: {key: value(length)}))
+def test_columns_of_lerobot_are_checked(tmp_path, key, value, said):
+    assert said in refusal(made(tmp_path / "set", lambda number, length: {key: value(length)}))
 
 
 @pytest.mark.parametrize("key", ["episode_index", "observation.state", "next.reward", "next.success", CAMERA])
-def test_features_without_a_column_are_refused(tmp_path, parquet, key):
+def test_features_without_a_column_are_refused(tmp_path, key):
     """A reward that is declared and not there is not 0."""
-    root = made(parquet, tmp_path / "set", more={key: {"dtype": "image" if key == CAMERA else "float32"}})
+    root = made(tmp_path / "set", more={key: {"dtype": "image" if key == CAMERA else "float32"}})
     for path in (root / "data" / "chunk-000").iterdir():
-        table = parquet.parquet.read_table(path)
-        parquet.parquet.write_table(table.drop([key] if key in table.column_names else []), path)
+        table = pyarrow.parquet.read_table(path)
+        pyarrow.parquet.write_table(table.drop([key] if key in table.column_names else []), path)
     assert f"'{key}' is no column of its parquet files" in refusal(root)
 
 
-def test_columns_that_are_no_feature_are_told(tmp_path, parquet):
+def test_columns_that_are_no_feature_are_told(tmp_path):
     """Rewards that are read are not said to be 0."""
     columns = lambda number, length: {"next.reward": [1.0] * length, "next.success": [False] * length}  # noqa: E731
-    for episode in read(str(made(parquet, tmp_path / "set", columns))):
+    for episode in read(str(made(tmp_path / "set", columns))):
         assert episode.reward.sum() == len(episode.action) - 1
         assert UNREWARDED not in episode.notes
         assert UNENDED not in episode.notes
         assert [note for note in episode.notes if "no feature in info.json but a column" in note] != []
 
 
-def test_success_before_the_last_row_is_told(tmp_path, parquet):
+def test_success_before_the_last_row_is_told(tmp_path):
     columns = lambda number, length: {"next.success": np.arange(length) >= 1 + number * 9}  # noqa: E731
     more = {"next.success": {"dtype": "bool", "shape": [1]}}
-    first, *others = read(str(made(parquet, tmp_path / "set", columns, more)))
+    first, *others = read(str(made(tmp_path / "set", columns, more)))
     assert first.terminal
     assert EARLY in first.notes
     assert not any(EARLY in episode.notes or episode.terminal for episode in others)
@@ -310,20 +303,20 @@ def test_success_before_the_last_row_is_told(tmp_path, parquet):
         ),
     ],
 )
-def test_records_of_episodes_are_checked(tmp_path, parquet, change, said):
-    root = made(parquet, tmp_path / "set")
+def test_records_of_episodes_are_checked(tmp_path, change, said):
+    root = made(tmp_path / "set")
     [path] = (root / "meta" / "episodes" / "chunk-000").iterdir()
-    rows = parquet.parquet.read_table(path).to_pylist()
+    rows = pyarrow.parquet.read_table(path).to_pylist()
     change(rows)
-    parquet.parquet.write_table(parquet.Table.from_pylist(rows), path)
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
     assert said in refusal(root)
     path.write_bytes(b"torn")
     assert "file-000.parquet cannot be read as parquet" in refusal(root)
 
 
 @pytest.mark.parametrize("fps", [..., None, "10", 0, -1, True])
-def test_videos_need_frames_a_second(tmp_path, parquet, fps):
-    root = made(parquet, tmp_path / "set", more={CAMERA: {"dtype": "video", "shape": [32, 48, 3]}})
+def test_videos_need_frames_a_second(tmp_path, fps):
+    root = made(tmp_path / "set", more={CAMERA: {"dtype": "video", "shape": [32, 48, 3]}})
     assert "'fps' is" in refusal(remade(root, fps=fps))
 
 
@@ -337,18 +330,18 @@ def test_videos_need_frames_a_second(tmp_path, parquet, fps):
         (None, "without bytes in its row 0"),
     ],
 )
-def test_images_that_are_none_are_refused(tmp_path, parquet, image, said):
+def test_images_that_are_none_are_refused(tmp_path, image, said):
     columns = lambda number, length: {CAMERA: [image] * length}  # noqa: E731
-    assert said in refusal(made(parquet, tmp_path / "set", columns, {CAMERA: {"dtype": "image"}}))
+    assert said in refusal(made(tmp_path / "set", columns, {CAMERA: {"dtype": "image"}}))
 
 
-def test_images_of_different_sides_are_refused(tmp_path, parquet):
+def test_images_of_different_sides_are_refused(tmp_path):
     def columns(number, length):
         sizes = [(32, 48), (32, 40)] + [(32, 48)] * length
         coded = [cv2.imencode(".png", np.zeros((*side, 3), np.uint8))[1].tobytes() for side in sizes[:length]]
         return {CAMERA: [{"bytes": one, "path": None} for one in coded]}
 
-    said = refusal(made(parquet, tmp_path / "set", columns, {CAMERA: {"dtype": "image"}}))
+    said = refusal(made(tmp_path / "set", columns, {CAMERA: {"dtype": "image"}}))
     assert "has other sides in its row 1 than before" in said
 
 
@@ -367,8 +360,8 @@ def test_images_of_different_sides_are_refused(tmp_path, parquet):
         ),
     ],
 )
-def test_bounds_of_actions_are_checked(tmp_path, parquet, stats, said):
-    root = made(parquet, tmp_path / "set")
+def test_bounds_of_actions_are_checked(tmp_path, stats, said):
+    root = made(tmp_path / "set")
     (root / "meta" / "stats.json").write_text(json.dumps(stats))
     refused = refusal(root, LeRobotReader(actions="min_max"))
     assert said in refused
