@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from datetime import datetime
@@ -13,6 +14,7 @@ import pytest
 from toy_runs import WORDS, spawn
 
 from worldmodels.config import load_config
+from worldmodels.data.replay import Replay
 from worldmodels.errors import UserError
 from worldmodels.runs.folders import CONFIG, new_folder, read_config, removed_unless_begun, run_folder
 from worldmodels.runs.loading import load_run
@@ -110,6 +112,25 @@ def test_two_processes_do_not_resume_one_run(run_folder):
     assert "is being written by process" in refused
     assert refused.count("\n") == 1
     assert not (run_folder / LOCK).exists()
+
+
+@pytest.mark.process
+def test_two_processes_do_not_record_into_one_folder(tmp_path):
+    """Whichever makes it first has it for itself; the others are refused in a sentence and touch nothing."""
+    words = ["env=counter", "env.obs=state", "frames=300", f"to={tmp_path / 'col'}", "planner=random"]
+    all_ = [spawn("collect", *words, f"seed={seed}") for seed in range(3)]
+    said = [process.communicate(timeout=180) for process in all_]
+    assert sorted(process.returncode for process in all_) == [0, 1, 1], said
+    for process, (_, error) in zip(all_, said, strict=True):
+        if process.returncode:
+            assert re.search("is not empty|another process has just begun", error, re.IGNORECASE), error
+            assert error.count("\n") == 1
+    winner = next(seed for seed, process in enumerate(all_) if not process.returncode)
+    assert read_config(tmp_path / "col").seed == winner
+    replay = Replay.open(tmp_path / "col")
+    assert len(replay) == replay.layout.rows  # trimmed once, to what one of them has recorded
+    assert json.loads((tmp_path / "col" / "card.json").read_text())["frames"] == 300
+    assert [path.name for path in tmp_path.iterdir()] == ["col"]
 
 
 @pytest.mark.process
