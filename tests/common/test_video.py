@@ -97,7 +97,7 @@ def test_a_torn_video_is_never_given_out(tmp_path, monkeypatch, caplog):
     Torn.fourcc = staticmethod(cv2_writer.fourcc)
     monkeypatch.setattr(video.cv2, "VideoWriter", Torn)
     assert write_video(tmp_path, "torn", FRAMES, 10).name == "torn.gif"
-    assert "of 12 frames of 48x32 7 frames of 48x32 can be read back" in caplog.text
+    assert "12 frames of 48x32 were encoded, 7 of 48x32 can be read back" in caplog.text
     assert Image.open(tmp_path / "torn.gif").n_frames == 12
 
 

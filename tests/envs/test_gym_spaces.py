@@ -44,6 +44,17 @@ def test_a_reward_is_one_number_in_any_brackets(reward):
     assert env.step(np.zeros(1))[1] == 2.0
 
 
+@pytest.mark.parametrize("reward", [1e300, -3.5e38, np.float64(1e39), 2.0**130])
+def test_numbers_beyond_float32_are_no_rewards(reward):
+    env = env_of(reward=reward)
+    env.reset()
+    with pytest.raises(UserError, match=r"reward of -?[\d.]+e\+\d+, beyond float32's 3.4e\+38"):
+        env.step(np.zeros(1))
+    largest = env_of(reward=3.4e38)
+    largest.reset()
+    assert np.isfinite(np.float32(largest.step(np.zeros(1))[1]))
+
+
 @pytest.mark.parametrize("reward", [None, "2", [1, 2], [], [[1], [2, 3]], {"a": 1}, 1j])
 def test_what_is_no_reward_is_refused_by_name(reward):
     env = env_of(reward=reward)
@@ -73,9 +84,12 @@ def test_success_is_read_wherever_it_is_told(info, expected):
     assert env.step(np.zeros(1))[4].get("success", UNKNOWN) == expected
 
 
-@pytest.mark.parametrize("value", ["yes", [True, False], float("nan")])
-def test_a_success_that_is_neither_true_nor_false_is_refused(value):
-    with pytest.raises(UserError, match="neither true nor false"):
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [("yes", "yes"), ([True, False], r"\[true, false\]"), (float("nan"), "nan"), ("True", "'True'"), ("1", "'1'")],
+)
+def test_a_success_that_is_neither_true_nor_false_is_refused(value, told):
+    with pytest.raises(UserError, match=f"={told} is neither true nor false"):
         success_of({"success": value})
 
 
@@ -217,7 +231,7 @@ def test_choices_and_parts_become_one_vector(space, raw, expected):
         (spaces.Dict({"mission": spaces.Text(5)}), {}, "observes as mission Text"),
         (spaces.Dict({"view": spaces.Box(0, 255, (16, 16, 3), np.uint8)}), {}, "observes images and has no state"),
         (spaces.Discrete(2), 2, "observed 2, which is not in Discrete"),
-        (spaces.Discrete(2), "1", "returned 1 where it declares Discrete"),
+        (spaces.Discrete(2), "1", "returned '1' where it declares Discrete"),
         (spaces.Dict({"a": spaces.Discrete(2)}), {"b": 1}, "without 'a', which it declares"),
         (spaces.Discrete(10**6), 1, "1,000,000 numbers as a vector"),
     ],

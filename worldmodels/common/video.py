@@ -93,8 +93,8 @@ def encode(frames: UInt8[np.ndarray, "T H W 3"], rate: float | int, codec: str, 
         writer.release()
         found, wanted = readable(file), (len(frames) * times, height, width)
         if found != wanted:
-            given, back = (f"{count} frames of {wide}x{high}" for count, high, wide in (wanted, found))
-            raise _TornError(f"of {given} {back} can be read back")
+            back = f"{found[0]} of {found[2]}x{found[1]}" if found[0] else "none"
+            raise _TornError(f"{wanted[0]} frames of {width}x{height} were encoded, {back} can be read back")
         return file.read_bytes()
 
 

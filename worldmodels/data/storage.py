@@ -27,7 +27,7 @@ from torch import Tensor
 from torchrl.data import LazyMemmapStorage
 
 from worldmodels.common.files import GIB
-from worldmodels.errors import FULL, UserError
+from worldmodels.errors import FULL, UserError, reason
 
 Spec = dict[str, tuple[tuple[int, ...], torch.dtype]]
 BUILDING = ".replay-"
@@ -70,7 +70,7 @@ class ReplayLayout:
             return cls(spec, int(content["num_envs"]), int(content["steps"]))
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise UserError(
-                f"{path} is not the layout of a replay ({type(error).__name__}: {error}): "
+                f"{path} is not the layout of a replay ({reason(error)}): "
                 "use another folder, or one that a training or a recording left behind."
             ) from error
 

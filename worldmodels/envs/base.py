@@ -10,12 +10,14 @@ from gymnasium import spaces
 
 from worldmodels.common.columns import GOAL_PREFIX, STATE, cameras
 from worldmodels.common.options import AtLeast, MultipleOf
-from worldmodels.errors import UserError, shown
+from worldmodels.errors import UserError, literal
 
 Obs = Annotated[Literal["pixels", "state", "both"], "what is observed: frames, a vector or both"]
 Size = Annotated[int, MultipleOf(16), "side of the square image, which encoders halve up to four times"]
 Repeat = Annotated[int, AtLeast(1), "control steps a decision; rewards are summed"]
 Limit = Annotated[int, AtLeast(1), "steps after which an episode is truncated"]
+LARGEST = float(np.finfo(np.float32).max)
+"""The largest number of a row."""
 Seed = Annotated[int, "of everything that is drawn at random"]
 
 
@@ -74,14 +76,15 @@ def as_reward(name: str, reward: Any) -> float:
     except (TypeError, ValueError):  # a ragged list
         array = np.empty(0)
     if array.dtype.kind not in "biuf" or array.size != 1:
-        raise UserError(f"{name} returned {shown(reward)} as its reward, which must be one number; mend step().")
+        raise UserError(f"{name} returned {literal(reward)} as its reward, which must be one number; mend step().")
     return float(array.reshape(()))
 
 
 def require_finite(name: str, observation: Mapping[str, np.ndarray], reward: float) -> None:
-    """Raise a :class:`UserError` that names the environment if it returned NaN or infinity."""
-    if not np.isfinite(reward):
-        raise UserError(f"{name} returned a reward of {reward}; mend the environment.")
+    """Raise a :class:`UserError` that names the environment if it returned NaN or infinity, in float32 as rows are."""
+    if not abs(reward) <= LARGEST:
+        beyond = f", beyond float32's {LARGEST:.3g}" if np.isfinite(reward) else ""
+        raise UserError(f"{name} returned a reward of {reward}{beyond}; mend the environment.")
     for key, value in observation.items():
         if value.dtype != np.uint8 and not np.isfinite(value).all():
             where = int(np.flatnonzero(~np.isfinite(value))[0])

@@ -23,7 +23,7 @@ from worldmodels.config import load_config
 from worldmodels.config.aliases import modernized
 from worldmodels.config.sources import require_harmless, resolved
 from worldmodels.envs import describe
-from worldmodels.errors import UserError
+from worldmodels.errors import UserError, brief
 from worldmodels.nets.encoders import ObservationSpec
 from worldmodels.runs.lock import LOCK, locked
 
@@ -126,7 +126,7 @@ def read_config(path: Path) -> DictConfig:
         stored = OmegaConf.to_container(stored, resolve=False) if isinstance(stored, DictConfig) else {}
         stored = resolved(stored, str(path / CONFIG))
     except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError) as error:
-        raise UserError(f"{path / CONFIG} cannot be read: {' '.join(str(error).split())}.") from error
+        raise UserError(f"{path / CONFIG} cannot be read: {brief(error)}.") from error
     cfg = modernized(OmegaConf.create(stored))
     if "choices" in cfg and "words" not in cfg:
         raise UserError(
