@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 from multiprocessing.pool import ThreadPool
+from pathlib import Path
 from threading import Barrier
 
 import pytest
@@ -187,6 +188,16 @@ def test_a_second_replay_in_one_folder_is_refused(tmp_path):
             create(tmp_path / name, LAYOUT, 1)
     assert (tmp_path / "empty" / "reward.memmap").stat().st_ino == inode
     assert {path.name for path in tmp_path.iterdir()} == {"empty", "link"}
+
+
+@pytest.mark.parametrize("name", [".", "../here", "{tmp_path}/here"])
+def test_the_present_folder_is_not_replaced(tmp_path, monkeypatch, name):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(UserError, match=r"here is the present folder, .*: use a folder within it\."):
+        create(Path(name.format(tmp_path=tmp_path)), LAYOUT, 1)
+    create(Path("within"), LAYOUT, 1)
+    assert [path.name for path in Path().iterdir()] == ["within"]
 
 
 def test_of_many_that_make_one_folder_one_does(tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ import pytest
 from gymnasium import spaces
 
 from worldmodels.common import terminal
-from worldmodels.envs.base import as_reward
+from worldmodels.envs.base import as_reward, check_spaces
 from worldmodels.envs.gym import GymEnv
 from worldmodels.envs.gym.making import frames_per_step, make
 from worldmodels.envs.successes import UNKNOWN, success_of
@@ -293,6 +293,25 @@ def test_too_many_choices_are_refused_with_their_sizes():
     refused("9 parts with", action_space=spaces.MultiBinary(9))
     refused("nothing to choose", action_space=spaces.Tuple([]))
     refused("takes actions from Text", action_space=spaces.Text(3))
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        spaces.Discrete(10**6),
+        spaces.MultiDiscrete([10**6]),
+        spaces.Dict({"which": spaces.Discrete(10**6)}),
+        spaces.Box(-1, 1, (1000, 1000), np.float32),
+    ],
+)
+def test_actions_of_a_million_numbers_are_refused(space):
+    refused("takes actions of 1,000,000 numbers .* at most 4,096 are supported", action_space=space)
+    fits = spaces.Discrete(4096)
+    assert env_of(action_space=fits).action_space == fits
+    width = spaces.Discrete(4097), spaces.Box(-1, 1, (4097,), np.float32)
+    for own in width:
+        with pytest.raises(UserError, match="Mine takes actions of 4,097 numbers"):
+            check_spaces("Mine", spaces.Dict({"state": spaces.Box(-1, 1, (1,), np.float32)}), own)
 
 
 def test_what_was_made_of_spaces_is_told_once(caplog):

@@ -183,6 +183,8 @@ def create(directory: Path, layout: ReplayLayout, limit_gib: int | float) -> Non
     directory = directory.resolve()  # to an empty folder elsewhere a link may lead
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise UserError(f"{directory} is not empty: use another folder for the replay.")
+    if directory == Path.cwd():  # which would be another one then
+        raise UserError(f"{directory} is the present folder, which cannot be replaced: use a folder within it.")
     building = directory.parent / f"{BUILDING}{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
     try:
         building.mkdir(parents=True)

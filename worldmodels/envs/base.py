@@ -16,6 +16,8 @@ Obs = Annotated[Literal["pixels", "state", "both"], "what is observed: frames, a
 Size = Annotated[int, MultipleOf(16), "side of the square image, which encoders halve up to four times"]
 Repeat = Annotated[int, AtLeast(1), "control steps a decision; rewards are summed"]
 Limit = Annotated[int, AtLeast(1), "steps after which an episode is truncated"]
+WIDEST_ACTION = 4096
+"""Numbers of an action. In float32 they take 16 KiB of every row, more than a frame of 64x64 does."""
 LARGEST = float(np.finfo(np.float32).max)
 """The largest number of a row."""
 Seed = Annotated[int, "of everything that is drawn at random"]
@@ -67,6 +69,16 @@ def check_spaces(name: str, observation: spaces.Space, action: spaces.Space) -> 
             raise UserError(f"{name}: a continuous action_space must be Box(-1, 1, (A,), float32), got {action}.")
     elif not isinstance(action, spaces.Discrete) or action.start != 0:
         raise UserError(f"{name}: action_space must be Box(-1, 1, (A,), float32) or Discrete(n), got {action}.")
+    require_width(name, int(action.shape[0] if isinstance(action, spaces.Box) else action.n))
+
+
+def require_width(name: str, width: int) -> None:
+    """Refuse actions of more numbers than are sensible to store and to plan with."""
+    if width > WIDEST_ACTION:
+        raise UserError(
+            f"{name} takes actions of {width:,} numbers (one for each choice, one-hot, of a Discrete space), and at "
+            f"most {WIDEST_ACTION:,} are supported: leave some out with a wrapper."
+        )
 
 
 def as_reward(name: str, reward: Any) -> float:

@@ -12,7 +12,7 @@ from worldmodels.envs import base
 from worldmodels.envs.gym.parts import COUNTED, listed, parts_of, put_together, sizes, starts
 from worldmodels.errors import UserError, shown
 
-MOST_CHOICES = 256
+MOST_COMBINED = 256
 """Choices that several counted parts may make together."""
 UNBOUNDED = 1e9
 """Bounds as large as this stand for none: libraries write 1e38 and the like."""
@@ -40,6 +40,7 @@ class Actions:
             self.space: spaces.Space = spaces.Discrete(self._choices())
         else:
             self.space = spaces.Box(-1, 1, (sum(self._dims),), np.float32)
+        base.require_width(name, int(self.space.n) if self.discrete else sum(self._dims))
         if len(self._parts) > 1 or not isinstance(space, spaces.Discrete | spaces.Box):
             self.note = self._described()
         elif isinstance(space, spaces.Box) and space.dtype.kind != "f":
@@ -85,10 +86,10 @@ class Actions:
 
     def _choices(self) -> int:
         total = math.prod(self._sizes)
-        if len(self._sizes) > 1 and total > MOST_CHOICES:
+        if len(self._sizes) > 1 and total > MOST_COMBINED:
             raise UserError(
                 f"{self.name} takes actions of {len(self._sizes)} parts with {shown(self._sizes)} choices: together "
-                f"{total:,}, and at most {MOST_CHOICES} can be one choice: leave some out with a wrapper."
+                f"{total:,}, and at most {MOST_COMBINED} can be one choice: leave some out with a wrapper."
             )
         return total
 
