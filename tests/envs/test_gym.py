@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
+from worldmodels.envs.base import frame_rate
 from worldmodels.envs.gym import GymEnv
 from worldmodels.envs.gym.images import as_frames, fit
 from worldmodels.errors import UserError
@@ -167,6 +168,16 @@ def test_nan_from_gymnasium_is_refused():
     env.reset()
     with pytest.raises(UserError, match="Painter-v0 returned a reward of nan"):
         env.step(0)
+
+
+@pytest.mark.parametrize(
+    ("told", "rate"), [(30, 30.0), (0.5, 0.5), (np.float32(4), 4.0), *((x, None) for x in (0, -1, "30", True, np.nan))]
+)
+def test_a_rate_that_is_none_is_not_told(monkeypatch, told, rate):
+    """A video is as fast as one that tells none then, and making the environment goes on."""
+    monkeypatch.setattr(Painter, "metadata", {"render_fps": told})
+    env = GymEnv("Painter-v0", size=16, action_repeat=2)
+    assert frame_rate(env) == (rate and rate / 2)
 
 
 class Undrawable(gymnasium.Env):

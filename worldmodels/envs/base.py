@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import numbers
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
@@ -70,6 +72,13 @@ def check_spaces(name: str, observation: spaces.Space, action: spaces.Space) -> 
     elif not isinstance(action, spaces.Discrete) or action.start != 0:
         raise UserError(f"{name}: action_space must be Box(-1, 1, (A,), float32) or Discrete(n), got {action}.")
     require_width(name, int(action.shape[0] if isinstance(action, spaces.Box) else action.n))
+
+
+def frame_rate(env: Any) -> float | None:
+    """Return how many steps a second an environment tells (``metadata["render_fps"]``); None where it is no rate."""
+    rate = (getattr(env, "metadata", None) or {}).get("render_fps")
+    known = isinstance(rate, numbers.Real) and not isinstance(rate, bool) and math.isfinite(rate) and rate > 0
+    return float(rate) if known else None
 
 
 def require_width(name: str, width: int) -> None:

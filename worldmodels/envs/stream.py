@@ -18,7 +18,7 @@ import psutil
 from gymnasium import spaces
 
 from worldmodels.envs import describe, make, rendering
-from worldmodels.envs.base import as_reward, check_spaces, require_finite
+from worldmodels.envs.base import as_reward, check_spaces, frame_rate, require_finite
 from worldmodels.envs.successes import UNKNOWN, success_of
 from worldmodels.errors import UserError, reason
 
@@ -151,7 +151,7 @@ class Stream(gymnasium.Env):
 
     def frame_rate(self) -> dict[str, Any]:
         """Return ``{"value": ...}`` with the steps in a second, None where the environment does not tell."""
-        return self._answered(lambda: self._built().metadata.get("render_fps"))
+        return self._answered(lambda: frame_rate(self._built()))
 
     def close(self) -> None:
         """Close the environment, if it was ever built."""

@@ -129,7 +129,7 @@ class VectorEnv:
             self._start()
             raise
 
-    def frame_rate(self) -> float | int | None:
+    def frame_rate(self) -> float | None:
         """Return how many steps of an environment are a second, where it tells (``metadata["render_fps"]``)."""
         return self._call("frame_rate")[0]
 

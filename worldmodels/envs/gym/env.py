@@ -72,7 +72,7 @@ class GymEnv(gymnasium.Env):
         if self._draws:
             self._env.close()
             self._env = make(id, {**given, "render_mode": "rgb_array"}, max_episode_steps)
-        if rate := self._env.metadata.get("render_fps"):
+        if rate := base.frame_rate(self._env):
             self.metadata = {**GymEnv.metadata, "render_fps": rate / action_repeat}
         self.observation_space = self._find_observations()
         self._takes = Actions(id, self._env.action_space)
