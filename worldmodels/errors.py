@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import errno
 import os
+import re
 import traceback
 from collections.abc import Iterable
 from typing import Any
@@ -15,6 +16,10 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 """Numbers of an OSError when a disk, or a user's share of it, is full."""
 LONGEST = 80
 """Characters of a value that a message shows."""
+LONGEST_REASON = 150
+"""Characters of another program's message that one of ours passes on."""
+LOOKALIKE = re.compile(r"(true|false|null|none|nan|[-+]?(inf|[\d_.]+(e[-+]?\d+)?))", re.IGNORECASE)
+"""Texts that look like a value of another type."""
 
 
 class UserError(Exception):
@@ -51,7 +56,7 @@ class OptionError(UserError):
         self.reason, self.hint, self.located = reason, hint, False
 
     def __str__(self) -> str:
-        given = "" if self.value is MISSING else f"={shown(self.value)}"
+        given = "" if self.value is MISSING else f"={literal(self.value)}"
         return f"{self.option}{given} {self.reason}.{self.hint}"
 
     def with_path(self, path: str) -> OptionError:
@@ -74,7 +79,22 @@ def shown(value: object) -> str:
         text = f"[{', '.join(shown(item) for item in value)}]"
     else:
         text = plain[value] if value is None or isinstance(value, bool) else " ".join(str(value).split())
-    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+    return cut(text, LONGEST)
+
+
+def literal(value: object) -> str:
+    """Write a value as :func:`shown` does, but a text that looks like a number or a truth in quotes."""
+    return repr(value) if isinstance(value, str) and LOOKALIKE.fullmatch(value) else shown(value)
+
+
+def cut(text: str, length: int) -> str:
+    """Shorten a text, and show that it was longer."""
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def brief(text: object) -> str:
+    """Write another program's message, an exception for example, in one short line without a full stop."""
+    return cut(" ".join(str(text).split()).rstrip("."), LONGEST_REASON)
 
 
 def sentence(text: object) -> str:
@@ -83,13 +103,14 @@ def sentence(text: object) -> str:
     return line if line.endswith((".", "?")) else f"{line}."
 
 
-def reason(error: BaseException) -> str:
-    """Write an exception that is nobody's sentence as one line without a full stop: its type, its text, its place.
+def reason(error: BaseException, placed: bool = False) -> str:
+    """Write an exception that is nobody's sentence as one short line without a full stop: its type, text and place.
 
-    The place is told where there is no text, as of a bare ``assert``.
+    The place is told where that is asked for, or where there is no text, as of a bare ``assert``.
     """
-    text = " ".join(str(error).split()).rstrip(".")
-    return f"{type(error).__name__}: {text}" if text else f"{type(error).__name__}{place(error)}"
+    text = brief(error)
+    where = place(error) if placed or not text else ""
+    return f"{type(error).__name__}{': ' if text else ''}{text}{where}"
 
 
 def place(error: BaseException) -> str:

@@ -137,6 +137,23 @@ def test_switches_are_true_or_false():
     assert (cfg.trainer.compile, cfg.data.cross_resets) == (True, False)
 
 
+@pytest.mark.parametrize(
+    ("words", "written"),
+    [
+        (["--seed=1"], "--seed=1 has dashes: write seed=1 (no dashes)"),
+        (["--seed", "1"], "--seed has dashes: write seed=1 (no dashes)"),
+        (["-m", "--train-ratio=16", "seed=1,2"], "--train-ratio=16 has dashes: write train_ratio=16 (no dashes)"),
+        (["-frames=10"], "-frames=10 has dashes: write frames=10 (no dashes)"),
+        (["--verbose", "seed=1"], "--verbose has dashes: write verbose=<value> (no dashes)"),
+        (["--"], "-- has dashes: write key=<value> (no dashes)"),
+        (["--env=counter"], "--env=counter has dashes: write env=counter (no dashes)"),
+    ],
+)
+@pytest.mark.parametrize("name", ["train", "collect", "evaluate"])
+def test_words_with_dashes_are_told_without_them(said, name, words, written):
+    assert said.refusal(name, *words) == f"{written}; --help lists all words."
+
+
 def test_whole_numbers_may_be_written_with_an_exponent():
     cfg = load_config(["frames=1e6", "train_ratio=0.5"])
     assert (cfg.frames, cfg.train_ratio) == (1_000_000, 0.5)
@@ -239,7 +256,7 @@ def test_a_path_that_cannot_be_written_is_one_sentence(said, tmp_path):
     (tmp_path / "file").write_text("")
     assert_matches(
         said.refusal("train", *WORDS, f"run_dir={tmp_path / 'file' / 'run'}"),
-        "cannot be read or written .*choose another path",
+        "cannot be written .*choose another run_dir",
     )
     assert_matches(said.refusal("collect", *ENV, "planner=random", f"to={tmp_path / 'file'}"), "choose another")
 
@@ -574,6 +591,16 @@ def test_errors_of_our_own_are_not_hidden(said, monkeypatch):
     monkeypatch.setattr("worldmodels.training.run.train", broken)
     with pytest.raises(KeyError):
         said.exit("train")
+
+
+@pytest.mark.parametrize("number", [errno.ENOENT, errno.ENOTDIR, errno.EROFS])
+def test_a_path_that_is_wrong_is_a_mistake_wherever_it_is_used(said, monkeypatch, number):
+    def broken(words):
+        raise OSError(number, os.strerror(number), "/proc/x")
+
+    monkeypatch.setattr("worldmodels.training.run.train", broken)
+    expected = f"/proc/x cannot be read or written ({os.strerror(number)}): choose another path."
+    assert said.refusal("train") == expected
 
 
 def test_user_errors_pass_through_nested_construction():

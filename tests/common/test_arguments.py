@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ast
+import re
 import shlex
 from pathlib import Path
 
 import pytest
+from messages import HOLE, PACKAGES, text_of
+from places import ROOT
 
 from worldmodels.common.arguments import convert, parse_list, parse_path, parse_paths, shell_word
 from worldmodels.errors import UserError
@@ -50,3 +54,19 @@ def test_a_path_that_no_disk_holds_is_one_short_sentence(text):
 def test_commands_that_are_advised_can_be_pasted():
     assert shlex.split(f"x {shell_word('run', Path('a b/it s'))}") == ["x", "run=a b/it s"]
     assert shell_word("run", "runs/a") == "run=runs/a"
+
+
+UNQUOTED = re.compile(rf"\b(resume|run|world_model|run_dir)={HOLE}|--\w+ ({HOLE}|%s)|download {HOLE}")
+
+
+def test_every_command_that_is_advised_is_quoted():
+    """A path may hold spaces and brackets: `shell_word` or `shlex` writes it."""
+    for code in ('f"goes on with resume={folder}"', '"tensorboard --logdir %s"', 'f"run={a} planner={b}"'):
+        assert UNQUOTED.search(text_of(ast.parse(code, mode="eval").body)), code
+    found = []
+    for path in (path for package in PACKAGES for path in (ROOT / package).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            text = text_of(node) if isinstance(node, ast.expr) else None
+            if text and UNQUOTED.search(text) and "shlex" not in ast.unparse(node):
+                found.append(f"{path.relative_to(ROOT)}:{node.lineno} {text}")
+    assert found == []

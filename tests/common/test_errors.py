@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from messages import HOLE, complaint, messages
 
-from worldmodels.errors import MISSING, OptionError, UserError, shown
+from worldmodels.errors import LONGEST_REASON, MISSING, OptionError, UserError, literal, reason, shown
 
 
 def test_every_message_is_one_sentence():
@@ -34,3 +34,26 @@ def test_an_option_says_where_it_stands_once():
 def test_long_values_are_cut():
     assert shown([1] * 100).endswith("…")
     assert (shown(None), shown(True), shown("a\nb")) == ("null", "true", "a b")
+
+
+@pytest.mark.parametrize("text", ["a\nb\n" + "x" * 1000, "é" * 400 + ".", " ".join(["word"] * 300)])
+def test_what_others_say_is_passed_on_shortened(text):
+    try:
+        raise RuntimeError(text)
+    except RuntimeError as error:
+        said = reason(error, placed=True)
+    start, _, where = said.partition("…")
+    assert start.startswith("RuntimeError: " + " ".join(text.split())[:100])
+    assert where.startswith(" (test_errors.py, line ")
+    assert len(start) <= len("RuntimeError: ") + LONGEST_REASON
+
+
+@pytest.mark.parametrize("text", ["True", "false", "None", "0", "-1.5", "1e-3", "nan", "-inf"])
+def test_a_text_that_looks_like_a_value_is_in_quotes(text):
+    assert literal(text) == repr(text)
+    assert f"a={text!r} must" in str(OptionError("a", text, "must be one"))
+
+
+@pytest.mark.parametrize("value", ["yes", "1.2.x", "info", True, None, 0.5, [True]])
+def test_any_other_value_is_as_a_command_line_has_it(value):
+    assert literal(value) == shown(value)

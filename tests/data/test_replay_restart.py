@@ -6,13 +6,19 @@ import errno
 import itertools
 import logging
 import os
+import socket
+import subprocess
+import sys
+from multiprocessing.pool import ThreadPool
+from pathlib import Path
+from threading import Barrier
 
 import pytest
 import torch
 from replay_stream import ENVS, SPEC, STEPS, assert_unbroken, assert_uniform, draw, fill, make, valid_starts
 
-from worldmodels.data.replay import Replay
-from worldmodels.data.storage import Ledger
+from worldmodels.data.replay import Replay, plan
+from worldmodels.data.storage import BUILDING, Ledger, ReplayLayout, create
 from worldmodels.errors import UserError
 
 # Restarts: a second object on the same folder is what a killed process leaves -----------------------------------------
@@ -130,7 +136,7 @@ def test_truncated_file__whole_rows_are_used(tmp_path, rows, caplog):
 def test_folders_that_are_not_this_replay(tmp_path):
     (tmp_path / "replay").mkdir()
     (tmp_path / "replay" / "notes.txt").write_text("mine")
-    with pytest.raises(UserError, match="not empty and not a replay"):
+    with pytest.raises(UserError, match="is not empty: use another folder"):
         make(tmp_path)
     with pytest.raises(UserError, match="not the layout of a replay"):
         Replay.open(tmp_path / "replay")
@@ -152,12 +158,70 @@ def test_folders_that_are_not_this_replay(tmp_path):
         make(tmp_path / "a")
 
 
-def test_a_folder_half_made_by_a_kill_is_made_again(tmp_path):
-    half = tmp_path / "replay.new"
-    half.mkdir()
-    (half / "pixels.memmap").write_bytes(b"half")
+@pytest.mark.process
+def test_what_killed_processes_were_building_is_cleared(tmp_path):
+    """What a living process builds, or one on another host, stays."""
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    here = socket.gethostname()
+    left, living, elsewhere = (
+        tmp_path / f"{BUILDING}{host}-{pid}-0a" for host, pid in ((here, gone.pid), (here, os.getpid()), ("x-y", 1))
+    )
+    for folder in (left, living, elsewhere):
+        folder.mkdir()
+        (folder / "pixels.memmap").write_bytes(b"half")
     assert len(fill(make(tmp_path), 4)) == 4 * ENVS
-    assert not half.exists()
+    assert {path.name for path in tmp_path.iterdir()} == {"replay", living.name, elsewhere.name}
+
+
+LAYOUT = plan({"is_first": ((), torch.bool), "reward": ((), torch.float32)}, 1, 50)
+
+
+def test_a_second_replay_in_one_folder_is_refused(tmp_path):
+    """The first one's files stay, wherever the second is when the first is done, and nothing of the second is left."""
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to("empty")
+    create(tmp_path / "link", LAYOUT, 1)
+    inode = (tmp_path / "empty" / "reward.memmap").stat().st_ino
+    for name in ("empty", "link"):
+        with pytest.raises(UserError, match=f"{tmp_path / 'empty'} is not empty: use another folder"):
+            create(tmp_path / name, LAYOUT, 1)
+    assert (tmp_path / "empty" / "reward.memmap").stat().st_ino == inode
+    assert {path.name for path in tmp_path.iterdir()} == {"empty", "link"}
+
+
+@pytest.mark.parametrize("name", [".", "../here", "{tmp_path}/here"])
+def test_the_present_folder_is_not_replaced(tmp_path, monkeypatch, name):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(UserError, match=r"here is the present folder, .*: use a folder within it\."):
+        create(Path(name.format(tmp_path=tmp_path)), LAYOUT, 1)
+    create(Path("within"), LAYOUT, 1)
+    assert [path.name for path in Path().iterdir()] == ["within"]
+
+
+def test_of_many_that_make_one_folder_one_does(tmp_path, monkeypatch):
+    """All have found it empty before the first renames what it has built."""
+    all_here, save = Barrier(6), ReplayLayout.save
+
+    def wait(*args):
+        all_here.wait(timeout=30)
+        save(*args)
+
+    def attempt(_):
+        try:
+            create(tmp_path / "one", LAYOUT, 1)
+        except UserError as error:
+            return str(error)
+        return ""
+
+    monkeypatch.setattr(ReplayLayout, "save", wait)
+    with ThreadPool(6) as pool:
+        said = sorted(pool.map(attempt, range(6)))
+    assert said[0] == ""
+    assert set(said[1:]) == {f"Another process has just begun to write into {tmp_path / 'one'}: use another folder."}
+    assert [path.name for path in tmp_path.iterdir()] == ["one"]
+    assert ReplayLayout.load(tmp_path / "one" / "replay.json") == LAYOUT
 
 
 def test_more_than_the_limit_is_refused_with_what_to_change(tmp_path):

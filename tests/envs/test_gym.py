@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
+from worldmodels.envs.base import frame_rate
 from worldmodels.envs.gym import GymEnv
 from worldmodels.envs.gym.images import as_frames, fit
 from worldmodels.errors import UserError
@@ -167,3 +168,84 @@ def test_nan_from_gymnasium_is_refused():
     env.reset()
     with pytest.raises(UserError, match="Painter-v0 returned a reward of nan"):
         env.step(0)
+
+
+@pytest.mark.parametrize(
+    ("told", "rate"), [(30, 30.0), (0.5, 0.5), (np.float32(4), 4.0), *((x, None) for x in (0, -1, "30", True, np.nan))]
+)
+def test_a_rate_that_is_none_is_not_told(monkeypatch, told, rate):
+    """A video is as fast as one that tells none then, and making the environment goes on."""
+    monkeypatch.setattr(Painter, "metadata", {"render_fps": told})
+    env = GymEnv("Painter-v0", size=16, action_repeat=2)
+    assert frame_rate(env) == (rate and rate / 2)
+
+
+class Undrawable(gymnasium.Env):
+    """Observes numbers, and draws as it is told."""
+
+    observation_space, action_space = spaces.Box(-1, 1, (2,)), spaces.Discrete(2)
+
+    def __init__(self, draw, render_mode=None) -> None:
+        self.draw, self.render_mode = draw, render_mode
+
+    def reset(self, *, seed=None, options=None):
+        return np.zeros(2, np.float32), {}
+
+    def render(self):
+        return self.draw()
+
+
+def in_module(name: str, code: str):
+    """A function whose code belongs to a module of that name."""
+    space = {"__name__": name}
+    exec(f"def draw():\n    {code}", space)
+    return space["draw"]
+
+
+def wrapped(inner):
+    def draw():
+        try:
+            inner()
+        except Exception as error:
+            raise RuntimeError("no picture") from error
+
+    return draw
+
+
+def drawing_error(draw, obs: str) -> str:
+    gymnasium.register("Undrawable-v0", entry_point=Undrawable)
+    try:
+        env = GymEnv("Undrawable-v0", obs=obs, size=16, kwargs={"draw": draw})
+        with pytest.raises(UserError) as caught:
+            env.reset()
+    finally:
+        del gymnasium.registry["Undrawable-v0"]
+    assert len(str(caught.value)) < 300
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("obs", ["pixels", "both"])
+@pytest.mark.parametrize(
+    ("module", "code", "said"),
+    [
+        ("mine", "raise NotImplementedError", "NotImplementedError (<string>, line 2)"),
+        ("mujoco_toys.env", "raise OSError('no sprites ' + 'x' * 1000)", "OSError: no sprites xxx"),
+        ("pygame", "raise RuntimeError('No available video device')", "RuntimeError: No available video device"),
+    ],
+)
+def test_an_environment_that_cannot_draw_is_not_opengls_fault(obs, module, code, said):
+    message = drawing_error(in_module(module, code), obs)
+    assert message.startswith(f"Undrawable-v0 cannot be drawn ({said}")
+    assert message.endswith(
+        "its render() must return an image with render_mode='rgb_array'; mend it, or observe obs=state."
+    )
+    assert "MUJOCO_GL" not in message
+
+
+@pytest.mark.parametrize("module", ["mujoco.egl", "OpenGL.platform.egl", "gymnasium.envs.mujoco.mujoco_rendering"])
+def test_what_opengl_cannot_draw_names_the_package(module):
+    fails = in_module(module, "raise AttributeError('eglQueryString')")
+    for draw in (fails, wrapped(fails)):
+        message = drawing_error(draw, "pixels")
+        assert message.startswith("No frame can be drawn with MUJOCO_GL=")
+        assert "apt-get install" in message

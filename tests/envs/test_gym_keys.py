@@ -62,6 +62,59 @@ def test_keys_choose_and_order_what_is_observed():
     assert alone.keys() == {"state"}
 
 
+VECTOR = spaces.Box(-1, 1, (2,), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("parts", "both"),
+    [
+        ({"a.b": VECTOR, "a": spaces.Dict({"b": VECTOR})}, "a.b"),
+        ({"a.0": VECTOR, "a": spaces.Tuple((VECTOR, VECTOR))}, "a.0"),
+        ({"b": VECTOR, "": spaces.Dict({"b": VECTOR})}, "b"),
+        ({"a": spaces.Dict({"b.c": VECTOR, "b": spaces.Dict({"c": PARTS["front"]})})}, "a.b.c"),
+        ({1: VECTOR, "x": VECTOR, "1": VECTOR}, "1"),
+    ],
+)
+@pytest.mark.parametrize("obs", ["state", "both"])
+def test_two_parts_of_one_name_are_refused(parts, both, obs):
+    space = spaces.Dict()
+    space.spaces = parts  # in any order: the constructor cannot sort numbers among words
+    with pytest.raises(UserError, match=f"Odd-v0 observes two parts that are both called '{both}', .* rename one"):
+        GymEnv("Odd-v0", obs=obs, size=16, kwargs={"observation_space": space})
+
+
+@pytest.mark.parametrize("wanted", [[0, 2], ["0", "2"], [2, 0], ["2", 0], [1]])
+def test_parts_of_a_tuple_are_called_by_their_numbers(wanted):
+    """In a nested one too, where the number stands behind a dot."""
+    space, raw = spaces.Tuple((VECTOR, spaces.Discrete(3), VECTOR)), (np.full(2, 0.25), 2, np.full(2, 0.75))
+    values = {"0": [0.25, 0.25], "1": [0, 0, 1], "2": [0.75, 0.75]}
+    expected = [number for part in wanted for number in values[str(part)]]
+    env = GymEnv("Odd-v0", obs="state", kwargs={"observation_space": space, "raw": raw}, keys={"state": wanted})
+    assert env.reset()[0]["state"].tolist() == expected
+    within = {"observation_space": spaces.Dict({"arm": space}), "raw": {"arm": raw}}
+    env = GymEnv("Odd-v0", obs="state", kwargs=within, keys={"state": [f"arm.{part}" for part in wanted]})
+    assert env.reset()[0]["state"].tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("obs", "keys", "said"),
+    [
+        ("state", {"pixels": ["front"]}, "keys.pixels=[front] is without use with obs=state: .* obs=pixels or both"),
+        (
+            "pixels",
+            {"state": ["pose.mode"]},
+            "keys.state=[pose.mode] is without use with obs=pixels: .* obs=state or both",
+        ),
+        ("state", {"pixels": []}, "keys.pixels=[] is without use with obs=state"),
+        ("both", {"pixels": ["front", "front"]}, "keys.pixels=[front, front] names 'front' more than once"),
+        ("both", {"state": ["pose.mode", "pose.joints", "pose.mode"]}, "names 'pose.mode' more than once"),
+    ],
+)
+def test_keys_without_use_and_doubled_ones_are_refused(obs, keys, said):
+    with pytest.raises(OptionError, match=said.replace("[", r"\[").replace("]", r"\]")):
+        robot(obs=obs, keys=keys)
+
+
 @pytest.mark.parametrize(
     ("keys", "option", "said"),
     [

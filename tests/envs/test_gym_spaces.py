@@ -10,7 +10,7 @@ import pytest
 from gymnasium import spaces
 
 from worldmodels.common import terminal
-from worldmodels.envs.base import as_reward
+from worldmodels.envs.base import as_reward, check_spaces
 from worldmodels.envs.gym import GymEnv
 from worldmodels.envs.gym.making import frames_per_step, make
 from worldmodels.envs.successes import UNKNOWN, success_of
@@ -44,6 +44,17 @@ def test_a_reward_is_one_number_in_any_brackets(reward):
     assert env.step(np.zeros(1))[1] == 2.0
 
 
+@pytest.mark.parametrize("reward", [1e300, -3.5e38, np.float64(1e39), 2.0**130])
+def test_numbers_beyond_float32_are_no_rewards(reward):
+    env = env_of(reward=reward)
+    env.reset()
+    with pytest.raises(UserError, match=r"reward of -?[\d.]+e\+\d+, beyond float32's 3.4e\+38"):
+        env.step(np.zeros(1))
+    largest = env_of(reward=3.4e38)
+    largest.reset()
+    assert np.isfinite(np.float32(largest.step(np.zeros(1))[1]))
+
+
 @pytest.mark.parametrize("reward", [None, "2", [1, 2], [], [[1], [2, 3]], {"a": 1}, 1j])
 def test_what_is_no_reward_is_refused_by_name(reward):
     env = env_of(reward=reward)
@@ -73,9 +84,12 @@ def test_success_is_read_wherever_it_is_told(info, expected):
     assert env.step(np.zeros(1))[4].get("success", UNKNOWN) == expected
 
 
-@pytest.mark.parametrize("value", ["yes", [True, False], float("nan")])
-def test_a_success_that_is_neither_true_nor_false_is_refused(value):
-    with pytest.raises(UserError, match="neither true nor false"):
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [("yes", "yes"), ([True, False], r"\[true, false\]"), (float("nan"), "nan"), ("True", "'True'"), ("1", "'1'")],
+)
+def test_a_success_that_is_neither_true_nor_false_is_refused(value, told):
+    with pytest.raises(UserError, match=f"={told} is neither true nor false"):
         success_of({"success": value})
 
 
@@ -217,7 +231,7 @@ def test_choices_and_parts_become_one_vector(space, raw, expected):
         (spaces.Dict({"mission": spaces.Text(5)}), {}, "observes as mission Text"),
         (spaces.Dict({"view": spaces.Box(0, 255, (16, 16, 3), np.uint8)}), {}, "observes images and has no state"),
         (spaces.Discrete(2), 2, "observed 2, which is not in Discrete"),
-        (spaces.Discrete(2), "1", "returned 1 where it declares Discrete"),
+        (spaces.Discrete(2), "1", "returned '1' where it declares Discrete"),
         (spaces.Dict({"a": spaces.Discrete(2)}), {"b": 1}, "without 'a', which it declares"),
         (spaces.Discrete(10**6), 1, "1,000,000 numbers as a vector"),
     ],
@@ -278,10 +292,28 @@ def test_numbers_and_choices_together_are_numbers():
 
 
 def test_too_many_choices_are_refused():
-    refused("actions of 5,000 choices, and 4,096 numbers", action_space=spaces.MultiDiscrete([2500, 2500]))
-    refused("actions of 1,000,000 choices", action_space=spaces.Discrete(10**6))
+    refused("actions of 5,000 numbers", action_space=spaces.MultiDiscrete([2500, 2500]))
     refused("nothing to choose", action_space=spaces.Tuple([]))
     refused("takes actions from Text", action_space=spaces.Text(3))
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        spaces.Discrete(10**6),
+        spaces.MultiDiscrete([10**6]),
+        spaces.Dict({"which": spaces.Discrete(10**6)}),
+        spaces.Box(-1, 1, (1000, 1000), np.float32),
+    ],
+)
+def test_actions_of_a_million_numbers_are_refused(space):
+    refused("takes actions of 1,000,000 numbers .* at most 4,096 are supported", action_space=space)
+    fits = spaces.Discrete(4096)
+    assert env_of(action_space=fits).action_space == fits
+    width = spaces.Discrete(4097), spaces.Box(-1, 1, (4097,), np.float32)
+    for own in width:
+        with pytest.raises(UserError, match="Mine takes actions of 4,097 numbers"):
+            check_spaces("Mine", spaces.Dict({"state": spaces.Box(-1, 1, (1,), np.float32)}), own)
 
 
 def test_what_was_made_of_spaces_is_told_once(caplog):

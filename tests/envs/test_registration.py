@@ -10,10 +10,11 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
+from places import ROOT
 
 import worldmodels.envs  # noqa: F401 - registers
 from worldmodels.envs.gym import GymEnv
-from worldmodels.envs.registration import CLASSES
+from worldmodels.envs.registration import CLASSES, LIBRARIES
 from worldmodels.errors import UserError
 
 OPTIONS = {
@@ -47,6 +48,12 @@ def test_every_name_has_a_case_and_its_own_time_limit():
     env = gymnasium.make("worldmodels/Chain-v0", limit=3)
     env.reset(seed=0)
     assert [env.step(0)[3] for _ in range(3)] == [False, False, True]
+
+
+def test_every_name_is_in_the_documentation():
+    page = (ROOT / "docs" / "environments.md").read_text()
+    told = page[page.index("The other way round") : page.index("### Several cameras")]
+    assert [name for name in (*CLASSES, *LIBRARIES) if f"`{name}`" not in told] == []
 
 
 def test_a_seed_of_reset_seeds_gymnasiums_generator_too():

@@ -144,7 +144,11 @@ def broken(how: str) -> dict:
         ("nan reward", r"worker 1 \(Broken, pid \d+\) failed: .*reward of nan"),
         ("shape", r"worker 1 \(Broken, pid \d+\) failed: observation 'state' is float32 \(4,\)"),
         ("exit", r"worker 1 \(Broken, pid \d+\) died with exit code 7"),
-        ("sys.exit", r"worker 1 \(Broken, pid \d+\) died with exit code 3"),
+        ("sys.exit", r"worker 1 \(Broken, pid \d+\) failed: SystemExit: 3 \(broken_envs.py, line \d+\)"),
+        ("interrupt", r"worker 1 \(Broken, pid \d+\) failed: KeyboardInterrupt \(broken_envs.py, line \d+\)"),
+        ("give up", r"worker 1 \(Broken, pid \d+\) failed: GaveUp: the gripper is gone \(broken_envs.py, line \d+\)"),
+        ("slow exit", r"worker 1 \(Broken, pid \d+\) died with exit code 5"),
+        ("huge reward", r"worker 1 \(Broken, pid \d+\) failed: .*reward of 1e\+300, beyond float32's 3.4e\+38"),
         ("hang", r"worker 1 \(Broken, pid \d+\) did not answer within 1 s"),
     ],
 )
@@ -184,7 +188,7 @@ def test_what_cannot_be_built_is_said_at_once():
         ({**COUNTER, "lenghts": [1]}, "lenghts=.* is not an option of Counter. Did you mean 'lengths'"),
         ({"_target_": "worldmodels.envs.toy.Countr"}, "cannot be loaded"),
         ({"_target_": "broken_envs.Unbuildable"}, "no such asset"),
-        ({"_target_": "broken_envs.Leaves"}, "builds Leaves died with exit code 4"),
+        ({"_target_": "broken_envs.Leaves"}, "SystemExit: 4 \\(broken_envs.py, line \\d+\\)"),
         ({"_target_": "worldmodels.envs.dmc.DMC", "task": "cheeta_run", "obs": "state"}, "Did you mean 'cheetah_run'"),
     ]:
         with pytest.raises(UserError, match=said):

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from datetime import datetime
 from multiprocessing.pool import ThreadPool
+from pathlib import Path
 
 import pytest
 from toy_runs import WORDS, spawn
 
 from worldmodels.config import load_config
+from worldmodels.data.replay import Replay
 from worldmodels.errors import UserError
 from worldmodels.runs.folders import CONFIG, new_folder, read_config, removed_unless_begun, run_folder
 from worldmodels.runs.loading import load_run
@@ -79,7 +82,51 @@ def test_a_lock_of_a_process_that_is_gone_is_taken_over(tmp_path, caplog):
         caplog.clear()
     (tmp_path / LOCK).write_text('{"pid": 12')
     with locked(tmp_path):
-        assert "cannot be read, as its writer was killed" in caplog.text
+        assert "cannot be read, as after its writer was killed" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"started": "yesterday"},
+        {"started": None},
+        {"pid": -1},
+        {"pid": 0},
+        {"pid": True},
+        {"pid": "12"},
+        {"pid": 1.5},
+        {"host": 7},
+        {"user": "me"},
+    ],
+)
+def test_a_strange_lock_is_taken_over_and_that_is_told(tmp_path, caplog, changes):
+    caplog.set_level("INFO")
+    lock_of(tmp_path, **changes)
+    with locked(tmp_path):
+        assert json.loads((tmp_path / LOCK).read_text())["pid"] == os.getpid()
+    assert f"{tmp_path / LOCK} cannot be read" in caplog.text
+    assert not (tmp_path / LOCK).exists()
+
+
+@pytest.mark.parametrize("content", [b"[1]", b"\xff\xff", b"[" * 10**5, b"null", b"{}"])
+def test_a_lock_of_other_content_is_taken_over(tmp_path, content):
+    (tmp_path / LOCK).write_bytes(content)
+    with locked(tmp_path):
+        assert json.loads((tmp_path / LOCK).read_text())["pid"] == os.getpid()
+
+
+@pytest.mark.parametrize("name", ["/proc/x", "/proc/x/y", "dangling/run", "file/run"])
+def test_a_run_dir_that_cannot_be_made_is_one_sentence(said, name):
+    Path("dangling").symlink_to("/proc/none/such")
+    Path("file").touch()
+    assert re.fullmatch(
+        rf"{name} cannot be written \(.+\): choose another run_dir\.", said.refusal("train", *WORDS, f"run_dir={name}")
+    )
+
+
+def test_runs_that_cannot_be_made_here_are_one_sentence(said):
+    Path("runs").symlink_to("/proc/none")
+    assert "runs cannot be written (File exists)" in said.refusal("train", *WORDS)
 
 
 def test_a_lock_of_another_host_is_told_with_the_remedy(tmp_path):
@@ -110,6 +157,25 @@ def test_two_processes_do_not_resume_one_run(run_folder):
     assert "is being written by process" in refused
     assert refused.count("\n") == 1
     assert not (run_folder / LOCK).exists()
+
+
+@pytest.mark.process
+def test_two_processes_do_not_record_into_one_folder(tmp_path):
+    """Whichever makes it first has it for itself; the others are refused in a sentence and touch nothing."""
+    words = ["env=counter", "env.obs=state", "frames=300", f"to={tmp_path / 'col'}", "planner=random"]
+    all_ = [spawn("collect", *words, f"seed={seed}") for seed in range(3)]
+    said = [process.communicate(timeout=180) for process in all_]
+    assert sorted(process.returncode for process in all_) == [0, 1, 1], said
+    for process, (_, error) in zip(all_, said, strict=True):
+        if process.returncode:
+            assert re.search("is not empty|another process has just begun", error, re.IGNORECASE), error
+            assert error.count("\n") == 1
+    winner = next(seed for seed, process in enumerate(all_) if not process.returncode)
+    assert read_config(tmp_path / "col").seed == winner
+    replay = Replay.open(tmp_path / "col")
+    assert len(replay) == replay.layout.rows  # trimmed once, to what one of them has recorded
+    assert json.loads((tmp_path / "col" / "card.json").read_text())["frames"] == 300
+    assert [path.name for path in tmp_path.iterdir()] == ["col"]
 
 
 @pytest.mark.process

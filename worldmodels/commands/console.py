@@ -6,6 +6,7 @@ import errno
 import importlib
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from types import ModuleType
 
 from worldmodels.common.terminal import Interrupted, show_log
@@ -14,11 +15,15 @@ from worldmodels.errors import FULL, UserError, near_match, shown
 DONE, MISTAKE, INTERRUPTED = 0, 1, 130
 HELP = {"--help", "-h"}
 COMMANDS = ("train", "evaluate", "compare", "sweep", "imagine", "collect", "benchmark", "doctor")
+FLAGS = {"--multirun", "-m", "--run", "-r", "--cfg", "-c", "--resolve", "--package", "-p", "--info", "-i"}
+FLAGS |= {"--hydra-help", "--version", "--shell-completion", "-sc", "--experimental-rerun", *HELP}
+FLAGS |= {"--config-path", "-cp", "--config-name", "-cn"}
+"""Hydra's own, which train.py passes on."""
 CONFIG_DIR = ("--config-dir", "-cd")
 
 
 USER_ERRNOS = (*FULL, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
-USER_ERRNOS += (errno.ENAMETOOLONG, errno.ELOOP)
+USER_ERRNOS += (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOENT)
 """Numbers of an OSError when a path or a disk is wrong, not the program."""
 
 
@@ -67,6 +72,7 @@ def run(main: Callable[[list[str]], int | None], more_help: Callable[[list[str]]
     show_log()
     try:
         words = with_search_path(without_trust(sys.argv[1:]))
+        require_no_dashes(words)
         if asked := HELP.intersection(words):
             rest = [word for word in words if word not in asked]
             parts = [sys.modules[main.__module__].__doc__, more_help(rest) if more_help else ""]
@@ -86,6 +92,19 @@ def run(main: Callable[[list[str]], int | None], more_help: Callable[[list[str]]
         sys.stderr.write(f"error: {where} cannot be read or written ({error.strerror}): {mend}.\n")
         sys.exit(MISTAKE)
     sys.exit(DONE)
+
+
+def require_no_dashes(words: list[str]) -> None:
+    """Refuse ``--seed=1`` and ``--seed 1``: Hydra's own flags alone have dashes."""
+    for word, after in pairwise([*words, ""]):
+        name, _, value = word.partition("=")
+        if not word.startswith("-") or name in FLAGS:
+            continue
+        key = name.strip("-").replace("-", "_") or "key"
+        value = value or ("<value>" if not after or after.startswith("-") or "=" in after else after)
+        raise UserError(
+            f"{shown(word)} has dashes: write {shown(f'{key}={value}')} (no dashes); --help lists all words."
+        )
 
 
 def without_trust(words: list[str]) -> list[str]:

@@ -14,7 +14,7 @@ from hydra.utils import get_object
 
 from worldmodels.common.options import validate
 from worldmodels.common.trust import reach, require_nameable, require_target
-from worldmodels.errors import OptionError, UserError
+from worldmodels.errors import OptionError, UserError, brief
 
 TARGET, PARTIAL = "_target_", "_partial_"
 
@@ -50,8 +50,7 @@ def build(node: Mapping[str, Any], path: str = "", **given: Any) -> Any:
     except OptionError as error:
         raise error.with_path(path) from None
     except (TypeError, ValueError) as error:
-        reason = " ".join(str(error).split()).rstrip(".")
-        raise UserError(f"{node[TARGET]} cannot be built as configured: {reason}.") from error
+        raise UserError(f"{node[TARGET]} cannot be built as configured: {brief(error)}.") from error
 
 
 def find(name: str, path: str = "") -> Callable[..., Any]:

@@ -1,20 +1,25 @@
 """Files of a replay folder: one preallocated memory-mapped column per key, a layout, and a ledger of what is valid.
 
 ``replay.json`` says what the columns are, ``<key>.memmap`` holds ``[time, env, *shape]``, and ``ledger.memmap`` five
-int64 numbers. Folders appear whole or not at all: they are built aside and renamed.
+int64 numbers. Folders appear whole or not at all: they are built aside, under a name of their process's own, and
+renamed, which only one of several processes can do.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
+import secrets
 import shutil
+import socket
 from collections.abc import Collection
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
+import psutil
 import torch
 from jaxtyping import Int64
 from tensordict import MemoryMappedTensor, TensorDict
@@ -22,9 +27,11 @@ from torch import Tensor
 from torchrl.data import LazyMemmapStorage
 
 from worldmodels.common.files import GIB
-from worldmodels.errors import FULL, UserError
+from worldmodels.errors import FULL, UserError, reason
 
 Spec = dict[str, tuple[tuple[int, ...], torch.dtype]]
+BUILDING = ".replay-"
+"""What the name of a folder begins with that a process is building; its host, its number and a random end follow."""
 LESS = "lower `frames` or `data.capacity` (rows kept) or `env.size` (image size)"
 log = logging.getLogger(__name__)
 
@@ -63,7 +70,7 @@ class ReplayLayout:
             return cls(spec, int(content["num_envs"]), int(content["steps"]))
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise UserError(
-                f"{path} is not the layout of a replay ({type(error).__name__}: {error}): "
+                f"{path} is not the layout of a replay ({reason(error)}): "
                 "use another folder, or one that a training or a recording left behind."
             ) from error
 
@@ -164,17 +171,24 @@ def reserve(path: Path, size: int) -> None:
 
 
 def create(directory: Path, layout: ReplayLayout, limit_gib: int | float) -> None:
-    """Make a replay folder with all its disk space. Raise ``UserError`` above the limit or where the disk has less."""
+    """Make a replay folder with all its disk space.
+
+    Raise ``UserError`` above the limit, where the disk has less, and for a folder that holds something, if only since
+    another process has just made a replay of it.
+    """
     need = sum(layout.column_bytes().values())
     what = f"The replay needs {need / GIB:.2f} GiB for {layout.rows:,} rows"
     if need > limit_gib * GIB:
         raise UserError(f"{what}, more than `data.limit_gib={limit_gib:g}`: {LESS}, or raise `data.limit_gib`.")
+    directory = directory.resolve()  # to an empty folder elsewhere a link may lead
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise UserError(f"{directory} is not empty and not a replay: use another folder.")
-    building = directory.with_name(directory.name + ".new")
+        raise UserError(f"{directory} is not empty: use another folder for the replay.")
+    if directory == Path.cwd():  # which would be another one then
+        raise UserError(f"{directory} is the present folder, which cannot be replaced: use a folder within it.")
+    building = directory.parent / f"{BUILDING}{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
     try:
-        shutil.rmtree(building, ignore_errors=True)
         building.mkdir(parents=True)
+        clear_unfinished(directory.parent)
         free = shutil.disk_usage(building).free
         if need > free:
             raise UserError(f"{what}, and the disk of {directory} has {free / GIB:.2f} GiB left: free some, or {LESS}.")
@@ -187,11 +201,21 @@ def create(directory: Path, layout: ReplayLayout, limit_gib: int | float) -> Non
         shutil.rmtree(building, ignore_errors=True)
         if isinstance(error, UserError):
             raise
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            raise UserError(f"Another process has just begun to write into {directory}: use another folder.") from error
         if error.errno in FULL:
             mend = f"has no place for ({error.strerror}): free some space, or {LESS}"
         else:
             mend = f"cannot be made for ({error.strerror}): choose a folder that you may write"
         raise UserError(f"{what}, which {directory} {mend}.") from error
+
+
+def clear_unfinished(folder: Path) -> None:
+    """Delete what killed processes of this machine were building. What others build, here or elsewhere, stays."""
+    for left in folder.glob(f"{BUILDING}{socket.gethostname()}-*-*"):
+        pid = left.name.rsplit("-", 2)[1]
+        if pid.isdecimal() and not psutil.pid_exists(int(pid)):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def map_files(directory: Path, layout: ReplayLayout) -> tuple[TensorDict, Ledger]:

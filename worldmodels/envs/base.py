@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import numbers
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
@@ -10,12 +12,16 @@ from gymnasium import spaces
 
 from worldmodels.common.columns import GOAL_PREFIX, STATE, cameras
 from worldmodels.common.options import AtLeast, MultipleOf
-from worldmodels.errors import UserError, shown
+from worldmodels.errors import UserError, literal
 
 Obs = Annotated[Literal["pixels", "state", "both"], "what is observed: frames, a vector or both"]
 Size = Annotated[int, MultipleOf(16), "side of the square image, which encoders halve up to four times"]
 Repeat = Annotated[int, AtLeast(1), "control steps a decision; rewards are summed"]
 Limit = Annotated[int, AtLeast(1), "steps after which an episode is truncated"]
+WIDEST_ACTION = 4096
+"""Numbers of an action. In float32 they take 16 KiB of every row, more than a frame of 64x64 does."""
+LARGEST = float(np.finfo(np.float32).max)
+"""The largest number of a row."""
 Seed = Annotated[int, "of everything that is drawn at random"]
 
 
@@ -68,6 +74,7 @@ def check_spaces(name: str, observation: spaces.Space, action: spaces.Space) -> 
             f"{name}: action_space must be Box(-1, 1, (A,), float32), Discrete(n) or MultiDiscrete, both from 0, "
             f"got {action}."
         )
+    require_width(name, kind_of(action)[1])
 
 
 def kind_of(action: spaces.Space) -> tuple[bool | tuple[int, ...], int]:
@@ -79,6 +86,22 @@ def kind_of(action: spaces.Space) -> tuple[bool | tuple[int, ...], int]:
     return tuple(map(int, action.nvec)), int(action.nvec.sum())
 
 
+def frame_rate(env: Any) -> float | None:
+    """Return how many steps a second an environment tells (``metadata["render_fps"]``); None where it is no rate."""
+    rate = (getattr(env, "metadata", None) or {}).get("render_fps")
+    known = isinstance(rate, numbers.Real) and not isinstance(rate, bool) and math.isfinite(rate) and rate > 0
+    return float(rate) if known else None
+
+
+def require_width(name: str, width: int) -> None:
+    """Refuse actions of more numbers than are sensible to store and to plan with."""
+    if width > WIDEST_ACTION:
+        raise UserError(
+            f"{name} takes actions of {width:,} numbers (of choices one for each, one-hot), and at "
+            f"most {WIDEST_ACTION:,} are supported: leave some out with a wrapper."
+        )
+
+
 def as_reward(name: str, reward: Any) -> float:
     """Return a reward as one number, however many brackets are around it. Raise :class:`UserError` if it is none."""
     try:
@@ -86,14 +109,15 @@ def as_reward(name: str, reward: Any) -> float:
     except (TypeError, ValueError):  # a ragged list
         array = np.empty(0)
     if array.dtype.kind not in "biuf" or array.size != 1:
-        raise UserError(f"{name} returned {shown(reward)} as its reward, which must be one number; mend step().")
+        raise UserError(f"{name} returned {literal(reward)} as its reward, which must be one number; mend step().")
     return float(array.reshape(()))
 
 
 def require_finite(name: str, observation: Mapping[str, np.ndarray], reward: float) -> None:
-    """Raise a :class:`UserError` that names the environment if it returned NaN or infinity."""
-    if not np.isfinite(reward):
-        raise UserError(f"{name} returned a reward of {reward}; mend the environment.")
+    """Raise a :class:`UserError` that names the environment if it returned NaN or infinity, in float32 as rows are."""
+    if not abs(reward) <= LARGEST:
+        beyond = f", beyond float32's {LARGEST:.3g}" if np.isfinite(reward) else ""
+        raise UserError(f"{name} returned a reward of {reward}{beyond}; mend the environment.")
     for key, value in observation.items():
         if value.dtype != np.uint8 and not np.isfinite(value).all():
             where = int(np.flatnonzero(~np.isfinite(value))[0])

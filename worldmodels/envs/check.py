@@ -14,7 +14,7 @@ from worldmodels.common.trust import extend_trust
 from worldmodels.envs import describe, make
 from worldmodels.envs.base import check_spaces, require_finite
 from worldmodels.envs.gym.making import module_of
-from worldmodels.errors import UserError, sentence
+from worldmodels.errors import UserError, reason, sentence
 
 STEPS = 60
 """Steps that each check takes; episodes that end on the way are begun again."""
@@ -70,7 +70,7 @@ def _outcome(run: Callable[[], None]) -> str:
     except UserError as error:
         return str(error)
     except Exception as error:
-        return f"{type(error).__name__}: {error}"
+        return reason(error)
     return "ok"
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from gymnasium import spaces
 from typing_extensions import override
 
-from worldmodels.errors import OptionError, UserError, near_match
+from worldmodels.errors import OptionError, UserError, brief, near_match
 
 EXTRA = "environments"
 """The extra that installs all of them."""
@@ -30,7 +30,9 @@ def library(name: str) -> types.ModuleType:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise UserError(f"this environment takes {name} ({error}): pip install 'worldmodels[{EXTRA}]'.") from error
+        raise UserError(
+            f"this environment takes {name} ({brief(error)}): pip install 'worldmodels[{EXTRA}]'."
+        ) from error
 
 
 def atari(

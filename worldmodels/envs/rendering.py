@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import traceback
 from collections.abc import MutableMapping
 
-from worldmodels.errors import UserError, near_match
+from worldmodels.errors import UserError, brief, near_match
 
 VARIABLE = "MUJOCO_GL"
 APT = {
@@ -14,6 +15,8 @@ APT = {
     "glfw": "sudo apt-get install -y libglfw3 libgl1 libgl1-mesa-dri",
 }
 """The Debian and Ubuntu packages that each back end needs (egl and osmesa: found by hiding libraries one by one)."""
+LIBRARIES = ("mujoco", "dm_control", "OpenGL", "glfw", "gymnasium.envs.mujoco.mujoco_rendering")
+"""Modules that draw with OpenGL."""
 OFF = ("off", "disable", "disabled", "false", "0")
 
 
@@ -37,13 +40,23 @@ def turn_off(environ: MutableMapping[str, str] = os.environ) -> None:
     environ[VARIABLE] = "disable"
 
 
+def is_opengls(error: BaseException) -> bool:
+    """Return whether an exception, or one that led to it, arose in what draws with OpenGL, and not in a caller."""
+    modules = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    modules.append(type(error).__module__)
+    cause = error.__cause__ or error.__context__
+    return any(f"{module}.".startswith(tuple(f"{library}." for library in LIBRARIES)) for module in modules) or (
+        cause is not None and is_opengls(cause)
+    )
+
+
 def advice(reason: object, backend: str | None = None) -> str:
     """One sentence: no frame can be drawn, why, and the exact package to install."""
     backend = backend or choose_backend()
     if backend in OFF:
         return f"{VARIABLE}={backend} turns drawing off: unset it, or observe obs=state."
     install = APT[backend]
-    why = " ".join(str(reason).split()) or type(reason).__name__
+    why = brief(reason) or type(reason).__name__
     return (
         f"No frame can be drawn with {VARIABLE}={backend} ({why}): on Debian or Ubuntu run `{install}`, "
         f"or observe obs=state; `python scripts/doctor.py` says more."

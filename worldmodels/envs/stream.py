@@ -18,9 +18,9 @@ import psutil
 from gymnasium import spaces
 
 from worldmodels.envs import describe, make, rendering
-from worldmodels.envs.base import as_reward, check_spaces, require_finite
+from worldmodels.envs.base import as_reward, check_spaces, frame_rate, require_finite
 from worldmodels.envs.successes import UNKNOWN, success_of
-from worldmodels.errors import UserError, place
+from worldmodels.errors import UserError, reason
 
 Spaces = tuple[spaces.Space, spaces.Space]
 
@@ -75,10 +75,7 @@ def kill(pid: int, itself: bool = True) -> None:
 
 def explain(error: BaseException) -> str:
     """An exception in one line: its message, and for anything but a :class:`UserError` its type and where it arose."""
-    if isinstance(error, UserError):
-        return str(error)
-    text = " ".join(str(error).split()).rstrip(".")
-    return f"{type(error).__name__}{': ' if text else ''}{text}{place(error)}."
+    return str(error) if isinstance(error, UserError) else f"{reason(error, placed=True)}."
 
 
 def probe_spaces(env: Mapping[str, Any], seed: int, connection: Connection) -> None:
@@ -94,7 +91,7 @@ def probe_spaces(env: Mapping[str, Any], seed: int, connection: Connection) -> N
         built.close()
     except UserError as error:
         connection.send(error)
-    except Exception as error:
+    except BaseException as error:  # sys.exit() too
         connection.send(UserError(explain(error)))
 
 
@@ -154,7 +151,7 @@ class Stream(gymnasium.Env):
 
     def frame_rate(self) -> dict[str, Any]:
         """Return ``{"value": ...}`` with the steps in a second, None where the environment does not tell."""
-        return self._answered(lambda: self._built().metadata.get("render_fps"))
+        return self._answered(lambda: frame_rate(self._built()))
 
     def close(self) -> None:
         """Close the environment, if it was ever built."""
@@ -194,7 +191,7 @@ class Stream(gymnasium.Env):
     def _guarded(self, work: Callable[[], Any]) -> tuple[dict[str, np.ndarray], float, bool, bool, dict]:
         try:
             return work()
-        except Exception as error:
+        except BaseException as error:  # sys.exit() too, which would end the worker without a word
             blank = {key: np.zeros(space.shape, space.dtype) for key, space in self.observation_space.items()}
             info = {"is_first": False, "frames": 0, "success": UNKNOWN, "error": explain(error)}
             return blank, 0.0, False, False, info
@@ -202,5 +199,5 @@ class Stream(gymnasium.Env):
     def _answered(self, work: Callable[[], Any]) -> dict[str, Any]:
         try:
             return {"value": work()}
-        except Exception as error:
+        except BaseException as error:
             return {"error": explain(error)}

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from worldmodels.errors import UserError, shown
+from worldmodels.errors import UserError, literal
 
 UNKNOWN = -1
 """In the place of 0 or 1 where an environment does not say whether it has been solved."""
@@ -36,5 +36,5 @@ def _told(info: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 def _truth(key: str, value: Any) -> int:
     array = np.asarray(value)
     if array.dtype.kind not in "biuf" or array.size != 1 or not np.isfinite(array).all():
-        raise UserError(f"info[{key!r}]={shown(value)} is neither true nor false; mend the environment.")
+        raise UserError(f"info[{key!r}]={literal(value)} is neither true nor false; mend the environment.")
     return int(bool(array.reshape(())))

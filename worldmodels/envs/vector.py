@@ -14,6 +14,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
+from multiprocessing.connection import wait
 from typing import Annotated, Any
 
 import numpy as np
@@ -129,7 +130,7 @@ class VectorEnv:
             self._start()
             raise
 
-    def frame_rate(self) -> float | int | None:
+    def frame_rate(self) -> float | None:
         """Return how many steps of an environment are a second, where it tells (``metadata["render_fps"]``)."""
         return self._call("frame_rate")[0]
 
@@ -234,18 +235,22 @@ class VectorEnv:
         except multiprocessing.TimeoutError:
             raise self._fail(self._diagnose(seconds), _Hanging) from None
         except (EOFError, OSError):  # a worker that dies breaks the pipe: BrokenPipe, ConnectionReset
-            raise self._fail(self._diagnose(seconds)) from None
+            raise self._fail(self._diagnose(seconds, broken=True)) from None
 
-    def _diagnose(self, seconds: float) -> str:
+    def _diagnose(self, seconds: float, broken: bool = False) -> str:
         if self._envs is None:
             return f"an environment worker ({self.name}) died while starting; see its message above"
+        # A pipe breaks a moment before the exit code is known, or longer where much is to be tidied up.
+        ended = wait([process.sentinel for process in self._envs.processes], CLOSE_SECONDS if broken else 0.2)
         for index, process in enumerate(self._envs.processes):
-            process.join(0.2)  # the pipe breaks a moment before the exit code is known
+            process.join(1.0 if process.sentinel in ended else 0.0)
             if process.exitcode is not None:
                 return (
                     f"environment {self._worker(index)} died with exit code {process.exitcode}; "
                     "if it was killed for memory, start a run with a lower num_envs"
                 )
+        if broken:
+            return f"an environment worker ({self.name}) has closed its connection, and does not end; mend its step()"
         hanging = [i for i, pipe in enumerate(self._envs.parent_pipes) if pipe is not None and not pipe.poll(0)]
         who = ", ".join(self._worker(index) for index in hanging) or f"worker ({self.name})"
         return f"environment {who} did not answer within {seconds:g} s; raise step_timeout if it is only slow"

@@ -60,7 +60,7 @@ def make(cfg: DictConfig, folder: Path) -> Path:
     if missing:
         raise UserError(
             f"{len(missing)} trainings failed, {missing[0]} first: see {failure_file(folder, missing[0])}, "
-            f"and continue with resume={folder}."
+            f"and continue with {shell_word('resume', folder)}."
         )
     return folder
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from worldmodels.common.arguments import shell_word
 from worldmodels.common.build import find
 from worldmodels.config import dotted_keys, is_group, load_config
 from worldmodels.config.aliases import bare, renamed
@@ -85,8 +86,8 @@ def require_learned(cfg: DictConfig, before: DictConfig, path: Path) -> None:
     if learner_signature(cfg.planner) != learner_signature(before.planner):
         raise NotLearned(
             f"planner={cfg.choices.planner} has learned parts, which {path} lacks (it was trained with "
-            f"planner={before.choices.planner}): train them with `python scripts/train.py world_model={path} "
-            f"planner={cfg.choices.planner}`."
+            f"planner={before.choices.planner}): train them with `python scripts/train.py "
+            f"{shell_word('world_model', path)} planner={cfg.choices.planner}`."
         )
     for key in find(cfg.planner._target_, "planner").trained_with:
         trained = OmegaConf.select(before.planner, key)

@@ -16,14 +16,16 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from worldmodels.common.arguments import shell_word
 from worldmodels.common.build import require_nameable_targets
+from worldmodels.common.files import require_writable
 from worldmodels.common.trust import require_nameable
 from worldmodels.common.version import code_version
 from worldmodels.config import load_config
 from worldmodels.config.aliases import modernized
 from worldmodels.config.sources import require_harmless, resolved
 from worldmodels.envs import describe
-from worldmodels.errors import UserError
+from worldmodels.errors import UserError, brief
 from worldmodels.nets.encoders import ObservationSpec
 from worldmodels.runs.lock import LOCK, locked
 
@@ -55,18 +57,20 @@ def new_folder(cfg: DictConfig, now: datetime) -> Path:
 def named_folder(path: Path) -> Path:
     """Make a folder that was asked for by name. It may be there already if nothing is in it."""
     if (path / CONFIG).exists():
-        raise UserError(f"{path} holds a run already: continue it with resume={path}, or choose another run_dir.")
+        raise UserError(
+            f"{path} holds a run already: continue it with {shell_word('resume', path)}, or choose another run_dir."
+        )
     if (path / LOCK).exists():
         raise UserError(f"{path} is where another run has just begun: choose another run_dir.")
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise UserError(f"{path} is not empty: choose another run_dir.")
-    path.mkdir(parents=True, exist_ok=True)
+    require_writable(path, "choose another run_dir")
     return path
 
 
 def unused_folder(path: Path) -> Path:
     """Make a folder, with a number behind its name where others took that in the same second."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    require_writable(path.parent, "start in a folder that you may write, or say run_dir=<path>")
     for number in itertools.count(1):
         numbered = path if number == 1 else path.with_name(f"{path.name}_{number}")
         with suppress(FileExistsError):
@@ -126,7 +130,7 @@ def read_config(path: Path) -> DictConfig:
         stored = OmegaConf.to_container(stored, resolve=False) if isinstance(stored, DictConfig) else {}
         stored = resolved(stored, str(path / CONFIG))
     except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError) as error:
-        raise UserError(f"{path / CONFIG} cannot be read: {' '.join(str(error).split())}.") from error
+        raise UserError(f"{path / CONFIG} cannot be read: {brief(error)}.") from error
     cfg = modernized(OmegaConf.create(stored))
     if "choices" in cfg and "words" not in cfg:
         raise UserError(

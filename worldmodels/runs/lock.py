@@ -90,7 +90,7 @@ def _take(file: Path, me: Owner) -> None:
             require_gone(owner, me, file)
             log.info("process %d, which wrote %s, is gone: its lock is taken over", owner.pid, file.parent)
         elif content.seek(0, os.SEEK_END):
-            log.info("%s cannot be read, as its writer was killed: it is taken over", file)
+            log.info("%s cannot be read, as after its writer was killed: it is taken over", file)
         content.seek(0)
         content.truncate()
         json.dump(asdict(me), content)
@@ -108,12 +108,14 @@ def require_gone(owner: Owner, me: Owner, file: Path) -> None:
 
 
 def owner_in(content: TextIO) -> Owner | None:
-    """Return who wrote a lock. None of an empty or a torn one."""
+    """Return who wrote a lock. None of an empty or a torn one, and of one that no process of ours has written."""
     content.seek(0)
     try:
-        return Owner(**json.load(content))
-    except (ValueError, TypeError):
+        found = Owner(**json.load(content))
+    except (ValueError, TypeError, RecursionError):
         return None
+    known = type(found.pid) is int and isinstance(found.host, str) and type(found.started) in (int, float)
+    return found if known and found.pid > 0 else None
 
 
 @contextmanager

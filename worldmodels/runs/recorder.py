@@ -21,7 +21,8 @@ from worldmodels.config import load_config
 from worldmodels.data.card import write_card
 from worldmodels.data.collect import Collector, row_spec
 from worldmodels.data.model_free import ModelFreeAgent, StateAgent
-from worldmodels.data.replay import Replay
+from worldmodels.data.replay import Replay, plan
+from worldmodels.data.storage import create
 from worldmodels.envs import describe
 from worldmodels.envs.options import Baselines, keys_of
 from worldmodels.envs.vector import VectorEnv
@@ -57,7 +58,9 @@ def record(to: str, run_folder: str | None, frames: int | None, overrides: list[
         planner, agent = policy(run, envs, explore) if run else model_free_policy(cfg, envs)
         # Every episode adds the row it begins with, and its last decision may be shorter than action_repeat.
         rows = 2 * frames // envs.frames_per_decision + envs.num_envs
-        replay = Replay(folder, row_spec(envs), envs.num_envs, rows, cfg.data.limit_gib, seed=cfg.seed)
+        spec = row_spec(envs)
+        create(folder, plan(spec, envs.num_envs, rows), cfg.data.limit_gib)  # never opens what another process records
+        replay = Replay(folder, spec, envs.num_envs, rows, cfg.data.limit_gib, seed=cfg.seed)
         log.info(replay.describe())
         save_config(cfg, folder)
         collector = Collector(envs, replay, agent, Stopwatch())

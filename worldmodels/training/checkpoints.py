@@ -15,6 +15,7 @@ import lightning
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from worldmodels.common.arguments import shell_word
 from worldmodels.data.datamodule import OfflineDataset, OnlineDataset
 from worldmodels.errors import FULL, UserError
 from worldmodels.runs.folders import CHECKPOINTS
@@ -102,9 +103,8 @@ class Checkpoints(lightning.Callback):
             if reason is None:
                 raise
             temporary.unlink(missing_ok=True)
-            kept = (
-                f"the checkpoint before it is untouched: free some space and continue with resume={self.folder.parent}"
-            )
+            go_on = shell_word("resume", self.folder.parent)
+            kept = f"the checkpoint before it is untouched: free some space and continue with {go_on}"
             none = "there is none before it: free some space and start again"
             raise UserError(
                 f"{temporary} could not be written ({reason.strerror or reason}); {kept if last.exists() else none}."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shlex
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from worldmodels.common.arguments import parse_path, split_arguments
+from worldmodels.common.arguments import parse_path, shell_word, split_arguments
 from worldmodels.common.build import find_at
 from worldmodels.common.files import write_json
 from worldmodels.common.terminal import CtrlC, Interrupted
@@ -113,7 +114,7 @@ def learn_online(cfg: DictConfig, words: list[str], resume: Path | None) -> Path
         write_json(folder / "timing.json", seconds)
     log.info("%s", time_table(seconds))
     if "tensorboard" in cfg.trainer.loggers:
-        log.info("look at it: %s --logdir %s", shown_path("tensorboard"), folder)
+        log.info("look at it: %s", shlex.join([shown_path("tensorboard"), "--logdir", str(folder)]))
     return folder
 
 
@@ -220,7 +221,7 @@ def fit(training: Training, checkpoint: str | None) -> None:
             raise
         raise UserError(
             f"{error.filename or 'a log'} could not be written ({error.strerror}): free some space; what was learned "
-            f"is saved, and goes on with resume={training.checkpoints.folder.parent}."
+            f"is saved, and goes on with {shell_word('resume', training.checkpoints.folder.parent)}."
         ) from error
     if not training.data.dataset.updates:
         training.checkpoints.save(training.trainer)
@@ -248,8 +249,8 @@ def planner_config(folder: Path, words: list[str]) -> DictConfig:
     if not added and not learner_of(cfg.planner).get("loss_scales"):
         raise UserError(
             f"planner={cfg.choices.planner} has nothing to learn on a frozen world model: use it as it is, with "
-            f"`python scripts/evaluate.py run={folder} planner={cfg.choices.planner}`, or name one that learns, such "
-            "as planner=actor_critic.",
+            f"`python scripts/evaluate.py {shell_word('run', folder)} planner={cfg.choices.planner}`, or name one that "
+            "learns, such as planner=actor_critic.",
             option="planner",
             value=cfg.choices.planner,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -44,7 +45,7 @@ class MinariReader(Reader):
             known = list(minari.list_local_datasets())
             raise UserError(
                 f"data={MINARI}{name} is not on this machine ({shown(error)}): fetch it with "
-                f"`minari download {name}`.{near_match(name, known)}"
+                f"`minari download {shlex.quote(name)}`.{near_match(name, known)}"
             ) from error
         except UNREADABLE as error:
             raise UserError(f"{MINARI}{name} cannot be read: {reason(error)}.") from error

@@ -13,8 +13,6 @@ from worldmodels.envs import base
 from worldmodels.envs.gym.parts import COUNTED, listed, numbers, parts_of, put_together, sizes, starts
 from worldmodels.errors import UserError, shown
 
-MOST_CHOICES = 4096
-"""Numbers that the one-hots of an action may have together."""
 UNBOUNDED = 1e9
 """Bounds as large as this stand for none: libraries write 1e38 and the like."""
 
@@ -39,11 +37,11 @@ class Actions:
         self.discrete = all(counted)
         self.note = ""
         if self.discrete:
-            self._require_few()
             one = len(self._sizes) == 1
             self.space: spaces.Space = spaces.Discrete(self._sizes[0]) if one else spaces.MultiDiscrete(self._sizes)
         else:
             self.space = spaces.Box(-1, 1, (sum(self._dims),), np.float32)
+        base.require_width(name, sum(self._sizes) if self.discrete else sum(self._dims))
         if len(self._parts) > 1 or not isinstance(space, spaces.Discrete | spaces.Box):
             self.note = self._described()
         elif isinstance(space, spaces.Box) and space.dtype.kind != "f":
@@ -112,14 +110,6 @@ class Actions:
             raise UserError(
                 f"{self.name} has {where} without bounds ({shown(space)}), so [-1, 1] cannot be mapped to them: give "
                 "them bounds in its action_space."
-            )
-
-    def _require_few(self) -> None:
-        total = sum(self._sizes)
-        if total > MOST_CHOICES:
-            raise UserError(
-                f"{self.name} takes actions of {total:,} choices, and {MOST_CHOICES:,} numbers, one a choice, are the "
-                "most that an action may have: leave some out with a wrapper."
             )
 
     def _described(self) -> str:

@@ -20,7 +20,7 @@ from worldmodels.envs.gym.images import as_frames, fit, looks_like_image
 from worldmodels.envs.gym.keys import Keys, Observations
 from worldmodels.envs.gym.making import frames_per_step, make
 from worldmodels.envs.successes import UNKNOWN, success_of
-from worldmodels.errors import UserError, sentence, shown
+from worldmodels.errors import UserError, reason, sentence, shown
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ class GymEnv(gymnasium.Env):
         if self._draws:
             self._env.close()
             self._env = make(id, {**given, "render_mode": "rgb_array"}, max_episode_steps)
-        if rate := self._env.metadata.get("render_fps"):
+        if rate := base.frame_rate(self._env):
             self.metadata = {**GymEnv.metadata, "render_fps": rate / action_repeat}
         self.observation_space = self._find_observations()
         self._takes = Actions(id, self._env.action_space)
@@ -171,7 +171,12 @@ class GymEnv(gymnasium.Env):
             # Where drawing fails for want of a Python package, Gymnasium's own message names it.
             if isinstance(error, gymnasium.error.DependencyNotInstalled):
                 raise UserError(f"{self.name} cannot be drawn: {sentence(error)}") from error
-            raise UserError(rendering.advice(error)) from error
+            if rendering.is_opengls(error):
+                raise UserError(rendering.advice(error)) from error
+            raise UserError(
+                f"{self.name} cannot be drawn ({reason(error)}): its render() must return an image with "
+                "render_mode='rgb_array'; mend it, or observe obs=state."
+            ) from error
         if not isinstance(frame, np.ndarray) or frame.dtype != np.uint8 or frame.ndim not in (2, 3):
             raise UserError(f"{self.name} draws no image of bytes with render_mode='rgb_array'; observe obs=state.")
         return as_frames(fit(frame, self._size))

@@ -19,10 +19,15 @@ from worldmodels.errors import OptionError, UserError, near_match, shown
 
 @dataclass(frozen=True)
 class Keys:
-    """Names of parts, nested ones with dots between (``cameras.wrist``). None: those that can be read so."""
+    """Names of parts, nested ones with dots between (``cameras.wrist``). None: those that can be read so.
 
-    pixels: Annotated[Sequence[str] | None, "parts that are frames; the first is the one that is scored"] = None
-    state: Annotated[Sequence[str] | None, "parts that are numbers and choices, side by side in this order"] = None
+    Parts of a Tuple are called 0, 1, ….
+    """
+
+    pixels: Annotated[Sequence[str | int] | None, "parts that are frames; the first is the one that is scored"] = None
+    state: Annotated[Sequence[str | int] | None, "parts that are numbers and choices, side by side in this order"] = (
+        None
+    )
 
 
 class Observations:
@@ -39,11 +44,15 @@ class Observations:
         keys: which parts are read as what.
 
     Raises:
-        UserError: a part cannot be read so; nothing is left; two cameras would be called alike.
+        UserError: a part cannot be read so; nothing is left; two parts or two cameras would be called alike.
     """
 
     def __init__(self, name: str, space: spaces.Space, obs: str, size: int | None, keys: Keys = Keys()) -> None:
-        self.name, self._space, self._parts = name, space, dict(parts_of(space))
+        self.name, self._space = name, space
+        _require_names(name, [part for part, _ in parts_of(space)])
+        self._parts = dict(parts_of(space))
+        _require_use("keys.pixels", keys.pixels, obs, "state")
+        _require_use("keys.state", keys.state, obs, "pixels")
         frames = self._images(obs, keys.pixels) if obs != "state" else []
         numbers = self._numbers(keys.state, frames) if obs != "pixels" else []
         self._frames = dict(zip(_camera_keys(name, frames), frames, strict=True))
@@ -74,17 +83,18 @@ class Observations:
             read["state"] = self.vectors.read([values[part] for part in self._numbered])
         return read
 
-    def _images(self, obs: str, asked: Sequence[str] | None) -> list[str]:
+    def _images(self, obs: str, asked: Sequence[str | int] | None) -> list[str]:
         """Return the parts that are frames: those that are asked for, or all that are surely or possibly images."""
         if asked is None:
             fits = looks_like_image if obs == "pixels" else surely_image
             return [part for part, space in self._parts.items() if fits(space)]
-        for part in self._known("keys.pixels", asked):
+        chosen = self._known("keys.pixels", asked)
+        for part in chosen:
             if not looks_like_image(self._parts[part]):
                 raise OptionError("keys.pixels", part, f"is no image but {shown(self._parts[part])}")
-        return list(asked)
+        return chosen
 
-    def _numbers(self, asked: Sequence[str] | None, frames: Iterable[str]) -> list[str]:
+    def _numbers(self, asked: Sequence[str | int] | None, frames: Iterable[str]) -> list[str]:
         """Return the parts that are numbers. Of several, text and images are left out."""
         if asked is not None:
             return self._known("keys.state", asked)
@@ -95,12 +105,35 @@ class Observations:
             return rest
         return [p for p in rest if not isinstance(self._parts[p], spaces.Text) and not surely_image(self._parts[p])]
 
-    def _known(self, option: str, asked: Sequence[str]) -> list[str]:
-        for part in asked:
+    def _known(self, option: str, asked: Sequence[str | int]) -> list[str]:
+        """Return the parts that are asked for. Each must be one, and asked for once."""
+        chosen = [str(part) for part in asked]
+        for part in chosen:
             if part not in self._parts:
                 known, hint = tuple(self._parts), near_match(part, self._parts)
                 raise OptionError(option, part, f"is not observed by {self.name}", allowed=known, hint=hint)
-        return list(asked)
+            if chosen.count(part) > 1:
+                raise OptionError(option, asked, f"names {part!r} more than once")
+        return chosen
+
+
+def _require_names(name: str, parts: Sequence[str]) -> None:
+    """Refuse an observation of which two parts have one name, as ``a.b`` and ``b`` in ``a``."""
+    for part in parts:
+        if parts.count(part) > 1:
+            raise UserError(
+                f"{name} observes two parts that are both called {part!r}, with a dot between the keys of a Dict in a "
+                "Dict: rename one in its observation_space."
+            )
+
+
+def _require_use(option: str, asked: Sequence[str | int] | None, obs: str, without: str) -> None:
+    """Refuse a choice of parts that nothing is made of."""
+    if asked is not None and obs == without:
+        other = "pixels" if without == "state" else "state"
+        raise OptionError(
+            option, list(asked), f"is without use with obs={obs}: leave it out, or say obs={other} or both"
+        )
 
 
 def _camera_keys(name: str, parts: Sequence[str]) -> list[str]:

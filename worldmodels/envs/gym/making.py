@@ -10,7 +10,7 @@ import gymnasium
 
 from worldmodels.common.trust import reach, require_nameable
 from worldmodels.envs import rendering
-from worldmodels.errors import OptionError, UserError, near_match, reason
+from worldmodels.errors import OptionError, UserError, brief, near_match, reason
 
 LIMIT = "max_episode_steps"
 """Gymnasium's name of the time limit, and this project's."""
@@ -41,10 +41,9 @@ def make(id: str, kwargs: Mapping[str, Any], max_episode_steps: int | None = Non
     try:
         return gymnasium.make(id, disable_env_checker=True, **kwargs)
     except (gymnasium.error.Error, ImportError) as error:
-        why = " ".join(str(error).split()).rstrip(".")
-        known = "Did you mean" in why or id in gymnasium.registry
+        known = "Did you mean" in str(error) or id in gymnasium.registry
         hint = "" if known else near_match(str(id), gymnasium.registry)
-        raise OptionError("id", id, f"cannot be made: {why}", hint=hint) from error
+        raise OptionError("id", id, f"cannot be made: {brief(error)}", hint=hint) from error
     except UserError:
         raise
     except Exception as error:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from worldmodels.errors import UserError, shown
+from worldmodels.errors import UserError, literal, shown
 
 Parts = list[tuple[str, spaces.Space]]
 """Name and space of each part; the name is empty where there is but one."""
@@ -73,7 +73,7 @@ def numbers(name: str, value: Any, size: int, what: object) -> np.ndarray:
     except (TypeError, ValueError):  # text, a ragged list
         array = np.empty(0)
     if array.size != size or isinstance(value, str):
-        raise UserError(f"{name} returned {shown(value)} where it declares {shown(what)}; mend the environment.")
+        raise UserError(f"{name} returned {literal(value)} where it declares {shown(what)}; mend the environment.")
     return array
 
 
