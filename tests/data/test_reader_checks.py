@@ -58,6 +58,14 @@ def test_next_observations_have_the_shape_of_observations(tmp_path, suffix, shap
 
 
 @BOTH
+@pytest.mark.parametrize("width", [0, 2, 9])
+def test_rewards_are_one_number_a_row(tmp_path, suffix, width):
+    for name, columns in (("rewards", departures(timeouts=at(8))), ("reward", arrivals())):
+        write(tmp_path / f"{name}{suffix}", columns | {name: np.zeros((9, width))})
+        assert f"'{name}' is " in refusal(tmp_path / f"{name}{suffix}")
+
+
+@BOTH
 def test_one_row_of_d4rl_is_one_episode(tmp_path, suffix):
     columns = departures(1, next_observations=np.ones((1, 1)))
     del columns["timeouts"]

@@ -194,6 +194,7 @@ def departures(path: Path, columns: Mapping[str, Any], notes: tuple[str, ...] = 
     rows = require_fields(path, columns, ("observations", "actions", "rewards"))
     rows = {key: np.asarray(value) for key, value in rows.items()}
     count = len(rows["observations"])
+    rows["rewards"] = optional_column(path, rows, "rewards", count)
     led = optional_column(path, columns, "next_observations", count, flat=False)
     for key, value in {**rows, **({} if led is None else {"next_observations": led})}.items():
         require_kind(path, key, value)
