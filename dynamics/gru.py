@@ -11,6 +11,7 @@ from typing_extensions import override
 
 from dynamics.base import Core, Memory, clear_rows
 from worldmodels.common.options import Count, checked
+from worldmodels.common.precision import wide
 from worldmodels.errors import OptionError
 from worldmodels.nets.layers import DEFAULT_STYLE, BlockLinear, DenseNormAct, NetStyle, init_linear_
 
@@ -53,7 +54,7 @@ class GRU(Core):
         deter = (memory if reset is None else clear_rows(memory, reset, self.initial(len(x))))["deter"]
         # A block reads its own part of the memory and all that is shared; the latter is one dense map for all blocks.
         inner = self.own(deter) + self.shared(torch.cat([self.mix(deter), x], dim=-1))
-        gates = self.gates(self.act(self.norm(inner))).float().unflatten(-1, (self.blocks, 3, -1))
+        gates = wide(self.gates(self.act(self.norm(inner)))).unflatten(-1, (self.blocks, 3, -1))
         reset_gate, candidate, update = (gate.flatten(1) for gate in gates.unbind(2))
         candidate = torch.tanh(torch.sigmoid(reset_gate) * candidate)
         deter = torch.lerp(deter, candidate, torch.sigmoid(update - 1))

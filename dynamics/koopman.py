@@ -17,6 +17,7 @@ from typing_extensions import override
 from dynamics.base import Core, Memory
 from dynamics.scan import linear_scan, reset_decay
 from worldmodels.common.options import Count, checked
+from worldmodels.common.precision import wide
 from worldmodels.nets.layers import DEFAULT_STYLE, NetStyle, init_linear_
 
 SLOWEST, FASTEST = 0.999, 0.5
@@ -70,7 +71,7 @@ class Koopman(Core):
         """The eigenvalues, and L x."""
         rate = self.rate.exp()
         scale = torch.sqrt(-torch.expm1(-2 * rate))
-        driven = torch.view_as_complex(F.linear(x, self.in_proj.weight).float().unflatten(-1, (-1, 2)))
+        driven = torch.view_as_complex(wide(F.linear(x, self.in_proj.weight)).unflatten(-1, (-1, 2)))
         return torch.exp(torch.complex(-rate, self.frequency)), scale * driven
 
     def _output(self, state: Complex[Tensor, "... P"]) -> Float[Tensor, "... D"]:

@@ -20,6 +20,7 @@ from dynamics.base import Core, Memory
 from dynamics.mamba_scan import chunked_scan, fused_is_exact, fused_scan
 from dynamics.scan import linear_scan
 from worldmodels.common.options import Ascending, Count, MoreThan, checked
+from worldmodels.common.precision import wide
 from worldmodels.errors import OptionError
 from worldmodels.nets.layers import DEFAULT_STYLE, NetStyle, init_linear_
 
@@ -61,7 +62,7 @@ class Mixer(nn.Module):
     def project(self, u: Float[Tensor, "... W"]) -> tuple[Float[Tensor, "... I"], Float[Tensor, "... V"]]:
         """Return the gate, and the inputs in fp32."""
         gate, inputs = self.in_proj(u).split((self.inner, self.inputs), dim=-1)
-        return gate, inputs.float()
+        return gate, wide(inputs)
 
     def convolve(
         self, inputs: Float[Tensor, "B T V"], before: Float[Tensor, "B K V"], episode: Int64[Tensor, "B T"]
@@ -162,7 +163,7 @@ class Mamba(Core):
                 state, y = flat.view_as(state), (flat @ c[..., None]).view_as(v)
             u = u + mixer.output_proj(y, v, gate)
             after |= {f"window{i}": window, f"state{i}": state}
-        return self.norm(u).float(), after
+        return wide(self.norm(u)), after
 
     def scan(
         self, x: Float[Tensor, "B T X"], reset: Bool[Tensor, "B T"], memory: Memory
@@ -181,7 +182,7 @@ class Mamba(Core):
             u = u + mixer.output_proj(y, v, gate)
             entries[f"inputs{i}"] = inputs
         windows = {key: value[:, -1] for key, value in self._windows(entries, episode, memory, 1).items()}
-        return self.norm(u).float(), entries, after | windows
+        return wide(self.norm(u)), entries, after | windows
 
     def starts(self, entries: Memory, reset: Bool[Tensor, "B T"], before: Memory, last: int) -> Memory:
         """Return every state of the ``last`` steps. All steps before are scanned in chunks, for their end alone."""

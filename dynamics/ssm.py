@@ -20,6 +20,7 @@ from typing_extensions import override
 from dynamics.base import Core, Memory
 from dynamics.scan import linear_scan, reset_decay
 from worldmodels.common.options import Count, checked
+from worldmodels.common.precision import wide
 from worldmodels.nets.layers import DEFAULT_STYLE, NetStyle, init_linear_
 
 FASTEST, SLOWEST = 1e-1, 1e-3
@@ -48,8 +49,8 @@ class StateSpace(nn.Module, ABC):
     def __init__(self, eigenvalues: Complex[Tensor, " P"], steps: tuple[int, ...], width: int) -> None:
         super().__init__()
         self.shape = torch.broadcast_shapes(eigenvalues.shape, steps)
-        self.rate = nn.Parameter(torch.log(-eigenvalues.real).float())
-        self.frequency = nn.Parameter(eigenvalues.imag.float())
+        self.rate = nn.Parameter(torch.log(-eigenvalues.real).to(torch.get_default_dtype()))
+        self.frequency = nn.Parameter(eigenvalues.imag.to(torch.get_default_dtype()))
         self.log_step = nn.Parameter(math.log(SLOWEST) + torch.rand(steps) * math.log(FASTEST / SLOWEST))
         self.skip = nn.Parameter(torch.randn(width))
 
@@ -82,7 +83,7 @@ class S5(StateSpace):
 
     def input_proj(self, u: Float[Tensor, "... W"]) -> Complex[Tensor, "... P"]:
         """Map by one real matrix product. Real and imaginary parts are neighbours in memory."""
-        return torch.view_as_complex(F.linear(u, self.in_proj).float().unflatten(-1, (-1, 2)))
+        return torch.view_as_complex(wide(F.linear(u, self.in_proj)).unflatten(-1, (-1, 2)))
 
     def output_proj(self, state: Complex[Tensor, "... P"]) -> Float[Tensor, "... W"]:
         """Map by one real product: Re(C x) = Re C Re x - Im C Im x, whose signs are in the matrix."""
@@ -103,7 +104,7 @@ class S4D(StateSpace):
 
     def input_proj(self, u: Float[Tensor, "... W"]) -> Complex[Tensor, "... W P"]:
         """Repeat u along the state. B is 1: only its product with C matters."""
-        u = u.float()
+        u = wide(u)
         return torch.complex(u, torch.zeros_like(u))[..., None].expand(*u.shape, self.shape[-1])
 
     def output_proj(self, state: Complex[Tensor, "... W P"]) -> Float[Tensor, "... W"]:
@@ -175,7 +176,7 @@ class SSM(Core):
         u, states = self.embed(x), {}
         for i, block in enumerate(self.blocks):
             u, states[f"state{i}"] = block.step(u, reset, memory[f"state{i}"])
-        return self.norm(u).float(), states
+        return wide(self.norm(u)), states
 
     @override
     def scan(
@@ -184,4 +185,4 @@ class SSM(Core):
         u, states = self.embed(x), {}
         for i, block in enumerate(self.blocks):
             u, states[f"state{i}"] = block.scan(u, reset, memory[f"state{i}"])
-        return self.norm(u).float(), states, {key: value[:, -1] for key, value in states.items()}
+        return wide(self.norm(u)), states, {key: value[:, -1] for key, value in states.items()}

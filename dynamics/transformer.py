@@ -17,6 +17,7 @@ from typing_extensions import override
 from dynamics.base import Core, Memory, MemoryLayout
 from dynamics.kv_cache import KVCache
 from worldmodels.common.options import Count, checked
+from worldmodels.common.precision import wide
 from worldmodels.errors import OptionError, UserError
 from worldmodels.nets.layers import DEFAULT_STYLE, NetStyle, init_linear_
 from worldmodels.nets.rotary import apply_rotary, rotary_angles
@@ -41,7 +42,7 @@ class Block(nn.Module):
         self, u: Float[Tensor, "B T W"], turn: tuple[Float[Tensor, "B 1 T c"], Float[Tensor, "B 1 T c"]]
     ) -> tuple[Float[Tensor, "B h T d"], Float[Tensor, "B h T d"], Float[Tensor, "B h T d"]]:
         """Queries and keys, turned by their positions, and values, in fp32."""
-        q, k, v = self.qkv(self.norm(u)).float().unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        q, k, v = wide(self.qkv(self.norm(u))).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         return apply_rotary(q, *turn), apply_rotary(k, *turn), v
 
     def finish(self, u: Float[Tensor, "B T W"], attended: Float[Tensor, "B h T d"]) -> Float[Tensor, "B T W"]:
@@ -102,7 +103,7 @@ class Transformer(Core):
             k, v = torch.where(here, k, memory[f"k{i}"]), torch.where(here, v, memory[f"v{i}"])
             u = block.finish(u, F.scaled_dot_product_attention(q, k, v, filled))
             after |= {f"k{i}": k, f"v{i}": v}
-        return self.norm(u[:, 0]).float(), {**after, "pos": pos + 1}
+        return wide(self.norm(u[:, 0])), {**after, "pos": pos + 1}
 
     def scan(
         self, x: Float[Tensor, "B T X"], reset: Bool[Tensor, "B T"], memory: Memory
@@ -123,7 +124,7 @@ class Transformer(Core):
             entries |= {f"k{i}": k.transpose(1, 2), f"v{i}": v.transpose(1, 2)}
             written = (self.cache.written(slots, after["pos"]) for slots in (keys, values))
             after |= dict(zip((f"k{i}", f"v{i}"), written, strict=True))
-        return self.norm(u).float(), entries, {key: after[key] for key in memory}
+        return wide(self.norm(u)), entries, {key: after[key] for key in memory}
 
     def starts(self, entries: Memory, reset: Bool[Tensor, "B T"], before: Memory, last: int) -> Memory:
         """Return rows that share the sequences' keys and values: no row has a copy."""
@@ -153,7 +154,7 @@ class Transformer(Core):
         for i, block in enumerate(self.blocks):
             attended, own = self.cache.attend(memory, i, *block.project(u, turn), seen)
             u, after = block.finish(u, attended), after | own
-        return self.norm(u[:, 0]).float(), after | {"pos": pos + 1}
+        return wide(self.norm(u[:, 0])), after | {"pos": pos + 1}
 
     def _require_rings(self, memory: Memory) -> None:
         if self.cache.imagines(memory):

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Generator, Tensor, nn
 
 from dynamics.base import Dynamics, Memory, Rollout, State, stack_memories
+from worldmodels.common.precision import wide
 from worldmodels.errors import UserError, require
 from worldmodels.heads.base import Head
 from worldmodels.nets.encoders import Encoder
@@ -90,12 +91,12 @@ class Trajectory:
         ``sum_t gamma^t c_0..c_{t-1} r_t + gamma^H c_0..c_{H-1} V(feat_H)``. Arriving in a terminal state is still
         rewarded, nothing after it is. fp32, whatever the model computes in.
         """
-        cont = self.cont.float()
+        cont = wide(self.cont)
         alive = torch.cat([torch.ones_like(cont[:, :1]), cont.cumprod(dim=1)], dim=1)
         weight = alive * gamma ** torch.arange(alive.shape[1], device=cont.device)
-        total = (weight[:, :-1] * self.reward.float()).sum(dim=1)
+        total = (weight[:, :-1] * wide(self.reward)).sum(dim=1)
         if terminal_value is not None:
-            total = total + weight[:, -1] * terminal_value(self.feat[:, -1]).float()
+            total = total + weight[:, -1] * wide(terminal_value(self.feat[:, -1]))
         return total
 
 

@@ -23,6 +23,7 @@ from planners.learning.returns import recorded_returns
 from worldmodels.common.batch import mean_weights
 from worldmodels.common.columns import LATER_ROWS
 from worldmodels.common.options import Between, Fields, checked
+from worldmodels.common.precision import wide
 from worldmodels.errors import OptionError
 from worldmodels.heads.base import Layers, Units
 from worldmodels.nets.averages import moving_average
@@ -235,7 +236,7 @@ class TrajectoryLearner(nn.Module):
         """The latent that each action leads to."""
         std = self.trajectories.latent_std()
         known = (latents - self.trajectories.latent_mean()) / std
-        moved = self.forward_model(torch.cat([known, actions], dim=-1)).float()
+        moved = wide(self.forward_model(torch.cat([known, actions], dim=-1)))
         return latents + std * moved
 
     def transition_error(
@@ -275,7 +276,7 @@ class TrajectoryLearner(nn.Module):
         """Raw inverse dynamics, of the latent and of how far it moves, both in deviations."""
         now, then = latents[..., :-1, :], latents[..., 1:, :]
         std, mean = self.trajectories.latent_std(), self.trajectories.latent_mean()
-        return self.inverse_model(torch.cat([(now - mean) / std, (then - now) / std], dim=-1)).float()
+        return wide(self.inverse_model(torch.cat([(now - mean) / std, (then - now) / std], dim=-1)))
 
     def concat(self, latents: Float[Tensor, "N L F"], actions: Float[Tensor, "N L A"]) -> Float[Tensor, "N L D"]:
         """Trajectories from their parts."""

@@ -17,6 +17,7 @@ from planners.diffusion.denoisers import Denoiser, StepEmbedding
 from planners.diffusion.noise_schedule import NoiseSchedule, Sampler
 from worldmodels.common.batch import mean_over
 from worldmodels.common.options import Between, Count, MultipleOf, checked
+from worldmodels.common.precision import wide
 from worldmodels.errors import OptionError
 from worldmodels.nets.layers import DEFAULT_STYLE, MLP, NetStyle
 
@@ -65,7 +66,7 @@ class Normalizer(nn.Module):
         self.count += counts.any()
         rate = counts.any() * (1 / self.count.clamp(min=1)).clamp(min=self.rate)
         share = (counts / counts.sum().clamp(min=1))[:, None]
-        x = x.detach().float()
+        x = wide(x.detach())
         mean = (share * x.mean(1)).sum(0)
         # Within the batch, and between it and what was: no mean is ever squared, as Chan et al. (1979) add variances.
         spread = (share * (x - mean).square().mean(1)).sum(0) + (1 - rate) * (mean - self.mean).square()
@@ -285,7 +286,7 @@ class TrajectoryModel(nn.Module):
     ) -> Tensor:
         cond = self.step(step) + self.labels(labels, len(noisy), hide)
         noisy = noisy if self.latents else torch.where(self._mask(given), noisy, self._without_latents(noisy))
-        output = self.net(torch.cat([noisy, given[..., None].to(noisy.dtype)], dim=-1), cond).float()
+        output = wide(self.net(torch.cat([noisy, given[..., None].to(noisy.dtype)], dim=-1), cond))
         return output if self.latents else F.pad(output, (self.feat_dim, 0))
 
     def _without_latents(self, x: Tensor) -> Tensor:

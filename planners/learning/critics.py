@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from worldmodels.common.options import AtLeast, Between, checked
+from worldmodels.common.precision import wide
 from worldmodels.heads.base import Layers, NumBins, Units
 from worldmodels.nets.distributions import TwoHot
 from worldmodels.nets.layers import DEFAULT_STYLE, MLP, NetStyle
@@ -72,8 +73,9 @@ class ReturnScale(nn.Module):
     @torch.no_grad()
     def forward(self, returns: Float[Tensor, "..."]) -> Float[Tensor, ""]:
         """Take in these returns. Return the scale to divide by."""
-        points = torch.tensor(self.quantiles, device=returns.device)
-        low, high = torch.quantile(returns.float().flatten(), points).unbind()
+        returns = wide(returns)
+        points = torch.tensor(self.quantiles, dtype=returns.dtype, device=returns.device)
+        low, high = torch.quantile(returns.flatten(), points).unbind()
         self.low.lerp_(low, self.rate)
         self.high.lerp_(high, self.rate)
         return self.scale()

@@ -16,6 +16,7 @@ from typing_extensions import override
 
 from dynamics.base import Memory, State
 from worldmodels.common.options import Between, MoreThan, checked
+from worldmodels.common.precision import wide
 from worldmodels.errors import OptionError
 from worldmodels.heads.base import Layers, Units
 from worldmodels.nets.categorical import mix_uniform, straight_through
@@ -183,7 +184,7 @@ class PolicyNetwork(nn.Module):
 
     def forward(self, feat: Float[Tensor, "... F"]) -> ActionDistribution:
         """Return the distribution over the next action. It is fp32 whatever the network computes in."""
-        raw = self.net(feat).float()
+        raw = wide(self.net(feat))
         if self.sizes:
             return OneHot(each(lambda part: mix_uniform(part, self.unimix), self.sizes, raw), self.sizes)
         mean, spread = raw.chunk(2, dim=-1)

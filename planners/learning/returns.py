@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from worldmodels.common.batch import goal_changed
+from worldmodels.common.precision import wide
 
 
 def lambda_returns(
@@ -22,8 +23,8 @@ def lambda_returns(
     ``R_t = r_t + gamma c_t ((1 - lam) v_t + lam R_{t+1})``, where the last step has ``R_{t+1} = v_t``. ``lam`` may
     differ by step: 0 bootstraps there, as where an episode was cut off, and nothing after it counts.
     """
-    reward, value, discount = reward.float(), value.float(), gamma * cont.float()
-    lam = torch.as_tensor(lam, dtype=torch.float32, device=reward.device).expand_as(reward)
+    reward, value, discount = wide(reward), wide(value), gamma * wide(cont)
+    lam = torch.as_tensor(lam, dtype=reward.dtype, device=reward.device).expand_as(reward)
     following, returns = value[:, -1], []
     for r, d, v, share in zip(*(x.unbind(1)[::-1] for x in (reward, discount, value, lam)), strict=True):
         following = r + d * ((1 - share) * v + share * following)
@@ -46,5 +47,5 @@ def recorded_returns(
 
 def reach_weights(alive: Bool[Tensor, " N"], cont: Float[Tensor, "N H"], gamma: float) -> Float[Tensor, "N H"]:
     """How much the H states before each step count: discounted probability of getting there, none from a dead start."""
-    weights = torch.cat([alive.float()[:, None], gamma * cont[:, :-1].float()], dim=1)
+    weights = torch.cat([alive.to(cont.dtype)[:, None], gamma * cont[:, :-1]], dim=1)
     return weights.cumprod(dim=1).detach()

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
+from torch import Tensor
 
 from worldmodels.common.choices import Accelerator, Precision
 from worldmodels.common.options import checked
@@ -36,3 +37,8 @@ def device_of(accelerator: Accelerator) -> torch.device:
         reason = "cannot be used here, because PyTorch sees no GPU: run scripts/doctor.py, or use cpu"
         raise OptionError("accelerator", accelerator, reason)
     return torch.device("cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def wide(x: Tensor) -> Tensor:
+    """Return ``x`` in fp32 where autocast narrowed it. What is fp64 stays so, as where numbers are checked."""
+    return x if x.dtype == torch.float64 else x.float()

@@ -12,6 +12,7 @@ from torch import Tensor
 from dynamics.base import Rollout
 from worldmodels.common.batch import goal_changed
 from worldmodels.common.options import MoreThan, checked
+from worldmodels.common.precision import wide
 from worldmodels.heads.base import Head, Layers, NumBins, Units
 from worldmodels.nets.distributions import TwoHot
 from worldmodels.nets.layers import DEFAULT_STYLE, MLP, NetStyle
@@ -61,12 +62,12 @@ class ContinueHead(Head):
 
     def forward(self, feat: Float[Tensor, "... H1 F"], action: Float[Tensor, "... H A"]) -> Float[Tensor, "... H"]:
         """Return probabilities in [0, 1] for H steps from H + 1 states."""
-        return self.net(feat[..., 1:, :]).float().squeeze(-1).sigmoid()
+        return wide(self.net(feat[..., 1:, :])).squeeze(-1).sigmoid()
 
     def loss(self, rollout: Rollout, batch: dict[str, Tensor]) -> Float[Tensor, "B T"]:
         """Return the binary cross-entropy with 1 - is_terminal.
 
         It counts in full however far ahead: an end is its window's last row.
         """
-        logits = self.net(rollout.feat).float().squeeze(-1)
+        logits = wide(self.net(rollout.feat)).squeeze(-1)
         return F.binary_cross_entropy_with_logits(logits, (~batch["is_terminal"]).float(), reduction="none")

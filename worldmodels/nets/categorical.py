@@ -10,6 +10,7 @@ from torch import Generator, Tensor
 from typing_extensions import override
 
 from worldmodels.common.options import Between, Count, checked
+from worldmodels.common.precision import wide
 from worldmodels.nets.distributions import LatentSpace
 
 SHORT = 16
@@ -28,7 +29,7 @@ def log_softmax(logits: Float[Tensor, "... G C"]) -> Float[Tensor, "... G C"]:
 
 def mix_uniform(logits: Float[Tensor, "... C"], share: float) -> Float[Tensor, "... C"]:
     """Log-probabilities with ``share`` of the mass uniform, so that no KL is infinite (DreamerV3: 1 %)."""
-    logits = logits.float()
+    logits = wide(logits)
     if share == 0:
         return logits.log_softmax(-1)
     return torch.log((1 - share) * logits.softmax(-1) + share / logits.shape[-1])
@@ -108,7 +109,7 @@ class SimNormLatent(CategoricalLatent):
 
     @override
     def params(self, raw: Float[Tensor, "... R"]) -> Float[Tensor, "... S C"]:
-        return log_softmax(raw.unflatten(-1, (self.groups, self.classes)).float())
+        return log_softmax(wide(raw.unflatten(-1, (self.groups, self.classes))))
 
     def draw(self, params: Tensor, sample: bool, generator: Generator | None = None) -> Float[Tensor, "... Z"]:
         """Return the probabilities themselves."""
@@ -116,4 +117,4 @@ class SimNormLatent(CategoricalLatent):
 
     def simplices(self, raw: Float[Tensor, "... R"]) -> Float[Tensor, "... Z"]:
         """The probabilities at once, where nobody asks for a distribution."""
-        return softmax(raw.unflatten(-1, (self.groups, self.classes)).float()).flatten(-2)
+        return softmax(wide(raw.unflatten(-1, (self.groups, self.classes)))).flatten(-2)

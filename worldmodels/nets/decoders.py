@@ -13,6 +13,7 @@ from typing_extensions import override
 
 from worldmodels.common.columns import cameras
 from worldmodels.common.options import AtLeast, Count, checked
+from worldmodels.common.precision import wide
 from worldmodels.nets.distributions import symexp, symlog
 from worldmodels.nets.encoders import CHANNEL_MULTIPLES, ObservationSpec, check_image_size, pixels_to_float, stages
 from worldmodels.nets.layers import DEFAULT_STYLE, MLP, DenseNormAct, NetStyle, init_linear_
@@ -46,7 +47,7 @@ class PixelDecoder(nn.Module):
         lead = feat.shape[:-1]
         start = self.unflatten(self.start(feat.reshape(-1, feat.shape[-1])))
         images = self.layers(start.contiguous(memory_format=torch.channels_last))
-        return images.float().sigmoid().unflatten(0, lead)
+        return wide(images).sigmoid().unflatten(0, lead)
 
     def loss(self, feat: Float[Tensor, "... F"], pixels: Tensor) -> Float[Tensor, "..."]:
         """Squared error summed over the image, times what makes images of any size weigh as published ones do."""
@@ -64,11 +65,11 @@ class StateDecoder(nn.Module):
 
     def forward(self, feat: Float[Tensor, "... F"]) -> Float[Tensor, "... n"]:
         """Decode the state in the environment's units."""
-        return symexp(self.net(feat).float())
+        return symexp(wide(self.net(feat)))
 
     def loss(self, feat: Float[Tensor, "... F"], state: Float[Tensor, "... n"]) -> Float[Tensor, "..."]:
         """Squared symlog error summed over the vector."""
-        return (self.net(feat).float() - symlog(state.float())).square().sum(-1)
+        return (wide(self.net(feat)) - symlog(wide(state))).square().sum(-1)
 
 
 class Decoder(nn.ModuleDict):

@@ -12,6 +12,7 @@ from torch import Generator, Tensor, nn
 from typing_extensions import override
 
 from worldmodels.common.options import AtLeast, Count, checked
+from worldmodels.common.precision import wide
 
 
 def symlog(x: Tensor) -> Tensor:
@@ -38,19 +39,21 @@ class TwoHot(nn.Module):
         super().__init__()
         if num_bins % 2 == 0:
             raise ValueError(f"an odd number of bins keeps zero on a bin; got {num_bins}")
-        positive = symexp(torch.linspace(0, limit, num_bins // 2 + 1, dtype=torch.float64)).float()
+        positive = symexp(torch.linspace(0, limit, num_bins // 2 + 1, dtype=torch.float64)).to(
+            torch.get_default_dtype()
+        )
         self.register_buffer("bins", torch.cat([-positive.flip(0)[:-1], positive]), persistent=False)
 
     def decode(self, logits: Float[Tensor, "... K"]) -> Float[Tensor, "..."]:
         """Expectation in raw space, fp32."""
-        probs = logits.float().softmax(-1)
+        probs = wide(logits).softmax(-1)
         half = self.bins.shape[0] // 2
         negative, positive = probs[..., :half].flip(-1), probs[..., half + 1 :]
         return ((positive - negative) * self.bins[half + 1 :]).sum(-1)
 
     def encode(self, x: Float[Tensor, "..."]) -> Float[Tensor, "... K"]:
         """Weight the two bins around ``x`` so that their expectation is ``x``. Beyond the bins the last one has all."""
-        x = x.float().clamp(self.bins[0], self.bins[-1])
+        x = wide(x).clamp(self.bins[0], self.bins[-1])
         above = torch.searchsorted(self.bins, x.contiguous()).clamp(1, len(self.bins) - 1)
         low, high = self.bins[above - 1], self.bins[above]
         weight = ((x - low) / (high - low)).unsqueeze(-1)
@@ -59,7 +62,7 @@ class TwoHot(nn.Module):
 
     def loss(self, logits: Float[Tensor, "... K"], x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Cross-entropy with the two-hot target."""
-        return -(self.encode(x) * logits.float().log_softmax(-1)).sum(-1)
+        return -(self.encode(x) * wide(logits).log_softmax(-1)).sum(-1)
 
 
 class LatentSpace(ABC):
@@ -106,7 +109,7 @@ class GaussianLatent(LatentSpace):
 
     def params(self, raw: Float[Tensor, "... R"]) -> Float[Tensor, "... Z 2"]:
         """Return mean and standard deviation on the last axis."""
-        mean, std = raw.float().chunk(2, dim=-1)
+        mean, std = wide(raw).chunk(2, dim=-1)
         return torch.stack([mean, F.softplus(std) + self.min_std], dim=-1)
 
     @override

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from worldmodels.common.columns import PIXELS, cameras
 from worldmodels.common.options import AtLeast, Count, checked
+from worldmodels.common.precision import wide
 from worldmodels.errors import UserError
 from worldmodels.nets.augment import RandomShift
 from worldmodels.nets.distributions import symlog
@@ -29,7 +30,7 @@ SMALLEST = 4
 
 def pixels_to_float(pixels: Tensor) -> Tensor:
     """uint8 in [0, 255] to float in [0, 1]: the one place where frames are converted, for encoder and decoder alike."""
-    return pixels.float() / 255
+    return pixels.to(torch.get_default_dtype()) / 255
 
 
 def check_image_size(shape: tuple[int, ...]) -> int:
@@ -117,5 +118,5 @@ class Encoder(nn.Module):
             embed = net(images.contiguous(memory_format=torch.channels_last))
             parts.append(embed.unflatten(0, obs[key].shape[:-3]))
         if self.state is not None:
-            parts.append(self.state(symlog(obs["state"].float())))
-        return torch.cat([part.float() for part in parts], dim=-1)
+            parts.append(self.state(symlog(wide(obs["state"]))))
+        return torch.cat([wide(part) for part in parts], dim=-1)

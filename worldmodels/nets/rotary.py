@@ -16,7 +16,7 @@ def rotary_angles(
     """
     pairs = torch.arange(size // 2, device=position.device, dtype=torch.float64)
     angle = position[:, None, :, None] * 10_000.0 ** (-2 * pairs / size)
-    return angle.cos().float(), angle.sin().float()
+    return angle.cos().to(torch.get_default_dtype()), angle.sin().to(torch.get_default_dtype())
 
 
 def apply_rotary(x: Float[Tensor, "B h T d"], cos: Float[Tensor, "B 1 T c"], sin: Float[Tensor, "B 1 T c"]) -> Tensor:

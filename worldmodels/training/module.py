@@ -15,6 +15,7 @@ from dynamics.base import Memory, Rollout, State
 from planners.base import Planner
 from worldmodels.common.batch import split_context
 from worldmodels.common.columns import MEMORY_PREFIX, PLACE
+from worldmodels.common.precision import wide
 from worldmodels.errors import UserError
 from worldmodels.model import WorldModel, merge_losses
 from worldmodels.nets.averages import moving_average
@@ -100,7 +101,7 @@ class WorldModelModule(lightning.LightningModule):
         """Return what is to be minimised of one batch, and latents to be stored. What is not finite is refused."""
         self._batch = batch
         losses, rollout = self.step_losses(batch)
-        means = {name: loss.float().mean() for name, loss in losses.items()}
+        means = {name: wide(loss).mean() for name, loss in losses.items()}
         self._refuse_non_finite(means)
         self.log_dict({f"loss/{name}": mean for name, mean in means.items()})
         total, weights = self.balance(means)
