@@ -94,6 +94,8 @@ class Dynamics(nn.Module, ABC):
     action_dim: int
     goal_dim: int = 0
     """How many numbers of a feature, the last, are a goal's (:class:`dynamics.goal.GoalConditioned`)."""
+    memory_dim: int = 0
+    """How many numbers of a feature, the last but the goal's, are a deterministic memory's."""
     sample: bool = True
     """False: latents take their mode, so that two ways of computing the same thing can be compared."""
     recurrent: bool = True

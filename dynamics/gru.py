@@ -6,14 +6,14 @@ from typing import Annotated
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import Tensor
 from typing_extensions import override
 
 from dynamics.base import Core, Memory, clear_rows
 from worldmodels.common.options import Count, checked
 from worldmodels.common.precision import wide
 from worldmodels.errors import OptionError
-from worldmodels.nets.layers import DEFAULT_STYLE, BlockLinear, DenseNormAct, NetStyle, init_linear_
+from worldmodels.nets.layers import DEFAULT_STYLE, BlockLinear, DenseNormAct, NetStyle
 
 
 class GRU(Core):
@@ -38,22 +38,20 @@ class GRU(Core):
         self.out_dim = deter
         self.blocks = blocks
         self.mix = DenseNormAct(deter, hidden, style)
-        self.own = BlockLinear(deter, deter, blocks, style)
-        self.shared = init_linear_(nn.Linear(hidden + in_dim, deter, bias=False), style=style)
+        self.inner = BlockLinear(deter, deter, blocks, hidden + in_dim, style)
         self.norm, self.act = style.make_norm(deter), style.make_act()
-        self.gates = BlockLinear(deter, 3 * deter, blocks, style)
+        self.gates = BlockLinear(deter, 3 * deter, blocks, style=style)
 
     @override
     def initial(self, n: int) -> Memory:
-        return {"deter": self.shared.weight.new_zeros(n, self.out_dim)}
+        return {"deter": self.inner.weight.new_zeros(n, self.out_dim)}
 
     def step(
         self, x: Float[Tensor, "N X"], reset: Bool[Tensor, " N"] | None, memory: Memory
     ) -> tuple[Float[Tensor, "N D"], Memory]:
         """Apply one gated update. The update gate starts mostly closed (its logit is shifted by -1)."""
         deter = (memory if reset is None else clear_rows(memory, reset, self.initial(len(x))))["deter"]
-        # A block reads its own part of the memory and all that is shared; the latter is one dense map for all blocks.
-        inner = self.own(deter) + self.shared(torch.cat([self.mix(deter), x], dim=-1))
+        inner = self.inner(deter, torch.cat([self.mix(deter), x], dim=-1))
         gates = wide(self.gates(self.act(self.norm(inner)))).unflatten(-1, (self.blocks, 3, -1))
         reset_gate, candidate, update = (gate.flatten(1) for gate in gates.unbind(2))
         candidate = torch.tanh(torch.sigmoid(reset_gate) * candidate)

@@ -22,12 +22,14 @@ STOCH, RESET = "stoch", "reset"
 
 
 class StochasticLatent(Dynamics):
-    """Stochastic part of a backbone. The core only ever sees ``x_t = proj(z_{t-1}, a_t)``.
+    """Stochastic part of a backbone. The core only ever sees ``x_t = proj(z_{t-1}, a_t)``, of zeros at resets.
 
     The prior is p(z_t | h_t). The posterior is q(z_t | h_t, e_t) for ``posterior="filter"`` and q(z_t | e_t) for
     ``"obs"``, which makes all z_t known at once, so that cores which can train in parallel over time do. The RSSM
     (PlaNet, Hafner et al. 2019) is ``StochasticLatent(GRU, "filter")``. A feature is [z_t, h_t].
     """
+
+    one_tensor = (("post_embed.weight", "post_deter.weight"),)
 
     @checked
     def __init__(
@@ -50,14 +52,18 @@ class StochasticLatent(Dynamics):
         self.from_action = DenseNormAct(action_dim, hidden, style)
         self.core = core(in_dim=2 * hidden)
         self.prior = MLP(self.core.out_dim, hidden, 2, space.raw_dim, style=style)
-        self.post_embed = init_linear_(nn.Linear(embed_dim, hidden), style=style)
+        fan_in = embed_dim + self.core.out_dim * self.sequential  # of one layer in two parts
+        self.post_embed = init_linear_(nn.Linear(embed_dim, hidden), style=style, fan_in=fan_in)
         self.post_deter = (
-            init_linear_(nn.Linear(self.core.out_dim, hidden, bias=False), style=style) if self.sequential else None
+            init_linear_(nn.Linear(self.core.out_dim, hidden, bias=False), style=style, fan_in=fan_in)
+            if self.sequential
+            else None
         )
         self.post_out = nn.Sequential(
             style.make_norm(hidden), style.make_act(), init_linear_(nn.Linear(hidden, space.raw_dim), style=style)
         )
-        self.feat_dim, self.action_dim = space.dim + self.core.out_dim, action_dim
+        self.memory_dim = self.core.out_dim
+        self.feat_dim, self.action_dim = space.dim + self.memory_dim, action_dim
         self.max_length, self.long_memory = self.core.max_length, self.core.long_memory
         self.layouts = [{STOCH: (space.dim,), **layout} for layout in self.core.layouts()]
 
@@ -78,7 +84,7 @@ class StochasticLatent(Dynamics):
         observe = self._observe_loop if self.sequential else self._observe_scan
         before = _core_part(state.memory)
         stoch, deter, post, entries, memory = observe(
-            self.post_embed(embed), self.from_action(action), reset, state.memory[STOCH], before
+            self.post_embed(embed), self.from_action(_cleared(action, reset)), reset, state.memory[STOCH], before
         )
         feat = torch.cat([stoch, deter], dim=-1)
         prior = self.space.params(self.prior(deter))
@@ -121,7 +127,7 @@ class StochasticLatent(Dynamics):
     ) -> State:
         """Take one core step, then the posterior."""
         self.check(action, state)
-        x = self._input(state.memory[STOCH], self.from_action(action), reset)
+        x = self._input(state.memory[STOCH], self.from_action(_cleared(action, reset)), reset)
         deter, memory = self.core.step(x, reset, _core_part(state.memory))
         post = self._posterior(self.post_embed(embed), deter)
         drawn = self.space.draw(post, self.sample if sample is None else sample, generator)
@@ -172,9 +178,8 @@ class StochasticLatent(Dynamics):
         return entropies | {KL: self.space.kl(stats["post"], stats["prior"])}
 
     def _input(self, stoch: Tensor, action: Tensor, reset: Tensor | None) -> Tensor:
-        """``x_t``, zero at resets: neither the latent nor the action before an episode may be seen in it."""
-        x = torch.cat([self.from_stoch(stoch), action], dim=-1)
-        return x if reset is None else torch.where(reset[..., None], 0.0, x)
+        """``x_t`` of an embedded action. The latent before an episode is not seen in it, nor is the action before."""
+        return torch.cat([self.from_stoch(_cleared(stoch, reset)), action], dim=-1)
 
     def _posterior(self, embed: Tensor, deter: Tensor | None) -> Tensor:
         """The first layer is linear in [h_t, e_t], so the part of e_t is computed for all steps at once."""
@@ -183,6 +188,10 @@ class StochasticLatent(Dynamics):
 
     def _state(self, stoch: Tensor, deter: Tensor, memory: Memory) -> State:
         return State(torch.cat([stoch, deter], dim=-1), {STOCH: stoch, **memory})
+
+
+def _cleared(x: Tensor, reset: Tensor | None) -> Tensor:
+    return x if reset is None else torch.where(reset[..., None], 0.0, x)
 
 
 def _core_part(memory: Memory) -> Memory:

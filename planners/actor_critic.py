@@ -52,6 +52,9 @@ class ActorCritic(Learner):
         ] = "reinforce",
         straight_through: StraightThrough = False,
         replay_gradient: Annotated[bool, "let the critic's loss on replay shape the latent"] = True,
+        start_weight: Annotated[
+            Literal["recorded", "predicted"], "whether an imagined future's start goes on: as recorded, or by the head"
+        ] = "recorded",
         goal_dim: int = 0,
         style: NetStyle = DEFAULT_STYLE,
     ) -> None:
@@ -59,6 +62,7 @@ class ActorCritic(Learner):
         self.imag_horizon, self.imag_last, self.goal_dim = imag_horizon, imag_last, goal_dim
         self.gamma, self.lam, self.entropy = gamma, lam, entropy
         self.gradient, self.straight_through, self.replay_gradient = gradient, straight_through, replay_gradient
+        self.start_weight = start_weight
         with inside("actor"):
             self.actor = PolicyNetwork(feat_dim, action_dim, discrete, style=style, **actor)
         with inside("critic"):
@@ -96,8 +100,11 @@ class ActorCritic(Learner):
         """
         last = self.imag_last or rollout.post.shape[1]
         start = model.dynamics.starts(rollout, last)
-        alive = (~batch["is_terminal"][:, -last:]).flatten()
         imagined, raw = self._imagine(model, start)
+        if self.start_weight == "predicted":
+            alive = model.heads["cont"].learned(imagined.feat[:, 0])
+        else:
+            alive = ~batch["is_terminal"][:, -last:].flatten()
         value = call_frozen(self.critic, imagined.feat)
         returns = lambda_returns(imagined.reward, imagined.cont, value[:, 1:], self.gamma, self.lam)
         weight = reach_weights(alive, imagined.cont, self.gamma)

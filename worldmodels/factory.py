@@ -44,15 +44,16 @@ def model_nodes(cfg: DictConfig) -> dict[str, Any]:
     return {place: without_training_keys(node) for place, node in nodes.items()} | {"nets": plain(cfg.nets)}
 
 
-def with_style(node: Any, nets: Mapping[str, Any]) -> Any:
-    """Return a plain configuration in which every constructor that takes a ``style`` is given the one of ``nets=``."""
+def filled_in(node: Any, **known: Any) -> Any:
+    """Return a plain configuration in which every constructor is given what it takes of ``known`` by name."""
     if isinstance(node, list):
-        return [with_style(item, nets) for item in node]
+        return [filled_in(item, **known) for item in node]
     if not isinstance(node, dict):
         return node
-    node = {key: with_style(value, nets) for key, value in node.items()}
-    if isinstance(node.get("_target_"), str) and "style" in parameters_of(node["_target_"]):
-        node.setdefault("style", dict(nets))
+    node = {key: filled_in(value, **known) for key, value in node.items()}
+    if isinstance(node.get("_target_"), str):
+        taken = parameters_of(node["_target_"])
+        node = {key: value for key, value in known.items() if key in taken} | node
     return node
 
 
@@ -77,14 +78,16 @@ def without_training_keys(cfg: DictConfig) -> dict[str, Any]:
 def build_model(cfg: DictConfig, observations: ObservationSpec, action_dim: int) -> WorldModel:
     """The world model, initialised from ``cfg.seed`` without disturbing the global random stream."""
 
-    def part(node: DictConfig, **options: Any) -> Any:
-        return build(with_style(without_training_keys(node), plain(cfg.nets)), path_of(node), **options)
+    def part(node: DictConfig, known: Mapping[str, Any] | None = None, **options: Any) -> Any:
+        filled = filled_in(without_training_keys(node), style=plain(cfg.nets), **(known or {}))
+        return build(filled, path_of(node), **options)
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(cfg.seed)
         present = without_goal(observations)
         encoder = part(cfg.encoder, observations=present)
         dynamics = part(cfg.dynamics, embed_dim=encoder.embed_shape[-1], action_dim=action_dim)
+        known = {"memory_dim": dynamics.memory_dim}
         if len(present) < len(observations):
             with located(cfg.env):
                 encoder = GoalEncoder(encoder, observations, zero_in_goals(cfg.env))
@@ -93,7 +96,7 @@ def build_model(cfg: DictConfig, observations: ObservationSpec, action_dim: int)
             name: part(head, feat_dim=dynamics.feat_dim, action_dim=action_dim) for name, head in cfg.heads.items()
         }
         objectives = {
-            name: part(objective, feat_dim=dynamics.feat_dim - dynamics.goal_dim, observations=present)
+            name: part(objective, known, feat_dim=dynamics.feat_dim - dynamics.goal_dim, observations=present)
             for name, objective in cfg.objective.items()
         }
         if all(objective.decoder is None for objective in objectives.values()):
@@ -139,7 +142,7 @@ def build_planner(
     taken = parameters_of(learner["_target_"], path_of(cfg))
     learner.update({key: value for key, value in known.items() if key in taken})
     if nets is not None:
-        options = with_style(options, plain(nets))
+        options = filled_in(options, style=plain(nets))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return build(options, path_of(cfg), action_dim=action_dim, discrete=discrete)

@@ -22,7 +22,7 @@ from worldmodels.heads.base import Layers, Units
 from worldmodels.nets.categorical import mix_uniform, straight_through
 from worldmodels.nets.choices import Discrete, each, sizes_of
 from worldmodels.nets.distributions import exponential
-from worldmodels.nets.layers import DEFAULT_STYLE, MLP, NetStyle
+from worldmodels.nets.layers import DEFAULT_STYLE, MLP, NetStyle, init_linear_
 
 
 class ActionDistribution(ABC):
@@ -180,14 +180,21 @@ class PolicyNetwork(nn.Module):
             raise OptionError("min_std", min_std, f"must be at most max_std={max_std}")
         self.sizes, self.squash, self.unimix = sizes_of(action_dim, discrete), squash, unimix
         self.min_std, self.max_std = min_std, max_std
-        self.net = MLP(feat_dim, units, layers, action_dim if discrete else 2 * action_dim, out_scale=0.01, style=style)
+        self.net = MLP(feat_dim, units, layers, style=style)
+        self.out = nn.ModuleDict(
+            {
+                name: init_linear_(nn.Linear(self.net.out_dim, action_dim), 0.01, style)
+                for name in (("logits",) if discrete else ("mean", "spread"))
+            }
+        )
 
     def forward(self, feat: Float[Tensor, "... F"]) -> ActionDistribution:
         """Return the distribution over the next action. It is fp32 whatever the network computes in."""
-        raw = wide(self.net(feat))
+        hidden = self.net(feat)
+        raw = [wide(out(hidden)) for out in self.out.values()]
         if self.sizes:
-            return OneHot(each(lambda part: mix_uniform(part, self.unimix), self.sizes, raw), self.sizes)
-        mean, spread = raw.chunk(2, dim=-1)
+            return OneHot(each(lambda part: mix_uniform(part, self.unimix), self.sizes, *raw), self.sizes)
+        mean, spread = raw
         if self.squash:  # TD-MPC2: the deviation's logarithm moves between its bounds
             low, high = math.log(self.min_std), math.log(self.max_std)
             return SquashedNormal(mean, low + 0.5 * (high - low) * (spread.tanh() + 1))

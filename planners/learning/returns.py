@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from worldmodels.common.batch import goal_changed
@@ -40,12 +40,15 @@ def recorded_returns(
     They bootstrap where a time limit cut an episode off and where another goal is shown from then on, and not where it
     ended for good. A row that ends its episode leads nowhere: what is told of it is without meaning.
     """
-    going = (~batch["is_terminal"]).float()
-    lam = lam * (~(batch["is_last"] | goal_changed(batch))).float()
+    going = (~batch["is_terminal"]).to(value.dtype)
+    lam = lam * (~(batch["is_last"] | goal_changed(batch))).to(value.dtype)
     return lambda_returns(batch["reward"][:, 1:], going[:, 1:], value, gamma, lam[:, 1:])
 
 
-def reach_weights(alive: Bool[Tensor, " N"], cont: Float[Tensor, "N H"], gamma: float) -> Float[Tensor, "N H"]:
-    """How much the H states before each step count: discounted probability of getting there, none from a dead start."""
+def reach_weights(alive: Shaped[Tensor, " N"], cont: Float[Tensor, "N H"], gamma: float) -> Float[Tensor, "N H"]:
+    """How much the H states before each step count: discounted probability of getting there, none from a dead start.
+
+    ``alive`` says whether the starts go on, as flags or as probabilities.
+    """
     weights = torch.cat([alive.to(cont.dtype)[:, None], gamma * cont[:, :-1]], dim=1)
     return weights.cumprod(dim=1).detach()

@@ -213,8 +213,8 @@ def test_the_block_gru_is_dreamers():
     inner = np.zeros((n, deter))
     for k in range(blocks):
         own = slice(k * size, (k + 1) * size)
-        weight = np.concatenate([w["own.weight"][k], w["shared.weight"][own].T])
-        inner[:, own] = np.concatenate([h[:, own], shared], axis=-1) @ weight + w["own.bias"][own]
+        weight = np.concatenate([w["inner.weight"][k], w["inner.shared"][own].T])
+        inner[:, own] = np.concatenate([h[:, own], shared], axis=-1) @ weight + w["inner.bias"][own]
     inner = silu(layer_norm(inner, w["norm.weight"], w["norm.bias"]))
     expected = np.zeros((n, deter))
     for k in range(blocks):

@@ -32,7 +32,7 @@ def test_a_policys_choices_are_drawn_by_themselves():
     torch.manual_seed(0)
     policy = PolicyNetwork(3, 5, SIZES, units=8, layers=1, unimix=0.0)
     with torch.no_grad():
-        policy.net[-1].weight.normal_(std=2.0)
+        policy.out["logits"].weight.normal_(std=2.0)
     actions = policy(torch.ones(20_000, 3))
     drawn = actions.draw(torch.randn(20_000, 5))
     probs = actions.log_probs[0].exp()

@@ -17,6 +17,7 @@ from worldmodels.nets.decoders import Decoder, PixelDecoder, StateDecoder
 from worldmodels.nets.distributions import symexp, symlog
 from worldmodels.nets.encoders import Encoder
 from worldmodels.nets.layers import MLP, BlockLinear, NetStyle, init_linear_
+from worldmodels.nets.pooled import BlockDecoder, PooledEncoder
 from worldmodels.testing.sequences import randomize
 
 
@@ -126,7 +127,12 @@ def test_images_weigh_alike_whatever_their_size(shape):
 
 @pytest.mark.parametrize("shape", [(3, 40, 40), (3, 32, 64), (3, 8, 8), (3, 0, 0)])
 def test_image_sizes_that_do_not_fit_are_refused(shape):
-    for make in (lambda: Encoder({"pixels": (shape, torch.uint8)}, 2, 4), lambda: PixelDecoder(4, shape, 2)):
+    for make in (
+        lambda: Encoder({"pixels": (shape, torch.uint8)}, 2, 4),
+        lambda: PixelDecoder(4, shape, 2),
+        lambda: PooledEncoder(shape, 2),
+        lambda: BlockDecoder(4, shape, 2, 3),
+    ):
         with pytest.raises(UserError, match=rf"multiple of 16 pixels .*, not {shape[1]}x{shape[2]}\.$"):
             make()
 
@@ -185,7 +191,7 @@ def test_tdmpc2_begins_with_weights_of_its_published_deviation():
         "dynamics": world.dynamics.transition[0][0][0].weight,
         "encoder": world.encoder.state[0][0].weight,
         "reward": world.heads["reward"].net[0][0].weight,
-        "policy": planner.learner.actor.net[-1].weight,
+        "policy": planner.learner.actor.out["mean"].weight,
         "q": planner.learner.q.nets.hidden[1].weight,
     }
     assert {name: round(weight.std().item(), 3) for name, weight in weights.items()} == dict.fromkeys(weights, 0.02)

@@ -9,7 +9,7 @@ from model_cases import ACTION, BOTH, batch, config, model, with_reset
 from torch import nn
 
 from worldmodels.errors import UserError
-from worldmodels.factory import build_model, build_planner, with_style
+from worldmodels.factory import build_model, build_planner, filled_in
 from worldmodels.nets.ensembles import EnsembleMLP
 from worldmodels.nets.layers import MLP, DenseNormAct, NetStyle
 from worldmodels.testing.sequences import randomize
@@ -91,7 +91,7 @@ def test_only_constructors_that_take_a_style_are_given_one():
     core = {"_target_": "dynamics.gru.GRU", "deter": 8}
     space = {"_target_": "worldmodels.nets.distributions.GaussianLatent", "dim": 4}
     own = {"_target_": "dynamics.koopman.Koopman", "style": {"norm": "layer"}}
-    found = with_style({"core": core, "list": [space], "own": own, "units": 3}, nets)
+    found = filled_in({"core": core, "list": [space], "own": own, "units": 3}, style=nets)
     assert found == {"core": core | {"style": nets}, "list": [space], "own": own, "units": 3}
 
 

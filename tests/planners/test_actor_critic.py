@@ -110,7 +110,7 @@ def test_bounded_normal__is_clamped_but_not_in_its_density():
 def test_discrete_draws_have_their_probabilities_and_a_gradient():
     logits = torch.tensor([0.0, 1.0, -8.0]).requires_grad_()
     policy = PolicyNetwork(1, 3, True, units=4, layers=1)
-    policy.net = nn.Sequential()
+    policy.net, policy.out["logits"] = nn.Sequential(), nn.Identity()
     actions = policy(logits.expand(100_000, 3))
     assert isinstance(actions, OneHot)
     assert actions.log_probs.exp().min() >= 0.01 / 3 - 1e-6

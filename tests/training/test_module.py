@@ -19,6 +19,7 @@ from worldmodels.common.precision import lightning_precision
 from worldmodels.errors import OptionError, UserError
 from worldmodels.factory import loss_scales, prefix_rows
 from worldmodels.heads.base import Head
+from worldmodels.nets.layers import BlockLinear, tensors_of
 from worldmodels.testing.sequences import assert_close
 from worldmodels.training.losses import FixedScales, LossBalance
 from worldmodels.training.module import WorldModelModule
@@ -382,12 +383,25 @@ def test_adaptive_clipping_bounds_each_tensor_by_its_weights():
         if not gradient.any():
             gradient[0] = 7.83 / 8
         layer.weight.grad, layer.bias.grad = gradient.clone(), torch.zeros(64)
-        AdaptiveClip(0.3)(layer.parameters())
+        AdaptiveClip(0.3)(tensors_of(layer))
         torch.testing.assert_close(layer.weight.grad.norm(), allowed.detach())
         torch.testing.assert_close(layer.weight.grad / layer.weight.grad.norm(), gradient / gradient.norm())
     layer.weight.grad = torch.full((64, 64), 1e-6)
-    AdaptiveClip(0.3)([layer.weight])
+    AdaptiveClip(0.3)([[layer.weight]])
     assert torch.equal(layer.weight.grad, torch.full((64, 64), 1e-6))
+
+
+def test_parts_of_one_published_tensor_are_clipped_as_one():
+    """The blocks of a GRU read their own and shared inputs with one matrix, which is kept in two parts."""
+    inner = BlockLinear(8, 12, 4, 6)
+    assert [len(parts) for parts in tensors_of(nn.Sequential(nn.Linear(2, 2), inner))] == [1, 1, 2, 1]
+    for parameter in inner.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    whole = torch.cat([inner.weight.flatten(), inner.shared.flatten()])
+    before = torch.cat([inner.weight.grad.flatten(), inner.shared.grad.flatten()])
+    AdaptiveClip(0.3)(tensors_of(inner))
+    after = torch.cat([inner.weight.grad.flatten(), inner.shared.grad.flatten()])
+    torch.testing.assert_close(after, (before * 0.3 * whole.norm() / before.norm()).detach())
 
 
 def test_rates_rise_over_the_warm_up(tmp_path):

@@ -15,8 +15,8 @@ from worldmodels.errors import OptionError
 
 TRAINING_KEYS = ("loss_scales", "parts")
 """Keys by which a learner's node speaks of its training: scales of its losses, the optimizer's options by part."""
-FILLED_IN = ("feat_dim", "goal_dim")
-"""Arguments that a learner's node leaves to the model that it is built for."""
+FILLED_IN = ("feat_dim", "goal_dim", "memory_dim")
+"""Arguments that a node leaves to the model that it is built for."""
 OURS = ("worldmodels", "dynamics", "planners")
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Annotated
 
 import torch
@@ -22,15 +24,31 @@ PUBLISHED_NUMBERS = 3 * 64 * 64
 """Numbers of an image in DreamerV3, whose loss is a plain sum."""
 
 
-class PixelDecoder(nn.Module):
-    """Mirror of the pixel encoder: [..., F] to images in [0, 1]."""
+class ImageDecoder(nn.Module, ABC):
+    """Features to images in [0, 1], and the loss of what they show."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.size = check_image_size(shape)
+        self.loss_weight = PUBLISHED_NUMBERS / math.prod(shape)
+
+    @abstractmethod
+    def forward(self, feat: Float[Tensor, "... F"]) -> Float[Tensor, "... C S S"]:
+        """Decode images in [0, 1], at least fp32."""
+
+    def loss(self, feat: Float[Tensor, "... F"], pixels: Tensor) -> Float[Tensor, "..."]:
+        """Squared error summed over the image, times what makes images of any size weigh as published ones do."""
+        return self.loss_weight * (self(feat) - pixels_to_float(pixels)).square().sum((-1, -2, -3))
+
+
+class PixelDecoder(ImageDecoder):
+    """Mirror of the strided encoder: transposed convolutions."""
 
     def __init__(self, feat_dim: int, shape: tuple[int, ...], depth: int, style: NetStyle = DEFAULT_STYLE) -> None:
-        super().__init__()
-        size = check_image_size(shape)
-        self.loss_weight = PUBLISHED_NUMBERS / math.prod(shape)
-        side = size // 2 ** stages(size)
-        channels = [depth * m for m in reversed(CHANNEL_MULTIPLES[: stages(size)])] + [shape[0]]
+        super().__init__(shape)
+        halvings = stages(self.size)
+        side = self.size // 2**halvings
+        channels = [depth * m for m in reversed(CHANNEL_MULTIPLES[:halvings])] + [shape[0]]
         self.start = DenseNormAct(feat_dim, channels[0] * side**2, style)
         self.unflatten = nn.Unflatten(1, (channels[0], side, side))
         layers: list[nn.Module] = []
@@ -43,15 +61,11 @@ class PixelDecoder(nn.Module):
         self.layers = nn.Sequential(*layers[:-2]).to(memory_format=torch.channels_last)
 
     def forward(self, feat: Float[Tensor, "... F"]) -> Float[Tensor, "... C S S"]:
-        """Decode images as fp32 in [0, 1]. The sigmoid keeps a clip from ever showing what a camera could not."""
+        """Decode images in [0, 1]. The sigmoid keeps a clip from ever showing what a camera could not."""
         lead = feat.shape[:-1]
         start = self.unflatten(self.start(feat.reshape(-1, feat.shape[-1])))
         images = self.layers(start.contiguous(memory_format=torch.channels_last))
         return wide(images).sigmoid().unflatten(0, lead)
-
-    def loss(self, feat: Float[Tensor, "... F"], pixels: Tensor) -> Float[Tensor, "..."]:
-        """Squared error summed over the image, times what makes images of any size weigh as published ones do."""
-        return self.loss_weight * (self(feat) - pixels_to_float(pixels)).square().sum((-1, -2, -3))
 
 
 class StateDecoder(nn.Module):
@@ -83,12 +97,13 @@ class Decoder(nn.ModuleDict):
         depth: Annotated[Count, "channels of the last convolution"],
         units: Annotated[Count, "units of a hidden layer for states"],
         layers: Annotated[int, AtLeast(0), "hidden layers for states"] = 3,
+        images: Annotated[Callable[..., ImageDecoder], "what draws a camera's images"] = PixelDecoder,
         style: NetStyle = DEFAULT_STYLE,
     ) -> None:
         super().__init__()
         self.feat_dim = feat_dim
         for key in cameras(observations):
-            self[key] = PixelDecoder(feat_dim, observations[key][0], depth, style)
+            self[key] = images(feat_dim=feat_dim, shape=observations[key][0], depth=depth, style=style)
         if "state" in observations:
             self["state"] = StateDecoder(feat_dim, observations["state"][0], units, layers, style)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 from typing import Annotated
 
 import torch
@@ -89,12 +90,13 @@ class Encoder(nn.Module):
         random_shift: Annotated[
             int, AtLeast(0), "pixels by which images are moved at random while training; TD-MPC2 from pixels: 3"
         ] = 0,
+        images: Annotated[Callable[..., nn.Module], "what reads a camera's images"] = PixelEncoder,
         style: NetStyle = DEFAULT_STYLE,
     ) -> None:
         super().__init__()
         self.shift = RandomShift(random_shift)
         self.observations = dict(observations)
-        nets = {key: PixelEncoder(observations[key][0], depth, style) for key in cameras(observations)}
+        nets = {key: images(shape=observations[key][0], depth=depth, style=style) for key in cameras(observations)}
         self.pixels = nets.pop(PIXELS, None)
         self.cameras = nn.ModuleDict(nets)
         self.state = (

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -37,6 +38,8 @@ class NetStyle:
     In front of a norm small weights compute what large ones do, and learn faster.
     """
     norm_eps: Annotated[float, MoreThan(0), "added to the variance"] = 1e-5
+    block_fan: Annotated[Literal["block", "all"], "inputs that first weights of a block-diagonal map count"] = "block"
+    """``block``: those of one block, as it reads no others. ``all``: of all blocks, as DreamerV3's code counts them."""
 
     def make_norm(self, dim: int) -> nn.Module:
         """Build the norm over the last axis."""
@@ -65,22 +68,34 @@ class ChannelRMSNorm(nn.RMSNorm):
 
 
 class BlockLinear(nn.Module):
-    """A linear map that is block-diagonal: ``blocks`` separate maps side by side (DreamerV3's block GRU)."""
+    """A linear map that is block-diagonal: ``blocks`` separate maps side by side (DreamerV3's block GRU).
 
-    def __init__(self, in_dim: int, out_dim: int, blocks: int, style: NetStyle = DEFAULT_STYLE) -> None:
+    Each may read ``shared_dim`` numbers beside its own, the same for all, which is one dense map for all of them.
+    """
+
+    one_tensor = (("weight", "shared"),)
+
+    def __init__(
+        self, in_dim: int, out_dim: int, blocks: int, shared_dim: int = 0, style: NetStyle = DEFAULT_STYLE
+    ) -> None:
         super().__init__()
         if in_dim % blocks or out_dim % blocks:
             raise ValueError(f"{in_dim} inputs and {out_dim} outputs do not divide into {blocks} blocks")
         self.weight = nn.Parameter(torch.empty(blocks, in_dim // blocks, out_dim // blocks))
+        self.shared = nn.Parameter(torch.empty(out_dim, shared_dim)) if shared_dim else None
         self.bias = nn.Parameter(torch.zeros(out_dim))
+        fan_in = (in_dim // blocks + shared_dim) * (blocks if style.block_fan == "all" else 1)
         with torch.no_grad():
             for block in self.weight:
-                trunc_normal_(block.T, 1.0, style)
+                trunc_normal_(block.T, 1.0, style, fan_in)
+            if self.shared is not None:
+                trunc_normal_(self.shared, 1.0, style, fan_in)
 
-    def forward(self, x: Float[Tensor, "N I"]) -> Float[Tensor, "N O"]:
+    def forward(self, x: Float[Tensor, "N I"], shared: Float[Tensor, "N S"] | None = None) -> Float[Tensor, "N O"]:
         """Map each block of every row. Blocks are consecutive ranges of the axis."""
         blocks = x.unflatten(-1, (self.weight.shape[0], -1)).transpose(0, 1)
-        return torch.bmm(blocks, self.weight).transpose(0, 1).flatten(1) + self.bias
+        own = torch.bmm(blocks, self.weight).transpose(0, 1).flatten(1)
+        return own + (self.bias if self.shared is None else F.linear(shared, self.shared, self.bias))
 
 
 class DenseNormAct(nn.Sequential):
@@ -114,30 +129,50 @@ class MLP(nn.Sequential):
         self.out_dim = dims[-1] if out_dim is None else out_dim
 
 
-def trunc_normal_(weight: Tensor, scale: float = 1.0, style: NetStyle = DEFAULT_STYLE) -> None:
+def trunc_normal_(
+    weight: Tensor, scale: float = 1.0, style: NetStyle = DEFAULT_STYLE, fan_in: int | None = None
+) -> None:
     """Draw from a normal cut at two, with deviation ``scale / sqrt(fan_in)``, in place. ``weight`` is [out, in, ...].
 
-    The factor 0.8796 is the standard deviation of a unit normal cut at two. A matrix has the deviation of a style that
-    names one, unless it is to be zero.
+    ``fan_in`` counts more inputs than the weight has where others are added to what it makes of them. The factor 0.8796
+    is the standard deviation of a unit normal cut at two. A matrix has the deviation of a style that names one, unless
+    it is to be zero.
     """
     fixed = style.init_std if weight.ndim == 2 else None
-    std = (scale / math.sqrt(weight[0].numel()) if fixed is None else fixed) / 0.87962566
+    std = (scale / math.sqrt(fan_in or weight[0].numel()) if fixed is None else fixed) / 0.87962566
     if scale == 0:
         nn.init.zeros_(weight)
     else:
         nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)
 
 
-def init_linear_(layer: nn.Module, scale: float = 1.0, style: NetStyle = DEFAULT_STYLE) -> nn.Module:
+def init_linear_(
+    layer: nn.Module, scale: float = 1.0, style: NetStyle = DEFAULT_STYLE, fan_in: int | None = None
+) -> nn.Module:
     """Initialise a linear or convolutional layer with :func:`trunc_normal_` and a zero bias. Return it."""
     with torch.no_grad():
         if isinstance(layer, nn.ConvTranspose2d):  # its weight is [in, out, k, k], and stride^2 inputs overlap
             trunc_normal_(layer.weight.transpose(0, 1), scale * math.prod(layer.stride) ** 0.5, style)
         else:
-            trunc_normal_(layer.weight, scale, style)
+            trunc_normal_(layer.weight, scale, style, fan_in)
         if layer.bias is not None:
             nn.init.zeros_(layer.bias)
     return layer
+
+
+def tensors_of(module: nn.Module) -> list[list[nn.Parameter]]:
+    """Return parameters by the tensor of the published architecture that they are a part of: mostly one by one.
+
+    Modules that keep such a tensor in several parameters, which is faster, name these in ``one_tensor``.
+    """
+    found = {id(parameter): [parameter] for parameter in module.parameters()}
+    for part in module.modules():
+        for names in getattr(part, "one_tensor", ()):
+            owned = dict(part.named_parameters())
+            first, *others = [owned[name] for name in names if name in owned]
+            for other in others:
+                found[id(first)] += found.pop(id(other))
+    return list(found.values())
 
 
 def call_frozen(module: nn.Module, *args: Any) -> Any:

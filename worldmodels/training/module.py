@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,12 @@ from worldmodels.common.precision import wide
 from worldmodels.errors import UserError
 from worldmodels.model import WorldModel, merge_losses
 from worldmodels.nets.averages import moving_average
+from worldmodels.nets.layers import tensors_of
 from worldmodels.objectives.base import Context
 from worldmodels.training.losses import LossBalance
-from worldmodels.training.optim import warmed_up
+from worldmodels.training.optim import Tensors, warmed_up
 
-Clip = Callable[[Iterable[nn.Parameter]], None]
+Clip = Callable[[Tensors], None]
 
 
 class WorldModelModule(lightning.LightningModule):
@@ -64,6 +65,7 @@ class WorldModelModule(lightning.LightningModule):
         self.average = AveragedModel(
             nn.ModuleDict({"model": model, "planner": planner}), multi_avg_fn=moving_average(average)
         ).requires_grad_(False)
+        self.tensors = [*tensors_of(model), *tensors_of(planner), *tensors_of(balance)]
         self.step_losses: Callable[..., tuple[dict[str, Tensor], Rollout]] = self.losses  # until they are compiled
         self._batch: dict[str, Tensor] = {}
 
@@ -132,15 +134,17 @@ class WorldModelModule(lightning.LightningModule):
         self.log("grad/norm", before)
         self.log("grad/norm_after_clip", torch.nn.utils.get_total_norm([p.grad for p in parameters]))
 
-    def _clipped_together(self, parameters: list[nn.Parameter]) -> list[list[nn.Parameter]]:
-        """Split what shapes the latent, what only watches it, and the balance, into groups with a norm each.
+    def _clipped_together(self, parameters: list[nn.Parameter]) -> list[Tensors]:
+        """Split what shapes the latent, what only watches it, and the balance, into groups that are clipped apart.
 
         Else a probe's gradient would scale the steps of all others down.
         """
         parts = (*self.model.heads.values(), *self.model.objectives.values())
         group_of = {id(p): 1 for part in parts if not part.trains_latent for p in part.parameters()}
         group_of |= {id(p): 2 for p in self.balance.parameters()}
-        groups = ([p for p in parameters if group_of.get(id(p), 0) == group] for group in range(3))
+        learned = {id(p) for p in parameters}
+        tensors = [parts for parts in self.tensors if id(parts[0]) in learned]
+        groups = ([parts for parts in tensors if group_of.get(id(parts[0]), 0) == group] for group in range(3))
         return [group for group in groups if group]
 
     def on_train_start(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import torch
@@ -14,6 +14,10 @@ SMALLEST_NORM = 1e-3
 """Norm that weights count as having at least, so that those that begin at zero can move."""
 
 
+Tensors = Sequence[Sequence[nn.Parameter]]
+"""Parameters by the tensor that they are a part of (:func:`worldmodels.nets.layers.tensors_of`)."""
+
+
 class NormClip:
     """Scale all gradients down together where their total norm exceeds ``max_norm``."""
 
@@ -21,9 +25,9 @@ class NormClip:
     def __init__(self, max_norm: Annotated[float, MoreThan(0), "norm of all gradients together"]) -> None:
         self.max_norm = max_norm
 
-    def __call__(self, parameters: Iterable[nn.Parameter]) -> None:
+    def __call__(self, tensors: Tensors) -> None:
         """Clip all gradients in place."""
-        torch.nn.utils.clip_grad_norm_(parameters, self.max_norm)
+        torch.nn.utils.clip_grad_norm_([parameter for parts in tensors for parameter in parts], self.max_norm)
 
 
 class AdaptiveClip:
@@ -39,13 +43,21 @@ class AdaptiveClip:
         self.factor = factor
 
     @torch.no_grad()
-    def __call__(self, parameters: Iterable[nn.Parameter]) -> None:
+    def __call__(self, tensors: Tensors) -> None:
         """Clip each tensor's gradient in place."""
-        weights = list(parameters)
+        weights = [parameter for parts in tensors for parameter in parts]
         gradients = [weight.grad for weight in weights]
-        allowed = torch._foreach_maximum(torch._foreach_norm(weights), SMALLEST_NORM)
-        excess = torch._foreach_div(torch._foreach_norm(gradients), torch._foreach_mul(allowed, self.factor))
-        torch._foreach_div_(gradients, torch._foreach_maximum(excess, 1.0))
+        parts = torch.tensor([len(parts) for parts in tensors])
+        allowed = _joint_norms(weights, parts).clamp(min=SMALLEST_NORM)
+        shrink = (_joint_norms(gradients, parts) / (self.factor * allowed)).clamp(min=1.0)
+        torch._foreach_div_(gradients, list(shrink.repeat_interleave(parts.to(shrink.device)).unbind()))
+
+
+def _joint_norms(tensors: list[Tensor], parts: Tensor) -> Tensor:
+    """Return the norm of every ``parts[i]`` tensors in turn, as if they were one."""
+    squares = torch.stack(torch._foreach_norm(tensors)).square()
+    owner = torch.repeat_interleave(torch.arange(len(parts)), parts).to(squares.device)
+    return squares.new_zeros(len(parts)).index_add_(0, owner, squares).sqrt()
 
 
 class LaProp(torch.optim.Optimizer):
