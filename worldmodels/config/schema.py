@@ -39,6 +39,7 @@ class Evaluation:
     """How a finished run is scored."""
 
     episodes: Annotated[Count, "each with the deterministic and the stochastic planner"]
+    explore: Annotated[bool, "true: the score is the stochastic planner's"]
     seed: Annotated[Seed, "of the evaluation's own environments and generators"]
     max_steps: Annotated[Count, "decisions after which an episode that has not ended is cut, which is told"]
     context: Annotated[Count, "frames an open-loop clip is shown"]

@@ -67,7 +67,8 @@ def score(run: Run, episodes: int, seed: int) -> EpisodeBatch:
     """Write ``evaluation.json``, a video of the first episode and a plan. Return the stochastic episodes."""
     played = {explore: play_held_out(run, episodes, seed, explore) for explore in (False, True)}
     untrained = with_random_weights(run)
-    beside = {"untrained": statistics.fmean(play_held_out(untrained, episodes, seed, explore=False).returns)}
+    explore = run.cfg.evaluation.explore
+    beside = {"untrained": statistics.fmean(play_held_out(untrained, episodes, seed, explore).returns)}
     write_scores(run, run.path / "evaluation.json", played, seed, beside)
     if "pixels" in played[False].rows:
         write_video(run, played[False])
@@ -94,12 +95,18 @@ def score_on_simulator(run: Run, episodes: int, seed: int) -> None:
 def write_scores(
     run: Run, path: Path, played: dict[bool, EpisodeBatch], seed: int, beside: dict[str, float], model: str = "learned"
 ) -> None:
-    """Returns without and with exploration, beside what needs no learning and ``beside``: a file and a table."""
-    returns, episodes = played[False].returns, len(played[False].returns)
+    """Returns without and with exploration, beside what needs no learning and ``beside``: a file and a table.
+
+    The score is of those that ``evaluation.explore`` says.
+    """
+    scored = played[run.cfg.evaluation.explore]
+    returns, episodes = scored.returns, len(scored.returns)
     result = {
         "model": model,
         "return_mean": statistics.fmean(returns),
         "return_std": statistics.pstdev(returns),
+        "explore": run.cfg.evaluation.explore,
+        "return_deterministic_mean": statistics.fmean(played[False].returns),
         "return_stochastic_mean": statistics.fmean(played[True].returns),
         "episodes": episodes,
         "planner": run.cfg.choices.planner,
@@ -107,14 +114,15 @@ def write_scores(
         "seed": run.cfg.seed,
         "evaluation_seed": seed,
         "returns": returns,
+        "returns_deterministic": played[False].returns,
         "returns_stochastic": played[True].returns,
         "baselines": baselines(run, episodes, seed) | beside,
     }
-    successes, floor = played[False].successes(), result["baselines"]["random"]
+    successes, floor = scored.successes(), result["baselines"]["random"]
     if successes is not None:
         result["success_rate"], result["successes"] = statistics.fmean(successes), successes
-    if played[False].cut:
-        result["episodes_cut"], result["max_steps"] = played[False].cut, run.cfg.evaluation.max_steps
+    if scored.cut:
+        result["episodes_cut"], result["max_steps"] = scored.cut, run.cfg.evaluation.max_steps
     ceiling = result["baselines"].get("reference", floor)
     if ceiling > floor:  # D4RL's way: 0 is random, 100 the expert
         result["normalized_score"] = 100 * (result["return_mean"] - floor) / (ceiling - floor)

@@ -255,10 +255,9 @@ def record_baseline(
 def table(result: Mapping[str, Any]) -> str:
     """The result as people read it."""
     lines = [f"{'return':<22}{'mean':>9}{'std':>8}"]
-    lines.append(
-        f"{result['planner'] + ' (deterministic)':<22}{result['return_mean']:>9.1f}{result['return_std']:>8.1f}"
-    )
-    lines.append(f"{result['planner'] + ' (stochastic)':<22}{result['return_stochastic_mean']:>9.1f}")
+    scored, other = ("stochastic", "deterministic") if result["explore"] else ("deterministic", "stochastic")
+    lines.append(f"{result['planner'] + f' ({scored})':<22}{result['return_mean']:>9.1f}{result['return_std']:>8.1f}")
+    lines.append(f"{result['planner'] + f' ({other})':<22}{result[f'return_{other}_mean']:>9.1f}")
     if "success_rate" in result:
         lines.append(f"{'solved, of ' + str(result['episodes']):<22}{100 * result['success_rate']:>8.0f} %")
     if "normalized_score" in result:

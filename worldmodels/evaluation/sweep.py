@@ -52,10 +52,8 @@ def sweep(
     require_writable(Path(to))
     rows = []
     for value in tqdm(values, desc=over, unit="value"):
-        played = [
-            play_held_out(open_run(path, [*words, f"{over}={value}"]), episodes, seed, explore=False)
-            for path in trainings.paths
-        ]
+        opened = (open_run(path, [*words, f"{over}={value}"]) for path in trainings.paths)
+        played = [play_held_out(run, episodes, seed, run.cfg.evaluation.explore) for run in opened]
         solved = [batch.successes() for batch in played]
         rows.append(
             {
