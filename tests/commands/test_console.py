@@ -30,9 +30,9 @@ from worldmodels.evaluation.report import evaluate_finished_run
 from worldmodels.runs.edit import override, require_learned
 from worldmodels.runs.folders import AVERAGE, read_checkpoint, read_config, save_config, versions
 from worldmodels.runs.loading import load_run
+from worldmodels.training.datasets import rows_kept
 from worldmodels.training.logs import MetricsCsv
 from worldmodels.training.run import planner_config, resumed_config
-from worldmodels.training.setup import rows_kept
 
 # Words on the command line -------------------------------------------------------------------------------------------
 

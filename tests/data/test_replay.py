@@ -112,7 +112,7 @@ def test_an_episode_is_read_from_a_row_on_as_far_as_it_goes(tmp_path, rows):
 @pytest.mark.parametrize("ahead", [2, 1024])
 def test_a_later_row_is_drawn_from_the_rest_of_the_episode(tmp_path, monkeypatch, rows, ahead):
     """Each of those behind a window alike, on a ring that has wrapped too; none is told of where it ends there."""
-    monkeypatch.setattr("worldmodels.data.replay.LOOK_AHEAD", ahead)
+    monkeypatch.setattr("worldmodels.data.windows.LOOK_AHEAD", ahead)
     replay = fill(make(tmp_path), rows)
     batch = replay.sample(3000, 3, later=True)
     assert batch["later_state"].shape == (3000, 1, 4)

@@ -196,7 +196,7 @@ def test_what_cannot_be_built_is_said_at_once():
 
 
 def test_more_workers_than_memory_has_room_for_are_refused(monkeypatch):
-    monkeypatch.setattr("worldmodels.envs.vector.psutil.virtual_memory", lambda: SimpleNamespace(available=2**20))
+    monkeypatch.setattr("worldmodels.envs.probe.psutil.virtual_memory", lambda: SimpleNamespace(available=2**20))
     with pytest.raises(UserError, match=r"num_envs=3 processes of Counter take at least .* lower num_envs"):
         VectorEnv({"_target_": "worldmodels.envs.toy.Counter"}, 3, seed=0)
 
@@ -315,7 +315,7 @@ def test_successes_and_rewards_of_gymnasium_reach_the_rows():
 def test_workers_never_import_torch():
     code = (
         "import sys\n"
-        "import worldmodels.envs.stream, worldmodels.envs.dmc, worldmodels.envs.gym, worldmodels.envs.toy\n"
+        "import worldmodels.envs.probe, worldmodels.envs.dmc, worldmodels.envs.gym, worldmodels.envs.toy\n"
         "assert 'torch' not in sys.modules and 'mujoco' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -16,15 +16,9 @@ from planners.gradient import Gradient
 from planners.learning.learner import require_gradients
 from worldmodels.agent import Agent
 from worldmodels.errors import UserError
-from worldmodels.evaluation.comparison import (
-    Entry,
-    compared,
-    harder_searches,
-    open_run_or_reason,
-    references,
-    words_of,
-)
+from worldmodels.evaluation.comparison import compared
 from worldmodels.evaluation.comparison_report import BOUND, SIMULATOR, draw, label, table
+from worldmodels.evaluation.comparison_rows import Entry, harder_searches, open_run_or_reason, references, words_of
 from worldmodels.evaluation.model_metrics import balanced_error, correlate, relative_error
 from worldmodels.evaluation.report import windows
 from worldmodels.evaluation.rollout import EpisodeBatch
@@ -202,8 +196,8 @@ def test_there_is_an_upper_bound_whatever_was_asked_for(finished_run, monkeypatc
         require_gradients("none" if isinstance(planner, Gradient) else "exact", False, "planner=mppi")
         return played
 
-    monkeypatch.setattr("worldmodels.evaluation.comparison.evaluate_oracle", oracle)
-    monkeypatch.setattr("worldmodels.evaluation.comparison.play_baseline", lambda *_: [1.0, 1.0])
+    monkeypatch.setattr("worldmodels.evaluation.comparison_rows.evaluate_oracle", oracle)
+    monkeypatch.setattr("worldmodels.evaluation.comparison_rows.play_baseline", lambda *_: [1.0, 1.0])
     trainings = by_configuration([str(finished_run)])
     for planners, expected in {
         ("gradient",): [("gradient", None), ("mppi", [3.0, 4.0])],

@@ -15,9 +15,10 @@ from worldmodels.config import load_config
 from worldmodels.envs import make
 from worldmodels.envs.vector import VectorEnv
 from worldmodels.errors import UserError
-from worldmodels.evaluation import oracle as simulation
-from worldmodels.evaluation.oracle import NOTHING, SNAPSHOT, Oracle, OracleAgent, Simulators, pack, unpack
+from worldmodels.evaluation import simulators as simulation
+from worldmodels.evaluation.oracle import SNAPSHOT, Oracle, OracleAgent, pack, unpack
 from worldmodels.evaluation.rollout import evaluate_oracle
+from worldmodels.evaluation.simulators import NOTHING, Simulators
 from worldmodels.factory import build_model, build_planner
 
 ENVS = {

@@ -44,15 +44,12 @@ from torchrl.data import ReplayBuffer
 
 from worldmodels.common.columns import LATER_PREFIX, LATER_ROWS, MEMORY_PREFIX, PLACE, observed
 from worldmodels.common.files import GIB
-from worldmodels.data.storage import MappedStorage, ReplayLayout, Spec, create, map_files
+from worldmodels.data.storage import MappedStorage, ReplayLayout, Spec, map_files, open_or_create, plan
 from worldmodels.data.undo import UndoLog
-from worldmodels.data.windows import WindowSampler, episode_spans
+from worldmodels.data.windows import WindowSampler, episode_spans, newest_starts, rows_left
 from worldmodels.errors import UserError
 
 log = logging.getLogger(__name__)
-
-LOOK_AHEAD = 1024
-"""Rows in which the end of an episode is looked for at a time."""
 
 
 class Replay:
@@ -84,10 +81,7 @@ class Replay:
         seed: int = 0,
     ):
         self.directory = Path(directory)
-        self.layout = plan(spec, num_envs, capacity)
-        if not (self.directory / "replay.json").exists():
-            create(self.directory, self.layout, limit_gib)
-        self._adopt(ReplayLayout.load(self.directory / "replay.json"))
+        self.layout = open_or_create(self.directory, plan(spec, num_envs, capacity), limit_gib)
         columns, self._ledger = map_files(self.directory, self.layout)
         self._is_first, self._reward = columns["is_first"], columns["reward"]
         self._sampler = WindowSampler(self._ledger, num_envs, None if cross_resets else self._is_first)
@@ -179,21 +173,13 @@ class Replay:
 
     def _later(self, number: Int64[Tensor, " B"], env: Int64[Tensor, " B"]) -> dict[str, Shaped[Tensor, "B 1 ..."]]:
         """One row each, drawn from those behind the rows of these numbers in their episodes."""
-        left = torch.tensor([self._rows_left(*row) for row in zip(number.tolist(), env.tolist(), strict=True)])
+        runs, ends = self._ledger.runs(), zip(number.tolist(), env.tolist(), strict=True)
+        left = torch.tensor([rows_left(runs, self._is_first, *end) for end in ends])
         share = torch.rand(len(left), generator=self._generator)
         chosen = number + (1 + (share * left).long()).clamp(max=left)
         rows = self._buffer.storage.get((chosen % self.layout.steps, env))
         seen = {LATER_PREFIX + key: rows[key][:, None] for key in observed(rows.keys())}
         return seen | {LATER_ROWS: left[:, None]}
-
-    def _rows_left(self, number: int, env: int) -> int:
-        """Rows of an environment behind row ``number`` that belong to its episode."""
-        end = next(end for first, end in self._ledger.runs() if first <= number < end)
-        for begin in range(number + 1, end, LOOK_AHEAD):
-            place = torch.arange(begin, min(end, begin + LOOK_AHEAD)) % self.layout.steps
-            if len(found := self._is_first[place, env].nonzero()):
-                return begin + int(found[0]) - number - 1
-        return end - number - 1
 
     def all_windows(self, length: int) -> dict[str, Shaped[Tensor, "W L ..."]]:
         """Return copies of all windows of ``length`` consecutive rows, each once.
@@ -243,13 +229,11 @@ class Replay:
 
     def newest_episodes(self, count: int, rows: int) -> dict[str, Shaped[Tensor, "N rows ..."]] | None:
         """Copies of the first ``rows`` rows of the newest episodes, at most ``count``, that have as many. Else None."""
-        first, env, length = episode_spans(self._ledger.runs(), self.layout.num_envs, self._is_first)
-        whole = (length >= rows) & self._is_first[first % self.layout.steps, env]
-        newest = first[whole].argsort()[-count:]
-        if not len(newest):
+        first, env = newest_starts(self._ledger.runs(), self._is_first, count, rows)
+        if not len(first):
             return None
-        place = (first[whole][newest][:, None] + torch.arange(rows)) % self.layout.steps
-        found = self._buffer.storage.get((place.flatten(), env[whole][newest].repeat_interleave(rows)))
+        place = (first[:, None] + torch.arange(rows)) % self.layout.steps
+        found = self._buffer.storage.get((place.flatten(), env.repeat_interleave(rows)))
         return {key: value.unflatten(0, (-1, rows)) for key, value in found.items()}
 
     def can_sample(self, length: int) -> bool:
@@ -300,19 +284,6 @@ class Replay:
                 "replay: %d of the checkpoint's %d rows have been lost or overwritten since", lost, state["rows"]
             )
 
-    def _adopt(self, found: ReplayLayout) -> None:
-        if found.spec != self.layout.spec or found.num_envs != self.layout.num_envs:
-            wrong = sorted(
-                k for k in found.spec.keys() | self.layout.spec.keys() if found.spec.get(k) != self.layout.spec.get(k)
-            )
-            raise UserError(
-                f"{self.directory} holds a replay of {found.num_envs} environments with other columns than asked for "
-                f"({self.layout.num_envs} environments; different: {', '.join(wrong) or 'none'}): use another folder."
-            )
-        if found.steps != self.layout.steps:
-            log.warning("replay: keeps the %d rows it was made with", found.steps * found.num_envs)
-        self.layout = found
-
     def _place_cursor(self) -> None:
         count = self._ledger.count
         self._buffer.writer.load_state_dict({"_cursor": count % self.layout.steps, "_write_count": count})
@@ -324,14 +295,3 @@ class Replay:
                 f"{key} must be {dtype} {(self.layout.num_envs, *shape)}, not {value.dtype} {tuple(value.shape)}"
             )
         return value
-
-
-def plan(spec: Spec, num_envs: int, capacity: int) -> ReplayLayout:
-    """The layout of a replay of at least ``capacity`` rows in all."""
-    if "is_first" not in spec:
-        raise ValueError("a replay needs the key 'is_first'")
-    if capacity < 1:
-        raise UserError(f"`data.capacity={capacity}` keeps no rows: give at least 1.")
-    return ReplayLayout(
-        {key: (tuple(shape), dtype) for key, (shape, dtype) in spec.items()}, num_envs, -(-capacity // num_envs)
-    )

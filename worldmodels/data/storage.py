@@ -75,6 +75,17 @@ class ReplayLayout:
             ) from error
 
 
+def plan(spec: Spec, num_envs: int, capacity: int) -> ReplayLayout:
+    """The layout of a replay of at least ``capacity`` rows in all."""
+    if "is_first" not in spec:
+        raise ValueError("a replay needs the key 'is_first'")
+    if capacity < 1:
+        raise UserError(f"`data.capacity={capacity}` keeps no rows: give at least 1.")
+    return ReplayLayout(
+        {key: (tuple(shape), dtype) for key, (shape, dtype) in spec.items()}, num_envs, -(-capacity // num_envs)
+    )
+
+
 class Ledger:
     """Which rows of the ring are valid, in five numbers on disk that outlive a killed process.
 
@@ -208,6 +219,25 @@ def create(directory: Path, layout: ReplayLayout, limit_gib: int | float) -> Non
         else:
             mend = f"cannot be made for ({error.strerror}): choose a folder that you may write"
         raise UserError(f"{what}, which {directory} {mend}.") from error
+
+
+def open_or_create(directory: Path, layout: ReplayLayout, limit_gib: int | float) -> ReplayLayout:
+    """Return the layout of a replay folder, which is made if it is missing or empty, and else keeps its capacity.
+
+    Raise ``UserError`` as :func:`create` does, and for a replay of other columns or environments.
+    """
+    if not (directory / "replay.json").exists():
+        create(directory, layout, limit_gib)
+    found = ReplayLayout.load(directory / "replay.json")
+    if found.spec != layout.spec or found.num_envs != layout.num_envs:
+        wrong = sorted(k for k in found.spec.keys() | layout.spec.keys() if found.spec.get(k) != layout.spec.get(k))
+        raise UserError(
+            f"{directory} holds a replay of {found.num_envs} environments with other columns than asked for "
+            f"({layout.num_envs} environments; different: {', '.join(wrong) or 'none'}): use another folder."
+        )
+    if found.steps != layout.steps:
+        log.warning("replay: keeps the %d rows it was made with", found.steps * found.num_envs)
+    return found
 
 
 def clear_unfinished(folder: Path) -> None:

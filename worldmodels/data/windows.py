@@ -1,4 +1,7 @@
-"""Starts of training windows: uniform over every valid start, across resets or within one episode."""
+"""Where windows and episodes lie among the rows. Windows are drawn uniformly over every valid start.
+
+They run across resets or stay within one episode.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,9 @@ from torchrl.data.replay_buffers import Sampler, Storage
 
 from worldmodels.data.storage import Ledger
 from worldmodels.errors import UserError
+
+LOOK_AHEAD = 1024
+"""Rows in which the end of an episode is looked for at a time."""
 
 
 def episode_spans(
@@ -36,6 +42,28 @@ def episode_spans(
         lengths.append(stop - offset)
     empty = torch.zeros(0, dtype=torch.int64)
     return torch.cat([empty, *firsts]), torch.cat([empty, *envs]), torch.cat([empty, *lengths])
+
+
+def rows_left(runs: list[tuple[int, int]], is_first: Bool[Tensor, "S E"], number: int, env: int) -> int:
+    """Rows of an environment behind row ``number`` that belong to its episode."""
+    steps = is_first.shape[0]
+    end = next(end for first, end in runs if first <= number < end)
+    for begin in range(number + 1, end, LOOK_AHEAD):
+        place = torch.arange(begin, min(end, begin + LOOK_AHEAD)) % steps
+        if len(found := is_first[place, env].nonzero()):
+            return begin + int(found[0]) - number - 1
+    return end - number - 1
+
+
+def newest_starts(
+    runs: list[tuple[int, int]], is_first: Bool[Tensor, "S E"], count: int, rows: int
+) -> tuple[Int64[Tensor, " N"], Int64[Tensor, " N"]]:
+    """(first row number, environment) of the newest episodes, at most ``count``, whose first ``rows`` rows are kept."""
+    steps, num_envs = is_first.shape
+    first, env, length = episode_spans(runs, num_envs, is_first)
+    whole = (length >= rows) & is_first[first % steps, env]
+    newest = first[whole].argsort()[-count:]
+    return first[whole][newest], env[whole][newest]
 
 
 class WindowSampler(Sampler):

@@ -6,10 +6,11 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
+from multiprocessing import resource_tracker
+from multiprocessing.connection import wait
 from typing import Any
 
 import gymnasium
@@ -18,21 +19,11 @@ import psutil
 from gymnasium import spaces
 
 from worldmodels.envs import describe, make, rendering
-from worldmodels.envs.base import as_reward, check_spaces, frame_rate, require_finite
+from worldmodels.envs.base import as_reward, frame_rate, require_finite
 from worldmodels.envs.successes import UNKNOWN, success_of
 from worldmodels.errors import UserError, reason
 
 Spaces = tuple[spaces.Space, spaces.Space]
-
-
-@dataclass(frozen=True)
-class Probed:
-    """What building an environment once told: its spaces, its memory in bytes, and what it has to say of itself."""
-
-    spaces: Spaces
-    size: int
-    notes: list[str]
-    frames_per_step: int
 
 
 def enter_worker(env: Mapping[str, Any]) -> None:
@@ -61,6 +52,17 @@ def _die_with(sentinel: int) -> None:
     os._exit(1)
 
 
+@contextmanager
+def without_interrupts() -> Iterator[None]:
+    """Start processes with Ctrl-C blocked, which they inherit: one in their first second would print a traceback."""
+    resource_tracker.ensure_running()  # its own start would unblock the signal again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def kill(pid: int, itself: bool = True) -> None:
     """Kill a process with all those that it started. Not terminate: a stopped process never sees SIGTERM."""
     try:
@@ -76,23 +78,6 @@ def kill(pid: int, itself: bool = True) -> None:
 def explain(error: BaseException) -> str:
     """An exception in one line: its message, and for anything but a :class:`UserError` its type and where it arose."""
     return str(error) if isinstance(error, UserError) else f"{reason(error, placed=True)}."
-
-
-def probe_spaces(env: Mapping[str, Any], seed: int, connection: Connection) -> None:
-    """Build an environment once in a process of its own. Send its spaces and its memory, or why it cannot be built."""
-    enter_worker(env)
-    try:
-        built = make(env, seed)
-        check_spaces(describe(env), built.observation_space, built.action_space)
-        found = built.observation_space, built.action_space
-        size, inner = psutil.Process().memory_full_info().uss, getattr(built, "unwrapped", built)
-        notes, frames = getattr(inner, "notes", []), getattr(inner, "frames_per_step", 1)
-        connection.send(Probed(found, size, list(notes), int(frames)))
-        built.close()
-    except UserError as error:
-        connection.send(error)
-    except BaseException as error:  # sys.exit() too
-        connection.send(UserError(explain(error)))
 
 
 @dataclass(frozen=True)

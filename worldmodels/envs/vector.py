@@ -9,16 +9,13 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
-import signal
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from typing import Annotated, Any
 
 import numpy as np
-import psutil
 import torch
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 from gymnasium.vector.async_vector_env import AsyncState
@@ -30,7 +27,8 @@ from worldmodels.common.seeds import HELD_OUT, derive_seed
 from worldmodels.common.terminal import tell_once
 from worldmodels.envs import describe
 from worldmodels.envs.base import kind_of
-from worldmodels.envs.stream import Probed, StreamFactory, kill, probe_spaces
+from worldmodels.envs.probe import probe, require_memory
+from worldmodels.envs.stream import StreamFactory, kill, without_interrupts
 from worldmodels.errors import UserError, sentence
 from worldmodels.nets.choices import indices, likeliest, sizes_of
 
@@ -64,7 +62,8 @@ class VectorEnv:
         self.name, self.num_envs, self.timeout = describe(env), num_envs, timeout
         self._failure: UserError | None = None
         self._envs: AsyncVectorEnv | None = None
-        probed = self._probe(env, seed)
+        probed = probe(env, seed, max(timeout, START_SECONDS))
+        require_memory(self.name, num_envs, probed.size)
         for note in probed.notes:
             tell_once(log, note)
         self.frames_per_decision = probed.frames_per_step * int(env.get("action_repeat", 1))
@@ -80,7 +79,7 @@ class VectorEnv:
         }
 
     def _start(self) -> None:
-        with _without_interrupts(), self._naming_the_culprit():
+        with without_interrupts(), self._naming_the_culprit():
             self._envs = AsyncVectorEnv(
                 self._factories, shared_memory=True, copy=False, context="spawn", autoreset_mode=AutoresetMode.DISABLED
             )
@@ -255,55 +254,10 @@ class VectorEnv:
         who = ", ".join(self._worker(index) for index in hanging) or f"worker ({self.name})"
         return f"environment {who} did not answer within {seconds:g} s; raise step_timeout if it is only slow"
 
-    def _probe(self, env: dict[str, Any], seed: int) -> Probed:
-        """What a process says that builds one environment, so that the parent loads no simulator."""
-        context = multiprocessing.get_context("spawn")
-        receiver, sender = context.Pipe(duplex=False)
-        process = context.Process(target=probe_spaces, args=(env, seed, sender), daemon=True)
-        with _without_interrupts():
-            process.start()
-        sender.close()
-        try:
-            if not receiver.poll(max(self.timeout, START_SECONDS)):
-                raise UserError(f"{self.name} could not be built within {START_SECONDS:g} s; run scripts/doctor.py.")
-            answer = receiver.recv()
-        except EOFError:
-            process.join(1)
-            raise UserError(
-                f"The process that builds {self.name} died with exit code {process.exitcode}; run scripts/doctor.py."
-            ) from None
-        finally:
-            kill(process.pid)
-            process.join()
-        if isinstance(answer, UserError):
-            raise answer
-        self._require_memory(answer.size)
-        return answer
-
-    def _require_memory(self, size: int) -> None:
-        """Refuse more workers of ``size`` bytes each, before they step or draw anything, than memory has room for."""
-        needed, free = self.num_envs * size, psutil.virtual_memory().available
-        if needed > free:
-            raise UserError(
-                f"num_envs={self.num_envs} processes of {self.name} take at least {needed / 2**30:.1f} GiB and "
-                f"{free / 2**30:.1f} GiB of memory are free: lower num_envs."
-            )
-
 
 def held_out_envs(env: Mapping[str, Any], num_envs: int, seed: int, lot: int = 0) -> VectorEnv:
     """Return environments on seeds that no training plays. Each ``lot`` of one seed has its own."""
     return VectorEnv(env, num_envs, derive_seed(seed, HELD_OUT + lot), env["step_timeout"])
-
-
-@contextmanager
-def _without_interrupts() -> Iterator[None]:
-    """Start processes with Ctrl-C blocked, which they inherit: one in their first second would print a traceback."""
-    resource_tracker.ensure_running()  # its own start would unblock the signal again
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _kill(envs: AsyncVectorEnv) -> None:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import logging
-import statistics
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,39 +14,28 @@ from torch import Tensor
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from planners.base import Planner
-from planners.guided import Guided
-from planners.search.shooting import SamplingPlanner
-from worldmodels.common import precision
 from worldmodels.common.files import Report, require_writable
 from worldmodels.errors import UserError, near_match
 from worldmodels.evaluation.baselines import baseline_policies
 from worldmodels.evaluation.comparison_report import BOUND, SIMULATOR, draw, label, table
+from worldmodels.evaluation.comparison_rows import (
+    Entry,
+    Row,
+    learned_row,
+    open_run_or_reason,
+    references,
+    row_of,
+    simulated_row_of,
+)
 from worldmodels.evaluation.model_metrics import common_episodes, mixed_actions, prediction_errors, ranking
-from worldmodels.evaluation.report import play_held_out
-from worldmodels.evaluation.rollout import EpisodeBatch, concat, evaluate_oracle, is_guided_search, play_baseline
+from worldmodels.evaluation.rollout import EpisodeBatch, concat
 from worldmodels.evaluation.scores import Scores, best_reached, described, difference, share
 from worldmodels.runs.edit import world_of
-from worldmodels.runs.folders import NotLearned, read_config
+from worldmodels.runs.folders import read_config
 from worldmodels.runs.loading import Run, open_run
 from worldmodels.runs.seeds import Trainings, by_configuration
 
 log = logging.getLogger(__name__)
-
-LONGER = (2, 4)
-"""Factors of ``plan_horizon`` in the searches for the bound."""
-BROADER = 8
-"""Factor of ``num_samples`` in the search for the bound that is broader."""
-
-Row = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One planner on one model (None: no model), as words."""
-
-    model: str | None
-    planner: str
 
 
 def compare(
@@ -82,20 +68,14 @@ def compare(
     planners = planners or list(dict.fromkeys(read_config(Path(path)).choices.planner for path in runs))
     rows_of = by_configuration(runs)
     grid = [(trainings, planner) for trainings in rows_of for planner in planners]
-    for trainings, planner in grid:  # a mistake in the last one belongs before the first is played
-        for path in trainings.paths:
-            open_run_or_reason(Entry(path, planner))
-    models = {path: open_run(path, []) for path in runs}
+    models = open_all(runs, grid)
     if against is not None:
         require_row(against, possible_names(grid, models[runs[0]], simulator))
     require_writable(Path(to))
     with logging_redirect_tqdm():
         rows = [learned_row(*entry, episodes, seed) for entry in tqdm(grid, desc="planners x models", unit="entry")]
         rows += references(rows_of, planners, episodes, seed, simulator, bound)
-    recorded, quality = common_episodes(list(models.values()), seed), {}
-    held_out, actions = concat(recorded), mixed_actions(recorded)
-    for path, run in tqdm(models.items(), desc="models", unit="model"):
-        quality[path] = score_model(run, held_out, actions, seed, simulator)
+    quality = score_models(models, seed, simulator)
     told = compared(rows, against)
     ratios = [
         {"model": row["model"], "planner": row["planner"], **row["of_simulator"]}
@@ -135,6 +115,14 @@ def require_same_world(env: DictConfig, first: DictConfig, path: str, first_path
     )
 
 
+def open_all(runs: Sequence[str], grid: Sequence[tuple[Trainings, str]]) -> dict[str, Run]:
+    """Open every model, after every entry: a mistake in the last one belongs before the first is played."""
+    for trainings, planner in grid:
+        for path in trainings.paths:
+            open_run_or_reason(Entry(path, planner))
+    return {path: open_run(path, []) for path in runs}
+
+
 def possible_names(grid: Sequence[tuple[Trainings, str]], run: Run, simulator: bool) -> list[str]:
     """List the names of rows that others can be told against."""
     rows = [row_of(trainings, planner) for trainings, planner in grid]
@@ -152,123 +140,14 @@ def require_row(name: str, known: Sequence[str]) -> None:
         raise UserError(f"against={name} is no row of this comparison, such as {known[0]!r}.{near_match(name, known)}")
 
 
-def words_of(planner: str) -> list[str]:
-    """``tdmpc mpc=false`` as words of a configuration."""
-    name, *options = planner.split()
-    return [f"planner={name}"] + [f"planner.{option}" for option in options]
-
-
-def row_of(trainings: Trainings, planner: str) -> Row:
-    """Begin a row: a planner on the models of some trainings."""
-    row = {"model": trainings.paths[0], "planner": planner, "name": trainings.name}
-    return row | {"runs": trainings.paths, "seeds": trainings.seeds}
-
-
-def simulated_row_of(trainings: Trainings, planner: str, learned: bool) -> Row:
-    """Begin a row of a search on the simulator. It belongs to trainings where these guide it."""
-    row = row_of(trainings, planner) | {"model": SIMULATOR}
-    return row if learned else row | {"runs": [], "seeds": None}
-
-
-def learned_row(trainings: Trainings, planner: str, episodes: int, seed: int) -> Row:
-    """Return a planner's scores on the models of some trainings, or why one has none."""
-    row = row_of(trainings, planner)
-    return played(row, [partial(play_learned, path, planner, episodes, seed) for path in trainings.paths])
-
-
-def play_learned(path: str, planner: str, episodes: int, seed: int) -> tuple[EpisodeBatch, int]:
-    """Return episodes of a planner on a run's model, and the frames of its training."""
-    run = open_run(path, words_of(planner))
-    return play_held_out(run, episodes, seed, explore=False), run.frames
-
-
-def played(row: Row, trainings: Sequence[Callable[[], tuple[EpisodeBatch, int]]]) -> Row:
-    """Play a row, one training after another. A reason takes the returns' place where one cannot be played."""
-    try:
-        batches = [play() for play in trainings]
-    except UserError as error:  # no such learned parts, no gradient, an environment that cannot be put back
-        log.warning("%s is left out: %s", label(row), error)
-        return row | {"returns": None, "reason": str(error)}
-    scores = np.asarray([batch.returns for batch, _ in batches])
-    log.info("%s: %.1f ± %.1f", label(row), scores.mean(), np.sqrt(scores.var(1).mean()))
-    row = row | described(scores, row["seeds"])
-    if row["seeds"] is not None:
-        row["frames"] = [frames for _, frames in batches]
-    solved = [batch.successes() for batch, _ in batches]
-    if None in solved:
-        return row
-    return row | {"success_rate": statistics.fmean(statistics.fmean(each) for each in solved)}
-
-
-def open_run_or_reason(entry: Entry) -> Run | str:
-    """The run with that planner, or why it cannot have it."""
-    try:
-        return open_run(entry.model, words_of(entry.planner))
-    except NotLearned as error:
-        return str(error)
-
-
-def references(
-    rows_of: Sequence[Trainings], planners: list[str], episodes: int, seed: int, simulator: bool, bound: bool
-) -> list[Row]:
-    """Play what searches on the simulator: planners that can, or else mppi. Then play what looks at nothing."""
-    rows: list[Row] = []
-    if simulator:
-        rows = simulator_rows(rows_of, planners, episodes, seed)
-        if "mppi" not in planners and not any(row["returns"] for row in rows):
-            rows += simulator_rows(rows_of, ["mppi"], episodes, seed)
-    if bound:
-        searches = [row["planner"] for row in rows if row["returns"]]
-        harder = [more for planner in dict.fromkeys(searches) for more in harder_searches(rows_of[0].paths[0], planner)]
-        rows += simulator_rows(rows_of, harder, episodes, seed)
-    run = open_run(rows_of[0].paths[0], [])
-    for name, blind in baseline_policies(run).items():
-        returns = play_baseline(run.cfg.env, blind, episodes, seed, run.cfg.evaluation.max_steps)
-        rows.append({"model": None, "planner": name, "runs": [], **described(np.asarray([returns]), None)})
-    return rows
-
-
-def simulator_rows(rows_of: Sequence[Trainings], planners: Sequence[str], episodes: int, seed: int) -> list[Row]:
-    """Play planners that search on the simulator: once, or where something learned guides them, for each training."""
-    rows: list[Row] = []
-    for planner in tqdm(planners, desc="on the simulator", unit="planner"):
-        for trainings in rows_of:
-            try:
-                opened = open_run_or_reason(Entry(trainings.paths[0], planner))
-            except UserError as error:  # a plan longer than the model can imagine
-                log.warning("%s on the simulator is left out: %s", planner, error)
-                continue
-            if isinstance(opened, str) or not opened.planner.imagination_size.rows:
-                continue
-            learned = bool(list(opened.planner.parameters()))
-            if learned and not is_guided_search(opened.planner):
-                continue
-            row = simulated_row_of(trainings, planner, learned)
-            paths = trainings.paths if learned else trainings.paths[:1]
-            rows.append(played(row, [partial(play_simulated, path, planner, episodes, seed) for path in paths]))
-            if not learned:  # nothing of a run is in it
-                break
-    return rows
-
-
-def play_simulated(path: str, planner: str, episodes: int, seed: int) -> tuple[EpisodeBatch, int]:
-    """Return episodes of a run's planner on the simulator, and the frames of what guides it."""
-    run = open_run(path, words_of(planner))
-    amp = precision.context(run.cfg.trainer.precision, run.model.device)
-    max_steps = run.cfg.evaluation.max_steps
-    return evaluate_oracle(run.cfg.env, run.planner, episodes, seed, False, run.model, amp, max_steps), run.frames
-
-
-def harder_searches(path: str, planner: str) -> list[str]:
-    """Return a planner as words with longer plans, and with more candidates. None of one that tries no sequences."""
-    opened = open_run_or_reason(Entry(path, planner))
-    searching: Planner | str = opened if isinstance(opened, str) else opened.planner
-    inner = searching.search if isinstance(searching, Guided) else searching
-    if not isinstance(inner, SamplingPlanner):
-        return []
-    place = "search." if isinstance(searching, Guided) else ""
-    longer = [f"{planner} {place}plan_horizon={factor * inner.plan_horizon}" for factor in LONGER]
-    return [*longer, f"{planner} {place}num_samples={BROADER * inner.settings.num_samples}"]
+def score_models(models: Mapping[str, Run], seed: int, simulator: bool) -> dict[str, Any]:
+    """Score models, by the paths of their runs, on the same episodes and invented actions."""
+    recorded = common_episodes(list(models.values()), seed)
+    held_out, actions = concat(recorded), mixed_actions(recorded)
+    return {
+        path: score_model(run, held_out, actions, seed, simulator)
+        for path, run in tqdm(models.items(), desc="models", unit="model")
+    }
 
 
 def score_model(

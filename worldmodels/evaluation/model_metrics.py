@@ -20,9 +20,10 @@ from worldmodels.common.columns import cameras
 from worldmodels.common.frames import last_frame
 from worldmodels.common.randomness import own_randomness
 from worldmodels.envs.vector import VectorEnv, held_out_envs
-from worldmodels.evaluation.oracle import Oracle, OracleAgent, Simulators
+from worldmodels.evaluation.oracle import Oracle, OracleAgent
 from worldmodels.evaluation.report import play_held_out, windows
 from worldmodels.evaluation.rollout import EpisodeBatch, record_baseline
+from worldmodels.evaluation.simulators import Simulators
 from worldmodels.factory import build_planner
 from worldmodels.nets.encoders import pixels_to_float
 from worldmodels.runs.loading import Run

@@ -24,7 +24,8 @@ from worldmodels.envs.options import Baselines, read
 from worldmodels.envs.successes import UNKNOWN
 from worldmodels.envs.vector import VectorEnv, held_out_envs
 from worldmodels.errors import UserError
-from worldmodels.evaluation.oracle import Oracle, OracleAgent, Simulators
+from worldmodels.evaluation.oracle import Oracle, OracleAgent
+from worldmodels.evaluation.simulators import Simulators
 from worldmodels.model import WorldModel
 from worldmodels.runs.loading import require_same_spaces
 

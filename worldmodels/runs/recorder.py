@@ -21,8 +21,8 @@ from worldmodels.config import load_config
 from worldmodels.data.card import write_card
 from worldmodels.data.collect import Collector, row_spec
 from worldmodels.data.model_free import ModelFreeAgent, StateAgent
-from worldmodels.data.replay import Replay, plan
-from worldmodels.data.storage import create
+from worldmodels.data.replay import Replay
+from worldmodels.data.storage import create, plan
 from worldmodels.envs import describe
 from worldmodels.envs.options import Baselines, keys_of
 from worldmodels.envs.vector import VectorEnv
