@@ -294,8 +294,7 @@ class TrajectoryModel(nn.Module):
 
     def _mask(self, given: Bool[Tensor, "N L"]) -> Bool[Tensor, "N L D"]:
         """True where a number is given: latents are, actions never."""
-        latent = torch.arange(self.size, device=given.device) < self.feat_dim
-        return given[..., None] & latent
+        return given[..., None] & (torch.arange(self.size, device=given.device) < self.feat_dim)
 
     def _with_given(self, x: Tensor, fixed: Tensor, given: Tensor) -> Tensor:
         return torch.where(self._mask(given), fixed, x)

@@ -112,11 +112,16 @@ def test_unknown_gymnasium_ids_are_refused_with_the_near_match(said, tmp_path):
     assert_matches(said.refusal("train", *words), "Pendulm-v1.*Pendulum")
 
 
-def test_the_published_protocol_is_one_word():
-    cfg = load_config(["experiment=published"])
-    assert (cfg.choices.optimizer, cfg.choices.latent) == ("laprop", "categorical")
-    assert (cfg.env["size"], cfg.env.action_repeat, cfg.env.render.quality, cfg.env.num_envs) == (64, 2, "full", 1)
+@pytest.mark.parametrize(
+    ("words", "played"),
+    [((), (16, 1, 2048, 256)), (("protocol=code",), (16, 1, 2048, 256)), (("protocol=scores",), (8, 2, 3072, 512))],
+)
+def test_the_published_protocol_is_one_word(words, played):
+    cfg = load_config(["experiment=dreamerv3", *words])
+    assert (cfg.choices.optimizer, cfg.choices.latent, cfg.choices.encoder) == ("laprop", "categorical", "pooled")
+    assert (cfg.env["size"], cfg.env.render.quality, cfg.evaluation.explore) == (64, "full", True)
     assert (cfg.data.batch_size, cfg.data.length, cfg.objective.reconstruction.loss_scales.pixels) == (16, 64, 1.0)
+    assert (cfg.env.num_envs, cfg.env.action_repeat, cfg.prefill, cfg.train_ratio) == played
 
 
 @pytest.mark.process

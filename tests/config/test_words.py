@@ -80,7 +80,7 @@ def test_groups_within_groups_follow_by_themselves():
 
 def test_a_run_is_no_experiment_afterwards():
     with pytest.raises(UserError) as caught:
-        override(load_config([]), ["experiment=published"])
+        override(load_config([]), ["experiment=dreamerv3"])
     assert caught.value.option == "experiment"
 
 

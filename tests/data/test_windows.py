@@ -57,3 +57,28 @@ def test_episodes_cover_what_is_kept(ring):
     first, env, rows = (part.tolist() for part in episode_spans(runs, ENVS, is_first))
     covered = sorted((e, number) for f, e, n in zip(first, env, rows, strict=True) for number in range(f, f + n))
     assert covered == sorted((e, number) for begin, end in runs for number in range(begin, end) for e in range(ENVS))
+
+
+def test_newest_rows_come_once_before_any_are_drawn():
+    """Side by side from row 1 on, each environment in turn, as soon as they are whole (DreamerV3's online queue)."""
+    sampler = WindowSampler(Ledger(torch.tensor([9, 9, 0, 0, 0]), 20), ENVS, None)
+    sampler.slice_len, sampler._rng, sampler.newest_once = 4, torch.Generator().manual_seed(0), True
+
+    def starts(windows: int) -> list[tuple[int, int]]:
+        (time, env), _ = sampler.sample(Mock(spec=Storage), 4 * windows)
+        return list(zip(time[::4].tolist(), env[::4].tolist(), strict=True))
+
+    assert starts(3) == [(1, 0), (1, 1), (5, 0)]
+    assert starts(2)[0] == (5, 1)
+    assert sampler.taken == 4
+    sampler.ledger = Ledger(torch.tensor([13, 13, 0, 0, 0]), 20)
+    assert starts(2) == [(9, 0), (9, 1)]
+    starts(5)
+    assert sampler.taken == 6
+
+
+def test_newest_rows_that_are_gone_are_left_out():
+    sampler = WindowSampler(Ledger(torch.tensor([13, 13, 0, 0, 0]), STEPS), ENVS, None)  # rows 5 to 12 are there
+    sampler.slice_len, sampler._rng, sampler.newest_once = 4, torch.Generator().manual_seed(0), True
+    (time, env), _ = sampler.sample(Mock(spec=Storage), 8 * 4)
+    assert list(zip(time[::4].tolist(), env[::4].tolist(), strict=True))[:4] == [(5, 0), (5, 1), (1, 0), (1, 1)]

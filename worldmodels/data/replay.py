@@ -64,6 +64,7 @@ class Replay:
         spec: key to (shape of one row, dtype); ``is_first`` and ``reward`` must be among them.
         limit_gib: refuse to plan more than this.
         cross_resets: whether windows may run from one episode into the next.
+        newest_once: whether windows of the newest rows come before any that are drawn, each once.
         seed: of the generator that draws windows.
 
     Raises:
@@ -79,12 +80,14 @@ class Replay:
         limit_gib: int | float,
         cross_resets: bool = True,
         seed: int = 0,
+        newest_once: bool = False,
     ):
         self.directory = Path(directory)
         self.layout = open_or_create(self.directory, plan(spec, num_envs, capacity), limit_gib)
         columns, self._ledger = map_files(self.directory, self.layout)
         self._is_first, self._reward = columns["is_first"], columns["reward"]
         self._sampler = WindowSampler(self._ledger, num_envs, None if cross_resets else self._is_first)
+        self._sampler.newest_once = newest_once
         self._generator = torch.Generator().manual_seed(seed)
         self._buffer = ReplayBuffer(
             storage=MappedStorage(columns, self.directory), sampler=self._sampler, generator=self._generator
@@ -249,7 +252,12 @@ class Replay:
 
         From here on it is logged what stored latents were before they are rewritten.
         """
-        counted = {"count": self._ledger.count, "rows": len(self), "generator": self._generator.get_state()}
+        counted = {
+            "count": self._ledger.count,
+            "rows": len(self),
+            "generator": self._generator.get_state(),
+            "taken": self._sampler.taken,
+        }
         return counted if self._undo is None else counted | {"undo": self._undo.mark()}
 
     def checkpointed(self) -> None:
@@ -275,6 +283,7 @@ class Replay:
         later = self._ledger.count - state["count"]
         self._ledger.rewind(state["count"])
         self._generator.set_state(state["generator"])
+        self._sampler.taken = state["taken"]
         self._place_cursor()
         lost = state["rows"] - len(self)
         if later > 0:

@@ -79,6 +79,10 @@ class WindowSampler(Sampler):
         self.num_envs = num_envs
         self.is_first = is_first
         self.slice_len = 1
+        self.newest_once = False
+        """Whether windows of the newest rows come before any that are drawn, each once (DreamerV3's online queue)."""
+        self.taken = 0
+        """How many of those came."""
         self._known: tuple[list[tuple[int, int]], tuple[Tensor, Tensor, Tensor]] | None = None
 
     def episode_spans(self) -> tuple[Int64[Tensor, " G"], Int64[Tensor, " G"], Int64[Tensor, " G"]]:
@@ -112,11 +116,31 @@ class WindowSampler(Sampler):
                 f"at most {self.ledger.steps} per environment; collect more first (`prefill`), raise `data.capacity`, "
                 "or use shorter windows."
             )
-        draw = torch.randint(int(ends[-1]), (batch_size // self.slice_len,), generator=self._rng)
+        windows = batch_size // self.slice_len
+        newest = self._newest(windows) if self.newest_once else []
+        draw = torch.randint(int(ends[-1]), (windows - len(newest),), generator=self._rng)
         chosen = torch.searchsorted(ends, draw, right=True)
         start = first[chosen] + (draw - ends[chosen] + (rows[chosen] - self.slice_len + 1))
+        newest = torch.tensor(newest, dtype=torch.int64).view(-1, 2)
+        start, env = torch.cat([newest[:, 0], start]), torch.cat([newest[:, 1], env[chosen]])
         time = (start[:, None] + torch.arange(self.slice_len)) % self.ledger.steps
-        return (time.flatten(), env[chosen].repeat_interleave(self.slice_len)), {}
+        return (time.flatten(), env.repeat_interleave(self.slice_len)), {}
+
+    def _newest(self, most: int) -> list[tuple[int, int]]:
+        """(first row number, environment) of windows that nobody was given yet, side by side from row 1 on.
+
+        From row 1, as in DreamerV3's code. Those whose rows are gone are left out.
+        """
+        found, runs = [], self.ledger.runs()
+        while len(found) < most:
+            turn, env = divmod(self.taken, self.num_envs)
+            begin = 1 + turn * self.slice_len
+            if begin + self.slice_len > self.ledger.count:
+                break
+            self.taken += 1
+            if any(first <= begin and begin + self.slice_len <= end for first, end in runs):
+                found.append((begin, env))
+        return found
 
     def state_dict(self) -> dict[str, Any]:
         """Return nothing: the ledger and the generator are saved by their owner."""

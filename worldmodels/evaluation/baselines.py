@@ -39,8 +39,9 @@ def baseline_policies(run: Run) -> dict[str, Callable[[int, bool], Planner]]:
     """Return policies that look at nothing, by name. Constant actions need actions that form a box."""
     policies: dict[str, Callable[[int, bool], Planner]] = {
         "random": Random,
-        "prefill": lambda a, d: build_planner(run.cfg.prefill_planner, a, d),
     }
+    if run.cfg.prefill_planner is not None:
+        policies["prefill"] = lambda a, d: build_planner(run.cfg.prefill_planner, a, d)
     if not run.discrete:
         for name, value in (("zero", 0.0), ("plus_one", 1.0), ("minus_one", -1.0)):
             policies[name] = lambda a, d, value=value: Constant(a, d, value)

@@ -71,7 +71,7 @@ def learned_row(trainings: Trainings, planner: str, episodes: int, seed: int) ->
 def play_learned(path: str, planner: str, episodes: int, seed: int) -> tuple[EpisodeBatch, int]:
     """Return episodes of a planner on a run's model, and the frames of its training."""
     run = open_run(path, words_of(planner))
-    return play_held_out(run, episodes, seed, explore=False), run.frames
+    return play_held_out(run, episodes, seed, run.cfg.evaluation.explore), run.frames
 
 
 def played(row: Row, trainings: Sequence[Callable[[], tuple[EpisodeBatch, int]]]) -> Row:

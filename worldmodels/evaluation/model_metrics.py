@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,7 +25,6 @@ from worldmodels.evaluation.oracle import Oracle, OracleAgent
 from worldmodels.evaluation.report import play_held_out, windows
 from worldmodels.evaluation.rollout import EpisodeBatch, record_baseline
 from worldmodels.evaluation.simulators import Simulators
-from worldmodels.factory import build_planner
 from worldmodels.nets.encoders import pixels_to_float
 from worldmodels.runs.loading import Run
 
@@ -83,13 +83,11 @@ def relative_error(guess: Float[Tensor, "B H ..."], truth: Float[Tensor, "B H ..
 
 
 def common_episodes(runs: list[Run], seed: int) -> list[EpisodeBatch]:
-    """Record the episodes that score all models, on one set of seeds: the prefill's, and each run's planner's."""
+    """Record the episodes that score all models, on one set of seeds: drifting noise, and each run's planner's."""
     first = runs[0].cfg
     scored = first.evaluation
-    prefill = record_baseline(
-        first.env, lambda a, d: build_planner(first.prefill_planner, a, d), scored.episodes, seed, scored.max_steps
-    )
-    return [prefill, *(play_held_out(run, scored.episodes, seed, explore=True) for run in runs)]
+    noise = record_baseline(first.env, partial(Random, noise_beta=1.0), scored.episodes, seed, scored.max_steps)
+    return [noise, *(play_held_out(run, scored.episodes, seed, explore=True) for run in runs)]
 
 
 def mixed_actions(played: list[EpisodeBatch]) -> Float[Tensor, "N T A"]:

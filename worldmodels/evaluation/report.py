@@ -23,6 +23,7 @@ from worldmodels.common.figures import write_figure
 from worldmodels.common.files import FRAMES, read_rows, require_writable, write_json
 from worldmodels.common.frames import enlarge, gif_bytes, last_frame, write_png
 from worldmodels.common.video import write_video as frames_video
+from worldmodels.config.departures import departures
 from worldmodels.data.import_dataset import replay_folder
 from worldmodels.data.replay import Replay
 from worldmodels.errors import UserError
@@ -118,6 +119,8 @@ def write_scores(
         "returns_stochastic": played[True].returns,
         "baselines": baselines(run, episodes, seed) | beside,
     }
+    if run.cfg.published:
+        result["published"], result["departures"] = run.cfg.published, departures(run.cfg)
     successes, floor = scored.successes(), result["baselines"]["random"]
     if successes is not None:
         result["success_rate"], result["successes"] = statistics.fmean(successes), successes

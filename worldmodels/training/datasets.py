@@ -30,6 +30,12 @@ def build_online(
 ) -> OnlineDataset:
     """Replay, collector and schedule."""
     data = cfg.data
+    if data.newest_once and not data.cross_resets:
+        raise UserError(
+            "data.newest_once=true cuts all rows into windows, across resets too: it needs data.cross_resets=true.",
+            option="data.newest_once",
+            value=True,
+        )
     model, planner = module.acting
     replay = Replay(
         folder / "replay",
@@ -39,6 +45,7 @@ def build_online(
         data.limit_gib,
         data.cross_resets,
         cfg.seed,
+        data.newest_once,
     )
     log.info(replay.describe())
     rows = data.length + module.prefix
@@ -67,7 +74,7 @@ def build_online(
         replay,
         schedule,
         planner,
-        build_planner(cfg.prefill_planner, envs.action_dim, envs.discrete),
+        planner if cfg.prefill_planner is None else build_planner(cfg.prefill_planner, envs.action_dim, envs.discrete),
         data.batch_size,
         rows,
         planner.reads_later,

@@ -24,6 +24,7 @@ from worldmodels.common.files import write_json
 from worldmodels.common.terminal import CtrlC, Interrupted
 from worldmodels.config import is_group, load_config
 from worldmodels.config.aliases import bare
+from worldmodels.config.departures import departures
 from worldmodels.config.scales import learner_of
 from worldmodels.config.words import PATHS, dataset_word, path_word, quoted
 from worldmodels.data.storage import ReplayLayout
@@ -109,6 +110,8 @@ def learn_online(cfg: DictConfig, words: list[str], resume: Path | None) -> Path
         if checkpoint is not None:
             require_ahead(cfg, read_config(folder), checkpoint["counters"], folder)
         log.info("run folder: %s", folder)
+        if departs := departures(cfg):
+            log.warning("this is not %s as published: %s", cfg.published, ", ".join(departs))
         seconds = learn(cfg, folder, checkpoint)
         seconds["total"] = time.perf_counter() - start
         write_json(folder / "timing.json", seconds)
