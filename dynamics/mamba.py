@@ -26,8 +26,9 @@ from worldmodels.nets.layers import DEFAULT_STYLE, NetStyle, init_linear_
 
 
 class Mixer(nn.Module):
-    """Projection, short causal convolution, the scan, a gate (figure 6). Its inputs at a step are [x, B, C, dt].
+    """Projection, short causal convolution, the scan, a gate, a norm (figure 6), with one group of B and C.
 
+    Its inputs at a step are [x, B, C, dt]. The paper's norm is RMSNorm, which is ``rms`` of the style.
     The convolution's window holds the last ``kernel`` of them: with what came before, all that states follow from.
     """
 

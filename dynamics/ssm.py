@@ -24,7 +24,7 @@ from worldmodels.common.precision import wide
 from worldmodels.nets.layers import DEFAULT_STYLE, NetStyle, init_linear_
 
 FASTEST, SLOWEST = 1e-1, 1e-3
-"""Step sizes are spread log-uniformly between these at the start: memories of about ten to a thousand steps."""
+"""Step sizes are spread log-uniformly between these at the start: memories of 20 to 2,000 steps."""
 
 
 def hippo_eigenvalues(size: int) -> tuple[Complex[Tensor, " P"], Complex[Tensor, "P2 P"]]:
@@ -70,7 +70,11 @@ class StateSpace(nn.Module, ABC):
 
 
 class S5(StateSpace):
-    """All channels share one state of ``state_dim`` complex numbers: many inputs, many outputs."""
+    """All channels share one state of ``state_dim`` complex numbers: many inputs, many outputs.
+
+    It begins with one block of HiPPO, where the paper has several. B and C are drawn real, of variances 1 / width and
+    1 / (2 state_dim), and turned into its eigenvectors. The authors' code draws B by the number of states, C complex.
+    """
 
     @checked
     def __init__(self, width: int, state_dim: Annotated[Count, "complex numbers in a layer"]) -> None:
@@ -93,7 +97,7 @@ class S5(StateSpace):
 class S4D(StateSpace):
     """Every channel has a state of its own of ``state_dim`` complex numbers: one input, one output each.
 
-    Channels share Lambda. Step sizes and C are their own.
+    Lambda begins as S4D-LegS. Channels share it, where each has its own in the paper. Step sizes and C are their own.
     """
 
     @checked
@@ -113,7 +117,10 @@ class S4D(StateSpace):
 
 
 class Block(nn.Module):
-    """Pre-norm, state space, GELU, gated linear unit, residual, as S5's published layers."""
+    """Pre-norm, state space, GELU, gated linear unit, residual, as S4's published layers.
+
+    S5's own gate y by a single matrix: y * sigmoid(W y).
+    """
 
     def __init__(self, width: int, space: Callable[..., StateSpace], style: NetStyle = DEFAULT_STYLE) -> None:
         super().__init__()

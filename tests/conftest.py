@@ -95,3 +95,14 @@ def own(tmp_path) -> Path:
 def unscored(monkeypatch) -> None:
     """Trainings end without being scored, which takes longer than they do."""
     monkeypatch.setattr("worldmodels.training.run.score_finished", lambda *_: None)
+
+
+@pytest.fixture(params=["float64", "float32"])
+def precision(request):
+    """The type of numbers that modules are built with."""
+    import torch
+
+    before, kind = torch.get_default_dtype(), getattr(torch, request.param)
+    torch.set_default_dtype(kind)
+    yield kind
+    torch.set_default_dtype(before)

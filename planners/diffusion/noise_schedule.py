@@ -51,7 +51,10 @@ def cosine_betas(steps: int) -> np.ndarray:
 
 
 class NoiseSchedule:
-    """The cosine schedule (Nichol & Dhariwal 2021): how much noise each of ``steps`` diffusion steps holds."""
+    """The cosine schedule (Nichol & Dhariwal 2021): how much noise each of ``steps`` diffusion steps holds.
+
+    Step k is k + 1 in papers, where step 0 is without noise.
+    """
 
     @checked
     def __init__(

@@ -212,7 +212,7 @@ class TrajectoryModel(nn.Module):
     ) -> Float[Tensor, "N L D"]:
         """Classifier-free guidance (Ho & Salimans 2022): ``u + sum_i w_i (c_i - u)``, labels composed one by one.
 
-        Each label conditions alone, against none. One of weight 1 gives the conditional estimate, to the bit.
+        Each label conditions alone, against none. Weight 1, their w = 0, gives the conditional estimate, to the bit.
         """
         free = self.clean(noisy, step, given, {})
         total = free

@@ -1,15 +1,13 @@
-"""What every core keeps beyond the contract; Koopman and implicit latents against their equations in NumPy."""
+"""What every core keeps beyond the contract, and what implicit latents do."""
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
-from core_cases import CORES, IN, build_core, inputs, numpy_weights, stepped
+from core_cases import CORES, IN, build_core, inputs, stepped
 from torch.utils.flop_counter import FlopCounterMode
 
 from dynamics.implicit import Implicit
-from dynamics.koopman import Koopman
 from worldmodels.errors import UserError
 from worldmodels.testing.sequences import BATCH, assert_close, imagined, observe, randomize, sequences
 
@@ -59,26 +57,6 @@ def test_starts_are_not_rounded_in_bf16(name):
     with torch.autocast("cpu", torch.bfloat16):
         found = core.starts(entries, reset[:, :64], before, 2)
     assert all(torch.equal(found[key], value) for key, value in exact.items())
-
-
-# Koopman
-
-
-@torch.no_grad()
-def test_koopman_is_linear_in_time_and_in_its_inputs():
-    core = randomize(Koopman(IN, 5))
-    x, _ = inputs(7)
-    none = torch.zeros(BATCH, 7, dtype=torch.bool)
-    outputs, _, _ = core.scan(x, none, core.initial(BATCH))
-    w = numpy_weights(core)
-    eigenvalues = np.exp(-np.exp(w["rate"]) + 1j * w["frequency"])
-    assert (abs(eigenvalues) < 1).all()
-    drive = x.double().numpy() @ (w["in_proj.weight"][0::2] + 1j * w["in_proj.weight"][1::2]).T
-    drive = drive * np.sqrt(1 - abs(eigenvalues) ** 2)
-    for t in range(7):
-        g = sum(eigenvalues ** (t - s) * drive[:, s] for s in range(t + 1))
-        expected = np.stack([g.real, g.imag], axis=-1).reshape(BATCH, -1)
-        np.testing.assert_allclose(outputs[:, t].numpy(), expected, atol=1e-5)
 
 
 # Implicit

@@ -1,4 +1,4 @@
-"""Mamba-2 against its equations in float64 NumPy, and the choice of its fused kernel."""
+"""What Mamba-2 keeps, the choice of its fused kernel, and the options it refuses."""
 
 from __future__ import annotations
 
@@ -8,45 +8,15 @@ from contextlib import nullcontext
 from functools import partial
 from types import ModuleType, SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
-from core_cases import IN, build_core, inputs, layer_norm, numpy_weights, sigmoid, softplus, stepped
+from core_cases import IN, build_core, inputs, stepped
 from refusals import refuses
 
 from dynamics.mamba import Mamba
 from dynamics.mamba_scan import _decide, chunked_scan, fused_is_exact
 from worldmodels.errors import UserError
-from worldmodels.testing.sequences import BATCH, randomize
-
-
-@torch.no_grad()
-def test_mamba_is_its_recurrence(monkeypatch):
-    """One layer, several heads, step by step in NumPy."""
-    monkeypatch.setattr("dynamics.mamba_scan.CHUNK", 4)
-    core = randomize(Mamba(IN, 8, 1, expand=2, head_dim=4, state_dim=3, kernel=3))
-    x, reset = inputs(11, share=0.2)
-    outputs, _, _ = core.scan(x, reset, core.initial(BATCH))
-    w = numpy_weights(core)
-    m = {key.removeprefix("mixers.0."): value for key, value in w.items() if key.startswith("mixers.0.")}
-    inner, heads, head, state, kernel = 16, 4, 4, 3, 3
-    for row in range(BATCH):
-        window, h = np.zeros((kernel, inner + 2 * state)), np.zeros((heads, head, state))
-        for t in range(11):
-            if reset[row, t]:
-                window[:], h[:] = 0, 0
-            u = w["embed.weight"] @ x[row, t].double().numpy() + w["embed.bias"]
-            projected = m["in_proj.weight"] @ layer_norm(u, w["norms.0.weight"], w["norms.0.bias"])
-            gate, xbc, dt = np.split(projected, [inner, 2 * inner + 2 * state])
-            window = np.concatenate([window[1:], xbc[None]])
-            xbc = (window * m["taps"]).sum(0) + m["bias"]
-            v, b, c = np.split(xbc * sigmoid(xbc), [inner, inner + state])
-            v, dt = v.reshape(heads, head), softplus(dt + m["step_bias"])
-            h = np.exp(-np.exp(m["log_rate"]) * dt)[:, None, None] * h + (dt[:, None] * v)[..., None] * b
-            y = (h @ c + m["skip"][:, None] * v).reshape(-1)
-            y = layer_norm(y * gate * sigmoid(gate), m["norm.weight"], m["norm.bias"])
-            expected = layer_norm(u + m["out.weight"] @ y, w["norm.weight"], w["norm.bias"])
-            np.testing.assert_allclose(outputs[row, t].numpy(), expected, atol=1e-5)
+from worldmodels.testing.sequences import BATCH
 
 
 def test_mamba_keeps_inputs_of_a_sequence_not_states():

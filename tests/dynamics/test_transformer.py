@@ -5,41 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from core_cases import IN, gelu, inputs, layer_norm, numpy_weights, stepped
+from attention_reference import transformer
+from core_cases import IN, inputs, numpy_weights, stepped
 from dynamics_cases import Subject
 
 from dynamics.base import fits
 from dynamics.transformer import Transformer
 from worldmodels.errors import UserError
 from worldmodels.testing.sequences import BATCH, assert_close, observe, randomize, sequences, warm
-
-
-def attention_reference(core, x, start_of):
-    """Outputs [T, D] of one row without any cache: every step sees its episode's last ``window`` steps."""
-    w, heads = numpy_weights(core), core.heads
-    u = x.double().numpy() @ w["embed.weight"].T + w["embed.bias"]
-    length, size = len(u), u.shape[1] // heads
-    angles = np.arange(length)[:, None] * 10_000.0 ** (-np.arange(size // 2) / (size // 2))
-
-    def turned(y):
-        a, b = np.split(y, 2, axis=-1)
-        return np.concatenate([a * np.cos(angles) - b * np.sin(angles), a * np.sin(angles) + b * np.cos(angles)], -1)
-
-    for i in range(len(core.blocks)):
-        p = {key.removeprefix(f"blocks.{i}."): value for key, value in w.items() if key.startswith(f"blocks.{i}.")}
-        q, k, v = np.split(layer_norm(u, p["norm.weight"], p["norm.bias"]) @ p["qkv.weight"].T, 3, axis=-1)
-        out = np.zeros_like(u)
-        for n in range(heads):
-            own = slice(n * size, (n + 1) * size)
-            scores = turned(q[:, own]) @ turned(k[:, own]).T / np.sqrt(size)
-            for t in range(length):
-                seen = np.arange(max(start_of[t], t - core.window + 1), t + 1)
-                weights = np.exp(scores[t, seen] - scores[t, seen].max())
-                out[t, own] = weights / weights.sum() @ v[seen, own]
-        u = u + out @ p["out.weight"].T
-        hidden = layer_norm(u, p["mlp.0.weight"], p["mlp.0.bias"]) @ p["mlp.1.weight"].T + p["mlp.1.bias"]
-        u = u + gelu(hidden) @ p["mlp.3.weight"].T + p["mlp.3.bias"]
-    return layer_norm(u, w["norm.weight"], w["norm.bias"])
 
 
 @torch.no_grad()
@@ -56,9 +29,10 @@ def test_the_window_slides_as_if_there_were_no_cache(chunk):
             part, _, memory = core.scan(a, r, memory)
             parts.append(part)
         outputs = torch.cat(parts, dim=1)
+    reference = transformer(2, heads=2, window=8)
     for row in range(BATCH):
-        start_of = np.maximum.accumulate(np.where(reset[row].numpy(), np.arange(60), 0))
-        np.testing.assert_allclose(outputs[row].numpy(), attention_reference(core, x[row], start_of), atol=1e-5)
+        expected = reference(numpy_weights(core), x[row].double().numpy(), reset[row].numpy())
+        np.testing.assert_allclose(outputs[row].numpy(), expected, atol=1e-5)
 
 
 @torch.no_grad()

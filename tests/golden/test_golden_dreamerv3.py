@@ -45,15 +45,7 @@ THEIRS = {
 }
 """Names of losses, where they are others."""
 KINDS = ("contdisc", "plain")
-
-
-@pytest.fixture(autouse=True, params=[torch.float64, torch.float32], ids=["fp64", "fp32"])
-def precision(request):
-    """Build and compute in this precision."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(request.param)
-    yield request.param
-    torch.set_default_dtype(before)
+pytestmark = pytest.mark.usefixtures("precision")
 
 
 @functools.cache

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from dynamics_cases import config, subjects
@@ -16,7 +18,7 @@ CORES = sorted({subject.name for subject in subjects() if subject.posterior})
 
 def build_core(name: str, **options) -> Core:
     torch.manual_seed(0)
-    return randomize(instantiate(config(name).dynamics.core, **options)(in_dim=IN))
+    return randomize(instantiate(config(name).dynamics.core)(in_dim=IN, **options))
 
 
 def inputs(length: int, seed: int = 0, share: float = 0.2):
@@ -41,12 +43,16 @@ def layer_norm(x, weight, bias):
     return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5) * weight + bias
 
 
+def rms_norm(x, weight):
+    return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-5) * weight
+
+
 def sigmoid(x):
     return 1 / (1 + np.exp(-x))
 
 
 def gelu(x):
-    return torch.nn.functional.gelu(torch.from_numpy(x)).numpy()
+    return x * (1 + np.vectorize(math.erf)(x / math.sqrt(2))) / 2
 
 
 def softplus(x):

@@ -20,6 +20,9 @@ def rotary_angles(
 
 
 def apply_rotary(x: Float[Tensor, "B h T d"], cos: Float[Tensor, "B 1 T c"], sin: Float[Tensor, "B 1 T c"]) -> Tensor:
-    """Turn pairs of channels, so that queries and keys see the distance of their positions alone (eq. 15)."""
+    """Turn pairs of channels, so that queries and keys see the distance of their positions alone (eq. 15).
+
+    Channels c and c + d / 2 are a pair, where the paper has neighbours: the same in another order.
+    """
     a, b = x.chunk(2, dim=-1)
     return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)

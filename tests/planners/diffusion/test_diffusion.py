@@ -123,15 +123,6 @@ def test_a_gaussian_comes_back(name, steps, error, prediction):
     torch.testing.assert_close(x.T.cov(), Bell.cov, atol=0, rtol=error)
 
 
-def test_the_schedule_is_the_cosine():
-    """Of Nichol & Dhariwal 2021, eq. 17, but for the cap, which binds in the last steps alone."""
-    at = torch.arange(101, dtype=torch.float64) / 100
-    alpha = torch.cos((at + 0.008) / 1.008 * torch.pi / 2) ** 2
-    share = NoiseSchedule(100).noise_share(torch.arange(100)).double()
-    torch.testing.assert_close(share[:98], 1 - alpha[1:99] / alpha[0], atol=1e-4, rtol=1e-4)
-    assert 0.998 < share[99] < 1
-
-
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_sampler__noises_a_start_by_the_steps_left(name):
     """A trajectory to begin from gets as much noise as the steps that are left take away."""
@@ -180,17 +171,6 @@ def test_only_ddpm_draws_on_the_way():
         untouched.normal(1, 3, 4)
         states = [drawn.generators[0].get_state() for drawn in (used, untouched)]
         assert torch.equal(*states) == (name != "ddpm")
-
-
-@pytest.mark.parametrize("prediction", ["epsilon", "sample", "v_prediction"])
-def test_every_prediction_stands_for_the_same_clean_trajectory(prediction):
-    schedule = NoiseSchedule(50, prediction)
-    clean, noise = torch.randn(4, 3, 2), torch.randn(4, 3, 2)
-    step = torch.tensor([0, 10, 30, 40])
-    noisy = schedule.add_noise(clean, noise, step)
-    torch.testing.assert_close(
-        schedule.clean(schedule.target(clean, noise, step), noisy, step), clean, atol=1e-3, rtol=1e-3
-    )
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
