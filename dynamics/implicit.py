@@ -39,6 +39,7 @@ class Implicit(Dynamics):
         rho: Annotated[
             float, Between(0, 1), "weight of each further step's losses, beside the one before (eq. 3)"
         ] = 0.5,
+        project: Annotated[bool, "false: the embedding itself is normed, as TD-MPC2's of pixels"] = True,
         style: NetStyle = DEFAULT_STYLE,
     ) -> None:
         super().__init__()
@@ -47,14 +48,20 @@ class Implicit(Dynamics):
         self.feat_dim, self.action_dim, self.unroll, self.rho = latent, action_dim, unroll, rho
         self.layouts = [{"latent": (latent,)}]
         self.simnorm = SimNormLatent(latent // simplex, simplex)
-        self.encode = nn.Sequential(init_linear_(nn.Linear(embed_dim, latent), style=style), style.make_norm(latent))
+        if not project and embed_dim != latent:
+            raise OptionError(
+                "project", project, f"takes embeddings of {latent} numbers, as latents are, not {embed_dim}"
+            )
+        self.encode = nn.Sequential(
+            *([init_linear_(nn.Linear(embed_dim, latent), style=style), style.make_norm(latent)] if project else [])
+        )
         self.transition = nn.Sequential(
             MLP(latent + action_dim, hidden, 2, latent, style=style), style.make_norm(latent)
         )
 
     def initial(self, n: int) -> State:
         """Return even simplices, as of an encoder that says nothing."""
-        return self._state(self._normed(self.encode[0].weight.new_zeros(n, self.feat_dim)))
+        return self._state(self._normed(self.transition[1].weight.new_zeros(n, self.feat_dim)))
 
     def observe(
         self,
@@ -75,7 +82,7 @@ class Implicit(Dynamics):
         for k in range(1, min(self.unroll, feat.shape[1] - 1) + 1):
             predicted = torch.where(age[:, k:] == k, self._next(feat[:, k - 1 : -1], action[:, k:]), feat[:, k:])
             feat = torch.cat([feat[:, :k], predicted], dim=1)
-        return Rollout(feat, post, self.rho ** age[..., 0].float(), {}, {}), self._state(post[:, -1])
+        return Rollout(feat, post, self.rho ** age[..., 0].to(feat.dtype), {}, {}), self._state(post[:, -1])
 
     def obs_step(
         self,
@@ -107,7 +114,7 @@ class Implicit(Dynamics):
         gets no gradient as a target, only as a start. Grounded steps predict nothing and weigh nothing.
         """
         age = self._age(reset)
-        weight = torch.where(age == 0, 0.0, self.rho ** (age - 1).float())
+        weight = torch.where(age == 0, 0.0, self.rho ** (age - 1).to(rollout.feat.dtype))
         error = (rollout.feat - rollout.post.detach()).square().mean(-1)
         return {"consistency": mean_over(error * weight, age > 0)}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar, final, runtime_checkable
 
@@ -171,6 +171,8 @@ class Planner(nn.Module, ABC):
     """Options of its group that what it learned depends on without a shape that tells: they stay as a run has them."""
     shaping: Shaping | None = None
     """Bonus or penalty on every future that it imagines. None: futures count as the heads read them."""
+    follow_up_losses: tuple[str, ...] = ()
+    """Names of losses of a second step of each update. None: it takes none."""
     identity: ClassVar[tuple[str, ...]] = ()
     """Options, of the part that learns, that decide what it learns, sizes apart: trained with others it is another."""
 
@@ -271,6 +273,17 @@ class Planner(nn.Module, ABC):
     def loss(self, model: Model, rollout: Rollout, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the losses of the learned parts by name, unreduced. Empty where nothing is learned."""
         return {}
+
+    def follow_up(self, model: Model, rollout: Rollout, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the losses of :attr:`follow_up_losses`, on weights that the update's first step has moved already.
+
+        ``rollout`` is that of the first step, detached. Only :meth:`follow_up_parameters` move, in a step of their own.
+        """
+        return {}
+
+    def follow_up_parameters(self) -> Iterable[nn.Parameter]:
+        """Return what the second step of an update moves, and the first does not."""
+        return ()
 
     def metrics(self, rollout: Rollout) -> dict[str, Tensor]:
         """Return by name what is worth logging beside the losses. Means are logged."""

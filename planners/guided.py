@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Annotated
 
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from typing_extensions import override
 
 from dynamics.base import Dynamics, Memory, Rollout
@@ -110,6 +110,19 @@ class Guided(Planner):
     @override
     def loss(self, model: Model, rollout: Rollout, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         return self.learner.loss(model, rollout, batch)
+
+    @property
+    @override
+    def follow_up_losses(self) -> tuple[str, ...]:
+        return self.learner.follow_up_losses
+
+    @override
+    def follow_up(self, model: Model, rollout: Rollout, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        return self.learner.follow_up(model, rollout, batch)
+
+    @override
+    def follow_up_parameters(self) -> Iterable[nn.Parameter]:
+        return self.learner.follow_up_parameters()
 
     @override
     def metrics(self, rollout: Rollout) -> dict[str, Tensor]:

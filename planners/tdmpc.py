@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal
 
 import torch
 from jaxtyping import Float, Int64
@@ -13,15 +13,15 @@ from typing_extensions import override
 from dynamics.base import Dynamics, Rollout
 from dynamics.goal import next_features
 from planners.base import Model, RowStreams, require_window
-from planners.learning.critics import ReturnScale, follow, slow_copy
-from planners.learning.learner import Gamma, Learner
+from planners.learning.critics import ValueScale, follow, slow_copy
+from planners.learning.learner import Gamma, Learner, require_discount
 from planners.learning.policies import POLICY_GIVEN, ActionDistribution, PolicyNetwork
 from worldmodels.common.batch import mean_weights
 from worldmodels.common.options import AtLeast, Between, Count, Fields, MoreThan, checked, inside
 from worldmodels.errors import OptionError
 from worldmodels.heads.base import Layers, NumBins, Units
 from worldmodels.nets.choices import Discrete
-from worldmodels.nets.distributions import TwoHot
+from worldmodels.nets.distributions import SymlogTwoHot
 from worldmodels.nets.ensembles import EnsembleMLP
 from worldmodels.nets.layers import DEFAULT_STYLE, NetStyle, call_frozen
 
@@ -29,7 +29,7 @@ ALL = slice(None)
 
 
 class QEnsemble(nn.Module):
-    """``num_q`` functions of a state and an action, as symexp two-hot.
+    """``num_q`` functions of a state and an action, as two-hot over bins that are even under symlog.
 
     Dropout follows their first layer's weights. They begin at zero and differ by their hidden layers.
     """
@@ -48,7 +48,7 @@ class QEnsemble(nn.Module):
         style: NetStyle = DEFAULT_STYLE,
     ) -> None:
         super().__init__()
-        self.two_hot = TwoHot(num_bins, symlog_limit)
+        self.two_hot = SymlogTwoHot(num_bins, symlog_limit)
         self.nets = EnsembleMLP(num_q, feat_dim + action_dim, units, layers, num_bins, dropout, style)
 
     def forward(
@@ -69,9 +69,11 @@ class TDLearner(Learner):
     """Learns Q from grounded latents (TD-MPC2, eq. 3) and a policy that maximises it (eq. 4). Acts by the policy.
 
     Q is trained on the rollout's own features, open-loop where the backbone makes them so, and shapes the latent.
-    Targets read the grounded ones. The policy sees detached features and is the only one to get its loss's gradient. Of
-    a feature's numbers the last ``goal_dim`` are the goal's.
+    Targets read the grounded ones. The policy sees detached features and moves in a step of its own, after Q's. Of a
+    feature's numbers the last ``goal_dim`` are the goal's.
     """
+
+    follow_up_losses = ("policy",)
 
     @checked
     def __init__(
@@ -81,7 +83,7 @@ class TDLearner(Learner):
         discrete: Discrete,
         policy: Annotated[Mapping[str, Any], Fields(PolicyNetwork, POLICY_GIVEN), "the policy's network, under tanh"],
         q: Annotated[Mapping[str, Any], Fields(QEnsemble, ("feat_dim", "action_dim", "style")), "the Q functions"],
-        gamma: Gamma = 0.99,
+        gamma: Gamma | Literal["auto"] = 0.99,
         target_rate: Annotated[float, Between(0, 1, "low"), "share of the way that targets move at each update"] = 0.01,
         num_q_sampled: Annotated[
             Count, "members that a value is taken from: their least in targets, their mean elsewhere"
@@ -91,6 +93,7 @@ class TDLearner(Learner):
         style: NetStyle = DEFAULT_STYLE,
     ) -> None:
         super().__init__(action_dim, discrete)
+        require_discount(gamma)
         self.gamma, self.target_rate, self.entropy = gamma, target_rate, entropy
         self.num_q_sampled, self.goal_dim = num_q_sampled, goal_dim
         with inside("policy"):
@@ -101,7 +104,7 @@ class TDLearner(Learner):
             raise OptionError("num_q_sampled", num_q_sampled, f"must be at most q.num_q={len(self.q)}")
         self.target = slow_copy(self.q)
         self.target.nets.dropout = nn.Identity()  # targets are without, whatever else is learning
-        self.q_scale = ReturnScale()
+        self.q_scale = ValueScale()
 
     def check(self, dynamics: Dynamics, length: int) -> None:
         """Refuse windows without a state and the action that leads on from it, which Q is of."""
@@ -128,8 +131,16 @@ class TDLearner(Learner):
         return total / self.num_q_sampled
 
     def loss(self, model: Model, rollout: Rollout, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return ``q`` and ``policy``, [B, T - 1] and [B, T]."""
-        return {"q": self._q_loss(rollout, batch), "policy": self._policy_loss(rollout, batch)}
+        """Return ``q``, [B, T - 1]."""
+        return {"q": self._q_loss(rollout, batch)}
+
+    def follow_up(self, model: Model, rollout: Rollout, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return ``policy``, [B, T], which reads Q as its own step has left it."""
+        return {"policy": self._policy_loss(rollout, batch)}
+
+    @override
+    def follow_up_parameters(self) -> Iterable[nn.Parameter]:
+        return self.actor.parameters()
 
     def _q_loss(self, rollout: Rollout, batch: dict[str, Tensor]) -> Tensor:
         """Return the cross-entropy of every member with ``r + gamma min Q(z', pi(z'))``. Nothing leads into a reset."""
@@ -138,7 +149,7 @@ class TDLearner(Learner):
             members = self.q.some(self.num_q_sampled)
             action = self.policy(after).choose(torch.randn_like(batch["action"][:, 1:]))
             bootstrap = self.target.two_hot.decode(self.target(after, action, members)).amin(0)
-            going = (~batch["is_terminal"][:, 1:]).float()
+            going = (~batch["is_terminal"][:, 1:]).to(bootstrap.dtype)
             target = batch["reward"][:, 1:] + self.gamma * going * bootstrap
         logits = self.q(rollout.feat[:, :-1], batch["action"][:, 1:])
         valid = ~batch["is_first"][:, 1:]
@@ -146,18 +157,14 @@ class TDLearner(Learner):
         return rollout.weight[:, :-1] * torch.where(valid, loss, 0.0) * mean_weights(valid)
 
     def _policy_loss(self, rollout: Rollout, batch: dict[str, Tensor]) -> Tensor:
-        """Return minus Q, in units of its range, and minus entropy.
-
-        Nothing is to be decided where an episode has ended.
-        """
+        """Return minus Q, in units of its range in windows' first rows, and minus the entropy of raw actions."""
         feat = rollout.feat.detach()
         actions = self.policy(feat)
         raw = actions.draw(torch.randn_like(batch["action"]))
         logits = call_frozen(self.q, feat, actions.action(raw), self.q.some(self.num_q_sampled))
         q = self.q.two_hot.decode(logits).mean(0)
-        entropy = self.action_dim * actions.entropy(raw)
-        gain = q / self.q_scale(q.detach()) + self.entropy * entropy
-        return -gain * rollout.weight * ~batch["is_terminal"]
+        gain = q / self.q_scale(q[:, 0]) + self.entropy * self.action_dim * actions.raw_entropy(raw)
+        return -gain * rollout.weight
 
     def metrics(self, rollout: Rollout) -> dict[str, Tensor]:
         """Return values of the policy's mode, and their range."""

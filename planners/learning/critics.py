@@ -73,9 +73,7 @@ class ReturnScale(nn.Module):
     @torch.no_grad()
     def forward(self, returns: Float[Tensor, "..."]) -> Float[Tensor, ""]:
         """Take in these returns. Return the scale to divide by."""
-        returns = wide(returns)
-        points = torch.tensor(self.quantiles, dtype=returns.dtype, device=returns.device)
-        low, high = torch.quantile(returns.flatten(), points).unbind()
+        low, high = percentiles(returns, self.quantiles)
         self.low.lerp_(low, self.rate)
         self.high.lerp_(high, self.rate)
         return self.scale()
@@ -83,6 +81,38 @@ class ReturnScale(nn.Module):
     def scale(self) -> Float[Tensor, ""]:
         """Return the scale as it stands."""
         return (self.high - self.low).clamp(min=self.least)
+
+
+class ValueScale(nn.Module):
+    """Spread of values: a moving average of their 5th to 95th percentile, each at least 1, that begins at 1 (TD-MPC2).
+
+    A buffer, so that it is saved. It moves whenever it is shown values, in every mode.
+    """
+
+    spread: Tensor
+
+    def __init__(self, rate: float = 0.01, quantiles: tuple[float, float] = (0.05, 0.95), least: float = 1.0) -> None:
+        super().__init__()
+        self.rate, self.quantiles, self.least = rate, quantiles, least
+        self.register_buffer("spread", torch.ones(()))
+
+    @torch.no_grad()
+    def forward(self, values: Float[Tensor, "..."]) -> Float[Tensor, ""]:
+        """Take in these values. Return the scale to divide by."""
+        low, high = percentiles(values, self.quantiles)
+        self.spread.lerp_((high - low).clamp(min=self.least), self.rate)
+        return self.spread
+
+    def scale(self) -> Float[Tensor, ""]:
+        """Return the scale as it stands."""
+        return self.spread
+
+
+def percentiles(x: Float[Tensor, "..."], points: tuple[float, float]) -> tuple[Tensor, Tensor]:
+    """Return two quantiles of all numbers, interpolated."""
+    x = wide(x).flatten()
+    low, high = torch.quantile(x, torch.tensor(points, dtype=x.dtype, device=x.device)).unbind()
+    return low, high
 
 
 def slow_copy(module: nn.Module) -> nn.Module:

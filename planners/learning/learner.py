@@ -52,6 +52,21 @@ class Learner(PolicyPlanner):
 
 
 Gamma = Annotated[float, Between(0, 1), "discount per decision"]
+AUTO = "auto"
+"""Word for a discount that follows from the length of episodes."""
+
+
+def require_discount(gamma: float | str) -> None:
+    """Refuse a discount that nobody has worked out, as a training does."""
+    if gamma == AUTO:
+        raise OptionError("gamma", gamma, "follows from the length of episodes, which is not known here: say a number")
+
+
+def discount_of(decisions: int) -> float:
+    """Return the discount of episodes of so many decisions: 1 - 5 / decisions, within [0.95, 0.995] (TD-MPC2)."""
+    return min(max(1 - 5 / decisions, 0.95), 0.995)
+
+
 StraightThrough = Annotated[
     bool, "accept the biased gradient of categorical latents and Discrete actions, where gradients lead through them"
 ]

@@ -55,6 +55,10 @@ class ActionDistribution(ABC):
     def entropy(self, raw: Float[Tensor, "... A"]) -> Float[Tensor, "..."]:
         """Return the entropy in nats. Where it has no closed form, return the estimate from the draw ``raw``."""
 
+    def raw_entropy(self, raw: Float[Tensor, "... A"]) -> Float[Tensor, "..."]:
+        """Return that of raw actions, before whatever squashes them: mostly the same."""
+        return self.entropy(raw)
+
 
 @dataclass(frozen=True)
 class BoundedNormal(ActionDistribution):
@@ -108,13 +112,16 @@ class SquashedNormal(ActionDistribution):
 
     def log_prob(self, raw: Tensor) -> Tensor:
         """Return the density of the squashed action, as a function of the raw one."""
-        normal = _normal_log_prob((raw - self.mean) / self.log_std.exp(), self.log_std)
         log_slope = 2 * (math.log(2) - raw - F.softplus(-2 * raw))  # of tanh, finite where the slope itself is 0
-        return normal - log_slope.sum(-1)
+        return -self.raw_entropy(raw) - log_slope.sum(-1)
 
     def entropy(self, raw: Tensor) -> Tensor:
         """Return the negative log-density of the draw."""
         return -self.log_prob(raw)
+
+    def raw_entropy(self, raw: Tensor) -> Tensor:
+        """Return the negative log-density of the draw before tanh."""
+        return -_normal_log_prob((raw - self.mean) / self.log_std.exp(), self.log_std)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import torch
 from jaxtyping import Float
@@ -35,7 +35,7 @@ class SearchConfig:
     min_std: Annotated[float, MoreThan(0), "Box actions: floor under the search's deviation"] = 0.1
     max_std: Annotated[float, MoreThan(0), "Box actions: the deviation it starts with"] = 1.0
     min_prob: Annotated[float, Between(0, 1, "both"), "Discrete actions: floor under each action's probability"] = 0.02
-    gamma: Annotated[float, Between(0, 1), "discount per decision"] = 0.99
+    gamma: Annotated[Annotated[float, Between(0, 1)] | Literal["auto"], "discount per decision; auto: a guide's"] = 0.99
     momentum: Annotated[float, Between(0, 1, "high"), "share of the previous iteration's distribution kept"] = 0.0
     noise_beta: NoiseBeta = 0.0
     replan_every: Annotated[Count, "steps of a plan that are executed"] = 1

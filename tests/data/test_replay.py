@@ -245,8 +245,8 @@ def test_newest_episodes_begin_with_their_first_row(tmp_path, rows):
 @pytest.mark.parametrize("rows", [STEPS // 2, STEPS + 17])
 def test_rewards_are_those_of_the_rows_that_are_kept(tmp_path, rows):
     replay = fill(make(tmp_path), rows)
-    assert len(replay.rewards()) == len(replay)
-    assert replay.rewards().max() == (0.5 + EPISODE[2] - 1 if rows > EPISODE[2] else 0.5 + rows - 1)
+    assert len(replay.column("reward")) == len(replay)
+    assert replay.column("reward").max() == (0.5 + EPISODE[2] - 1 if rows > EPISODE[2] else 0.5 + rows - 1)
 
 
 @pytest.mark.parametrize("rows", [STEPS - 5, 2 * STEPS + 9])

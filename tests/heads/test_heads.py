@@ -9,10 +9,11 @@ import torch
 from model_cases import ACTION, batch, model, rollout_of, with_reset
 from torch import nn
 
+from worldmodels.data.collect import require_no_end
 from worldmodels.errors import UserError
 from worldmodels.heads.arrival import ContinueHead, RewardHead
 from worldmodels.heads.base import Head
-from worldmodels.heads.transition import TransitionRewardHead
+from worldmodels.heads.transition import TerminationHead, TransitionRewardHead
 from worldmodels.model import WorldModel
 from worldmodels.testing.sequences import randomize
 
@@ -141,3 +142,38 @@ def test_a_model_without_reward_or_cont_is_refused():
     world = model()
     with pytest.raises(UserError, match=r"heads reward and cont.*\['reward'\]"):
         WorldModel(world.encoder, world.dynamics, {"reward": world.heads["reward"]}, dict(world.objectives))
+
+
+def test_an_end_that_is_foreseen_counts_as_one():
+    """Above one half an episode is over in imagination, whatever the probability (TD-MPC2)."""
+    head = TerminationHead(1, ACTION, units=3, layers=0, episodic=True)
+    with torch.no_grad():
+        head.net[0].weight.fill_(1.0)
+    feat = torch.tensor([[9.0, -3.0, -0.1, 0.1, 5.0]])[..., None]
+    assert head(feat, torch.zeros(1, 4, ACTION)).tolist() == [[1.0, 1.0, 0.0, 0.0]]
+
+
+def test_ends_are_learned_from_what_was_foreseen_alone():
+    """The first row is grounded and teaches nothing; the others count alike, however far ahead."""
+    head, rows = randomize(TerminationHead(6, ACTION, 8, episodic=True)), with_reset(batch())
+    rollout = rollout_of(torch.randn(2, 5, 6, generator=seeded()))
+    loss = head.loss(rollout, rows)
+    assert not loss[rows["reset"]].any()
+    assert not loss[:, 0].any()
+    counted = loss[~rows["reset"]]
+    logits = head.net(rollout.feat).squeeze(-1)[~rows["reset"]]
+    expected = nn.functional.binary_cross_entropy_with_logits(logits, rows["is_terminal"][~rows["reset"]].float())
+    torch.testing.assert_close(loss.mean(), expected)
+    assert len(counted) < loss.numel()
+
+
+def test_without_ends_nothing_is_learned_and_one_is_refused():
+    head, rows = TerminationHead(6, ACTION, 8), with_reset(batch())
+    rollout = rollout_of(torch.randn(2, 5, 6, generator=seeded()))
+    assert not list(head.parameters())
+    assert not head.loss(rollout, rows).any()
+    assert head(rollout.feat, rows["action"][:, 1:]).eq(1).all()
+    assert not head.ends
+    require_no_end(torch.zeros(3, dtype=torch.bool), "walker")
+    with pytest.raises(UserError, match=r"heads\.cont\.episodic=true"):
+        require_no_end(torch.tensor([False, True]), "walker")

@@ -18,6 +18,7 @@ from worldmodels.nets.distributions import symexp, symlog
 from worldmodels.nets.encoders import Encoder
 from worldmodels.nets.layers import MLP, BlockLinear, NetStyle, init_linear_
 from worldmodels.nets.pooled import BlockDecoder, PooledEncoder
+from worldmodels.nets.valid_convolutions import ValidEncoder
 from worldmodels.testing.sequences import randomize
 
 
@@ -199,3 +200,41 @@ def test_tdmpc2_begins_with_weights_of_its_published_deviation():
         torch.equal(a, b)
         for a, b in zip(planner.learner.q.parameters(), planner.learner.target.parameters(), strict=True)
     )
+
+
+def test_valid_convolutions_read_one_size():
+    """64x64, as TD-MPC2's code asserts: its 512 numbers are the latent's."""
+    assert ValidEncoder((9, 64, 64), 32).out_dim == 512
+    with pytest.raises(UserError, match=r"64x64 pixels, not 32x32"):
+        ValidEncoder((9, 32, 32), 32)
+
+
+def test_small_images_have_fewer_stages_and_the_same_end():
+    for size in (16, 32, 64):
+        shape = (3, size, size)
+        encoder = PooledEncoder(shape, 4)
+        embed = encoder(torch.zeros(1, *shape))
+        assert embed.shape == (1, encoder.out_dim) == (1, encoder.out_dim // 16 * 4 * 4)
+        assert BlockDecoder(10, shape, 8, 4, memory_dim=8)(torch.zeros(2, 10)).shape == (2, *shape)
+
+
+@pytest.mark.parametrize("options", [{"memory_dim": 12}, {"memory_dim": 8, "depth": 3}])
+def test_a_block_decoder_needs_equal_groups(options):
+    with pytest.raises(UserError, match="8 equal groups"):
+        BlockDecoder(20, (3, 64, 64), **{"depth": 4, "units": 4, **options})
+
+
+def test_images_are_moved_while_acting_where_that_is_asked_for():
+    image = torch.arange(3 * 64 * 64).reshape(1, 3, 64, 64).to(torch.uint8)
+    moving = Encoder({"pixels": ((3, 64, 64), torch.uint8)}, 2, 4, random_shift=3, shift_acting=True).eval()
+    still = Encoder({"pixels": ((3, 64, 64), torch.uint8)}, 2, 4, random_shift=3).eval()
+    assert len({moving({"pixels": image}).sum().item() for _ in range(8)}) > 1
+    assert len({still({"pixels": image}).sum().item() for _ in range(8)}) == 1
+
+
+def test_a_state_may_stay_as_it_is():
+    spec = {"state": ((2,), torch.float32)}
+    state = torch.tensor([[100.0, -3.0]])
+    plain = Encoder(spec, 2, 4, 0, squash=False)({"state": state})
+    assert torch.equal(plain, state)
+    torch.testing.assert_close(Encoder(spec, 2, 4, 0)({"state": state}), symlog(state))

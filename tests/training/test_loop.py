@@ -129,6 +129,15 @@ def test_the_schedule_pays_for_decisions_after_the_prefill_only():
     assert schedule.total == 150
 
 
+def test_a_burst_of_updates_is_due_once_as_the_prefill_ends():
+    schedule = UpdateSchedule(100, 400, 512, 1024, burst=7)
+    assert [schedule.updates_due(n) for n in (0, 99, 100, 102)] == [0, 0, 7, 8]
+    for decisions, due in ((50, 7), (100, 7), (200, 57)):  # resumed with other terms, before and after
+        again = UpdateSchedule(100, 400, 256, 1024, burst=7)
+        again.load_state_dict(schedule.state_dict(), decisions, schedule.updates_due(decisions))
+        assert again.updates_due(max(decisions, 100)) == due
+
+
 @pytest.mark.parametrize("terms", [(100, 512, 1024), (100, 1024, 1024), (300, 512, 1024), (0, 512, 512)])
 def test_a_resumed_schedule_owes_nothing(terms):
     before = UpdateSchedule(100, 400, 512, 1024)

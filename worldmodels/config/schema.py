@@ -123,6 +123,7 @@ class Train:
     procedure: Annotated[str, "function that makes a run of this configuration"]
     frames: Annotated[Count, "environment frames in all (control steps, action repeat multiplied in)"]
     prefill: Annotated[int, AtLeast(0), "frames before the first update"]
+    prefill_updates: Annotated[int, AtLeast(0), "updates with the prefill's end, beside those of train_ratio"]
     train_ratio: Annotated[float, MoreThan(0), "replayed time steps per agent decision"]
     updates: Annotated[Count, "in all, where nothing is collected but a dataset is read (data=<dataset>)"]
     seed: Annotated[Seed, "of everything that is drawn at random"]

@@ -66,10 +66,16 @@ class Collector:
     """
 
     def __init__(
-        self, envs: VectorEnv, replay: Replay, agent: Agent, stopwatch: Stopwatch, largest_reward: float = math.inf
+        self,
+        envs: VectorEnv,
+        replay: Replay,
+        agent: Agent,
+        stopwatch: Stopwatch,
+        largest_reward: float = math.inf,
+        may_end: bool = True,
     ) -> None:
         self.envs, self.replay, self.agent, self.stopwatch = envs, replay, agent, stopwatch
-        self.largest_reward = largest_reward
+        self.largest_reward, self.may_end = largest_reward, may_end
         self.decisions = self.frames = self.ended = 0
         self.return_ = torch.zeros(envs.num_envs, dtype=torch.float64)
         self.length = torch.zeros(envs.num_envs, dtype=torch.int64)
@@ -97,6 +103,8 @@ class Collector:
     def _account(self, rows: dict[str, Tensor]) -> list[Episode]:
         if warn_of_rewards(rows["reward"], self.largest_reward):
             self.largest_reward = math.inf  # once is enough
+        if not self.may_end:
+            require_no_end(rows["is_terminal"], self.envs.name)
         self.decisions += int((~rows["is_first"]).sum())
         self.frames += int(rows["frames"].sum())
         self.return_ = torch.where(rows["is_first"], 0.0, self.return_) + rows["reward"].double()
@@ -146,3 +154,14 @@ class Collector:
         except UserError as error:
             log.warning("the environments could not be put back (%s): new episodes begin", error)
             self.rows = self.envs.reset()  # here, before anything is saved: where workers have died, this says so
+
+
+def require_no_end(is_terminal: Tensor, where: str) -> None:
+    """Refuse ends for good under a model that takes it that there are none."""
+    if is_terminal.any():
+        raise UserError(
+            f"{where} has episodes that end for good, and heads.cont takes it that none does: "
+            "set heads.cont.episodic=true.",
+            option="heads.cont.episodic",
+            value=False,
+        )

@@ -22,17 +22,22 @@ class UpdateSchedule:
     """Number of updates that are due after so many decisions.
 
     ``train_ratio`` is replayed time steps per decision. Decisions of the prefill earn no updates, so that none are owed
-    when it ends. Nor are any owed when a run is resumed with other terms: what was earned before stays as it is.
+    when it ends, but for a ``burst`` of them. Nor are any owed when a run is resumed with other terms: what was earned
+    before stays as it is.
     """
 
-    def __init__(self, prefill: int, decisions: int, train_ratio: int | float, steps_per_update: int) -> None:
-        self.prefill, self.decisions = prefill, decisions
+    def __init__(
+        self, prefill: int, decisions: int, train_ratio: int | float, steps_per_update: int, burst: int = 0
+    ) -> None:
+        self.prefill, self.decisions, self.burst = prefill, decisions, burst
         self.train_ratio, self.steps_per_update = train_ratio, steps_per_update
         self.since = (0, 0)
 
     def updates_due(self, decisions: int) -> int:
         """Updates that ``decisions`` pay for."""
         before, updates = self.since
+        if before < self.prefill <= decisions:
+            updates += self.burst
         earning = max(0, decisions - max(self.prefill, before))
         return updates + int(earning * self.train_ratio / self.steps_per_update)
 
@@ -45,7 +50,7 @@ class UpdateSchedule:
         self.since = tuple(state["since"]) if state["terms"] == self._terms() else (decisions, updates)
 
     def _terms(self) -> list[int | float]:
-        return [self.prefill, self.train_ratio, self.steps_per_update]
+        return [self.prefill, self.train_ratio, self.steps_per_update, self.burst]
 
     @property
     def total(self) -> int:

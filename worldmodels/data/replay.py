@@ -37,7 +37,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64, Shaped
+from jaxtyping import Int64, Shaped
 from tensordict import TensorDict
 from torch import Tensor
 from torchrl.data import ReplayBuffer
@@ -85,7 +85,7 @@ class Replay:
         self.directory = Path(directory)
         self.layout = open_or_create(self.directory, plan(spec, num_envs, capacity), limit_gib)
         columns, self._ledger = map_files(self.directory, self.layout)
-        self._is_first, self._reward = columns["is_first"], columns["reward"]
+        self._columns, self._is_first = columns, columns["is_first"]
         self._sampler = WindowSampler(self._ledger, num_envs, None if cross_resets else self._is_first)
         self._sampler.newest_once = newest_once
         self._generator = torch.Generator().manual_seed(seed)
@@ -225,10 +225,10 @@ class Replay:
         begins = found["is_first"][1:].nonzero().flatten().tolist()
         return {key: value[: begins[0] + 1 if begins else None] for key, value in found.items()}
 
-    def rewards(self) -> Float[Tensor, " R"]:
-        """Copy the reward of every valid row."""
+    def column(self, key: str) -> Shaped[Tensor, "R ..."]:
+        """Copy what every valid row holds under a key."""
         place = torch.cat([torch.arange(first, end) for first, end in self._ledger.runs()]) % self.layout.steps
-        return self._reward[place].flatten()
+        return self._columns[key][place].flatten(0, 1)
 
     def newest_episodes(self, count: int, rows: int) -> dict[str, Shaped[Tensor, "N rows ..."]] | None:
         """Copies of the first ``rows`` rows of the newest episodes, at most ``count``, that have as many. Else None."""

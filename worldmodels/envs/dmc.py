@@ -103,6 +103,7 @@ class DMC(gymnasium.Env):
         self._camera_id = self._find_camera(camera)
         self._camera = None
         self._step_limit = min(self._env._step_limit, STEP_LIMIT if np.isinf(self._env._step_limit) else np.inf)
+        self.episode_decisions = -(-int(self._step_limit) // action_repeat)
         self._low, self._high = self._action_range()
         model = self._physics.model.ptr
         self._model = {field: getattr(model, field) for field in MODEL_FIELDS}

@@ -27,6 +27,8 @@ class Probed:
     size: int
     notes: list[str]
     frames_per_step: int
+    episode_decisions: int | None
+    """Most of an episode; None: no limit is known."""
 
 
 def probe(env: dict[str, Any], seed: int, seconds: float) -> Probed:
@@ -66,7 +68,7 @@ def probe_spaces(env: Mapping[str, Any], seed: int, connection: Connection) -> N
         found = built.observation_space, built.action_space
         size, inner = psutil.Process().memory_full_info().uss, getattr(built, "unwrapped", built)
         notes, frames = getattr(inner, "notes", []), getattr(inner, "frames_per_step", 1)
-        connection.send(Probed(found, size, list(notes), int(frames)))
+        connection.send(Probed(found, size, list(notes), int(frames), getattr(inner, "episode_decisions", None)))
         built.close()
     except UserError as error:
         connection.send(error)

@@ -67,6 +67,7 @@ class VectorEnv:
         for note in probed.notes:
             tell_once(log, note)
         self.frames_per_decision = probed.frames_per_step * int(env.get("action_repeat", 1))
+        self.episode_decisions = probed.episode_decisions
         spaces = probed.spaces
         self._factories = [StreamFactory(env, seed, index, spaces, os.getpid()) for index in range(num_envs)]
         self._start()

@@ -26,6 +26,8 @@ class Head(nn.Module, ABC):
 
     trains_latent: bool = True
     """False: its loss reads a detached rollout, and what it learns is clipped apart from all else."""
+    ends: bool = True
+    """False: it takes it that no state ends an episode for good."""
     largest: float = math.inf
     """Size beyond which targets all look the same to it."""
 

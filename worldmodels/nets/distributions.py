@@ -65,6 +65,23 @@ class TwoHot(nn.Module):
         return -(self.encode(x) * wide(logits).log_softmax(-1)).sum(-1)
 
 
+class SymlogTwoHot(TwoHot):
+    """A scalar as a categorical over bins that are even under symlog, where the expectation is taken too (TD-MPC2)."""
+
+    def __init__(self, num_bins: int = 101, limit: float = 10.0) -> None:
+        super().__init__(num_bins, limit)
+        positive = torch.linspace(0, limit, num_bins // 2 + 1, dtype=torch.float64).to(self.bins.dtype)
+        self.bins = torch.cat([-positive.flip(0)[:-1], positive])
+
+    @override
+    def decode(self, logits: Float[Tensor, "... K"]) -> Float[Tensor, "..."]:
+        return symexp(super().decode(logits))
+
+    @override
+    def encode(self, x: Float[Tensor, "..."]) -> Float[Tensor, "... K"]:
+        return super().encode(symlog(wide(x)))
+
+
 class LatentSpace(ABC):
     """Turns the raw outputs of a network into a distribution over ``dim`` numbers.
 

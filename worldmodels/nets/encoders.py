@@ -91,10 +91,12 @@ class Encoder(nn.Module):
             int, AtLeast(0), "pixels by which images are moved at random while training; TD-MPC2 from pixels: 3"
         ] = 0,
         images: Annotated[Callable[..., nn.Module], "what reads a camera's images"] = PixelEncoder,
+        squash: Annotated[bool, "states pass through symlog"] = True,
+        shift_acting: Annotated[bool, "images are moved while acting too; TD-MPC2 from pixels"] = False,
         style: NetStyle = DEFAULT_STYLE,
     ) -> None:
         super().__init__()
-        self.shift = RandomShift(random_shift)
+        self.shift, self.squash = RandomShift(random_shift, shift_acting), squash
         self.observations = dict(observations)
         nets = {key: images(shape=observations[key][0], depth=depth, style=style) for key in cameras(observations)}
         self.pixels = nets.pop(PIXELS, None)
@@ -115,10 +117,13 @@ class Encoder(nn.Module):
         """Embed observations with any leading axes: images [..., C, S, S] and ``state`` [..., n]."""
         first = {} if self.pixels is None else {PIXELS: self.pixels}
         parts = []
+        if not self.training:
+            obs = {**obs, **{key: self.shift(obs[key]) for key in cameras(obs)}}
         for key, net in {**first, **self.cameras}.items():
             images = pixels_to_float(obs[key]).flatten(0, -4) - 0.5
             embed = net(images.contiguous(memory_format=torch.channels_last))
             parts.append(embed.unflatten(0, obs[key].shape[:-3]))
         if self.state is not None:
-            parts.append(self.state(symlog(wide(obs["state"]))))
+            state = wide(obs["state"])
+            parts.append(self.state(symlog(state) if self.squash else state))
         return torch.cat([wide(part) for part in parts], dim=-1)

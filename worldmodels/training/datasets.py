@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from worldmodels.agent import Agent
 from worldmodels.common.columns import GOAL_PREFIX
 from worldmodels.common.timing import Stopwatch
-from worldmodels.data.collect import Collector, row_spec, warn_of_rewards
+from worldmodels.data.collect import Collector, require_no_end, row_spec, warn_of_rewards
 from worldmodels.data.datamodule import OfflineDataset, OnlineDataset, UpdateSchedule
 from worldmodels.data.import_dataset import open_dataset
 from worldmodels.data.replay import Replay
@@ -60,7 +60,8 @@ def build_online(
     agent = Agent(envs.num_envs, model, True, torch.Generator())
     repeat = envs.frames_per_decision
     schedule = UpdateSchedule(
-        cfg.prefill // repeat, cfg.frames // repeat, cfg.train_ratio, data.batch_size * data.length
+        *(cfg.prefill // repeat, cfg.frames // repeat, cfg.train_ratio, data.batch_size * data.length),
+        cfg.prefill_updates,
     )
     if schedule.total < 1:
         raise UserError(
@@ -70,7 +71,7 @@ def build_online(
             value=cfg.frames,
         )
     return OnlineDataset(
-        Collector(envs, replay, agent, stopwatch, model.heads["reward"].largest),
+        Collector(envs, replay, agent, stopwatch, model.heads["reward"].largest, model.heads["cont"].ends),
         replay,
         schedule,
         planner,
@@ -114,7 +115,9 @@ def build_offline(
     shown = shown_goal(envs) if cfg.env.get("goal") else None
     replay = open_dataset(data.dataset, row_spec(envs), *where, shown, readers)
     log.info("data=%s: %s", data.dataset, replay.describe())
-    warn_of_rewards(replay.rewards(), module.model.heads["reward"].largest)
+    warn_of_rewards(replay.column("reward"), module.model.heads["reward"].largest)
+    if not module.model.heads["cont"].ends:
+        require_no_end(replay.column("is_terminal"), f"data={data.dataset}")
     longest, rows = max(replay.episode_lengths(), default=0), data.length + module.prefix
     needed = module.planner.min_window if data.cross_resets else max(rows, module.planner.min_window)
     if longest < needed:

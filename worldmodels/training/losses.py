@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from jaxtyping import Float
@@ -21,13 +21,19 @@ class LossBalance(nn.Module, ABC):
         super().__init__()
         self.scales = dict(scales)
 
-    def forward(self, means: Mapping[str, Float[Tensor, ""]]) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
+    def forward(
+        self, means: Mapping[str, Float[Tensor, ""]], later: Collection[str] = ()
+    ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
         """Return what is minimised, and what is worth logging beside it.
+
+        Args:
+            means: of every loss but those of the update's second step.
+            later: names of the latter.
 
         Raises:
             ValueError: losses and scales do not name the same.
         """
-        if means.keys() != self.scales.keys():
+        if means.keys() | set(later) != self.scales.keys():
             raise ValueError(f"losses {sorted(means)} and loss_scales {sorted(self.scales)} must name the same")
         return self.weigh(means)
 

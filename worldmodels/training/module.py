@@ -68,6 +68,8 @@ class WorldModelModule(lightning.LightningModule):
         self.tensors = [*tensors_of(model), *tensors_of(planner), *tensors_of(balance)]
         self.step_losses: Callable[..., tuple[dict[str, Tensor], Rollout]] = self.losses  # until they are compiled
         self._batch: dict[str, Tensor] = {}
+        self._rollout: Rollout | None = None
+        self._follow_up_means: dict[str, Tensor] = {}
 
     def losses(self, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], Rollout]:
         """Return every loss by name, unreduced, and the rollout behind them."""
@@ -103,10 +105,12 @@ class WorldModelModule(lightning.LightningModule):
         """Return what is to be minimised of one batch, and latents to be stored. What is not finite is refused."""
         self._batch = batch
         losses, rollout = self.step_losses(batch)
+        learns = self.model.learns(self.planner)
+        self._rollout = rollout.detach() if learns and self.planner.follow_up_losses else None
         means = {name: wide(loss).mean() for name, loss in losses.items()}
         self._refuse_non_finite(means)
         self.log_dict({f"loss/{name}": mean for name, mean in means.items()})
-        total, weights = self.balance(means)
+        total, weights = self.balance(means, self.planner.follow_up_losses if self.model.learns(self.planner) else ())
         latent, planner = self.model.dynamics.metrics(rollout), self.planner.metrics(rollout)
         watched = {"latent": latent, "planner": planner, "balance": weights}
         for part, values in watched.items():
@@ -124,7 +128,7 @@ class WorldModelModule(lightning.LightningModule):
 
     def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, *_: Any, **__: Any) -> None:
         """Clip after the backward pass. Log the norm before and after."""
-        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        parameters = self._with_gradient(optimizer)
         before = torch.nn.utils.get_total_norm([p.grad for p in parameters])
         if not torch.isfinite(before):
             names = [name for name, p in self.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
@@ -133,6 +137,9 @@ class WorldModelModule(lightning.LightningModule):
             self.clip(together)
         self.log("grad/norm", before)
         self.log("grad/norm_after_clip", torch.nn.utils.get_total_norm([p.grad for p in parameters]))
+
+    def _with_gradient(self, optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+        return [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
 
     def _clipped_together(self, parameters: list[nn.Parameter]) -> list[Tensors]:
         """Split what shapes the latent, what only watches it, and the balance, into groups that are clipped apart.
@@ -163,7 +170,29 @@ class WorldModelModule(lightning.LightningModule):
         for group in self.optimizers().param_groups:
             group["lr"] = group["full_lr"] * warmed_up(self.warmup, self.trainer.global_step)
         super().optimizer_step(*args, **kwargs)
+        self.follow_up(self.optimizers(use_pl_optimizer=False))
         self.after_step()
+
+    def follow_up(self, optimizer: torch.optim.Optimizer) -> None:
+        """Take the second step of an update, where the planner has one, with weights that the first has moved."""
+        if self._rollout is None:
+            return
+        optimizer.zero_grad(set_to_none=True)
+        with self.trainer.precision_plugin.train_step_context():
+            window = split_context(self._batch, self.prefix)[1]
+            losses = self.planner.follow_up(self.model, self._rollout, window)
+        self._follow_up_means = {name: wide(loss).mean() for name, loss in losses.items()}
+        self._refuse_non_finite(self._follow_up_means)
+        scales = self.balance.scales
+        torch.stack([scales[name] * mean for name, mean in self._follow_up_means.items()]).sum().backward()
+        for together in self._clipped_together(self._with_gradient(optimizer)):
+            self.clip(together)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        """Log the losses of the second step."""
+        self.log_dict({f"loss/{name}": mean.detach() for name, mean in self._follow_up_means.items()})
 
     def after_step(self) -> None:
         """Let planner and objectives update their moving averages, and update that of all weights."""
@@ -172,17 +201,18 @@ class WorldModelModule(lightning.LightningModule):
         self.average.update_parameters(nn.ModuleDict({"model": self.model, "planner": self.planner}))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Build one optimiser. A part with options of its own is a group of its own."""
-        groups: dict[str, list[nn.Parameter]] = {}
+        """Build one optimiser. A part with options of its own is a group of its own, and so is a second step's."""
+        groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
+        later = {id(parameter) for parameter in self.planner.follow_up_parameters()}
         for name, parameter in self._learned_parameters():
             bare = name.replace("model.dynamics.backbone.", "model.dynamics.")  # beside a goal it is called the same
             part = next((part for part in self.parts if bare.startswith(part + ".")), "")
-            groups.setdefault(part, []).append(parameter)
-        unknown = sorted(self.parts.keys() - groups.keys())
+            groups.setdefault((part, id(parameter) in later), []).append(parameter)
+        unknown = sorted(self.parts.keys() - {part for part, _ in groups})
         if unknown:
             parts = sorted({".".join(name.split(".")[:2]) for name, _ in self._learned_parameters()})
             raise UserError(f"optimizer.param_groups names {unknown[0]!r}, which has no parameters; parts are {parts}.")
-        return self._optimizer([{"params": group, **self.parts.get(part, {})} for part, group in groups.items()])
+        return self._optimizer([{"params": group, **self.parts.get(part, {})} for (part, _), group in groups.items()])
 
     def _learned_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Name all parameters but the averages."""

@@ -85,13 +85,13 @@ class LaProp(torch.optim.Optimizer):
         """Move every weight that has a gradient."""
         loss = None if closure is None else torch.enable_grad()(closure)()
         for group in self.param_groups:
-            group["step"] += 1
             self._move(group, [weight for weight in group["params"] if weight.grad is not None])
         return loss
 
     def _move(self, group: dict[str, Any], weights: list[nn.Parameter]) -> None:
         if not weights:
             return
+        group["step"] += 1
         (keep, keep_squares), step = group["betas"], group["step"]
         gradients = [weight.grad for weight in weights]
         states = [self._state(weight) for weight in weights]

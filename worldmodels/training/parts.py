@@ -7,6 +7,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from planners.learning.learner import AUTO, discount_of
 from worldmodels.config.scales import parts_of
 from worldmodels.errors import UserError
 from worldmodels.model import WorldModel
@@ -69,3 +70,23 @@ def module_of(place: str, cfg: DictConfig) -> str:
     if place == "planner":
         return "planner.learner" if "learner" in cfg.planner else "planner"
     return "model." + place.replace("objective.", "objectives.")
+
+
+def work_out_discounts(planner: DictConfig, decisions: int | None) -> None:
+    """Put numbers in the place of discounts that are ``auto``, for episodes of so many decisions.
+
+    Raises:
+        UserError: no limit of the episodes is known.
+    """
+    for key, value in planner.items():
+        if isinstance(value, DictConfig):
+            work_out_discounts(value, decisions)
+        elif key == "gamma" and value == AUTO:
+            if decisions is None:
+                raise UserError(
+                    "planner.learner.gamma=auto follows from the length of episodes, which has no known limit: say "
+                    "a number, or set env.max_episode_steps.",
+                    option="planner.learner.gamma",
+                    value=AUTO,
+                )
+            planner[key] = discount_of(decisions)

@@ -49,7 +49,7 @@ from worldmodels.training.checkpoints import Checkpoints, PlainFiles
 from worldmodels.training.datasets import build_offline, build_online
 from worldmodels.training.loggers import build_loggers
 from worldmodels.training.module import WorldModelModule
-from worldmodels.training.parts import freeze, parts
+from worldmodels.training.parts import freeze, parts, work_out_discounts
 from worldmodels.training.pictures import HistoryLogger, ImaginationLogger
 
 log = logging.getLogger(__name__)
@@ -83,6 +83,7 @@ def assemble(cfg: DictConfig, folder: Path, ctrl_c: CtrlC, resumed_at: int = 0) 
     """
     with ExitStack() as stack:
         envs = stack.enter_context(VectorEnv(cfg.env, cfg.env.num_envs, cfg.seed, cfg.env.step_timeout))
+        work_out_discounts(cfg.planner, envs.episode_decisions)
         model = build_model(cfg, envs.observation_spec, envs.action_dim)
         if cfg.world_model:
             freeze(model, cfg, resumed_at)

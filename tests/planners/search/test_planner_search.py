@@ -9,8 +9,12 @@ from planner_cases import PLANNERS, both_spaces, build, flags, none, searching, 
 from planner_cases import replanning as each_replanner
 from true_models import Chain, LinearGaussian
 
+from dynamics.base import State
+from planners.base import Decision
+from planners.mppi import MPPI
 from planners.search import receding_horizon
 from planners.search.proposals import Proposal
+from planners.search.shooting import SearchResult
 
 
 @pytest.fixture(autouse=True)
@@ -235,3 +239,27 @@ def test_executing_the_mean_is_not_exploring(name):
     assert (calm - wild).abs().mean() > 0.05
     if name == "mppi":
         assert torch.equal(calm, memory["plan"][:, 0])
+
+
+def test_wide_actions_are_searched_longer():
+    """Two further iterations from 20 numbers on (TD-MPC2)."""
+    options = {"plan_horizon": 3, "num_samples": 8, "num_elites": 2, "iterations": 6, "wide_iterations": 2}
+    assert [MPPI(size, False, **options).iterations for size in (1, 19, 20, 38)] == [6, 6, 8, 8]
+
+
+@pytest.mark.parametrize("execute", ["mean", "elite"])
+def test_what_mppi_executes_without_exploring(execute):
+    """The mean, or one of the elites, each as often as it weighs (TD-MPC2). Neither has noise."""
+    options = {"plan_horizon": 2, "num_samples": 8, "num_elites": 3, "iterations": 1}
+    planner = MPPI(1, False, execute=execute, **options)
+    elites = torch.tensor([0.1, 0.5, 0.9])[:, None, None].expand(3, 2, 1).expand(4000, 3, 2, 1)
+    weights = torch.tensor([0.5, 0.3, 0.2]).expand(4000, 3)
+    found = SearchResult(elites, weights, planner.family.fit(elites, weights), elites, weights)
+    state = State(torch.zeros(4000, 1), {})
+    actions = planner.choose(found, Decision.begin(None, state, False, seeded()))
+    if execute == "mean":
+        assert torch.equal(actions, found.proposal.mean)
+        return
+    drawn, counts = actions[:, 0, 0].unique(return_counts=True)
+    torch.testing.assert_close(drawn, elites[0, :, 0, 0])
+    torch.testing.assert_close(counts / 4000, weights[0], atol=0.03, rtol=0)

@@ -78,6 +78,8 @@ class GymEnv(gymnasium.Env):
         self._takes = Actions(id, self._env.action_space)
         self.action_space = self._takes.space
         self.frames_per_step = frames_per_step(self._env)
+        limit = self._env.spec and self._env.spec.max_episode_steps
+        self.episode_decisions = -(-limit // action_repeat) if limit else None
         self.notes = self._find_notes()
         for note in self.notes:
             tell_once(log, note)
