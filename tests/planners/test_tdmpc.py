@@ -332,6 +332,16 @@ def test_planning_with_values_as_they_are():
     torch.testing.assert_close(planner.weigh(values), torch.softmax(0.5 * values, dim=1))
 
 
+def update(planner, optimizer, rollout, rows):
+    """Take both steps of an update: Q's, then the policy's."""
+    for losses in (planner.loss, planner.follow_up):
+        optimizer.zero_grad(set_to_none=True)
+        sum(loss.mean() for loss in losses(TrueModel(), rollout, rows).values()).backward()
+        optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    planner.after_step()
+
+
 def missed_in_the_linear_gaussian_world(updates, units):
     """What search and policy miss of what doing nothing loses, and of the optimum, after learning from transitions."""
     torch.manual_seed(0)
@@ -356,11 +366,7 @@ def missed_in_the_linear_gaussian_world(updates, units):
             "is_terminal": no,
             "is_first": no,
         }
-        found = planner.loss(TrueModel(), rollout_of(torch.stack([feat, after], 1)), rows)
-        (found["q"].mean() + found["policy"].mean()).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        planner.after_step()
+        update(planner, optimizer, rollout_of(torch.stack([feat, after], 1)), rows)
     guided.eval()
     state = true.start(64)
     best = true.best_plan(state.feat, 30, gamma)
@@ -424,11 +430,7 @@ def test_tdmpc__learns_the_chain_and_where_it_ends(discrete):
             "is_terminal": torch.stack([no[:, 0], cont < 0.5], 1),
             "is_first": no,
         }
-        found = planner.loss(TrueModel(), rollout_of(torch.stack([cells, after], 1)), rows)
-        (found["q"].mean() + found["policy"].mean()).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        planner.after_step()
+        update(planner, optimizer, rollout_of(torch.stack([cells, after], 1)), rows)
     planner.eval()
     cells = true.at(0, 1, 2, 3)
     with torch.no_grad():
