@@ -6,6 +6,7 @@ In float64 at 1e-9 of an array's largest entry, in float32 at 2e-5.
 from __future__ import annotations
 
 import functools
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -177,7 +178,6 @@ def updated(golden: Golden, episodic: bool, monkeypatch: pytest.MonkeyPatch, tmp
     logged = {}
     monkeypatch.setattr(trained, "log", lambda name, value: logged.update({name: value}))
     monkeypatch.setattr(trained, "log_dict", logged.update)
-    trained.trainer = SimpleNamespace(precision_plugin=SimpleNamespace(train_step_context=torch.enable_grad))
     optimizer = trained.configure_optimizers()
     trained.training_step(batch(golden), 0)["loss"].backward()
     named = (*model.named_parameters(), *planner.learner.named_parameters())
@@ -191,9 +191,9 @@ def updated(golden: Golden, episodic: bool, monkeypatch: pytest.MonkeyPatch, tmp
         clip(tensors)
 
     trained.clip = clipped
-    trained.follow_up(optimizer)
+    later = trained.second_step(optimizer, trained._rollout, batch(golden), nullcontext)
+    logged |= {f"loss/{name}": mean for name, mean in later.items()}
     trained.after_step()
-    trained.on_train_batch_end()
     return SimpleNamespace(model=model, planner=planner, logged=logged, gradients=gradients, policy_norm=norms[0])
 
 

@@ -15,7 +15,9 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
+from dynamics.base import Rollout
 from worldmodels.common import precision
+from worldmodels.common.batch import split_context
 from worldmodels.common.columns import MEMORY_PREFIX
 from worldmodels.common.files import write_json
 from worldmodels.config import load_config
@@ -106,18 +108,21 @@ def build_parts(cfg: DictConfig, envs: VectorEnv, device: torch.device, folder: 
     action = torch.zeros(envs.num_envs, envs.action_dim)
     generator = torch.Generator(device)
     optimizer = module.configure_optimizers()
-    parameters = list(module.parameters())
+    later = planner.follow_up_losses
 
-    def losses() -> Tensor:
+    def losses() -> tuple[Tensor, Rollout]:
         with amp():
-            named, _ = module.step_losses(batch)
-        return module.balance({name: loss.float().mean() for name, loss in named.items()})[0]
+            named, rollout = module.step_losses(batch)
+        return module.balance({name: loss.float().mean() for name, loss in named.items()}, later)[0], rollout
 
     def update() -> None:
-        losses().backward()
-        module.clip([p for p in parameters if p.grad is not None])
+        total, rollout = losses()
+        total.backward()
+        module.clip_gradients_of(optimizer)
         optimizer.step()
         optimizer.zero_grad()
+        if later:
+            module.second_step(optimizer, rollout.detach(), split_context(batch, module.prefix)[1], amp)
         module.after_step()
 
     @torch.no_grad()

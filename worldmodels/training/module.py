@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ class WorldModelModule(lightning.LightningModule):
         self.step_losses: Callable[..., tuple[dict[str, Tensor], Rollout]] = self.losses  # until they are compiled
         self._batch: dict[str, Tensor] = {}
         self._rollout: Rollout | None = None
-        self._follow_up_means: dict[str, Tensor] = {}
+        self._later: dict[str, Tensor] = {}
 
     def losses(self, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], Rollout]:
         """Return every loss by name, unreduced, and the rollout behind them."""
@@ -133,10 +134,14 @@ class WorldModelModule(lightning.LightningModule):
         if not torch.isfinite(before):
             names = [name for name, p in self.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
             self._stop_at_bad_batch(f"the gradient of {', '.join(names[:3])}")
-        for together in self._clipped_together(parameters):
-            self.clip(together)
+        self.clip_gradients_of(optimizer)
         self.log("grad/norm", before)
         self.log("grad/norm_after_clip", torch.nn.utils.get_total_norm([p.grad for p in parameters]))
+
+    def clip_gradients_of(self, optimizer: torch.optim.Optimizer) -> None:
+        """Clip whatever has a gradient, in place."""
+        for together in self._clipped_together(self._with_gradient(optimizer)):
+            self.clip(together)
 
     def _with_gradient(self, optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
         return [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
@@ -170,29 +175,37 @@ class WorldModelModule(lightning.LightningModule):
         for group in self.optimizers().param_groups:
             group["lr"] = group["full_lr"] * warmed_up(self.warmup, self.trainer.global_step)
         super().optimizer_step(*args, **kwargs)
-        self.follow_up(self.optimizers(use_pl_optimizer=False))
+        if self._rollout is not None:
+            window = split_context(self._batch, self.prefix)[1]
+            context = self.trainer.precision_plugin.train_step_context
+            self._later = self.second_step(self.optimizers(use_pl_optimizer=False), self._rollout, window, context)
         self.after_step()
 
-    def follow_up(self, optimizer: torch.optim.Optimizer) -> None:
-        """Take the second step of an update, where the planner has one, with weights that the first has moved."""
-        if self._rollout is None:
-            return
+    def second_step(
+        self,
+        optimizer: torch.optim.Optimizer,
+        rollout: Rollout,
+        window: dict[str, Tensor],
+        context: Callable[[], AbstractContextManager],
+    ) -> dict[str, Tensor]:
+        """Take the planner's further step, of losses on weights that the first has moved. Return their means.
+
+        ``rollout`` is that of the first step, detached; the losses are computed within ``context``.
+        """
         optimizer.zero_grad(set_to_none=True)
-        with self.trainer.precision_plugin.train_step_context():
-            window = split_context(self._batch, self.prefix)[1]
-            losses = self.planner.follow_up(self.model, self._rollout, window)
-        self._follow_up_means = {name: wide(loss).mean() for name, loss in losses.items()}
-        self._refuse_non_finite(self._follow_up_means)
-        scales = self.balance.scales
-        torch.stack([scales[name] * mean for name, mean in self._follow_up_means.items()]).sum().backward()
-        for together in self._clipped_together(self._with_gradient(optimizer)):
-            self.clip(together)
+        with context():
+            losses = self.planner.follow_up(self.model, rollout, window)
+        means = {name: wide(loss).mean() for name, loss in losses.items()}
+        self._refuse_non_finite(means)
+        torch.stack([self.balance.scales[name] * mean for name, mean in means.items()]).sum().backward()
+        self.clip_gradients_of(optimizer)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+        return {name: mean.detach() for name, mean in means.items()}
 
     def on_train_batch_end(self, *_: Any) -> None:
         """Log the losses of the second step."""
-        self.log_dict({f"loss/{name}": mean.detach() for name, mean in self._follow_up_means.items()})
+        self.log_dict({f"loss/{name}": mean for name, mean in self._later.items()})
 
     def after_step(self) -> None:
         """Let planner and objectives update their moving averages, and update that of all weights."""
