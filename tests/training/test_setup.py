@@ -10,8 +10,11 @@ import torch
 from model_cases import STATE, model
 from toy_runs import built
 
+from planners.learning.learner import discount_of
 from worldmodels.config import load_config
 from worldmodels.data.collect import warn_of_rewards
+from worldmodels.errors import UserError
+from worldmodels.training.parts import work_out_discounts
 from worldmodels.training.setup import warn_untrained_histories
 
 
@@ -57,3 +60,38 @@ def test_a_recordings_rewards_are_held_to_the_bins_too(caplog):
         assert caplog.text == ""
         assert warn_of_rewards(torch.tensor([1.0, -23_000.0]), math.expm1(10))
     assert "2.3e+04" in caplog.text
+
+
+@pytest.mark.parametrize(("decisions", "gamma"), [(500, 0.99), (50, 0.95), (5000, 0.995), (250, 0.98)])
+def test_a_discount_follows_from_the_length_of_episodes(decisions, gamma):
+    planner = load_config(["experiment=tdmpc2"]).planner
+    assert planner.learner.gamma == planner.search.gamma == "auto"
+    work_out_discounts(planner, decisions)
+    assert (
+        planner.learner.gamma == planner.search.gamma == pytest.approx(gamma) == pytest.approx(discount_of(decisions))
+    )
+
+
+def test_a_discount_without_a_length_is_asked_for():
+    with pytest.raises(UserError, match=r"env\.max_episode_steps"):
+        work_out_discounts(load_config(["experiment=tdmpc2"]).planner, None)
+    work_out_discounts(load_config(["planner=tdmpc"]).planner, None)
+
+
+@pytest.mark.process
+def test_newest_windows_need_whole_streams(tmp_path):
+    words = ("data.newest_once=true", "data.cross_resets=false")
+    with pytest.raises(UserError, match=r"data\.cross_resets=true"), built(tmp_path, *words):
+        pass
+
+
+@pytest.mark.process
+def test_a_planner_may_fill_the_replay_itself(tmp_path):
+    """As DreamerV3's actor does. Its newest windows are then learned from once."""
+    words = ("prefill_planner=null", "data.newest_once=true", "planner=actor_critic")
+    with built(tmp_path, *words) as training:
+        dataset = training.data.dataset
+        assert dataset.prefill_planner is dataset.planner
+        batch = next(iter(dataset))
+        assert batch["action"].abs().sum() > 0
+        assert dataset.replay.state_dict()["taken"] > 0
