@@ -114,7 +114,7 @@ def test_unknown_gymnasium_ids_are_refused_with_the_near_match(said, tmp_path):
 
 @pytest.mark.parametrize(
     ("words", "played"),
-    [((), (16, 1, 2048, 256)), (("protocol=code",), (16, 1, 2048, 256)), (("protocol=scores",), (8, 2, 3072, 512))],
+    [((), (16, 1, 2032, 256)), (("protocol=code",), (16, 1, 2032, 256)), (("protocol=scores",), (8, 2, 3056, 512))],
 )
 def test_the_published_protocol_is_one_word(words, played):
     cfg = load_config(["experiment=dreamerv3", *words])

@@ -20,6 +20,11 @@ from worldmodels.config.departures import departures
             ["train_ratio=64.0 instead of 512.0", "size=s instead of xxl"],
         ),
         (["experiment=dreamer_cpu", "optimizer=laprop"], []),
+        (
+            ["experiment=dreamerv3_state", "loss_scales.rep=0.3", "loss_scales.dyn=1"],
+            ["loss_scales.rep=0.3 instead of 0.1"],
+        ),
+        (["experiment=tdmpc2", "planner=mppi"], ["planner=mppi instead of tdmpc"]),
         (["optimizer=laprop"], []),
     ],
 )

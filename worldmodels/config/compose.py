@@ -68,6 +68,12 @@ def load_config(
     cfg = OmegaConf.create(check(plain | {"choices": choices, "words": words}))
     OmegaConf.set_struct(cfg, True)
     require_scales(cfg)
+    if cfg.protocol_of and cfg.protocol_of != cfg.published:
+        raise UserError(
+            f"protocol={choices['protocol']} is how {cfg.protocol_of} plays: choose one of its experiments with it.",
+            option="protocol",
+            value=choices["protocol"],
+        )
     return cfg
 
 

@@ -8,9 +8,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from worldmodels.config.aliases import bare
 from worldmodels.config.compose import is_group, load_config
+from worldmodels.config.scales import OVER_ALL, scales_by_part
 
 FREE = (
-    *("seed", "run_dir", "resume", "frames", "published", "protocol", "experiment", "trust"),
+    *("seed", "run_dir", "resume", "frames", "published", "protocol", "protocol_of", "experiment", "trust"),
     *("loggers", "visualization", "trainer", "data.limit_gib"),
     *("evaluation.episodes", "evaluation.seed", "evaluation.context", "evaluation.imag_horizon"),
     *("env.task", "env.id", "env.kwargs", "env.step_timeout"),
@@ -36,4 +37,10 @@ def departures(cfg: DictConfig) -> list[str]:
 
 
 def _said(cfg: DictConfig, word: str) -> Any:
-    return cfg.choices.get(bare(word)) if is_group(word) else OmegaConf.select(cfg, bare(word))
+    key = bare(word)
+    if is_group(word):
+        return cfg.choices.get(key)
+    if key.startswith(OVER_ALL):  # the root's factor, or else the part's own
+        scales = {name: scale for part in scales_by_part(cfg).values() for name, scale in part.items()}
+        return scales.get(key.removeprefix(OVER_ALL))
+    return OmegaConf.select(cfg, key)

@@ -131,6 +131,7 @@ class Train:
     resume: Annotated[str | None, "a run folder to continue"]
     world_model: Annotated[str | None, "a run folder whose world model is frozen, for a planner to be trained on"]
     published: Annotated[str | None, "the published algorithm that an experiment is; runs tell how they depart from it"]
+    protocol_of: Annotated[str | None, "the published algorithm whose protocol= is chosen"]
     data: Annotated[Data, "what is learned from"]
     evaluation: Annotated[Evaluation, "how a finished run is scored"]
     trainer: Annotated[Trainer, "hardware, and how often what is saved or drawn"]

@@ -135,13 +135,14 @@ def trunc_normal_(
     """Draw from a normal cut at two, with deviation ``scale / sqrt(fan_in)``, in place. ``weight`` is [out, in, ...].
 
     ``fan_in`` counts more inputs than the weight has where others are added to what it makes of them. The factor 0.8796
-    is the standard deviation of a unit normal cut at two. A matrix has the deviation of a style that names one, unless
-    it is to be zero.
+    is the standard deviation of a unit normal cut at two. A matrix is a plain normal of the deviation of a style that
+    names one, as TD-MPC2's are, unless it is to be zero.
     """
-    fixed = style.init_std if weight.ndim == 2 else None
-    std = (scale / math.sqrt(fan_in or weight[0].numel()) if fixed is None else fixed) / 0.87962566
+    std = scale / math.sqrt(fan_in or weight[0].numel()) / 0.87962566
     if scale == 0:
         nn.init.zeros_(weight)
+    elif style.init_std is not None and weight.ndim == 2:
+        nn.init.normal_(weight, std=style.init_std)
     else:
         nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)
 

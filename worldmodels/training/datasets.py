@@ -83,12 +83,13 @@ def build_online(
 
 
 def rows_kept(cfg: DictConfig, frames_per_decision: int) -> int:
-    """Return ``data.capacity``, or rows for the decisions of all frames and a tenth more.
+    """Return rows for the decisions of all frames and a tenth more, at most ``data.capacity``.
 
     Every episode adds the row that it begins with. Those of less than ten decisions overwrite the oldest rows.
     """
     decisions = cfg.frames // frames_per_decision
-    return cfg.data.capacity or decisions + decisions // 10 + cfg.env.num_envs
+    rows = decisions + decisions // 10 + cfg.env.num_envs
+    return min(rows, cfg.data.capacity or rows)
 
 
 def shown_goal(envs: VectorEnv) -> dict[str, np.ndarray]:
