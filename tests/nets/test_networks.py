@@ -17,7 +17,7 @@ from worldmodels.nets.decoders import Decoder, PixelDecoder, StateDecoder
 from worldmodels.nets.distributions import symexp, symlog
 from worldmodels.nets.encoders import Encoder
 from worldmodels.nets.layers import MLP, BlockLinear, NetStyle, init_linear_
-from worldmodels.nets.pooled import BlockDecoder, PooledEncoder
+from worldmodels.nets.pooled import BlockDecoder, DoublingConv, PooledEncoder
 from worldmodels.nets.valid_convolutions import ValidEncoder
 from worldmodels.testing.sequences import randomize
 
@@ -238,3 +238,12 @@ def test_a_state_may_stay_as_it_is():
     plain = Encoder(spec, 2, 4, 0, squash=False)({"state": state})
     assert torch.equal(plain, state)
     torch.testing.assert_close(Encoder(spec, 2, 4, 0)({"state": state}), symlog(state))
+
+
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_a_doubling_convolution_is_one_of_the_doubled_image(size):
+    layer = randomize(DoublingConv(3, 4, NetStyle()))
+    image = torch.randn(2, 3, size, size, generator=seeded())
+    doubled = nn.functional.interpolate(image, scale_factor=2)
+    expected = nn.functional.conv2d(doubled, layer.weight, layer.bias, padding=2)
+    torch.testing.assert_close(layer(image), expected, atol=1e-5, rtol=1e-5)

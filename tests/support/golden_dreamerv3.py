@@ -171,11 +171,11 @@ def decoder_table() -> dict[str, Source]:
         "pixels.from_latent.1.weight": Source("dec_img/from_stoch1/weight", lambda w: flat_map(w, 0)),
         "pixels.from_latent.1.bias": Source("dec_img/from_stoch1/bias", lambda b: flat_map(b, 0)),
         "pixels.layers.0.weight": Source("dec_img/merged_norm/scale"),
-        **plain("pixels.layers.15", "dec_img/out"),
+        **plain("pixels.layers.11", "dec_img/out"),
         **dense("state.net", "dec_vec", 3),
         **plain("state.net.3", "dec_vec/out"),
     }
-    for place, stage in ((3, 2), (7, 1), (11, 0)):
+    for place, stage in ((2, 2), (5, 1), (8, 0)):
         table |= plain(f"pixels.layers.{place}", f"dec_img/conv{stage}")
         table[f"pixels.layers.{place + 1}.weight"] = Source(f"dec_img/norm{stage}/scale")
     return table
