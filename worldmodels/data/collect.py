@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -24,7 +25,15 @@ from worldmodels.model import WorldModel
 log = logging.getLogger(__name__)
 
 
-def row_spec(envs: VectorEnv, latents_of: WorldModel | None = None) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+@runtime_checkable
+class Spaced(Protocol):
+    """Whatever has observations and actions, environments above all."""
+
+    observation_spec: Mapping[str, tuple[tuple[int, ...], torch.dtype]]
+    action_dim: int
+
+
+def row_spec(envs: Spaced, latents_of: WorldModel | None = None) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
     """Return shape and dtype of every column of the replay. With a model, also of the latents that are kept beside."""
     spec = dict(envs.observation_spec)
     spec["action"] = ((envs.action_dim,), torch.float32)
