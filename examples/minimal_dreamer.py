@@ -103,7 +103,7 @@ def evaluate(model: WorldModel, planner: Planner) -> float:
 
 def main(steps: int = STEPS) -> tuple[float, float]:
     """Train for so many steps of each environment; return the mean return before and after."""
-    torch.manual_seed(0)
+    torch.manual_seed(1)
     torch.set_num_threads(1)  # nets as small as these gain nothing by more
     with VectorEnv(ENV, NUM_ENVS, seed=0) as envs, tempfile.TemporaryDirectory() as folder:
         model, planner = build(envs)

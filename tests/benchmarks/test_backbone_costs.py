@@ -76,7 +76,10 @@ def test_peak_memory_is_what_was_in_use_at_once():
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["suite=backbone"], "suite=backbone is not one of training, backbones, planning. Did you mean 'backbones'?"),
+        (
+            ["suite=backbone"],
+            "suite=backbone is not one of training, backbones, planning, launches. Did you mean 'backbones'?",
+        ),
         (["suite=backbones", "only=sm"], "only=sm is not one of"),
         (["suite=backbones", "lengths=64,x"], "lengths=64,x must be whole numbers of at least 1 with commas between."),
         (["suite=backbones", "dynamics=ssm"], "dynamics=ssm has no effect with suite=backbones: only= chooses"),

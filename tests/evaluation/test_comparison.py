@@ -60,7 +60,11 @@ def test_a_grid_is_played_and_written(learned_run, finished_run, tmp_path, monke
     assert rows[None, "zero"]["interval"] is None  # of two episodes
     best = [max(row["returns"][start] for row in rows.values() if row["returns"]) for start in range(2)]
     assert rows[BOUND, BOUND]["returns"] == best
-    assert rows[str(learned_run), "mppi_actor_critic"]["of_simulator"]["interval"] is None
+    share = rows[str(learned_run), "mppi_actor_critic"].get("of_simulator")
+    if sum(rows[SIMULATOR, "mppi_actor_critic"]["returns"]) > sum(rows[None, "random"]["returns"]):
+        assert share["interval"] is None  # of two episodes
+    else:  # an untrained search may earn no more than random actions do
+        assert share is None
     assert "of_simulator" not in rows[str(learned_run), "actor_critic"]
     assert result["planned_over_oracle"] == result["planned_over_simulator"] != []
     for path in (finished_run, learned_run):

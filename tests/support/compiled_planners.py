@@ -21,6 +21,7 @@ from omegaconf import OmegaConf
 from planner_cases import PLANNERS, options
 
 from worldmodels.factory import build_planner
+from worldmodels.training.losses import FixedScales
 from worldmodels.training.module import WorldModelModule
 from worldmodels.training.optim import NormClip
 
@@ -36,7 +37,7 @@ def updates(words: str, compiled: bool) -> tuple[list[dict[str, float]], list[di
     chosen = OmegaConf.create(options(name, plan_horizon=HORIZON, **dict(word.split("=") for word in more)))
     planner = build_planner(chosen, ACTION, False, world.dynamics.feature_spec)
     module = WorldModelModule(
-        world, planner, partial(torch.optim.SGD, lr=1e-3), NormClip(1.0), {}, {}, 0, 0.0, Path()
+        world, planner, partial(torch.optim.SGD, lr=1e-3), NormClip(1.0), FixedScales({}), {}, 0, 0.0, Path()
     ).train()
     step = torch.compile(module.losses, fullgraph=True, backend="aot_eager") if compiled else module.losses
     optimizer, found, gradients = module.configure_optimizers(), [], []

@@ -50,7 +50,7 @@ def test_long_histories_surprise_no_more_than_short_ones(tmp_path, name):
 
 def test_a_long_memory_without_context_surprises_more(tmp_path):
     """The arm without the remedy, which the ratio must tell."""
-    assert filtered(tmp_path, "dynamics=koopman", "data.context=none").ratio > 1.3
+    assert filtered(tmp_path, "dynamics=ssm", "data.context=none").ratio > 1.3
 
 
 def test_stored_latents_are_what_updates_made_of_them_last(tmp_path, monkeypatch):

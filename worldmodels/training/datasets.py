@@ -83,13 +83,12 @@ def build_online(
 
 
 def rows_kept(cfg: DictConfig, frames_per_decision: int) -> int:
-    """Return rows for the decisions of all frames and a tenth more, at most ``data.capacity``.
+    """Return ``data.capacity``, or rows for the decisions of all frames and a tenth more.
 
     Every episode adds the row that it begins with. Those of less than ten decisions overwrite the oldest rows.
     """
     decisions = cfg.frames // frames_per_decision
-    rows = decisions + decisions // 10 + cfg.env.num_envs
-    return min(rows, cfg.data.capacity or rows)
+    return cfg.data.capacity or decisions + decisions // 10 + cfg.env.num_envs
 
 
 def shown_goal(envs: VectorEnv) -> dict[str, np.ndarray]:
