@@ -105,12 +105,17 @@ class ActorCritic(Learner):
             alive = model.heads["cont"].learned(imagined.feat[:, 0])
         else:
             alive = ~batch["is_terminal"][:, -last:].flatten()
-        value = call_frozen(self.critic, imagined.feat)
+        feat = imagined.feat.detach()
+        logits = self.critic.net(feat)  # once, for values and their loss
+        if self.gradient == "dynamics":
+            value = call_frozen(self.critic, imagined.feat)
+        else:
+            value = self.critic.two_hot.decode(logits.detach())
         returns = lambda_returns(imagined.reward, imagined.cont, value[:, 1:], self.gamma, self.lam)
         weight = reach_weights(alive, imagined.cont, self.gamma)
         return {
-            "actor": weight * self._actor_loss(imagined.feat[:, :-1].detach(), raw, value[:, :-1], returns),
-            "critic": weight * self.critic.loss(imagined.feat[:, :-1].detach(), returns),
+            "actor": weight * self._actor_loss(feat[:, :-1], raw, value[:, :-1], returns),
+            "critic": weight * self.critic.loss(feat[:, :-1], returns, logits[:, :-1]),
             "replay_critic": self._replay_loss(rollout, batch, returns[:, 0].unflatten(0, (-1, last)).detach()),
         }
 

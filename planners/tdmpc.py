@@ -117,18 +117,13 @@ class TDLearner(Learner):
     def value(self, feat: Float[Tensor, "N S F"], streams: RowStreams) -> Float[Tensor, "N S"]:
         """Return the mean of random members, each row's own, at an action of the policy.
 
-        Only members drawn are computed.
+        Only members drawn are computed, without asking which they are.
         """
-        members = len(self.q)
-        chosen = streams.normal(members).topk(self.num_q_sampled, dim=1).indices
+        chosen = streams.normal(len(self.q)).topk(self.num_q_sampled, dim=1).indices
         action = self.policy(feat).choose(streams.normal(feat.shape[1], self.action_dim))
-        total = torch.zeros(feat.shape[:2], device=feat.device)
-        for i in range(members):
-            rows = (chosen == i).any(1).nonzero().squeeze(1)
-            if len(rows) > 0:
-                logits = self.q(feat[rows], action[rows], slice(i, i + 1))[0]
-                total.index_add_(0, rows, self.q.two_hot.decode(logits))
-        return total / self.num_q_sampled
+        given = torch.cat([feat, action], dim=-1).repeat_interleave(self.num_q_sampled, dim=0)
+        logits = self.q.nets.each(given, chosen.flatten())
+        return self.q.two_hot.decode(logits).unflatten(0, chosen.shape).mean(1)
 
     def loss(self, model: Model, rollout: Rollout, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return ``q``, [B, T - 1]."""

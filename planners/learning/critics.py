@@ -43,12 +43,18 @@ class Critic(nn.Module):
         """Decode the value, in fp32."""
         return self.two_hot.decode(self.net(feat))
 
-    def loss(self, feat: Float[Tensor, "... F"], target: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        """Cross-entropy with the target's two-hot, and with the slow copy's value as a regulariser."""
-        logits = self.net(feat)
+    def loss(
+        self, feat: Float[Tensor, "... F"], target: Float[Tensor, "..."], logits: Float[Tensor, "... K"] | None = None
+    ) -> Float[Tensor, "..."]:
+        """Cross-entropy with the target's two-hot, and with the slow copy's value as a regulariser.
+
+        ``logits``: what the network makes of ``feat``, where that is known.
+        """
+        logits = self.net(feat) if logits is None else logits
         with torch.no_grad():
             slow = self.two_hot.decode(self.slow(feat))
-        return self.two_hot.loss(logits, target.detach()) + self.slow_weight * self.two_hot.loss(logits, slow)
+        away, from_slow = self.two_hot.losses(logits, target.detach(), slow)
+        return away + self.slow_weight * from_slow
 
     def after_step(self) -> None:
         """Move the slow copy."""

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Generator, Tensor, nn
 from typing_extensions import override
 
@@ -53,16 +53,31 @@ class TwoHot(nn.Module):
 
     def encode(self, x: Float[Tensor, "..."]) -> Float[Tensor, "... K"]:
         """Weight the two bins around ``x`` so that their expectation is ``x``. Beyond the bins the last one has all."""
-        x = wide(x).clamp(self.bins[0], self.bins[-1])
-        above = torch.searchsorted(self.bins, x.contiguous()).clamp(1, len(self.bins) - 1)
-        low, high = self.bins[above - 1], self.bins[above]
-        weight = ((x - low) / (high - low)).unsqueeze(-1)
+        above, weight = self.place(x)
+        weight = weight.unsqueeze(-1)
         one_hot = F.one_hot(above, len(self.bins)).to(weight.dtype)
         return weight * one_hot + (1 - weight) * one_hot.roll(-1, dims=-1)
 
+    def place(self, x: Float[Tensor, "..."]) -> tuple[Int64[Tensor, "..."], Float[Tensor, "..."]]:
+        """Return the bin above ``x``, which has one below it, and the former's weight."""
+        x = wide(x).clamp(self.bins[0], self.bins[-1])
+        above = torch.searchsorted(self.bins, x.contiguous()).clamp(1, len(self.bins) - 1)
+        low, high = self.bins[above - 1], self.bins[above]
+        return above, (x - low) / (high - low)
+
     def loss(self, logits: Float[Tensor, "... K"], x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Cross-entropy with the two-hot target."""
-        return -(self.encode(x) * wide(logits).log_softmax(-1)).sum(-1)
+        return self.losses(logits, x)[0]
+
+    def losses(self, logits: Float[Tensor, "... K"], *targets: Float[Tensor, "..."]) -> list[Float[Tensor, "..."]]:
+        """Cross-entropies with the two-hots of several targets: of one softmax, and a gather each."""
+        log_probs = wide(logits).log_softmax(-1)
+        losses = []
+        for x in targets:
+            above, weight = self.place(x)
+            low, high = log_probs.gather(-1, torch.stack([above - 1, above], dim=-1)).unbind(-1)
+            losses.append(-((1 - weight) * low + weight * high))
+        return losses
 
 
 class SymlogTwoHot(TwoHot):
@@ -78,8 +93,8 @@ class SymlogTwoHot(TwoHot):
         return symexp(super().decode(logits))
 
     @override
-    def encode(self, x: Float[Tensor, "..."]) -> Float[Tensor, "... K"]:
-        return super().encode(symlog(wide(x)))
+    def place(self, x: Float[Tensor, "..."]) -> tuple[Int64[Tensor, "..."], Float[Tensor, "..."]]:
+        return super().place(symlog(wide(x)))
 
 
 class LatentSpace(ABC):

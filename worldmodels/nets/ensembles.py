@@ -79,7 +79,11 @@ class EnsembleMLP(nn.Module):
         """Return outputs of the members that a slice or a tensor of indices [Q] names, all of the same input."""
         count, out_dim = self.out.bias[members].shape
         h = x.reshape(-1, x.shape[-1]).expand(count, -1, -1)
+        return self.each(h, members).reshape(count, *x.shape[:-1], out_dim)
+
+    def each(self, h: Float[Tensor, "Q N I"], members: slice | Tensor) -> Float[Tensor, "Q N O"]:
+        """Return outputs of members, each of an input of its own. One may be named several times."""
         for i, (linear, norm) in enumerate(zip(self.hidden, self.norms, strict=True)):
             h = linear(h, members)
             h = self.act(norm(self.dropout(h) if i == 0 else h, members))
-        return self.out(h, members).reshape(count, *x.shape[:-1], out_dim)
+        return self.out(h, members)
