@@ -17,11 +17,12 @@ from worldmodels.common.files import write_json
 from worldmodels.config import load_config
 from worldmodels.factory import build_model, build_planner
 from worldmodels.training.malloc import keep_freed_memory
+from worldmodels.training.parts import work_out_discounts
 
 log = logging.getLogger(__name__)
 
-OBSERVED, ACTIONS = 24, 6
-"""Numbers in an observation and in an action: walker's."""
+OBSERVED, ACTIONS, DECISIONS = 24, 6, 500
+"""Numbers in an observation and in an action, walker's, and decisions of an episode."""
 TDMPC2 = ("experiment=tdmpc2",)
 PLANNERS = (
     "tdmpc",
@@ -59,6 +60,7 @@ def measure(
 def time_planner(name: str, overrides: list[str], repeats: int, envs: Sequence[int]) -> dict[str, Any]:
     """Milliseconds of a decision for each number of environments."""
     cfg = load_config([*words(name), *overrides])
+    work_out_discounts(cfg.planner, DECISIONS)
     if cfg.trainer.threads:
         torch.set_num_threads(cfg.trainer.threads)
     device = precision.device_of(cfg.trainer.accelerator)
