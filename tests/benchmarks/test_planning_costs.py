@@ -12,6 +12,7 @@ SMALL = ["size.units=16", "dynamics.latent=16", "dynamics.hidden=16", "encoder.u
 
 
 @pytest.mark.heavy
+@pytest.mark.process  # the name of the processor is asked of another program
 def test_every_planner_is_timed_with_a_plan_in_memory(tmp_path, monkeypatch):
     """The first plans of diffusion, made with nothing left of an earlier plan, are not among the timed ones."""
     kept = []
