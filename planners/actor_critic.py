@@ -13,11 +13,12 @@ from typing_extensions import override
 
 from dynamics.base import Dynamics, Rollout, State
 from dynamics.goal import next_features
-from planners.base import Model, RowStreams, require_window
+from planners.base import Model, require_window
 from planners.learning.critics import CRITIC_GIVEN, Critic, ReturnScale
 from planners.learning.learner import Gamma, Learner, StraightThrough, require_gradients
 from planners.learning.policies import POLICY_GIVEN, ActionDistribution, PolicyNetwork, SampledPolicy
 from planners.learning.returns import lambda_returns, reach_weights, recorded_returns
+from planners.streams import RowStreams
 from worldmodels.common.batch import goal_changed
 from worldmodels.common.options import AtLeast, Between, Count, Fields, checked, inside
 from worldmodels.errors import OptionError

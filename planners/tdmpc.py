@@ -12,10 +12,11 @@ from typing_extensions import override
 
 from dynamics.base import Dynamics, Rollout
 from dynamics.goal import next_features
-from planners.base import Model, RowStreams, require_window
+from planners.base import Model, require_window
 from planners.learning.critics import ValueScale, follow, slow_copy
 from planners.learning.learner import Gamma, Learner, require_discount
 from planners.learning.policies import POLICY_GIVEN, ActionDistribution, PolicyNetwork
+from planners.streams import RowStreams
 from worldmodels.common.batch import mean_weights
 from worldmodels.common.options import AtLeast, Between, Count, Fields, MoreThan, checked, inside
 from worldmodels.errors import OptionError

@@ -22,6 +22,7 @@ FLOORS = (
     "worldmodels.heads",
     "worldmodels.objectives",
     "worldmodels.model",
+    "planners.streams",
     "planners.base",
     "planners.learning",
     "planners.search",

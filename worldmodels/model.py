@@ -153,7 +153,8 @@ class WorldModel(nn.Module):
         generator: Generator | None = None,
     ) -> State:
         """Encode and filter one frame. ``action`` is the one that led into it."""
-        return self.dynamics.obs_step(self.encoder(obs), action, reset, state, generator)
+        embed = self.encoder(self.encoder.augment(obs, generator))
+        return self.dynamics.obs_step(embed, action, reset, state, generator)
 
     def encode_goal(self, obs: dict[str, Tensor]) -> Float[Tensor, "N G"]:
         """Return the latent of present frames, seen as goals are. Only models whose observations hold a goal can."""

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Generator, Tensor
 
-from planners.base import RowStreams
+from planners.streams import RowStreams
 from worldmodels.common.options import AtLeast, Count, checked
 from worldmodels.errors import OptionError
 

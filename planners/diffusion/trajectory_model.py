@@ -12,9 +12,9 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from typing_extensions import override
 
-from planners.base import RowStreams
 from planners.diffusion.denoisers import Denoiser, StepEmbedding
 from planners.diffusion.noise_schedule import NoiseSchedule, Sampler
+from planners.streams import RowStreams
 from worldmodels.common.batch import mean_over
 from worldmodels.common.options import Between, Count, MultipleOf, checked
 from worldmodels.common.precision import wide

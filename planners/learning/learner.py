@@ -9,8 +9,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dynamics.base import Memory
-from planners.base import Decision, PlanInfo, Planner, RowStreams
+from planners.base import Decision, PlanInfo, Planner
 from planners.learning.policies import ActionDistribution
+from planners.streams import RowStreams
 from worldmodels.common.options import Between
 from worldmodels.errors import OptionError, require
 

@@ -169,7 +169,7 @@ def test_the_space_of_all_rows_is_really_reserved(tmp_path):
     files = {path.stem: path.stat() for path in replay.directory.glob("*.memmap") if path.stem != "ledger"}
     assert sum(stat.st_size for stat in files.values()) == sum(replay.layout.column_bytes().values())
     assert all(stat.st_blocks * 512 >= stat.st_size for stat in files.values())
-    assert replay.describe() == "replay: 3,000 rows of 3 environments, 0.00 GiB at most (pixels 40 %)"
+    assert replay.layout.describe() == "replay: 3,000 rows of 3 environments, 0.00 GiB at most (pixels 40 %)"
 
 
 # Contexts ------------------------------------------------------------------------------------------------------------

@@ -16,10 +16,11 @@ from golden_tdmpc2 import ACTIONS, HORIZON, batch, learner_table, loaded, model_
 from torch import Tensor, nn
 
 from dynamics.base import Rollout
-from planners.base import Decision, RowStreams
+from planners.base import Decision
 from planners.guided import Guided
 from planners.learning.critics import ValueScale
 from planners.learning.learner import discount_of
+from planners.streams import RowStreams
 from worldmodels.config.compose import load_config
 from worldmodels.factory import construct
 from worldmodels.model import WorldModel

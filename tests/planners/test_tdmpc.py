@@ -11,7 +11,7 @@ from planner_cases import build, learning, none, replanning, seeded, world
 from true_models import Chain, LinearGaussian, TrueModel
 
 from dynamics.base import FeatureSpec, Rollout, State
-from planners.base import RowStreams
+from planners.streams import RowStreams
 from planners.tdmpc import QEnsemble, TDLearner
 from worldmodels.errors import OptionError, UserError
 from worldmodels.factory import build_planner

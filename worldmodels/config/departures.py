@@ -9,10 +9,11 @@ from omegaconf import DictConfig, OmegaConf
 from worldmodels.config.aliases import bare
 from worldmodels.config.compose import is_group, load_config
 from worldmodels.config.scales import OVER_ALL, scales_by_part
+from worldmodels.config.sources import SEARCH
 
 FREE = (
     *("seed", "run_dir", "resume", "frames", "published", "protocol", "protocol_of", "experiment", "trust"),
-    *("loggers", "visualization", "trainer", "data.limit_gib"),
+    *("loggers", "visualization", "trainer", "data.limit_gib", SEARCH),
     *("evaluation.episodes", "evaluation.seed", "evaluation.context", "evaluation.imag_horizon"),
     *("env.task", "env.id", "env.kwargs", "env.step_timeout"),
 )
@@ -24,7 +25,8 @@ def departures(cfg: DictConfig) -> list[str]:
     if not cfg.published:
         return []
     chosen = {key: cfg.choices[key] for key in ("experiment", "protocol") if cfg.choices.get(key)}
-    as_published = load_config([f"{key}={value}" for key, value in chosen.items()])
+    folders = [word for word in cfg.words if bare(word) == SEARCH]  # with experiments of one's own
+    as_published = load_config([*folders, *(f"{key}={value}" for key, value in chosen.items())])
     told = []
     for word in cfg.words:
         key = bare(word)

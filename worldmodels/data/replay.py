@@ -43,7 +43,6 @@ from torch import Tensor
 from torchrl.data import ReplayBuffer
 
 from worldmodels.common.columns import LATER_PREFIX, LATER_ROWS, MEMORY_PREFIX, PLACE, observed
-from worldmodels.common.files import GIB
 from worldmodels.data.storage import MappedStorage, ReplayLayout, Spec, map_files, open_or_create, plan
 from worldmodels.data.undo import UndoLog
 from worldmodels.data.windows import WindowSampler, episode_spans, newest_starts, rows_left
@@ -106,16 +105,6 @@ class Replay:
     def restrict(self, keys: Collection[str]) -> None:
         """Sample these columns only. The others stay where they are."""
         self._buffer.storage.restrict(keys)
-
-    def describe(self) -> str:
-        """One line for the start of a run: rows, environments, space, and what takes most of it."""
-        sizes = self.layout.column_bytes()
-        key = max(sizes, key=sizes.__getitem__)
-        total = sum(sizes.values())
-        return (
-            f"replay: {self.layout.rows:,} rows of {self.layout.num_envs} environments, {total / GIB:.2f} GiB at most "
-            f"({key} {100 * sizes[key] / total:.0f} %)"
-        )
 
     def extend(self, rows: Mapping[str, Shaped[Tensor, "N ..."]]) -> None:
         """Append one step of every environment. Keys that are not in the spec are left out."""

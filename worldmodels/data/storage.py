@@ -53,6 +53,16 @@ class ReplayLayout:
         """Bytes of each column's file."""
         return {key: self.rows * prod(shape) * dtype.itemsize for key, (shape, dtype) in self.spec.items()}
 
+    def describe(self) -> str:
+        """One line for the start of a run: rows, environments, space, and what takes most of it."""
+        sizes = self.column_bytes()
+        key = max(sizes, key=sizes.__getitem__)
+        total = sum(sizes.values())
+        return (
+            f"replay: {self.rows:,} rows of {self.num_envs} environments, {total / GIB:.2f} GiB at most "
+            f"({key} {100 * sizes[key] / total:.0f} %)"
+        )
+
     def save(self, path: Path) -> None:
         """Write the layout as JSON."""
         spec = {key: [list(shape), str(dtype).removeprefix("torch.")] for key, (shape, dtype) in self.spec.items()}

@@ -12,9 +12,10 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from dynamics.base import State
-from planners.base import Model, RowStreams
+from planners.base import Model
 from planners.random import Random
 from planners.search.proposals import color_noise
+from planners.streams import RowStreams
 from worldmodels.agent import Agent
 from worldmodels.common.batch import split_context
 from worldmodels.common.columns import cameras

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -21,6 +21,8 @@ from worldmodels.nets.layers import DEFAULT_STYLE, MLP, NetStyle
 class RewardHead(Head):
     """Reward for arriving in a state, as symexp two-hot. Predicts exactly zero before training (DreamerV3)."""
 
+    bins: ClassVar[type[TwoHot]] = TwoHot
+
     @checked
     def __init__(
         self,
@@ -33,7 +35,7 @@ class RewardHead(Head):
         style: NetStyle = DEFAULT_STYLE,
     ) -> None:
         super().__init__()
-        self.two_hot = TwoHot(num_bins, symlog_limit)
+        self.two_hot = self.bins(num_bins, symlog_limit)
         self.largest = math.expm1(symlog_limit)
         self.net = MLP(feat_dim, units, layers, num_bins, out_scale=0.0, style=style)
 

@@ -25,6 +25,8 @@ class TransitionRewardHead(RewardHead):
     Its bins are even under symlog, where the expectation is taken too.
     """
 
+    bins = SymlogTwoHot
+
     @checked
     def __init__(
         self,
@@ -37,7 +39,6 @@ class TransitionRewardHead(RewardHead):
         style: NetStyle = DEFAULT_STYLE,
     ) -> None:
         super().__init__(feat_dim + action_dim, action_dim, units, layers, num_bins, symlog_limit, style)
-        self.two_hot = SymlogTwoHot(num_bins, symlog_limit)
 
     def forward(self, feat: Float[Tensor, "... H1 F"], action: Float[Tensor, "... H A"]) -> Float[Tensor, "... H"]:
         """Decode the reward of H steps from the H states they are taken in."""
@@ -75,10 +76,11 @@ class TerminationHead(Head):
 
     def forward(self, feat: Float[Tensor, "... H1 F"], action: Float[Tensor, "... H A"]) -> Float[Tensor, "... H"]:
         """Return 1 where H steps from H + 1 states go on, else 0."""
-        arrived = feat[..., 1:, :]
-        if self.net is None:
-            return torch.ones_like(arrived[..., 0])
-        return (wide(self.net(arrived)).squeeze(-1) <= 0).to(arrived.dtype)
+        return (self.learned(feat[..., 1:, :]) >= 0.5).to(feat.dtype)
+
+    def learned(self, feat: Float[Tensor, "... F"]) -> Float[Tensor, "..."]:
+        """Return the probability that an episode goes on in states, 1 where nothing is learned."""
+        return torch.ones_like(feat[..., 0]) if self.net is None else (-wide(self.net(feat)).squeeze(-1)).sigmoid()
 
     def loss(self, rollout: Rollout, batch: dict[str, Tensor]) -> Float[Tensor, "B T"]:
         """Return the binary cross-entropy with ``is_terminal`` where a step led into a row, 0 where none did."""

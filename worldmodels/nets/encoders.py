@@ -9,7 +9,7 @@ from typing import Annotated
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from worldmodels.common.columns import PIXELS, cameras
 from worldmodels.common.options import AtLeast, Count, checked
@@ -109,16 +109,14 @@ class Encoder(nn.Module):
             raise UserError(f"observations hold neither 'pixels' nor 'state' but {sorted(observations)}.")
         self.embed_shape = (sum(part.out_dim for part in parts),)
 
-    def augment(self, obs: dict[str, Tensor]) -> dict[str, Tensor]:
-        """While training, return observations with their images moved, for whatever reads them. Goals stay."""
-        return {**obs, **{key: self.shift(obs[key]) for key in cameras(obs)}}
+    def augment(self, obs: dict[str, Tensor], generator: Generator | None = None) -> dict[str, Tensor]:
+        """Return observations with their images moved, while training or where that is asked for. Goals stay."""
+        return {**obs, **{key: self.shift(obs[key], generator) for key in cameras(obs)}}
 
     def forward(self, obs: dict[str, Tensor]) -> Float[Tensor, "... E"]:
         """Embed observations with any leading axes: images [..., C, S, S] and ``state`` [..., n]."""
         first = {} if self.pixels is None else {PIXELS: self.pixels}
         parts = []
-        if not self.training:
-            obs = {**obs, **{key: self.shift(obs[key]) for key in cameras(obs)}}
         for key, net in {**first, **self.cameras}.items():
             images = pixels_to_float(obs[key]).flatten(0, -4) - 0.5
             embed = net(images.contiguous(memory_format=torch.channels_last))

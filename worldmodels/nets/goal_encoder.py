@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from typing_extensions import override
 
 from worldmodels.common.columns import GOAL_PREFIX, cameras
@@ -37,9 +37,9 @@ class GoalEncoder(nn.Module):
     def forward(self, obs: dict[str, Tensor]) -> Float[Tensor, "..."]:
         return torch.stack([self.encoder(obs), self._embed_goals(obs)], dim=-len(self.embed_shape))
 
-    def augment(self, obs: dict[str, Tensor]) -> dict[str, Tensor]:
+    def augment(self, obs: dict[str, Tensor], generator: Generator | None = None) -> dict[str, Tensor]:
         """Return observations as the encoder augments them. Goals stay as they are shown."""
-        return self.encoder.augment(obs)
+        return self.encoder.augment(obs, generator)
 
     def _embed_goals(self, obs: dict[str, Tensor]) -> Float[Tensor, "... E"]:
         """Each goal once, however many rows in succession show it."""

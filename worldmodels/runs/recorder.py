@@ -61,7 +61,7 @@ def record(to: str, run_folder: str | None, frames: int | None, overrides: list[
         spec = row_spec(envs)
         create(folder, plan(spec, envs.num_envs, rows), cfg.data.limit_gib)  # never opens what another process records
         replay = Replay(folder, spec, envs.num_envs, rows, cfg.data.limit_gib, seed=cfg.seed)
-        log.info(replay.describe())
+        log.info(replay.layout.describe())
         save_config(cfg, folder)
         collector = Collector(envs, replay, agent, Stopwatch())
         while collector.frames < frames and len(replay) < rows and not ctrl_c.pressed:

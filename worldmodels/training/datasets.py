@@ -47,7 +47,7 @@ def build_online(
         cfg.seed,
         data.newest_once,
     )
-    log.info(replay.describe())
+    log.info(replay.layout.describe())
     rows = data.length + module.prefix
     if replay.layout.steps < rows:
         option, value = ("frames", cfg.frames) if data.capacity is None else ("data.capacity", data.capacity)
@@ -114,7 +114,7 @@ def build_offline(
     readers = [construct(reader) for reader in cfg.readers.values()]
     shown = shown_goal(envs) if cfg.env.get("goal") else None
     replay = open_dataset(data.dataset, row_spec(envs), *where, shown, readers)
-    log.info("data=%s: %s", data.dataset, replay.describe())
+    log.info("data=%s: %s", data.dataset, replay.layout.describe())
     warn_of_rewards(replay.column("reward"), module.model.heads["reward"].largest)
     if not module.model.heads["cont"].ends:
         require_no_end(replay.column("is_terminal"), f"data={data.dataset}")

@@ -106,12 +106,12 @@ class WorldModelModule(lightning.LightningModule):
         """Return what is to be minimised of one batch, and latents to be stored. What is not finite is refused."""
         self._batch = batch
         losses, rollout = self.step_losses(batch)
-        learns = self.model.learns(self.planner)
-        self._rollout = rollout.detach() if learns and self.planner.follow_up_losses else None
+        later = self.planner.follow_up_losses if self.model.learns(self.planner) else ()
+        self._rollout = rollout.detach() if later else None
         means = {name: wide(loss).mean() for name, loss in losses.items()}
         self._refuse_non_finite(means)
         self.log_dict({f"loss/{name}": mean for name, mean in means.items()})
-        total, weights = self.balance(means, self.planner.follow_up_losses if self.model.learns(self.planner) else ())
+        total, weights = self.balance(means, later)
         latent, planner = self.model.dynamics.metrics(rollout), self.planner.metrics(rollout)
         watched = {"latent": latent, "planner": planner, "balance": weights}
         for part, values in watched.items():

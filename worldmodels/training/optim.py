@@ -47,17 +47,16 @@ class AdaptiveClip:
         """Clip each tensor's gradient in place."""
         weights = [parameter for parts in tensors for parameter in parts]
         gradients = [weight.grad for weight in weights]
-        parts = torch.tensor([len(parts) for parts in tensors])
-        allowed = _joint_norms(weights, parts).clamp(min=SMALLEST_NORM)
-        shrink = (_joint_norms(gradients, parts) / (self.factor * allowed)).clamp(min=1.0)
-        torch._foreach_div_(gradients, list(shrink.repeat_interleave(parts.to(shrink.device)).unbind()))
+        owner = torch.tensor([i for i, parts in enumerate(tensors) for _ in parts], device=weights[0].device)
+        allowed = _joint_norms(weights, owner, len(tensors)).clamp(min=SMALLEST_NORM)
+        shrink = (_joint_norms(gradients, owner, len(tensors)) / (self.factor * allowed)).clamp(min=1.0)
+        torch._foreach_div_(gradients, list(shrink[owner].unbind()))
 
 
-def _joint_norms(tensors: list[Tensor], parts: Tensor) -> Tensor:
-    """Return the norm of every ``parts[i]`` tensors in turn, as if they were one."""
-    squares = torch.stack(torch._foreach_norm(tensors)).square()
-    owner = torch.repeat_interleave(torch.arange(len(parts)), parts).to(squares.device)
-    return squares.new_zeros(len(parts)).index_add_(0, owner, squares).sqrt()
+def _joint_norms(parts: list[Tensor], owner: Tensor, count: int) -> Tensor:
+    """Return the norms of ``count`` tensors, of which ``parts[i]`` is a part of tensor ``owner[i]``."""
+    squares = torch.stack(torch._foreach_norm(parts)).square()
+    return squares.new_zeros(count).index_add_(0, owner, squares).sqrt()
 
 
 class LaProp(torch.optim.Optimizer):

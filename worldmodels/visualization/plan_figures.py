@@ -13,8 +13,9 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from dynamics.base import Memory, State
-from planners.base import PlanInfo, Planner, RowStreams
+from planners.base import PlanInfo, Planner
 from planners.learning.learner import Learner
+from planners.streams import RowStreams
 from worldmodels.agent import Agent
 from worldmodels.common import precision
 from worldmodels.common.figures import blank_figure, write_figure

@@ -12,7 +12,7 @@ from model_cases import ACTION, STATE, WITH_GOAL, batch, config, model, with_res
 from planner_cases import seeded
 
 from dynamics.base import FeatureSpec, State
-from planners.base import Decision, RowStreams
+from planners.base import Decision
 from planners.diffusion.conditioning import OptimalityLabel, ReturnLabel, Window
 from planners.diffusion.denoisers import TemporalUNet, TrajectoryTransformer
 from planners.diffusion.guidance import GuidedPlans
@@ -20,6 +20,7 @@ from planners.diffusion.noise_schedule import SAMPLERS, NoiseSchedule, Sampler
 from planners.diffusion.trajectory_model import Condition, Normalizer, TrajectoryModel
 from planners.learning.critics import Critic
 from planners.search.proposals import color_noise
+from planners.streams import RowStreams
 from worldmodels.errors import OptionError
 from worldmodels.factory import build_model, build_planner
 from worldmodels.testing.sequences import randomize

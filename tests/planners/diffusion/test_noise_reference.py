@@ -11,9 +11,9 @@ import torch
 from diffusion_reference import EXACT, PREDICTIONS, clean, draw, noised, same, schedule_of, table, target
 from torch import Tensor
 
-from planners.base import RowStreams
 from planners.diffusion import noise_schedule
 from planners.diffusion.noise_schedule import NoiseSchedule, Sampler
+from planners.streams import RowStreams
 
 CAP = 0.95
 """Of a beta, as docs/decisions.md has it."""
