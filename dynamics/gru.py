@@ -9,10 +9,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from typing_extensions import override
 
-from dynamics.base import Core, Memory, clear_rows
+from dynamics.base import Core, Memory
 from worldmodels.common.options import Count, checked
 from worldmodels.common.precision import wide
 from worldmodels.errors import OptionError
+from worldmodels.nets.blocks import lerp
 from worldmodels.nets.layers import DEFAULT_STYLE, BlockLinear, DenseNormAct, NetStyle
 
 
@@ -50,10 +51,10 @@ class GRU(Core):
         self, x: Float[Tensor, "N X"], reset: Bool[Tensor, " N"] | None, memory: Memory
     ) -> tuple[Float[Tensor, "N D"], Memory]:
         """Apply one gated update. The update gate starts mostly closed (its logit is shifted by -1)."""
-        deter = (memory if reset is None else clear_rows(memory, reset, self.initial(len(x))))["deter"]
+        deter = memory["deter"] if reset is None else memory["deter"].masked_fill(reset[:, None], 0.0)
         inner = self.inner(deter, torch.cat([self.mix(deter), x], dim=-1))
         gates = wide(self.gates(self.act(self.norm(inner)))).unflatten(-1, (self.blocks, 3, -1))
-        reset_gate, candidate, update = (gate.flatten(1) for gate in gates.unbind(2))
+        reset_gate, candidate, update = gates.unbind(2)
         candidate = torch.tanh(torch.sigmoid(reset_gate) * candidate)
-        deter = torch.lerp(deter, candidate, torch.sigmoid(update - 1))
+        deter = lerp(deter.unflatten(1, (self.blocks, -1)), candidate, torch.sigmoid(update - 1)).flatten(1)
         return deter, {"deter": deter}

@@ -12,6 +12,8 @@ from typing_extensions import override
 
 from dynamics.base import KL, Core, Dynamics, Memory, Rollout, State, last_steps, stack_memories
 from worldmodels.common.options import AtLeast, Count, checked
+from worldmodels.nets.blocks import added_product
+from worldmodels.nets.deferred import weights_at_once
 from worldmodels.nets.distributions import LatentSpace
 from worldmodels.nets.layers import DEFAULT_STYLE, MLP, DenseNormAct, NetStyle, init_linear_
 
@@ -87,7 +89,7 @@ class StochasticLatent(Dynamics):
             self.post_embed(embed), self.from_action(_cleared(action, reset)), reset, state.memory[STOCH], before
         )
         feat = torch.cat([stoch, deter], dim=-1)
-        prior = self.space.params(self.prior(deter))
+        post, prior = self.space.params(post), self.space.params(self.prior(deter))
         weight = torch.ones_like(feat[..., 0], dtype=torch.float32)
         kept = {STOCH: stoch, RESET: reset, **entries}
         rollout = Rollout(feat, feat, weight, {"post": post, "prior": prior}, kept, before)
@@ -96,13 +98,16 @@ class StochasticLatent(Dynamics):
     def _observe_loop(
         self, embed: Tensor, action: Tensor, reset: Tensor, stoch: Tensor, memory: Memory
     ) -> tuple[Tensor, Tensor, Tensor, Memory, Memory]:
-        steps = []
-        # Unbound, not indexed: the gradient of x[:, t] is as large as x, and T of them cost T^2.
-        for frame, act, first in zip(embed.unbind(1), action.unbind(1), reset.unbind(1), strict=True):
-            deter, memory = self.core.step(self._input(stoch, act, first), first, memory)
-            post = self._posterior(frame, deter)
-            stoch = self.space.draw(post, self.sample)
-            steps.append((stoch, deter, post, self.core.entry(memory)))
+        steps, noise = [], self._noise(embed)
+        with weights_at_once(self, stoch) as stoch:
+            # Unbound, not indexed: the gradient of x[:, t] is as large as x, and T of them cost T^2.
+            for t, (frame, act, first) in enumerate(
+                zip(embed.unbind(1), action.unbind(1), reset.unbind(1), strict=True)
+            ):
+                deter, memory = self.core.step(self._input(stoch, act, first), first, memory)
+                post = self._posterior(frame, deter)
+                stoch = self.space.draw(post, None if noise is None else noise[:, t])
+                steps.append((stoch, deter, post, self.core.entry(memory)))
         stochs, deters, posts, entries = zip(*steps, strict=True)
         stoch, deter, post = (torch.stack(items, dim=1) for items in (stochs, deters, posts))
         return stoch, deter, post, stack_memories(entries), memory
@@ -111,7 +116,7 @@ class StochasticLatent(Dynamics):
         self, embed: Tensor, action: Tensor, reset: Tensor, stoch: Tensor, memory: Memory
     ) -> tuple[Tensor, Tensor, Tensor, Memory, Memory]:
         post = self._posterior(embed, None)
-        drawn = self.space.draw(post, self.sample)
+        drawn = self.space.draw(post, self._noise(embed))
         before = torch.cat([stoch[:, None], drawn[:, :-1]], dim=1)
         deter, entries, memory = self.core.scan(self._input(before, action, reset), reset, memory)
         return drawn, deter, post, entries, memory
@@ -129,8 +134,8 @@ class StochasticLatent(Dynamics):
         self.check(action, state)
         x = self._input(state.memory[STOCH], self.from_action(_cleared(action, reset)), reset)
         deter, memory = self.core.step(x, reset, _core_part(state.memory))
-        post = self._posterior(self.post_embed(embed), deter)
-        drawn = self.space.draw(post, self.sample if sample is None else sample, generator)
+        post = self._posterior(self.post_embed(embed), deter if self.sequential else None)
+        drawn = self.space.draw(post, self._noise(post, generator, sample))
         return self._state(drawn, deter, memory)
 
     def img_step(self, action: Float[Tensor, "N A"], state: State, generator: Generator | None = None) -> State:
@@ -138,8 +143,8 @@ class StochasticLatent(Dynamics):
         self.check(action, state)
         x = self._input(state.memory[STOCH], self.from_action(action), None)
         deter, memory = self.core.step(x, None, _core_part(state.memory))
-        prior = self.space.params(self.prior(deter))
-        return self._state(self.space.draw(prior, self.sample, generator), deter, memory)
+        prior = self.prior(deter)
+        return self._state(self.space.draw(prior, self._noise(prior, generator)), deter, memory)
 
     @torch.no_grad()
     def starts(self, rollout: Rollout, last: int | None = None) -> State:
@@ -182,16 +187,19 @@ class StochasticLatent(Dynamics):
         return torch.cat([self.from_stoch(_cleared(stoch, reset)), action], dim=-1)
 
     def _posterior(self, embed: Tensor, deter: Tensor | None) -> Tensor:
-        """The first layer is linear in [h_t, e_t], so the part of e_t is computed for all steps at once."""
-        hidden = embed if self.post_deter is None else embed + self.post_deter(deter)
-        return self.space.params(self.post_out(hidden))
+        """Raw outputs. The first layer is linear in [h_t, e_t]: the part of e_t is computed for all steps at once."""
+        return self.post_out(embed if deter is None else added_product(embed, deter, self.post_deter.weight))
+
+    def _noise(self, like: Tensor, generator: Generator | None = None, sample: bool | None = None) -> Tensor | None:
+        """Return the noise of latents with the leading axes of ``like``, or nothing where they take their mode."""
+        return self.space.noise(like, generator) if (self.sample if sample is None else sample) else None
 
     def _state(self, stoch: Tensor, deter: Tensor, memory: Memory) -> State:
         return State(torch.cat([stoch, deter], dim=-1), {STOCH: stoch, **memory})
 
 
 def _cleared(x: Tensor, reset: Tensor | None) -> Tensor:
-    return x if reset is None else torch.where(reset[..., None], 0.0, x)
+    return x if reset is None else x.masked_fill(reset[..., None], 0.0)
 
 
 def _core_part(memory: Memory) -> Memory:

@@ -123,8 +123,9 @@ class ActorCritic(Learner):
     def _imagine(self, model: Model, start: State) -> tuple[Trajectory, Tensor]:
         """Imagine futures of the actor's choice, with their raw actions. Gradients flow as the actor's loss needs."""
         policy, through_model = SampledPolicy(self.actor, self.action_dim), self.gradient == "dynamics"
+        noise = torch.randn(len(start.feat), self.imag_horizon, self.action_dim, device=start.feat.device)
         with torch.set_grad_enabled(through_model and torch.is_grad_enabled()):
-            imagined = self.imagine(model, start, policy, self.imag_horizon, frozen=through_model)
+            imagined = self.imagine(model, start, policy, self.imag_horizon, noise=noise, frozen=through_model)
         return imagined, imagined.carry["raw"]
 
     def _actor_loss(self, feat: Tensor, raw: Tensor, value: Tensor, returns: Tensor) -> Tensor:

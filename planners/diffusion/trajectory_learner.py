@@ -9,7 +9,6 @@ from typing import Annotated, Any, ClassVar
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from dynamics.base import Rollout
 from dynamics.goal import next_features, split_goal
@@ -26,7 +25,7 @@ from worldmodels.common.options import Between, Fields, checked
 from worldmodels.common.precision import wide
 from worldmodels.errors import OptionError
 from worldmodels.heads.base import Layers, Units
-from worldmodels.nets.averages import moving_average
+from worldmodels.nets.averages import WeightAverage
 from worldmodels.nets.choices import Discrete, each, sizes_of
 from worldmodels.nets.layers import DEFAULT_STYLE, MLP, NetStyle
 
@@ -103,8 +102,7 @@ class TrajectoryLearner(nn.Module):
         latent = feat_dim - goal_dim
         widths = {name: label.width for name, label in self.labels.items()}
         self.trajectories = trajectories(feat_dim=latent, action_dim=action_dim, labels=widths)
-        average = AveragedModel(self.trajectories, multi_avg_fn=moving_average(ema_decay)) if ema_decay else None
-        self.average = average and average.requires_grad_(False)
+        self.average = WeightAverage(self.trajectories, ema_decay) if ema_decay else None
         self.critic = Critic(feat_dim, style=style, **critic) if critic else None
         self._compares = any(label.reads_advantage for label in self.labels.values())
         if self._compares and critic is None:
@@ -261,7 +259,7 @@ class TrajectoryLearner(nn.Module):
         if self.critic is not None:
             self.critic.after_step()
         if self.average is not None:
-            self.average.update_parameters(self.trajectories)
+            self.average.update(self.trajectories)
 
     def actions(self, x: Float[Tensor, "... L D"]) -> Float[Tensor, "... L A"]:
         """Return a trajectory's actions, or what leads from each latent to the next. The last of these is repeated."""

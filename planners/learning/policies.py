@@ -72,7 +72,7 @@ class BoundedNormal(ActionDistribution):
 
     @override
     def draw(self, noise: Tensor) -> Tensor:
-        return self.mean + self.std * noise
+        return torch.addcmul(self.mean, self.std, noise)
 
     def action(self, raw: Tensor) -> Tensor:
         """Clamp to the box."""

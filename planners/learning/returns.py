@@ -24,10 +24,11 @@ def lambda_returns(
     differ by step: 0 bootstraps there, as where an episode was cut off, and nothing after it counts.
     """
     reward, value, discount = wide(reward), wide(value), gamma * wide(cont)
-    lam = torch.as_tensor(lam, dtype=reward.dtype, device=reward.device).expand_as(reward)
+    later = discount * lam
+    now = reward + (discount - later) * value
     following, returns = value[:, -1], []
-    for r, d, v, share in zip(*(x.unbind(1)[::-1] for x in (reward, discount, value, lam)), strict=True):
-        following = r + d * ((1 - share) * v + share * following)
+    for first, share in zip(now.unbind(1)[::-1], later.unbind(1)[::-1], strict=True):
+        following = torch.addcmul(first, share, following)
         returns.append(following)
     return torch.stack(returns[::-1], dim=1)
 

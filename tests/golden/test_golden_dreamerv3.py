@@ -94,8 +94,7 @@ def update(golden: Golden, kind: str, monkeypatch: pytest.MonkeyPatch) -> Update
     planner.return_scale.low.fill_(golden["in/retnorm_lo"])
     planner.return_scale.high.fill_(golden["in/retnorm_hi"])
     model.dynamics.space.given = list(golden["in/post_index"].unbind(1)) + list(golden["in/imag_index"].unbind(1))
-    noise = list(golden["in/imag_noise"].unbind(1))
-    monkeypatch.setattr(torch, "randn", lambda *shape, device: noise.pop(0))  # the policy's, one decision at a time
+    monkeypatch.setattr(torch, "randn", lambda *shape, device: golden["in/imag_noise"])  # the policy's
     seen = []
     imagine = planner.imagine
     monkeypatch.setattr(planner, "imagine", lambda *args, **kwargs: seen.append(imagine(*args, **kwargs)) or seen[0])

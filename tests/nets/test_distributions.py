@@ -12,6 +12,7 @@ from worldmodels.nets.categorical import (
     categorical_kl,
     log_softmax,
     mix_uniform,
+    mixed_probs,
     mode_one_hot,
     sample_one_hot,
     softmax,
@@ -161,11 +162,11 @@ def test_gaussian_draws():
     space = GaussianLatent(2, min_std=0.1)
     raw = torch.tensor([[0.5, -2.0, 1.0, -1.0]]).expand(20000, 4).clone().requires_grad_()
     params = space.params(raw)
-    drawn = space.draw(params, True, torch.Generator().manual_seed(0))
+    drawn = space.draw(raw, space.noise(raw, torch.Generator().manual_seed(0)))
     std = np.log1p(np.exp([1.0, -1.0])) + 0.1
     np.testing.assert_allclose(drawn.mean(0).detach().numpy(), [0.5, -2.0], atol=0.04)
     np.testing.assert_allclose(drawn.std(0).detach().numpy(), std, rtol=0.03)
-    assert torch.equal(space.draw(params, False), params[..., 0])
+    assert torch.equal(space.draw(raw, None), params[..., 0])
     drawn.sum().backward()
     assert (raw.grad[:, :2] == 1).all()
     assert (raw.grad[:, 2:] != 0).all()
@@ -175,13 +176,14 @@ def test_simnorm_has_no_noise(generator):
     raw = as_float(generator.normal(size=(3, 20)))
     space = SimNormLatent(4, 5)
     expected = np_softmax(raw.double().numpy().reshape(3, 4, 5)).reshape(3, 20)
-    for sample in (True, False):
-        np.testing.assert_allclose(space.draw(space.params(raw), sample).numpy(), expected, rtol=1e-5)
+    for noise in (space.noise(raw), None):
+        np.testing.assert_allclose(space.draw(raw, noise).numpy(), expected, rtol=1e-5)
 
 
 def test_draws_follow_their_probabilities():
     probs = torch.tensor([[0.5, 0.0, 0.2, 0.3], [0.0, 0.01, 0.0, 0.99]])
-    drawn = sample_one_hot(probs.log().expand(40000, 2, 4), torch.Generator().manual_seed(0))
+    uniform = torch.rand(40000, 2, generator=torch.Generator().manual_seed(0))
+    drawn = sample_one_hot(probs.expand(40000, 2, 4), uniform)
     assert set(drawn.unique().tolist()) == {0.0, 1.0}
     assert (drawn.sum(-1) == 1).all()
     torch.testing.assert_close(drawn.mean(0), probs, atol=0.01, rtol=0)
@@ -189,20 +191,21 @@ def test_draws_follow_their_probabilities():
     assert (drawn[:, 0, 0] * drawn[:, 1, 3]).mean().item() == pytest.approx(0.5 * 0.99, abs=0.01)
 
 
-def test_generators_make_draws_repeatable():
-    log_probs = torch.zeros(50, 6).log_softmax(-1)
+@pytest.mark.parametrize("space", [GaussianLatent(6), CategoricalLatent(6, 4)])
+def test_generators_make_noise_repeatable(space):
+    raw = torch.zeros(50, space.raw_dim)
     before = torch.get_rng_state()
-    one, same, other = (sample_one_hot(log_probs, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1))
+    one, same, other = (space.noise(raw, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1))
     assert torch.equal(before, torch.get_rng_state())
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
 
 
-@pytest.mark.parametrize("draw", [sample_one_hot, mode_one_hot])
+@pytest.mark.parametrize("draw", [lambda probs: sample_one_hot(probs, torch.tensor([0.4])), mode_one_hot])
 def test_one_hots_pass_a_straight_through_gradient(draw):
     logits = torch.tensor([[1.0, -0.5, 0.3]], requires_grad=True)
     weight = torch.tensor([0.2, -1.0, 3.0])
-    hard = draw(mix_uniform(logits, 0.01))
+    hard = draw(mixed_probs(logits, 0.01))
     assert sorted(hard[0].tolist()) == [0.0, 0.0, 1.0]
     (hard @ weight).sum().backward()
     probs = np_softmax(logits.detach().double().numpy()[0])
@@ -211,7 +214,7 @@ def test_one_hots_pass_a_straight_through_gradient(draw):
 
 
 def test_the_mode_is_the_likeliest_class():
-    assert mode_one_hot(torch.tensor([[0.1, 0.7, 0.2]]).log()).tolist() == [[0.0, 1.0, 0.0]]
+    assert mode_one_hot(torch.tensor([[0.1, 0.7, 0.2]])).tolist() == [[0.0, 1.0, 0.0]]
 
 
 @pytest.mark.parametrize("classes", [2, 8, 15, 16, 40])
@@ -224,6 +227,6 @@ def test_a_softmax_over_few_classes_is_a_softmax(classes):
         torch.testing.assert_close(*gradients)
 
 
-def test_simplices_are_what_drawing_gives():
+def test_simplices_are_what_their_logarithms_say():
     space, raw = SimNormLatent(4, 8), torch.randn(5, 32)
-    torch.testing.assert_close(space.simplices(raw), space.draw(space.params(raw), sample=True))
+    torch.testing.assert_close(space.simplices(raw), space.params(raw).exp().flatten(-2))

@@ -33,8 +33,8 @@ class GivenLatent(CategoricalLatent):
         super().__init__(groups=4, classes=4)
         self.given: list[Tensor] = []
 
-    def draw(self, params: Tensor, sample: bool, generator: torch.Generator | None = None) -> Tensor:
-        return straight_through(self.given.pop(0), params.exp()).flatten(-2)
+    def draw(self, raw: Tensor, noise: Tensor | None) -> Tensor:
+        return straight_through(self.given.pop(0), self.params(raw).exp()).flatten(-2)
 
 
 def build(contdisc: bool) -> tuple[WorldModel, ActorCritic]:

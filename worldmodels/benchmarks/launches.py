@@ -56,6 +56,8 @@ SUBJECTS = {
     "planner=diffuser": ("planner=diffuser", "data.length=33"),
 }
 """What is counted by itself, and the words that make it."""
+NO_LAUNCH = ("aten.empty", "aten.new_empty", "aten._local_scalar_dense", "profiler.")
+"""Operators by which a device computes nothing: they reserve memory, or are waits."""
 READS = (Tensor.item, Tensor.tolist, Tensor.numpy, Tensor.cpu, Tensor.__bool__, Tensor.__int__, Tensor.__float__)
 """Calls by which the host reads what the device holds."""
 WAITS = ("aten.nonzero", "aten.masked_select", "aten.equal", "aten._unique2", "aten.bincount")
@@ -69,7 +71,7 @@ class Count:
     """What was asked of a device."""
 
     operators: Counter[str] = field(default_factory=Counter)
-    """By name, views left out."""
+    """By name, views and reservations of memory left out."""
     waits: Counter[str] = field(default_factory=Counter)
     """By what the host waited for."""
     moved: int = 0
@@ -95,7 +97,7 @@ class _Operators(TorchDispatchMode):
         out, name = func(*args, **(kwargs or {})), str(func)
         if name.startswith(WAITS) or (name.startswith(BY_MASK) and _masked(args[1])):
             self.count.waits[name] += 1
-        if not func.is_view and name != "aten._local_scalar_dense.default":
+        if not func.is_view and not name.startswith(NO_LAUNCH):
             self.count.operators[name] += 1
             tensors = (leaf for leaf in tree_leaves((args, kwargs, out)) if isinstance(leaf, Tensor))
             self.count.moved += sum(tensor.numel() * tensor.element_size() for tensor in tensors)

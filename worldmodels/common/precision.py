@@ -41,4 +41,9 @@ def device_of(accelerator: Accelerator) -> torch.device:
 
 def wide(x: Tensor) -> Tensor:
     """Return ``x`` in fp32 where autocast narrowed it. What is fp64 stays so, as where numbers are checked."""
-    return x if x.dtype == torch.float64 else x.float()
+    return x.to(wide_dtype(x))
+
+
+def wide_dtype(x: Tensor) -> torch.dtype:
+    """Return the precision of :func:`wide`."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32

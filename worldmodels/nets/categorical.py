@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Generator, Tensor
 from typing_extensions import override
 
 from worldmodels.common.options import Between, Count, checked
-from worldmodels.common.precision import wide
+from worldmodels.common.precision import wide, wide_dtype
 from worldmodels.nets.distributions import LatentSpace
 
 SHORT = 16
@@ -27,36 +27,52 @@ def log_softmax(logits: Float[Tensor, "... G C"]) -> Float[Tensor, "... G C"]:
     return logits.log_softmax(-1) if logits.shape[-1] >= SHORT else logits.mT.log_softmax(-2).mT
 
 
+def mixed_probs(logits: Float[Tensor, "... C"], share: float) -> Float[Tensor, "... C"]:
+    """Probabilities with ``share`` of the mass uniform, fp32."""
+    probs = wide(logits).softmax(-1)
+    if share == 0:
+        return probs
+    even = torch.tensor(share / logits.shape[-1], dtype=torch.float64)  # a number, wherever the others are
+    return torch.add(even, probs, alpha=1 - share)
+
+
 def mix_uniform(logits: Float[Tensor, "... C"], share: float) -> Float[Tensor, "... C"]:
     """Log-probabilities with ``share`` of the mass uniform, so that no KL is infinite (DreamerV3: 1 %)."""
-    logits = wide(logits)
-    if share == 0:
-        return logits.log_softmax(-1)
-    return torch.log((1 - share) * logits.softmax(-1) + share / logits.shape[-1])
+    return wide(logits).log_softmax(-1) if share == 0 else mixed_probs(logits, share).log()
 
 
-def sample_one_hot(log_probs: Float[Tensor, "... C"], generator: Generator | None = None) -> Float[Tensor, "... C"]:
+def sample_one_hot(probs: Float[Tensor, "... C"], uniform: Float[Tensor, "..."]) -> Float[Tensor, "... C"]:
     """A one-hot draw with the straight-through gradient of the probabilities.
 
-    Inverts the cumulative distribution: one uniform number a variable, where Gumbel noise takes one a class.
+    Inverts the cumulative distribution: one number in [0, 1) a variable, where Gumbel noise takes one a class.
     """
-    probs = log_probs.exp()
-    cumulative = probs.detach().cumsum(-1)
-    shape = (*probs.shape[:-1], 1)
-    uniform = torch.rand(shape, generator=generator, device=probs.device, dtype=probs.dtype) * cumulative[..., -1:]
-    index = (cumulative <= uniform).sum(-1).clamp_max(probs.shape[-1] - 1)
-    return straight_through(index, probs)
+    cumulative = probs.detach()[..., :-1].cumsum(-1)  # the last class has the rest
+    index = torch.searchsorted(cumulative, uniform.unsqueeze(-1), right=True)
+    return straight_through(index.squeeze(-1), probs)
 
 
-def mode_one_hot(log_probs: Float[Tensor, "... C"]) -> Float[Tensor, "... C"]:
+def mode_one_hot(probs: Float[Tensor, "... C"]) -> Float[Tensor, "... C"]:
     """The likeliest class as one-hot, with the straight-through gradient of the probabilities."""
-    return straight_through(log_probs.argmax(-1), log_probs.exp())
+    return straight_through(probs.argmax(-1), probs)
 
 
-def straight_through(index: Tensor, probs: Float[Tensor, "... C"]) -> Float[Tensor, "... C"]:
+def straight_through(index: Int64[Tensor, "..."], probs: Float[Tensor, "... C"]) -> Float[Tensor, "... C"]:
     """One-hot of ``index`` in the forward pass, ``probs`` in the backward pass."""
-    hard = torch.zeros_like(probs).scatter_(-1, index.unsqueeze(-1), 1.0)
-    return hard + (probs - probs.detach()) if probs.requires_grad else hard
+    return _StraightThrough.apply(probs, index)
+
+
+class _StraightThrough(torch.autograd.Function):
+    @staticmethod
+    def forward(probs: Tensor, index: Tensor) -> Tensor:
+        return torch.zeros_like(probs).scatter_(-1, index.unsqueeze(-1), 1.0)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        """Keep nothing: the gradient is handed on."""
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return grad, None
 
 
 def categorical_kl(p: Float[Tensor, "... C"], q: Float[Tensor, "... C"]) -> Float[Tensor, "..."]:
@@ -84,8 +100,14 @@ class CategoricalLatent(LatentSpace):
         return mix_uniform(raw.unflatten(-1, (self.groups, self.classes)), self.unimix)
 
     @override
-    def draw(self, params: Tensor, sample: bool, generator: Generator | None = None) -> Float[Tensor, "... Z"]:
-        return (sample_one_hot(params, generator) if sample else mode_one_hot(params)).flatten(-2)
+    def noise(self, like: Tensor, generator: Generator | None = None) -> Tensor:
+        shape = (*like.shape[:-1], self.groups)
+        return torch.rand(shape, generator=generator, device=like.device, dtype=wide_dtype(like))
+
+    @override
+    def draw(self, raw: Float[Tensor, "... R"], noise: Float[Tensor, "... U"] | None) -> Float[Tensor, "... Z"]:
+        probs = mixed_probs(raw.unflatten(-1, (self.groups, self.classes)), self.unimix)
+        return (mode_one_hot(probs) if noise is None else sample_one_hot(probs, noise)).flatten(-2)
 
     @override
     def kl(self, p: Tensor, q: Tensor) -> Float[Tensor, "..."]:
@@ -111,9 +133,9 @@ class SimNormLatent(CategoricalLatent):
     def params(self, raw: Float[Tensor, "... R"]) -> Float[Tensor, "... S C"]:
         return log_softmax(wide(raw.unflatten(-1, (self.groups, self.classes))))
 
-    def draw(self, params: Tensor, sample: bool, generator: Generator | None = None) -> Float[Tensor, "... Z"]:
+    def draw(self, raw: Float[Tensor, "... R"], noise: Float[Tensor, "... U"] | None) -> Float[Tensor, "... Z"]:
         """Return the probabilities themselves."""
-        return params.exp().flatten(-2)
+        return self.simplices(raw)
 
     def simplices(self, raw: Float[Tensor, "... R"]) -> Float[Tensor, "... Z"]:
         """The probabilities at once, where nobody asks for a distribution."""

@@ -12,7 +12,7 @@ from torch import Generator, Tensor, nn
 from typing_extensions import override
 
 from worldmodels.common.options import AtLeast, Count, checked
-from worldmodels.common.precision import wide
+from worldmodels.common.precision import wide, wide_dtype
 
 
 def symlog(x: Tensor) -> Tensor:
@@ -116,8 +116,12 @@ class LatentSpace(ABC):
         """Parameters of the distribution, fp32."""
 
     @abstractmethod
-    def draw(self, params: Tensor, sample: bool, generator: Generator | None = None) -> Float[Tensor, "... Z"]:
-        """A sample (or the mode) through which gradients flow."""
+    def noise(self, like: Float[Tensor, "... R"], generator: Generator | None = None) -> Float[Tensor, "... U"]:
+        """Return the noise that draws take, for rows with the leading axes of ``like``."""
+
+    @abstractmethod
+    def draw(self, raw: Float[Tensor, "... R"], noise: Float[Tensor, "... U"] | None) -> Float[Tensor, "... Z"]:
+        """Return a sample through which gradients flow, from raw outputs at once. Without noise: the mode."""
 
     @abstractmethod
     def kl(self, p: Tensor, q: Tensor) -> Float[Tensor, "..."]:
@@ -145,11 +149,14 @@ class GaussianLatent(LatentSpace):
         return torch.stack([mean, F.softplus(std) + self.min_std], dim=-1)
 
     @override
-    def draw(self, params: Tensor, sample: bool, generator: Generator | None = None) -> Float[Tensor, "... Z"]:
-        mean, std = params.unbind(-1)
-        if not sample:
-            return mean
-        return mean + std * torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
+    def noise(self, like: Tensor, generator: Generator | None = None) -> Tensor:
+        shape = (*like.shape[:-1], self.dim)
+        return torch.randn(shape, generator=generator, device=like.device, dtype=wide_dtype(like))
+
+    @override
+    def draw(self, raw: Float[Tensor, "... R"], noise: Float[Tensor, "... U"] | None) -> Float[Tensor, "... Z"]:
+        mean, std = self.params(raw).unbind(-1)
+        return mean if noise is None else torch.addcmul(mean, std, noise)
 
     def kl(self, p: Tensor, q: Tensor) -> Float[Tensor, "..."]:
         """Closed form, summed over dimensions."""

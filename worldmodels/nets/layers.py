@@ -12,9 +12,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call
-from typing_extensions import override
 
 from worldmodels.common.options import MoreThan, checked
+from worldmodels.nets.blocks import block_product
+from worldmodels.nets.norms import ChannelRMSNorm, RMSNorm
 
 ACTIVATIONS = {"silu": nn.SiLU, "mish": nn.Mish, "gelu": nn.GELU, "elu": nn.ELU, "relu": nn.ReLU}
 
@@ -28,7 +29,7 @@ class NetStyle:
     """``layer`` or ``rms``.
 
     LayerNorm stands where DreamerV3's later versions have RMSNorm: it has a fused kernel on every device, and of a
-    plan's time on a CPU the six small kernels of an RMSNorm took a fifth.
+    plan's time on a CPU the small kernels of an RMSNorm took a fifth.
     """
     act: Annotated[Literal["silu", "mish", "gelu", "elu", "relu"], "of hidden layers"] = "silu"
     """One of :data:`ACTIVATIONS`."""
@@ -43,7 +44,7 @@ class NetStyle:
 
     def make_norm(self, dim: int) -> nn.Module:
         """Build the norm over the last axis."""
-        return (nn.LayerNorm if self.norm == "layer" else nn.RMSNorm)(dim, eps=self.norm_eps)
+        return (nn.LayerNorm if self.norm == "layer" else RMSNorm)(dim, eps=self.norm_eps)
 
     def make_image_norm(self, channels: int) -> nn.Module:
         """Build the norm of feature maps [N, C, S, S]: over the whole image, or for ``rms`` over channels."""
@@ -57,14 +58,6 @@ class NetStyle:
 
 
 DEFAULT_STYLE = NetStyle()
-
-
-class ChannelRMSNorm(nn.RMSNorm):
-    """RMSNorm over the channels of feature maps, each place by itself (DreamerV3)."""
-
-    @override
-    def forward(self, x: Float[Tensor, "N C S S"]) -> Float[Tensor, "N C S S"]:
-        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
 
 
 class BlockLinear(nn.Module):
@@ -93,9 +86,8 @@ class BlockLinear(nn.Module):
 
     def forward(self, x: Float[Tensor, "N I"], shared: Float[Tensor, "N S"] | None = None) -> Float[Tensor, "N O"]:
         """Map each block of every row. Blocks are consecutive ranges of the axis."""
-        blocks = x.unflatten(-1, (self.weight.shape[0], -1)).transpose(0, 1)
-        own = torch.bmm(blocks, self.weight).transpose(0, 1).flatten(1)
-        return own + (self.bias if self.shared is None else F.linear(shared, self.shared, self.bias))
+        others = self.bias[None] if self.shared is None else F.linear(shared, self.shared, self.bias)
+        return block_product(others, x, self.weight)
 
 
 class DenseNormAct(nn.Sequential):

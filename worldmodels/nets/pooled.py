@@ -38,13 +38,13 @@ def convolution(in_channels: int, out_channels: int, style: NetStyle) -> nn.Modu
     return init_linear_(nn.Conv2d(in_channels, out_channels, KERNEL, padding="same"), style=style)
 
 
-def phases() -> Float[Tensor, "2 3 5"]:
-    """Which of three neighbours each of five taps falls on, for either of the two pixels that one becomes."""
+def phases() -> Float[Tensor, "25 36"]:
+    """Which of 3 x 3 neighbours each of 5 x 5 taps falls on, for each of the 2 x 2 pixels that one becomes."""
     mix = torch.zeros(2, 3, KERNEL)
     for phase in range(2):
         for tap in range(KERNEL):
             mix[phase, (phase + tap - KERNEL // 2) // 2 + 1, tap] = 1
-    return mix
+    return torch.einsum("pay,qbx->yxpqab", mix, mix).flatten(2).flatten(0, 1)
 
 
 class DoublingConv(nn.Conv2d):
@@ -63,10 +63,10 @@ class DoublingConv(nn.Conv2d):
 
     def forward(self, x: Float[Tensor, "N C S S"]) -> Float[Tensor, "N D S2 S2"]:
         """Convolve an image of twice the size."""
-        weight = torch.einsum("oiyx,pay,qbx->opqiab", self.weight, self.mix, self.mix).flatten(0, 2)
-        fine = F.conv2d(
-            x, weight.contiguous(memory_format=torch.channels_last), self.bias.repeat_interleave(4), padding=1
-        )
+        taps = self.weight.flatten(2) @ self.mix  # [D, C, 36]: two rows, two columns of pixels, 3 x 3 neighbours each
+        weight = taps.unflatten(2, (4, 3, 3)).transpose(1, 2).flatten(0, 1)
+        bias = self.bias[:, None].expand(-1, 4).flatten()
+        fine = F.conv2d(x, weight.contiguous(memory_format=torch.channels_last), bias, padding=1)
         return F.pixel_shuffle(fine, 2)
 
 

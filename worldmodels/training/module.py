@@ -10,7 +10,6 @@ from typing import Any
 import lightning
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from dynamics.base import Memory, Rollout, State
 from planners.base import Planner
@@ -19,7 +18,7 @@ from worldmodels.common.columns import MEMORY_PREFIX, PLACE
 from worldmodels.common.precision import wide
 from worldmodels.errors import UserError
 from worldmodels.model import WorldModel, merge_losses
-from worldmodels.nets.averages import moving_average
+from worldmodels.nets.averages import WeightAverage
 from worldmodels.nets.layers import tensors_of
 from worldmodels.objectives.base import Context
 from worldmodels.training.losses import LossBalance
@@ -63,9 +62,7 @@ class WorldModelModule(lightning.LightningModule):
         self._optimizer, self.clip = optimizer, clip
         self.parts = dict(parts)
         self.prefix, self.bad_batch, self.warmup = prefix, bad_batch, warmup
-        self.average = AveragedModel(
-            nn.ModuleDict({"model": model, "planner": planner}), multi_avg_fn=moving_average(average)
-        ).requires_grad_(False)
+        self.average = WeightAverage(nn.ModuleDict({"model": model, "planner": planner}), average)
         self.tensors = [*tensors_of(model), *tensors_of(planner), *tensors_of(balance)]
         self.step_losses: Callable[..., tuple[dict[str, Tensor], Rollout]] = self.losses  # until they are compiled
         self._batch: dict[str, Tensor] = {}
@@ -211,7 +208,7 @@ class WorldModelModule(lightning.LightningModule):
         """Let planner and objectives update their moving averages, and update that of all weights."""
         self.planner.after_step()
         self.model.after_step()
-        self.average.update_parameters(nn.ModuleDict({"model": self.model, "planner": self.planner}))
+        self.average.update(nn.ModuleDict({"model": self.model, "planner": self.planner}))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Build one optimiser. A part with options of its own is a group of its own, and so is a second step's."""
