@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar, final, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float
 from torch import Generator, Tensor, nn
 
 from dynamics.base import Dynamics, Memory, Rollout, State, clear_rows
 from planners.streams import RowStreams
+from worldmodels.common.host import read, send
 from worldmodels.common.options import AtLeast, validate
+from worldmodels.common.precision import wide
 from worldmodels.errors import UserError
 from worldmodels.heads.base import Head
 from worldmodels.model import ActionSource, Trajectory
@@ -85,6 +87,8 @@ class Decision:
     """Source of the model's draws, for all rows at once. None: the global stream."""
     streams: RowStreams
     """Sources of the planner's draws."""
+    sums: list[Tensor] = field(default_factory=list)
+    """Of values that must be finite, shared with the decisions of some of its rows (:meth:`require_finite`)."""
 
     @classmethod
     def begin(cls, model: Model | None, state: State, explore: bool, generator: Generator | None) -> Decision:
@@ -97,13 +101,36 @@ class Decision:
         """Device of the states."""
         return self.state.feat.device
 
-    def select(self, rows: Int64[Tensor, " K"] | slice) -> Decision:
+    def select(self, rows: Sequence[int] | slice) -> Decision:
         """Return the same decision for some of the environments."""
+        index = rows if isinstance(rows, slice) else send(torch.tensor(rows), self.device)
         if self.model is None:
-            state = self.state.map(lambda x: x[rows])
+            state = self.state.map(lambda x: x[index])
         else:
-            state = self.model.dynamics.select(self.state, rows)
+            state = self.model.dynamics.select(self.state, index)
         return replace(self, state=state, streams=self.streams.select(rows))
+
+    def require_finite(self, values: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """Return predicted values, which must be finite. Whether they are is seen where the actions are read."""
+        self.sums.append(wide(values).sum())
+        return values
+
+    def vouch_for(self, actions: Float[Tensor, "N A"]) -> Float[Tensor, "N A"]:
+        """Return the actions, or what is no number where a value that they follow from was not finite."""
+        if not self.sums:
+            return actions
+        return torch.where(torch.stack(self.sums).isfinite().all(), actions, torch.nan)
+
+
+def require_actions(actions: Float[Tensor, "N A"]) -> Float[Tensor, "N A"]:
+    """Return actions that the host has read. Refuse what stands for values that were not finite.
+
+    Raises:
+        FloatingPointError: some are no numbers.
+    """
+    if not actions.isfinite().all():
+        raise FloatingPointError("The model predicts a return that is not finite, so no plan can be made.")
+    return actions
 
 
 @dataclass(frozen=True)
@@ -143,6 +170,9 @@ class Planner(nn.Module, ABC):
         self.action_dim = action_dim
         self.discrete = bool(discrete)
         self.sizes = sizes_of(action_dim, discrete)
+
+    host_keys: ClassVar[tuple[str, ...]] = ()
+    """Keys of the memory that stay on the host, as it decides by them what is to be computed."""
 
     @property
     def imagination_size(self) -> ImaginationSize:
@@ -194,13 +224,22 @@ class Planner(nn.Module, ABC):
     ) -> tuple[Float[Tensor, "N A"], Memory]:
         """Choose one action a row. Rows under ``reset`` start an episode and forget their memory first.
 
-        Raises:
-            FloatingPointError: the model predicts a value that is not finite.
+        Actions are no numbers where the model predicts a value that is not finite (:func:`require_actions`). Nothing is
+        waited for, if the host holds ``reset``.
         """
-        device = state.feat.device
-        fresh = {key: value.to(device) for key, value in self.initial(len(reset)).items()}
-        memory = clear_rows({key: value.to(device) for key, value in memory.items()}, reset, fresh)
-        return self._act(Decision.begin(model, state, explore, generator), memory)
+        device, reset = state.feat.device, reset if reset.device.type == "cpu" else reset.cpu()
+        memory = self._placed(memory, device)
+        if any(read(reset)):
+            fresh, on_device = self._placed(self.initial(len(reset)), device), send(reset, device)
+            for keys, flags in ((self.host_keys, reset), (memory.keys() - set(self.host_keys), on_device)):
+                memory |= clear_rows({key: memory[key] for key in keys}, flags, fresh)
+        decision = Decision.begin(model, state, explore, generator)
+        actions, memory = self._act(decision, memory)
+        return decision.vouch_for(actions), memory
+
+    def _placed(self, memory: Memory, device: torch.device) -> Memory:
+        """Return the memory where it belongs. It is there already but for the first time."""
+        return {key: value if key in self.host_keys else send(value, device) for key, value in memory.items()}
 
     @abstractmethod
     def _act(self, decision: Decision, memory: Memory) -> tuple[Float[Tensor, "N A"], Memory]:
@@ -215,8 +254,9 @@ class Planner(nn.Module, ABC):
 
         ``memory`` is what :meth:`act` returned in that state, or the initial one.
         """
-        memory = {key: value.to(state.feat.device) for key, value in memory.items()}
-        return self._inspect(Decision.begin(model, state, False, generator), memory)
+        decision = Decision.begin(model, state, False, generator)
+        info = self._inspect(decision, self._placed(memory, state.feat.device))
+        return info if info is None else replace(info, plan=require_actions(decision.vouch_for(info.plan)))
 
     def _inspect(self, decision: Decision, memory: Memory) -> PlanInfo | None:
         """Return the plan without acting on it."""

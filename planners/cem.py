@@ -13,6 +13,7 @@ from dynamics.base import Memory
 from planners.base import Decision
 from planners.search.proposals import Proposal
 from planners.search.shooting import SamplingPlanner, SearchConfig, SearchResult
+from worldmodels.common.host import send
 from worldmodels.common.options import AtLeast, Between, Fields, checked
 from worldmodels.errors import OptionError
 from worldmodels.model import ValueFunction
@@ -107,7 +108,8 @@ class CEM(SamplingPlanner):
         """
         rest = self.plan_horizon - self.replan_every
         elites = torch.cat([memory["elites"][:, :, :rest], drawn[:, :, rest:]], dim=2)
-        return torch.where((memory["age"] > 0)[:, None, None, None], elites, drawn)
+        planned = send(memory["age"] > 0, drawn.device)
+        return torch.where(planned[:, None, None, None], elites, drawn)
 
     def choose(self, found: SearchResult, decision: Decision) -> Float[Tensor, "N H A"]:
         """Return the best candidate or, exploring, the mean."""

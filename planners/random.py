@@ -12,6 +12,7 @@ from dynamics.base import Memory
 from planners.base import Decision, Planner
 from planners.search.proposals import CategoricalProposal, color_noise
 from planners.search.shooting import NoiseBeta
+from worldmodels.common.host import read, send
 from worldmodels.common.options import Count, checked
 from worldmodels.nets.choices import Discrete, sizes_of
 
@@ -40,18 +41,18 @@ class Random(Planner):
         """Return no sequence yet, which is the same as a sequence used up."""
         return {
             "noise": torch.zeros(n, self.length, self.action_dim),
-            "age": torch.full((n,), self.length, dtype=torch.int64),
+            "age": torch.full((n,), self.length, dtype=torch.int64, device="cpu"),
         }
 
     def _act(self, decision: Decision, memory: Memory) -> tuple[Float[Tensor, "N A"], Memory]:
         """Take the next step of each row's sequence, drawing new ones where they are used up or an episode starts."""
         age, noise = memory["age"], memory["noise"]
-        rows = (age >= self.length).nonzero().squeeze(1)
-        if len(rows) > 0:
+        rows = [row for row, steps in enumerate(read(age)) if steps >= self.length]
+        if rows:
             drawn = color_noise(decision.streams.select(rows).normal(self.length, self.action_dim), self.noise_beta)
-            noise = noise.index_copy(0, rows, drawn)
-            age = age.index_fill(0, rows, 0)
-        normal = noise[torch.arange(len(age), device=age.device), age]
+            noise = noise.index_copy(0, send(torch.tensor(rows), noise.device), drawn)
+            age = age.index_fill(0, torch.tensor(rows), 0)
+        normal = noise[torch.arange(len(age), device=noise.device), send(age, noise.device)]
         return self.actions(normal), {"noise": noise, "age": age + 1}
 
     def actions(self, normal: Float[Tensor, "... A"]) -> Float[Tensor, "... A"]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dynamics.base import Memory, State
-from planners.base import Model, Planner
+from planners.base import Model, Planner, require_actions
 from worldmodels.errors import OptionError, UserError
 
 
@@ -43,8 +43,9 @@ class Agent:
         try:
             with self.precision():
                 action, self.memory = planner.act(
-                    self.model, self.state, self.memory, reset.to(self.model.device), self.explore, self.generator
+                    self.model, self.state, self.memory, reset, self.explore, self.generator
                 )
+            return require_actions(action.float().cpu())
         except OptionError as error:
             raise error.with_path("planner") from None
         except FloatingPointError as error:
@@ -56,4 +57,3 @@ class Agent:
                 f"planning for {len(reset)} environments takes more memory than there is: lower env.num_envs or the "
                 "planner's candidates."
             ) from error
-        return action.float().cpu()

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
 from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int64
-from torch import Generator, Tensor
+from torch import Tensor
 
 from planners.streams import RowStreams
+from worldmodels.common.host import send
 from worldmodels.common.options import AtLeast, Count, checked
 from worldmodels.errors import OptionError
 
@@ -96,7 +99,8 @@ class NoiseSchedule:
         return 1 - self._abar(step)
 
     def _abar(self, step: Int64[Tensor, " N"]) -> Float[Tensor, " N"]:
-        return self._scheduler.alphas_cumprod.to(step.device)[step]
+        self._scheduler.alphas_cumprod = send(self._scheduler.alphas_cumprod, step.device)  # as its own methods do
+        return self._scheduler.alphas_cumprod[step]
 
 
 class Sampler:
@@ -135,27 +139,53 @@ class Sampler:
         Each of the ``streams`` draws for as many consecutive rows as there are to a stream. ``hook`` is shown what
         every step takes to be clean.
         """
-        kind, options = SAMPLERS[self.name]
-        scheduler = getattr(diffusers(), kind)(
-            self.schedule.steps, trained_betas=self.schedule.betas, **COMMON, **options
-        )
-        scheduler.set_timesteps(self.steps, device=device)
-        known = scheduler.timesteps[: self.steps]  # rounding gives some numbers of steps one more, before the first
-        steps = known[self.steps - max(1, round(share * self.steps)) :]
+        steps = moves(self.schedule.steps, self.name, self.steps, max(1, round(share * self.steps)))
         count = shape[0] // len(streams)
-        x, generators = streams.normal(count, *shape[1:]).flatten(0, 1), streams.repeat(count)
+        x = streams.normal(count, *shape[1:]).flatten(0, 1)
         if begin is not None:
-            x = self.schedule.add_noise(begin, x, steps[:1].expand(shape[0]))
-        for step in steps:
-            estimate = clean(x, step)
+            x = self.schedule.add_noise(begin, x, torch.full((shape[0],), steps[0].step, device=device))
+        before = estimate = x
+        for move in steps:
+            before, estimate = estimate, clean(x, torch.full((), move.step, device=device))
             if hook is not None:
                 hook(estimate)
-            if step == steps[-1]:
+            if move is steps[-1]:
                 break  # what is clean gets no more noise, which some schedulers would add or leave in
-            x = self._move(scheduler, estimate, step, x, generators)
+            x = move.stay * x + move.go * estimate
+            if move.before:
+                x = x + move.before * before
+            if move.noise:
+                x = x + move.noise * streams.normal(count, *shape[1:]).flatten(0, 1)
         return estimate
 
-    def _move(self, scheduler, estimate: Tensor, step: Tensor, x: Tensor, generators: list[Generator]) -> Tensor:
-        """Take one step of the scheduler. Only DDPM draws."""
-        draws = {"generator": generators} if self.name == "ddpm" else {}
-        return scheduler.step(estimate, step, x, **draws).prev_sample
+
+@dataclass(frozen=True)
+class Move:
+    """A step of sampling: ``stay x + go clean + before (what was taken to be clean a step before) + noise eps``."""
+
+    step: int
+    stay: float
+    go: float
+    before: float
+    noise: float
+
+
+@cache
+def moves(learned: int, name: SamplerName, steps: int, last: int) -> tuple[Move, ...]:
+    """Read the ``last`` of ``steps`` steps of a sampler of diffusers off what it does to unit vectors: all are linear.
+
+    A GPU need not be waited for then, as by a scheduler that compares steps on the device.
+    """
+    kind, options = SAMPLERS[name]
+    scheduler = getattr(diffusers(), kind)(learned, trained_betas=cosine_betas(learned), **COMMON, **options)
+    scheduler.set_timesteps(steps)
+    known = scheduler.timesteps[:steps][-last:]  # rounding gives some numbers of steps one more, before the first
+    found, axes = [], torch.eye(last + 2, dtype=torch.float64)[None]
+    for i, step in enumerate(known[:-1]):
+        given = {"generator": torch.Generator().manual_seed(0)} if name == "ddpm" else {}
+        moved = scheduler.step(axes[:, i], step, axes[:, -1], **given).prev_sample[0].tolist()
+        noise = torch.randn(axes[:, -1].shape, generator=torch.Generator().manual_seed(0), dtype=axes.dtype)[0].tolist()
+        drawn = moved[-2] / noise[-2] if name == "ddpm" else 0.0
+        stay, go, before = (moved[at] - drawn * noise[at] for at in (-1, i, i - 1))
+        found.append(Move(int(step), stay, go, before if i else 0.0, drawn))
+    return (*found, Move(int(known[-1]), 0.0, 1.0, 0.0, 0.0))

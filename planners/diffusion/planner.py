@@ -20,7 +20,8 @@ from planners.diffusion.plan_scoring import PlanBatch, PlanScorer
 from planners.diffusion.trajectory_learner import TrajectoryLearner, window_slots
 from planners.diffusion.trajectory_model import Condition, Score
 from planners.search.proposals import exploring
-from planners.search.receding_horizon import Replanner, finite
+from planners.search.receding_horizon import Replanner
+from worldmodels.common.host import read, send
 from worldmodels.common.options import AtLeast, Between, Count, Fields, MoreThan, checked, inside
 from worldmodels.errors import OptionError
 from worldmodels.nets.choices import Discrete
@@ -136,13 +137,15 @@ class Diffusion(Replanner):
     def after_step(self) -> None:
         self.learner.after_step()
 
+    host_keys = (*Replanner.host_keys, "planned")
+
     @override
     def initial(self, n: int) -> Memory:
         latents = torch.zeros(n, self.plan_horizon, self.learner.trajectories.feat_dim)
         return super().initial(n) | {
             "latents": latents,
             "end": torch.zeros(n, dtype=torch.int64),
-            "planned": torch.zeros(n, dtype=torch.bool),
+            "planned": torch.zeros(n, dtype=torch.bool, device="cpu"),
         }
 
     def shift_plan(self, memory: Memory) -> Memory:
@@ -182,11 +185,12 @@ class Diffusion(Replanner):
         fresh, kept, weights = self.acting.candidates, self.acting.warm_candidates, weights or {}
         noise = decision.streams.normal(self.plan_horizon, self.action_dim)
         ends = self._spread_ends(fresh, decision.device).expand(len(noise), -1)
+        planned = send(memory["planned"], decision.device)
         if not kept:  # else those go on to where the plan before was to end
-            going_on = torch.where(memory["planned"], memory["end"], ends[:, 0])
+            going_on = torch.where(planned, memory["end"], ends[:, 0])
             ends = torch.cat([going_on[:, None], ends[:, 1:]], dim=1)
         x = self._sample(decision, ends, weights, hook=hook)
-        if kept and memory["planned"].any():
+        if kept and any(read(memory["planned"])):
             begin = self.learner.concat(memory["latents"], memory["mean"]).repeat_interleave(kept, dim=0)
             again = memory["end"][:, None].expand(-1, kept)  # drawn last: whether they are depends on other rows
             x = torch.cat([x, self._sample(decision, again, weights, begin)], dim=1)
@@ -195,8 +199,8 @@ class Diffusion(Replanner):
         plans = PlanBatch(decision.state, latents, actions, ends)
         executed = replace(plans, actions=self.family.mode(actions))
         values = self.scorer.values(decision.model, self.learner, executed, decision.generator, self.shaped)
-        values = finite(values.flatten()).unflatten(0, ends.shape)
-        values[:, fresh:] = torch.where(memory["planned"][:, None], values[:, fresh:], -torch.inf)
+        values = decision.require_finite(values)
+        values[:, fresh:] = torch.where(planned[:, None], values[:, fresh:], -torch.inf)
         return replace(plans, values=values), noise
 
     def _sample(

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from worldmodels.common.host import send
 from worldmodels.common.options import AtLeast, Between, checked
 from worldmodels.common.precision import wide
 from worldmodels.heads.base import Layers, NumBins, Units
@@ -117,7 +118,7 @@ class ValueScale(nn.Module):
 def percentiles(x: Float[Tensor, "..."], points: tuple[float, float]) -> tuple[Tensor, Tensor]:
     """Return two quantiles of all numbers, interpolated."""
     x = wide(x).flatten()
-    low, high = torch.quantile(x, torch.tensor(points, dtype=x.dtype, device=x.device)).unbind()
+    low, high = torch.quantile(x, send(torch.tensor(points, dtype=x.dtype), x.device)).unbind()
     return low, high
 
 

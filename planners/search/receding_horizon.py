@@ -13,6 +13,7 @@ from dynamics.base import Memory
 from planners.base import Decision, Planner
 from planners.search.memory_budget import ROWS_AT_ONCE
 from planners.search.proposals import ProposalFamily
+from worldmodels.common.host import read, send
 from worldmodels.errors import OptionError
 from worldmodels.nets.choices import Discrete
 
@@ -22,8 +23,11 @@ class Replanner(Planner):
 
     Memory, N rows: ``plan`` [N, H, A], the plan whose first action belongs to the latest state, for looking at;
     ``mean`` the same as the parameters of ``family`` (probabilities if discrete); ``actions`` what is being executed;
-    ``age`` steps taken from the current plan, 0 before any. All of them move up by one step at each decision.
+    ``age``, on the host, steps taken from the current plan, 0 before any. All of them move up by one step at each
+    decision.
     """
+
+    host_keys = ("age",)
 
     plan_keys: tuple[str, ...] = ("plan", "mean", "actions")
     """Keys of the memory that hold plans [N, ..., H, A] and move up with every step."""
@@ -72,19 +76,20 @@ class Replanner(Planner):
             "plan": self.family.mode(mean),
             "mean": mean,
             "actions": torch.zeros_like(mean),
-            "age": torch.zeros(n, dtype=torch.int64),
+            "age": torch.zeros(n, dtype=torch.int64, device="cpu"),
         }
 
     def _act(self, decision: Decision, memory: Memory) -> tuple[Float[Tensor, "N A"], Memory]:
         """Go on with the plan, or make a new one in the rows where ``replan_every`` steps of it are used up."""
         memory = self.shift_plan(memory)
-        due = (memory["age"] == 0) | (memory["age"] >= self.replan_every)
-        if self.replan_every == 1:  # without asking a GPU which rows are due
+        rows = [row for row, age in enumerate(read(memory["age"])) if age == 0 or age >= self.replan_every]
+        if len(rows) == len(memory["age"]):
             memory = self._replan(decision, memory)
-        elif due.any():
-            rows = due.nonzero().squeeze(1)
-            part = self._replan(decision.select(rows), {key: value[rows] for key, value in memory.items()})
-            memory = {key: value.index_copy(0, rows, part[key]) for key, value in memory.items()}
+        elif rows:
+            places = torch.tensor(rows)
+            places = {key: places if key in self.host_keys else send(places, decision.device) for key in memory}
+            part = self._replan(decision.select(rows), {key: memory[key][places[key]] for key in memory})
+            memory = {key: value.index_copy(0, places[key], part[key]) for key, value in memory.items()}
         memory["plan"] = self.family.mode(memory["mean"])
         memory["age"] = memory["age"] + 1
         return memory["actions"][:, 0], memory
@@ -93,7 +98,7 @@ class Replanner(Planner):
         """Make a new plan in every row, a group of rows at a time where that is faster."""
         memory = self.search_start(memory)
         n, found = len(memory["age"]), []
-        size = n if memory["age"].is_cuda else max(1, ROWS_AT_ONCE // max(1, self.imagination_size.rows))
+        size = n if decision.device.type != "cpu" else max(1, ROWS_AT_ONCE // max(1, self.imagination_size.rows))
         for begin in range(0, n, size):
             rows = slice(begin, begin + size)
             found.append(self.search(decision.select(rows), {key: value[rows] for key, value in memory.items()}))
@@ -108,7 +113,8 @@ class Replanner(Planner):
 
     def current_plan(self, memory: Memory, fallback: Float[Tensor, "N H A"]) -> Float[Tensor, "N H A"]:
         """Return the plan that is being followed, for looking at. Rows that have none yet get ``fallback``."""
-        return torch.where((memory["age"] > 0)[:, None, None], memory["plan"], fallback)
+        planned = send(memory["age"] > 0, fallback.device)
+        return torch.where(planned[:, None, None], memory["plan"], fallback)
 
     def shift_plan(self, memory: Memory) -> Memory:
         """Drop the first step of every plan. Nothing is known about its new last one."""
@@ -117,13 +123,3 @@ class Replanner(Planner):
             return torch.cat([value[..., 1:, :], self.family.unknown(value[..., :1, :])], dim=-2)
 
         return memory | {key: shifted(memory[key]) for key in self.plan_keys}
-
-
-def finite(values: Float[Tensor, " M"]) -> Float[Tensor, " M"]:
-    """Return ``values`` themselves. Raise ``FloatingPointError`` where one is not finite."""
-    if not values.isfinite().all():
-        raise FloatingPointError(
-            f"The world model predicts a return that is not finite for {int((~values.isfinite()).sum())} of "
-            f"{len(values)} imagined action sequences, so no plan can be made."
-        )
-    return values

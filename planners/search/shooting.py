@@ -15,7 +15,7 @@ from typing_extensions import override
 from dynamics.base import Memory, State
 from planners.base import Decision, ImaginationSize, PlanInfo, from_options
 from planners.search.proposals import CategoricalProposal, GaussianProposal, Proposal, color_noise
-from planners.search.receding_horizon import Replanner, finite
+from planners.search.receding_horizon import Replanner
 from worldmodels.common.options import AtLeast, Between, Count, MoreThan
 from worldmodels.errors import OptionError
 from worldmodels.model import ValueFunction
@@ -153,7 +153,8 @@ class SamplingPlanner(Replanner):
         """Return the imagined discounted return of every candidate. ``forked`` has a row for each."""
         actions = candidates.flatten(0, 1)
         imagined = self.imagine(decision.model, forked, actions, self.plan_horizon, generator=decision.generator)
-        return finite(imagined.discounted_return(self.gamma, terminal_value)).unflatten(0, candidates.shape[:2])
+        values = decision.require_finite(imagined.discounted_return(self.gamma, terminal_value))
+        return values.unflatten(0, candidates.shape[:2])
 
     def elites(
         self, candidates: Float[Tensor, "N S H A"], values: Float[Tensor, "N S"]

@@ -144,15 +144,11 @@ def parts_of(words: Sequence[str]) -> dict[str, Callable[[], Any]]:
     reset, generator = torch.zeros(envs, dtype=torch.bool), torch.Generator()
 
     def update() -> None:
-        losses, rollout = module.losses(batch)
-        later = planner.follow_up_losses
-        module.balance({name: loss.mean() for name, loss in losses.items()}, later)[0].backward()
-        module.clip_gradients_of(optimizer)
+        module.training_step(batch, 0)["loss"].backward()
+        module.configure_gradient_clipping(optimizer)
         optimizer.step()
         optimizer.zero_grad()
-        if later:
-            module.second_step(optimizer, rollout.detach(), window, torch.enable_grad)
-        module.after_step()
+        module.finish_step(optimizer, torch.enable_grad)
 
     def acting(do: Callable[[], Any]) -> Callable[[], Any]:
         def eval_mode() -> Any:

@@ -12,6 +12,7 @@ from torch import Generator, Tensor, nn
 from typing_extensions import override
 
 from worldmodels.common.columns import GOAL_PREFIX, cameras
+from worldmodels.common.host import send
 from worldmodels.errors import OptionError
 from worldmodels.nets.encoders import Encoder, ObservationSpec
 
@@ -58,7 +59,7 @@ class GoalEncoder(nn.Module):
             newest, frames = obs[key][..., -3:, :, :], obs[key].shape[-3] // 3
             shown[key] = torch.cat([newest] * frames, dim=-3)
         if "state" in obs and self.zeroed:
-            shown["state"] = obs["state"].index_fill(-1, torch.tensor(self.zeroed, device=obs["state"].device), 0.0)
+            shown["state"] = obs["state"].index_fill(-1, send(torch.tensor(self.zeroed), obs["state"].device), 0.0)
         return shown
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from worldmodels.model import WorldModel, merge_losses
 from worldmodels.nets.averages import WeightAverage
 from worldmodels.nets.layers import tensors_of
 from worldmodels.objectives.base import Context
+from worldmodels.training.finite import FiniteWatch
 from worldmodels.training.losses import LossBalance
 from worldmodels.training.optim import Tensors, warmed_up
 
@@ -62,6 +64,7 @@ class WorldModelModule(lightning.LightningModule):
         self._optimizer, self.clip = optimizer, clip
         self.parts = dict(parts)
         self.prefix, self.bad_batch, self.warmup = prefix, bad_batch, warmup
+        self.finite = FiniteWatch()
         self.average = WeightAverage(nn.ModuleDict({"model": model, "planner": planner}), average)
         self.tensors = [*tensors_of(model), *tensors_of(planner), *tensors_of(balance)]
         self.step_losses: Callable[..., tuple[dict[str, Tensor], Rollout]] = self.losses  # until they are compiled
@@ -106,7 +109,7 @@ class WorldModelModule(lightning.LightningModule):
         later = self.planner.follow_up_losses if self.model.learns(self.planner) else ()
         self._rollout = rollout.detach() if later else None
         means = {name: wide(loss).mean() for name, loss in losses.items()}
-        self._refuse_non_finite(means)
+        self.finite.watch(means, partial(self._refuse_losses, batch))
         self.log_dict({f"loss/{name}": mean for name, mean in means.items()})
         total, weights = self.balance(means, later)
         latent, planner = self.model.dynamics.metrics(rollout), self.planner.metrics(rollout)
@@ -128,9 +131,7 @@ class WorldModelModule(lightning.LightningModule):
         """Clip after the backward pass. Log the norm before and after."""
         parameters = self._with_gradient(optimizer)
         before = torch.nn.utils.get_total_norm([p.grad for p in parameters])
-        if not torch.isfinite(before):
-            names = [name for name, p in self.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
-            self._stop_at_bad_batch(f"the gradient of {', '.join(names[:3])}")
+        self.finite.watch({"norm": before}, partial(self._refuse_gradient, self._batch))
         self.clip_gradients_of(optimizer)
         self.log("grad/norm", before)
         self.log("grad/norm_after_clip", torch.nn.utils.get_total_norm([p.grad for p in parameters]))
@@ -172,10 +173,13 @@ class WorldModelModule(lightning.LightningModule):
         for group in self.optimizers().param_groups:
             group["lr"] = group["full_lr"] * warmed_up(self.warmup, self.trainer.global_step)
         super().optimizer_step(*args, **kwargs)
+        self.finish_step(self.optimizers(use_pl_optimizer=False), self.trainer.precision_plugin.train_step_context)
+
+    def finish_step(self, optimizer: torch.optim.Optimizer, context: Callable[[], AbstractContextManager]) -> None:
+        """Take the planner's further step, if it has one, and move what follows the weights."""
         if self._rollout is not None:
             window = split_context(self._batch, self.prefix)[1]
-            context = self.trainer.precision_plugin.train_step_context
-            self._later = self.second_step(self.optimizers(use_pl_optimizer=False), self._rollout, window, context)
+            self._later = self.second_step(optimizer, self._rollout, window, context)
         self.after_step()
 
     def second_step(
@@ -193,7 +197,7 @@ class WorldModelModule(lightning.LightningModule):
         with context():
             losses = self.planner.follow_up(self.model, rollout, window)
         means = {name: wide(loss).mean() for name, loss in losses.items()}
-        self._refuse_non_finite(means)
+        self.finite.watch(means, partial(self._refuse_losses, self._batch))
         torch.stack([self.balance.scales[name] * mean for name, mean in means.items()]).sum().backward()
         self.clip_gradients_of(optimizer)
         optimizer.step()
@@ -228,14 +232,24 @@ class WorldModelModule(lightning.LightningModule):
         """Name all parameters but the averages."""
         return ((name, parameter) for name, parameter in self.named_parameters() if parameter.requires_grad)
 
-    def _refuse_non_finite(self, means: dict[str, Tensor]) -> None:
-        if not torch.isfinite(torch.stack(list(means.values()))).all():
-            bad = [name for name, mean in means.items() if not torch.isfinite(mean)]
-            self._stop_at_bad_batch(f"loss {', '.join(bad)}")
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Let nothing be saved that an update which was not finite has damaged."""
+        self.finite.settle()
 
-    def _stop_at_bad_batch(self, what: str) -> None:
+    def on_train_end(self) -> None:
+        """Look at what the last updates left to be seen."""
+        self.finite.settle()
+
+    def _refuse_losses(self, batch: dict[str, Tensor], names: list[str]) -> None:
+        self._stop_at_bad_batch(batch, f"loss {', '.join(names)}")
+
+    def _refuse_gradient(self, batch: dict[str, Tensor], _: list[str]) -> None:
+        names = [name for name, p in self.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
+        self._stop_at_bad_batch(batch, f"the gradient of {', '.join(names[:3])}")
+
+    def _stop_at_bad_batch(self, batch: dict[str, Tensor], what: str) -> None:
         try:
-            torch.save(self._batch, self.bad_batch)
+            torch.save(batch, self.bad_batch)
             where = f"is in {self.bad_batch}"
         except (OSError, RuntimeError) as error:  # torch's zip writer raises the second
             where = f"could not be saved ({str(error).splitlines()[0]})"

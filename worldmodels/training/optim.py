@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor, nn
 
+from worldmodels.common.host import send
 from worldmodels.common.options import AtLeast, Between, MoreThan, checked
 
 SMALLEST_NORM = 1e-3
@@ -47,7 +48,7 @@ class AdaptiveClip:
         """Clip each tensor's gradient in place."""
         weights = [parameter for parts in tensors for parameter in parts]
         gradients = [weight.grad for weight in weights]
-        owner = torch.tensor([i for i, parts in enumerate(tensors) for _ in parts], device=weights[0].device)
+        owner = send(torch.tensor([i for i, parts in enumerate(tensors) for _ in parts]), weights[0].device)
         allowed = _joint_norms(weights, owner, len(tensors)).clamp(min=SMALLEST_NORM)
         shrink = (_joint_norms(gradients, owner, len(tensors)) / (self.factor * allowed)).clamp(min=1.0)
         torch._foreach_div_(gradients, list(shrink[owner].unbind()))
