@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Self
 
 import torch
 from jaxtyping import Float, Int64
@@ -27,7 +26,7 @@ class RowStreams:
         self._seeds, self._rows, self._drawn = seeds, rows, drawn
 
     @classmethod
-    def seeded(cls, rows: int, generator: Generator | None, device: torch.device) -> Self:
+    def seeded(cls, rows: int, generator: Generator | None, device: torch.device) -> RowStreams:
         """Seed ``rows`` streams one after another from ``generator``. None: from the global stream."""
         source = "cpu" if generator is None else generator.device
         seeds = torch.randint(2**62, (rows,), generator=generator, device=source)

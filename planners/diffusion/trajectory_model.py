@@ -184,7 +184,7 @@ class TrajectoryModel(nn.Module):
         clean = self.normalizer(x)
         noise = torch.randn_like(clean)
         step = torch.randint(self.schedule.steps, (len(x),), device=x.device)
-        noisy = self._with_given(self.schedule.add_noise(clean, noise, step), clean, given)
+        noisy = torch.where(self._mask(given), clean, self.schedule.add_noise(clean, noise, step))
         hide = {name: torch.rand(len(x), device=x.device) < self.labels.drop for name in labels}
         output = self._output(noisy, step, given, labels, hide)
         error = (output - self.schedule.target(clean, noise, step)).square()
@@ -198,9 +198,10 @@ class TrajectoryModel(nn.Module):
         step: Int64[Tensor, " N"],
         given: Bool[Tensor, "N L"],
         labels: Mapping[str, Float[Tensor, "N _"]],
+        hide: Mapping[str, Bool[Tensor, " N"]] | None = None,
     ) -> Float[Tensor, "N L D"]:
-        """Estimate normalised trajectories without noise, under these labels."""
-        estimate = self.schedule.clean(self._output(noisy, step, given, labels), noisy, step)
+        """Estimate normalised trajectories without noise, under these labels, from some of which they may be hidden."""
+        estimate = self.schedule.clean(self._output(noisy, step, given, labels, hide), noisy, step)
         return estimate if self.latents else self._without_latents(estimate)
 
     def guided(
@@ -213,14 +214,18 @@ class TrajectoryModel(nn.Module):
         """Classifier-free guidance (Ho & Salimans 2022): ``u + sum_i w_i (c_i - u)``, labels composed one by one.
 
         Each label conditions alone, against none. Weight 1, their w = 0, gives the conditional estimate, to the bit.
+        All that have a share of the sum are estimated in one batch.
         """
-        free = self.clean(noisy, step, given, {})
-        total = free
         weighed = {name: condition for name, condition in conditions.items() if condition.weight != 0}
-        for number, (name, condition) in enumerate(weighed.items()):
-            conditional, weight = self.clean(noisy, step, given, {name: condition.value}), condition.weight
-            total = free.lerp(conditional, weight) if number == 0 else total + weight * (conditional - free)
-        return total
+        free = 1 - sum(condition.weight for condition in weighed.values())
+        shares = [condition.weight for condition in weighed.values()] + [free] * (free != 0)
+        count, block = len(shares), torch.arange(len(shares), device=noisy.device)
+        if count == 1:
+            return self.clean(noisy, step, given, {name: condition.value for name, condition in weighed.items()})
+        labels = {name: condition.value.repeat(count, 1) for name, condition in weighed.items()}
+        hide = {name: (block != i).repeat_interleave(len(noisy)) for i, name in enumerate(weighed)}
+        all_of_them = self.clean(noisy.repeat(count, 1, 1), step.repeat(count), given.repeat(count, 1), labels, hide)
+        return sum(share * one for share, one in zip(shares, all_of_them.chunk(count), strict=True))
 
     def apply_guidance(
         self, clean: Float[Tensor, "N L D"], step: Int64[Tensor, " N"], score: Score
@@ -256,14 +261,14 @@ class TrajectoryModel(nn.Module):
         """
         rows, length = given.shape
         blank = known.new_zeros(rows, length, self.size - self.feat_dim)
-        fixed = self.normalizer(torch.cat([known, blank], dim=-1))
+        fixed, mask = self.normalizer(torch.cat([known, blank], dim=-1)), self._mask(given)
 
         def estimate(noisy: Tensor, step: Tensor) -> Tensor:
             steps = step.expand(rows)
-            clean = self.guided(self._with_given(noisy, fixed, given), steps, given, conditions)
+            clean = self.guided(torch.where(mask, fixed, noisy), steps, given, conditions)
             if score is not None:
-                clean = self.apply_guidance(self._with_given(clean, fixed, given), steps, score)
-            return self._with_given(clean, fixed, given)
+                clean = self.apply_guidance(torch.where(mask, fixed, clean), steps, score)
+            return torch.where(mask, fixed, clean)
 
         x = sampler(
             estimate,
@@ -274,7 +279,7 @@ class TrajectoryModel(nn.Module):
             share,
             None if hook is None else lambda x: hook(self.normalizer.inverse(x)),
         )
-        return self._with_given(self.normalizer.inverse(x), torch.cat([known, blank], dim=-1), given)
+        return torch.where(mask, torch.cat([known, blank], dim=-1), self.normalizer.inverse(x))
 
     def _output(
         self,
@@ -295,6 +300,3 @@ class TrajectoryModel(nn.Module):
     def _mask(self, given: Bool[Tensor, "N L"]) -> Bool[Tensor, "N L D"]:
         """True where a number is given: latents are, actions never."""
         return given[..., None] & (torch.arange(self.size, device=given.device) < self.feat_dim)
-
-    def _with_given(self, x: Tensor, fixed: Tensor, given: Tensor) -> Tensor:
-        return torch.where(self._mask(given), fixed, x)

@@ -98,6 +98,11 @@ class WorldModelModule(lightning.LightningModule):
             return State(initial.feat, stored)
         return model.observe(prefix, initial)[1]
 
+    @property
+    def logs(self) -> bool:
+        """Whether this update is one of those that are logged."""
+        return self._trainer is None or self.trainer._logger_connector.should_update_logs
+
     def compile_losses(self) -> None:
         """Compile the whole computation of the losses, resets included."""
         self.step_losses = torch.compile(self.losses)
@@ -110,13 +115,12 @@ class WorldModelModule(lightning.LightningModule):
         self._rollout = rollout.detach() if later else None
         means = {name: wide(loss).mean() for name, loss in losses.items()}
         self.finite.watch(means, partial(self._refuse_losses, batch))
-        self.log_dict({f"loss/{name}": mean for name, mean in means.items()})
         total, weights = self.balance(means, later)
-        latent, planner = self.model.dynamics.metrics(rollout), self.planner.metrics(rollout)
-        watched = {"latent": latent, "planner": planner, "balance": weights}
-        for part, values in watched.items():
-            self.log_dict({f"{part}/{name}": value.mean() for name, value in values.items()})
-        self.log("loss/total", total)
+        if self.logs:
+            latent, planner = self.model.dynamics.metrics(rollout), self.planner.metrics(rollout)
+            watched = {"loss": means | {"total": total}, "latent": latent, "planner": planner, "balance": weights}
+            for part, values in watched.items():
+                self.log_dict({f"{part}/{name}": value.mean() for name, value in values.items()})
         return {"loss": total, "latents": self.newer_latents(rollout) if PLACE in batch else {}}
 
     def newer_latents(self, rollout: Rollout) -> Memory:
@@ -133,8 +137,9 @@ class WorldModelModule(lightning.LightningModule):
         before = torch.nn.utils.get_total_norm([p.grad for p in parameters])
         self.finite.watch({"norm": before}, partial(self._refuse_gradient, self._batch))
         self.clip_gradients_of(optimizer)
-        self.log("grad/norm", before)
-        self.log("grad/norm_after_clip", torch.nn.utils.get_total_norm([p.grad for p in parameters]))
+        if self.logs:
+            after = torch.nn.utils.get_total_norm([p.grad for p in parameters])
+            self.log_dict({"grad/norm": before, "grad/norm_after_clip": after})
 
     def clip_gradients_of(self, optimizer: torch.optim.Optimizer) -> None:
         """Clip whatever has a gradient, in place."""
@@ -206,7 +211,8 @@ class WorldModelModule(lightning.LightningModule):
 
     def on_train_batch_end(self, *_: Any) -> None:
         """Log the losses of the second step."""
-        self.log_dict({f"loss/{name}": mean for name, mean in self._later.items()})
+        if self.logs:
+            self.log_dict({f"loss/{name}": mean for name, mean in self._later.items()})
 
     def after_step(self) -> None:
         """Let planner and objectives update their moving averages, and update that of all weights."""
