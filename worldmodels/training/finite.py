@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -18,11 +19,22 @@ Refuse = Callable[[list[str]], None]
 """Is told the names of what is not finite, and raises."""
 
 
+@runtime_checkable
+class Arrival(Protocol):
+    """Says when something has come from a device: an event of CUDA."""
+
+    def query(self) -> bool:
+        """Return whether it is there."""
+
+    def synchronize(self) -> None:
+        """Wait until it is."""
+
+
 @dataclass(frozen=True)
 class _Flags:
     names: Sequence[str]
     values: Tensor
-    arrived: torch.cuda.Event | None
+    arrived: Arrival | None
     refuse: Refuse
 
 
@@ -38,11 +50,7 @@ class FiniteWatch:
 
     def watch(self, numbers: dict[str, Tensor], refuse: Refuse) -> None:
         """Refuse these numbers, each of shape [], if some are not finite, and earlier ones."""
-        values, arrived = torch.stack(list(numbers.values())).detach().isfinite(), None
-        if values.is_cuda:
-            values = torch.empty(values.shape, dtype=values.dtype, pin_memory=True).copy_(values, non_blocking=True)
-            arrived = torch.cuda.Event()
-            arrived.record()
+        values, arrived = self._sent(torch.stack(list(numbers.values())).detach().isfinite())
         self._waiting.append(_Flags(tuple(numbers), values, arrived, refuse))
         while self._waiting and (len(self._waiting) > BEHIND or self._is_there()):
             self._look()
@@ -51,6 +59,15 @@ class FiniteWatch:
         """Wait for all flags, before anything is kept."""
         while self._waiting:
             self._look()
+
+    def _sent(self, values: Tensor) -> tuple[Tensor, Arrival | None]:
+        """Send flags to the host. Return where they will be, and the event that says so."""
+        if not values.is_cuda:
+            return values, None
+        there = torch.empty(values.shape, dtype=values.dtype, pin_memory=True).copy_(values, non_blocking=True)
+        arrived = torch.cuda.Event()
+        arrived.record()
+        return there, arrived
 
     def _is_there(self) -> bool:
         return self._waiting[0].arrived is None or self._waiting[0].arrived.query()
