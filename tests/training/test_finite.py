@@ -45,7 +45,7 @@ def late(monkeypatch):
 def test_a_cpu_knows_at_once():
     watch = FiniteWatch()
     watch.watch({"a": torch.tensor(1.0), "b": torch.tensor(2.0)}, refuse)
-    with pytest.raises(Refused, match="^b$"):
+    with pytest.raises(Refused, match=r"^b$"):
         watch.watch({"a": torch.tensor(1.0), "b": torch.tensor(torch.nan)}, refuse)
 
 
