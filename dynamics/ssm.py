@@ -18,11 +18,14 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from dynamics.base import Core, Memory
+from dynamics.chunked import K, chunked_scan
 from dynamics.scan import linear_scan, reset_decay
 from worldmodels.common.options import Count, checked
 from worldmodels.common.precision import wide
 from worldmodels.nets.layers import DEFAULT_STYLE, NetStyle, init_linear_
 
+LONG = 128
+"""Steps from which on chunks are faster than all states."""
 FASTEST, SLOWEST = 1e-1, 1e-3
 """Step sizes are spread log-uniformly between these at the start: memories of 20 to 2,000 steps."""
 
@@ -56,9 +59,34 @@ class StateSpace(nn.Module, ABC):
 
     def discretize(self) -> tuple[Complex[Tensor, "*S"], Complex[Tensor, "*S"]]:
         """Return Lambda_bar and the scale of inputs."""
+        log_decay, scale = self.log_discretize()
+        return log_decay.exp(), scale
+
+    def log_discretize(self) -> tuple[Complex[Tensor, "*S"], Complex[Tensor, "*S"]]:
+        """Return the logarithm of Lambda_bar and the scale of inputs."""
         eigenvalues = torch.complex(-self.rate.exp(), self.frequency)
-        decay = torch.exp(eigenvalues * self.log_step.exp())
-        return decay, (decay - 1) / eigenvalues
+        log_decay = eigenvalues * self.log_step.exp()
+        return log_decay, (log_decay.exp() - 1) / eigenvalues
+
+    def scan(
+        self, v: Float[Tensor, "B T W"], reset: Bool[Tensor, "B T"], state: Complex[Tensor, "B *S"]
+    ) -> tuple[Float[Tensor, "B T W"], Memory, Complex[Tensor, "B *S"]]:
+        """Return C x of all steps, what their :meth:`states` follow from, and the last state. Here: all states."""
+        states = self.all_states(v, reset, state)
+        return self.output_proj(states), {"state": states}, states[:, -1]
+
+    def states(
+        self, entries: Memory, reset: Bool[Tensor, "B T"], before: Complex[Tensor, "B *S"], last: int
+    ) -> Complex[Tensor, "B K *S"]:
+        """Return the states of the ``last`` steps from the entries of a :meth:`scan`."""
+        return entries["state"][:, -last:]
+
+    def all_states(
+        self, v: Float[Tensor, "B T W"], reset: Bool[Tensor, "B T"], state: Complex[Tensor, "B *S"]
+    ) -> Complex[Tensor, "B T *S"]:
+        """Return the states after each input."""
+        decay, scale = self.discretize()
+        return linear_scan(reset_decay(decay, reset), scale * self.input_proj(v), state)
 
     @abstractmethod
     def input_proj(self, u: Float[Tensor, "... W"]) -> Complex[Tensor, "... *S"]:
@@ -115,6 +143,32 @@ class S4D(StateSpace):
         """Sum over each channel's own state."""
         return 2 * (state * torch.view_as_complex(self.out)).real.sum(-1)
 
+    @override
+    def scan(
+        self, v: Float[Tensor, "B T W"], reset: Bool[Tensor, "B T"], state: Complex[Tensor, "B W P"]
+    ) -> tuple[Float[Tensor, "B T W"], Memory, Complex[Tensor, "B W P"]]:
+        whole = v.shape[1] // K * K
+        if v.shape[1] < LONG or torch.compiler.is_compiling():
+            return super().scan(v, reset, state)
+        with torch.autocast(v.device.type, enabled=False):
+            v, out = wide(v), torch.view_as_complex(self.out)
+            y, ends = chunked_scan(*self.log_discretize(), out, v[:, :whole], reset[:, :whole], state)
+        entries, state = {"input": v, "end": ends}, ends[:, -1]
+        if whole < v.shape[1]:
+            rest, _, state = super().scan(v[:, whole:], reset[:, whole:], state)
+            y = torch.cat([y, rest], dim=1)
+        return y, entries, state
+
+    @override
+    def states(
+        self, entries: Memory, reset: Bool[Tensor, "B T"], before: Complex[Tensor, "B W P"], last: int
+    ) -> Complex[Tensor, "B K W P"]:
+        if "state" in entries:
+            return super().states(entries, reset, before, last)
+        chunk = (reset.shape[1] - last) // K
+        begin = entries["end"][:, chunk - 1] if chunk else before
+        return self.all_states(entries["input"][:, chunk * K :], reset[:, chunk * K :], begin)[:, -last:]
+
 
 class Block(nn.Module):
     """Pre-norm, state space, GELU, gated linear unit, residual, as S4's published layers.
@@ -130,12 +184,11 @@ class Block(nn.Module):
 
     def scan(
         self, u: Float[Tensor, "B T W"], reset: Bool[Tensor, "B T"], state: Complex[Tensor, "B *S"]
-    ) -> tuple[Float[Tensor, "B T W"], Complex[Tensor, "B T *S"]]:
-        """Advance all steps at once."""
-        decay, scale = self.space.discretize()
+    ) -> tuple[Float[Tensor, "B T W"], Memory, Complex[Tensor, "B *S"]]:
+        """Advance all steps at once. Also return entries and the last state."""
         v = self.norm(u)
-        states = linear_scan(reset_decay(decay, reset), scale * self.space.input_proj(v), state)
-        return self._output_proj(u, v, states), states
+        y, entries, last = self.space.scan(v, reset, state)
+        return self._output_proj(u, v, y), entries, last
 
     def step(
         self, u: Float[Tensor, "N W"], reset: Bool[Tensor, " N"] | None, state: Complex[Tensor, "N *S"]
@@ -145,10 +198,10 @@ class Block(nn.Module):
         v = self.norm(u)
         kept = decay if reset is None else reset_decay(decay, reset[:, None])[:, 0]
         state = kept * state + scale * self.space.input_proj(v)
-        return self._output_proj(u, v, state), state
+        return self._output_proj(u, v, self.space.output_proj(state)), state
 
-    def _output_proj(self, u: Tensor, v: Tensor, state: Tensor) -> Tensor:
-        return u + F.glu(self.gate(F.gelu(self.space.output_proj(state) + self.space.skip * v)), dim=-1)
+    def _output_proj(self, u: Tensor, v: Tensor, y: Tensor) -> Tensor:
+        return u + F.glu(self.gate(F.gelu(y + self.space.skip * v)), dim=-1)
 
 
 class SSM(Core):
@@ -189,7 +242,16 @@ class SSM(Core):
     def scan(
         self, x: Float[Tensor, "B T X"], reset: Bool[Tensor, "B T"], memory: Memory
     ) -> tuple[Float[Tensor, "B T D"], Memory, Memory]:
-        u, states = self.embed(x), {}
+        u, entries, last = self.embed(x), {}, {}
         for i, block in enumerate(self.blocks):
-            u, states[f"state{i}"] = block.scan(u, reset, memory[f"state{i}"])
-        return wide(self.norm(u)), states, {key: value[:, -1] for key, value in states.items()}
+            u, own, last[f"state{i}"] = block.scan(u, reset, memory[f"state{i}"])
+            entries |= {f"{i}.{name}": value for name, value in own.items()}
+        return wide(self.norm(u)), entries, last
+
+    @override
+    def starts(self, entries: Memory, reset: Bool[Tensor, "B T"], before: Memory, last: int) -> Memory:
+        found = {}
+        for i, block in enumerate(self.blocks):
+            own = {key.split(".")[1]: value for key, value in entries.items() if key.startswith(f"{i}.")}
+            found[f"state{i}"] = block.space.states(own, reset, before[f"state{i}"], last).flatten(0, 1)
+        return found
