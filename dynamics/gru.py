@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from dynamics.base import Core, Memory
 from worldmodels.common.options import Count, checked
-from worldmodels.common.precision import wide
+from worldmodels.common.precision import wide, wide_dtype
 from worldmodels.errors import OptionError
 from worldmodels.nets.blocks import lerp
 from worldmodels.nets.layers import DEFAULT_STYLE, BlockLinear, DenseNormAct, NetStyle
@@ -45,7 +45,8 @@ class GRU(Core):
 
     @override
     def initial(self, n: int) -> Memory:
-        return {"deter": self.inner.weight.new_zeros(n, self.out_dim)}
+        weight = self.inner.weight
+        return {"deter": weight.new_zeros(n, self.out_dim, dtype=wide_dtype(weight))}
 
     def step(
         self, x: Float[Tensor, "N X"], reset: Bool[Tensor, " N"] | None, memory: Memory

@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from dynamics.base import KL, Core, Dynamics, Memory, Rollout, State, last_steps, stack_memories
 from worldmodels.common.options import AtLeast, Count, checked
+from worldmodels.common.precision import wide_dtype
 from worldmodels.nets.blocks import added_product
 from worldmodels.nets.deferred import weights_at_once
 from worldmodels.nets.distributions import LatentSpace
@@ -71,7 +72,8 @@ class StochasticLatent(Dynamics):
 
     @override
     def initial(self, n: int) -> State:
-        feat = self.post_embed.weight.new_zeros(n, self.feat_dim)
+        weight = self.post_embed.weight
+        feat = weight.new_zeros(n, self.feat_dim, dtype=wide_dtype(weight))
         return State(feat, {STOCH: feat[:, : self.space.dim], **self.core.initial(n)})
 
     def observe(
@@ -141,10 +143,15 @@ class StochasticLatent(Dynamics):
     def img_step(self, action: Float[Tensor, "N A"], state: State, generator: Generator | None = None) -> State:
         """Take one core step, then the prior."""
         self.check(action, state)
-        x = self._input(state.memory[STOCH], self.from_action(action), None)
-        deter, memory = self.core.step(x, None, _core_part(state.memory))
-        prior = self.prior(deter)
-        return self._state(self.space.draw(prior, self._noise(prior, generator)), deter, memory)
+        noise = self._noise(state.feat, generator)
+        return self._state(*self._imagined(action, state.memory[STOCH], _core_part(state.memory), noise))
+
+    def _imagined(
+        self, action: Tensor, stoch: Tensor, memory: Memory, noise: Tensor | None
+    ) -> tuple[Tensor, Tensor, Memory]:
+        """Return the next latent, output and memory: without any draw of its own, so that it can be compiled."""
+        deter, memory = self.core.step(self._input(stoch, self.from_action(action), None), None, memory)
+        return self.space.draw(self.prior(deter), noise), deter, memory
 
     @torch.no_grad()
     def starts(self, rollout: Rollout, last: int | None = None) -> State:

@@ -115,14 +115,14 @@ class Decision:
         self.sums.append(wide(values).sum())
         return values
 
-    def vouch_for(self, actions: Float[Tensor, "N A"]) -> Float[Tensor, "N A"]:
+    def vouch_for(self, actions: Float[Tensor, "N *A"]) -> Float[Tensor, "N *A"]:
         """Return the actions, or what is no number where a value that they follow from was not finite."""
         if not self.sums:
             return actions
         return torch.where(torch.stack(self.sums).isfinite().all(), actions, torch.nan)
 
 
-def require_actions(actions: Float[Tensor, "N A"]) -> Float[Tensor, "N A"]:
+def require_actions(actions: Float[Tensor, "N *A"]) -> Float[Tensor, "N *A"]:
     """Return actions that the host has read. Refuse what stands for values that were not finite.
 
     Raises:

@@ -151,11 +151,11 @@ class Sampler:
                 hook(estimate)
             if move is steps[-1]:
                 break  # what is clean gets no more noise, which some schedulers would add or leave in
-            x = move.stay * x + move.go * estimate
+            x = torch.add(move.stay * x, estimate, alpha=move.go)
             if move.before:
-                x = x + move.before * before
+                x = torch.add(x, before, alpha=move.before)
             if move.noise:
-                x = x + move.noise * streams.normal(count, *shape[1:]).flatten(0, 1)
+                x = torch.add(x, streams.normal(count, *shape[1:]).flatten(0, 1), alpha=move.noise)
         return estimate
 
 

@@ -200,7 +200,8 @@ class Diffusion(Replanner):
         executed = replace(plans, actions=self.family.mode(actions))
         values = self.scorer.values(decision.model, self.learner, executed, decision.generator, self.shaped)
         values = decision.require_finite(values)
-        values[:, fresh:] = torch.where(planned[:, None], values[:, fresh:], -torch.inf)
+        again = torch.where(planned[:, None], values[:, fresh:], -torch.inf)
+        values = torch.cat([values[:, :fresh], again], dim=1)
         return replace(plans, values=values), noise
 
     def _sample(

@@ -98,7 +98,7 @@ def test_deferred_gradients_are_the_gradients(norm):
         torch.testing.assert_close(ours, theirs)
 
 
-def test_steps_without_a_loss_are_left_out_and_a_pass_can_be_repeated():
+def test_steps_without_a_loss_are_left_out_in_every_pass():
     cell, steps = Cell(), list(torch.randn(7, 3, 6))
     ours, theirs = (cell.run(steps, defer)[:4].sum() for defer in (True, False))
     weights = list(cell.parameters())
@@ -108,7 +108,7 @@ def test_steps_without_a_loss_are_left_out_and_a_pass_can_be_repeated():
             torch.testing.assert_close(one, other)
 
 
-def test_frozen_weights_get_no_gradient_and_no_gradient_defers_nothing():
+def test_what_has_no_gradient_is_not_deferred():
     cell, steps = Cell(), list(torch.randn(3, 3, 6))
     cell.both.requires_grad_(False)
     cell.run(steps, True).sum().backward()

@@ -6,6 +6,7 @@ from planner_cases import GUIDED, SEARCHING, both_spaces, build, guided, none, p
 from true_models import Chain, LinearGaussian
 
 from dynamics.base import State
+from planners.base import require_actions
 from worldmodels.model import Trajectory
 
 
@@ -51,7 +52,7 @@ def test_a_value_that_is_not_finite_is_an_error(name, bad):
     model = Broken()
     planner = build(name, model)
     with pytest.raises(FloatingPointError, match="not finite"):
-        planner.act(model, model.start(5), planner.initial(5), none(5), False, seeded())
+        require_actions(planner.act(model, model.start(5), planner.initial(5), none(5), False, seeded())[0])
 
 
 @guided
@@ -59,7 +60,7 @@ def test_what_a_learner_says_that_is_not_finite_is_an_error(name):
     model = LinearGaussian()
     planner = told(name, model, float("nan"))
     with pytest.raises(FloatingPointError, match="not finite"):
-        planner.act(model, model.start(5), planner.initial(5), none(5), False, seeded())
+        require_actions(planner.act(model, model.start(5), planner.initial(5), none(5), False, seeded())[0])
 
 
 @pytest.mark.parametrize("discrete", [False, True])

@@ -274,6 +274,7 @@ def fit(trained, tmp_path, steps=1, precision="fp32"):
     """Updates by the real trainer on one batch."""
     trainer = lightning.Trainer(
         max_steps=steps,
+        log_every_n_steps=1,
         accelerator="cpu",
         logger=False,
         enable_checkpointing=False,

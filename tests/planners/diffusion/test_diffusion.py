@@ -12,7 +12,7 @@ from model_cases import ACTION, STATE, WITH_GOAL, batch, config, model, with_res
 from planner_cases import seeded
 
 from dynamics.base import FeatureSpec, State
-from planners.base import Decision
+from planners.base import Decision, require_actions
 from planners.diffusion.conditioning import OptimalityLabel, ReturnLabel, Window
 from planners.diffusion.denoisers import TemporalUNet, TrajectoryTransformer
 from planners.diffusion.guidance import GuidedPlans
@@ -170,8 +170,7 @@ def test_only_ddpm_draws_on_the_way():
         used, untouched = streams(1), streams(1)
         Sampler(NoiseSchedule(20), name, 5)(lambda noisy, step: noisy, (1, 3, 4), used, CPU)
         untouched.normal(1, 3, 4)
-        states = [drawn.generators[0].get_state() for drawn in (used, untouched)]
-        assert torch.equal(*states) == (name != "ddpm")
+        assert torch.equal(used.normal(1), untouched.normal(1)) == (name != "ddpm")
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -696,8 +695,8 @@ def test_numbers_that_are_none_are_an_error():
     world, made = planner()
     with torch.no_grad():
         next(made.learner.trajectories.net.parameters()).fill_(torch.nan)
-    with pytest.raises(FloatingPointError, match="not finite for 8 of 8"):
-        acted(world, made)
+    with pytest.raises(FloatingPointError, match="not finite"):
+        require_actions(acted(world, made)[0])
 
 
 @pytest.mark.parametrize("name", ["diffusion_goals", "cfgrl_goals"])
