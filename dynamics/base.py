@@ -163,6 +163,10 @@ class Dynamics(nn.Module, ABC):
     def starts(self, rollout: Rollout, last: int | None = None) -> State:
         """Return every posterior (or the ``last`` K of each window) as detached rows, b-major: [B*T] or [B*K]."""
 
+    def compile_step(self) -> None:
+        """Compile what every imagined step computes, where a backbone has that in one place."""
+        return
+
     def fork(self, state: State, n: int) -> State:
         """Repeat each row ``n`` times, consecutively, for planners that try many actions from one state."""
         return state.map(lambda x: x.repeat_interleave(n, dim=0))

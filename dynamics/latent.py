@@ -11,6 +11,7 @@ from torch import Generator, Tensor, nn
 from typing_extensions import override
 
 from dynamics.base import KL, Core, Dynamics, Memory, Rollout, State, last_steps, stack_memories
+from worldmodels.common.compiling import CompiledStep
 from worldmodels.common.options import AtLeast, Count, checked
 from worldmodels.common.precision import wide_dtype
 from worldmodels.nets.blocks import added_product
@@ -145,6 +146,10 @@ class StochasticLatent(Dynamics):
         self.check(action, state)
         noise = self._noise(state.feat, generator)
         return self._state(*self._imagined(action, state.memory[STOCH], _core_part(state.memory), noise))
+
+    @override
+    def compile_step(self) -> None:
+        self._imagined = CompiledStep(self._imagined, "an imagined step")
 
     def _imagined(
         self, action: Tensor, stoch: Tensor, memory: Memory, noise: Tensor | None

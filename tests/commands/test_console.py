@@ -45,7 +45,7 @@ WRONG = {
     "frmes=100": "there is no key 'frmes'.* Did you mean 'frames'?",
     "frames": "'frames' is not of the form key=value. Did you mean frames=…?",
     "frames=many": "frames=many must be a whole number of at least 1",
-    "trainer.compile=perhaps": "trainer.compile=perhaps must be true or false",
+    "trainer.compile=perhaps": "trainer.compile=perhaps must be one of auto, cell, whole, off",
     "planner.keep_elites=0.1": "there is no key 'planner.keep_elites'",
     "env.task=cheeta_run": "Did you mean 'cheetah_run'?",
     "env.camera=fixd": "camera.*'fixed'",
@@ -138,8 +138,8 @@ def test_a_group_and_keys_inside_it_come_in_any_order():
 
 
 def test_switches_are_true_or_false():
-    cfg = load_config(["trainer.compile=true", "data.cross_resets=false"])
-    assert (cfg.trainer.compile, cfg.data.cross_resets) == (True, False)
+    cfg = load_config(["evaluation.explore=true", "data.cross_resets=false"])
+    assert (cfg.evaluation.explore, cfg.data.cross_resets) == (True, False)
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from worldmodels.common.choices import Accelerator, Precision
+from worldmodels.common.choices import Accelerator, ActingPrecision, Precision
 from worldmodels.common.options import checked
 from worldmodels.errors import OptionError
 
@@ -28,6 +29,22 @@ def context(precision: Precision, device: torch.device) -> Callable[[], Abstract
     if precision == "fp32":
         return nullcontext
     return lambda: torch.autocast(device.type, torch.bfloat16)
+
+
+@checked
+def acting(word: ActingPrecision, device: torch.device) -> Precision:
+    """Return the precision of acting. ``auto`` is bf16 where the device multiplies in it."""
+    if word != "auto":
+        return word
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    flags = torch.cpu.get_capabilities()
+    return "bf16" if flags.get("avx512_bf16") or flags.get("amx_bf16") or flags.get("arm_bf16") else "fp32"
+
+
+def acting_context(trainer: Mapping[str, Any], device: torch.device) -> Callable[[], AbstractContextManager]:
+    """Make the factory of the context in which plans and frames are computed, of a run's options of the trainer."""
+    return context(acting(trainer["acting_precision"], device), device)
 
 
 @checked

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from worldmodels.common.choices import Accelerator, ContextOption, Precision
+from worldmodels.common.choices import Accelerator, ActingPrecision, Compile, ContextOption, Precision
 from worldmodels.common.options import AtLeast, Between, Count, MoreThan
 
 Seed = Annotated[int, Between(0, 2**32 - 1)]
@@ -53,8 +53,11 @@ class Trainer:
     """Hardware, and how often what is saved or drawn."""
 
     accelerator: Annotated[Accelerator, "auto: a GPU where there is one"]
-    precision: Annotated[Precision, "of what is learned and imagined"]
-    compile: Annotated[bool, "compile the losses with torch.compile"]
+    precision: Annotated[Precision, "of what is learned"]
+    acting_precision: Annotated[ActingPrecision, "of plans and filtering; auto: bf16 where that is computed faster"]
+    compile: Annotated[
+        Compile, "cell: an imagined step while acting, whole: the losses too; auto: cell on a GPU, off elsewhere"
+    ]
     threads: Annotated[int | None, AtLeast(1), "CPU threads of the learner; null: as many as there are cores"]
     checkpoint_minutes: Annotated[float, AtLeast(0), "between checkpoints"]
     video_every: Annotated[Count, "updates between open-loop clips in TensorBoard"]

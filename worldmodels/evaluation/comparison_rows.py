@@ -146,7 +146,7 @@ def simulator_rows(rows_of: Sequence[Trainings], planners: Sequence[str], episod
 def play_simulated(path: str, planner: str, episodes: int, seed: int) -> tuple[EpisodeBatch, int]:
     """Return episodes of a run's planner on the simulator, and the frames of what guides it."""
     run = open_run(path, words_of(planner))
-    amp = precision.context(run.cfg.trainer.precision, run.model.device)
+    amp = precision.acting_context(run.cfg.trainer, run.model.device)
     max_steps = run.cfg.evaluation.max_steps
     return evaluate_oracle(run.cfg.env, run.planner, episodes, seed, False, run.model, amp, max_steps), run.frames
 

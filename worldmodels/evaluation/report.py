@@ -80,7 +80,7 @@ def score(run: Run, episodes: int, seed: int) -> EpisodeBatch:
 
 def score_on_simulator(run: Run, episodes: int, seed: int) -> None:
     """Write ``evaluation_simulator.json``: the run's planner with the simulator for a model, on the same episodes."""
-    amp = precision.context(run.cfg.trainer.precision, run.model.device)
+    amp = precision.acting_context(run.cfg.trainer, run.model.device)
     played = {
         explore: evaluate_oracle(
             run.cfg.env, run.planner, episodes, seed, explore, run.model, amp, run.cfg.evaluation.max_steps
@@ -136,7 +136,7 @@ def write_scores(
 
 def play_held_out(run: Run, episodes: int, seed: int, explore: bool = True) -> EpisodeBatch:
     """Episodes that no training has seen, played by the run's planner."""
-    amp = precision.context(run.cfg.trainer.precision, run.model.device)
+    amp = precision.acting_context(run.cfg.trainer, run.model.device)
     require_memory(run.model, run.planner, min(episodes, EPISODES_AT_ONCE), run.model.device)
     max_steps = run.cfg.evaluation.max_steps
     return evaluate(run.cfg.env, run.model, run.planner, episodes, seed, explore, amp, max_steps)

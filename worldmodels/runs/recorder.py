@@ -97,7 +97,7 @@ def record(to: str, run_folder: str | None, frames: int | None, overrides: list[
 def policy(run: Run, envs: VectorEnv, explore: bool) -> tuple[Planner, Agent]:
     """A trained planner and the model it consults."""
     device = run.model.device
-    amp = precision.context(run.cfg.trainer.precision, device)
+    amp = precision.acting_context(run.cfg.trainer, device)
     generator = torch.Generator(device).manual_seed(run.cfg.seed)
     return run.planner, Agent(envs.num_envs, run.model, explore, generator, amp)
 

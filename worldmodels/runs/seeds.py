@@ -34,7 +34,8 @@ def what_is_learned(cfg: DictConfig) -> dict[str, Any]:
     cfg.seed = 0  # other keys may be made of it
     plain = OmegaConf.to_container(cfg, resolve=True)
     learned = {key: value for key, value in plain.items() if key not in NOT_LEARNED}
-    return learned | {"env": replayed(plain["env"]), "precision": plain["trainer"]["precision"]}
+    numbers = {key: plain["trainer"].get(key) for key in ("precision", "acting_precision")}
+    return learned | {"env": replayed(plain["env"])} | numbers
 
 
 def by_configuration(paths: Sequence[str]) -> list[Trainings]:

@@ -36,7 +36,7 @@ def build_online(
             option="data.newest_once",
             value=True,
         )
-    model, planner = module.acting
+    model, planner = module.collecting
     replay = Replay(
         folder / "replay",
         row_spec(envs, model if context_mode(cfg, model.dynamics) == "latent" else None),

@@ -21,6 +21,7 @@ from worldmodels.errors import UserError
 from worldmodels.model import WorldModel, merge_losses
 from worldmodels.nets.averages import WeightAverage
 from worldmodels.nets.layers import tensors_of
+from worldmodels.nets.narrow import NarrowCopy
 from worldmodels.objectives.base import Context
 from worldmodels.training.finite import FiniteWatch
 from worldmodels.training.losses import LossBalance
@@ -65,6 +66,7 @@ class WorldModelModule(lightning.LightningModule):
         self.parts = dict(parts)
         self.prefix, self.bad_batch, self.warmup = prefix, bad_batch, warmup
         self.finite = FiniteWatch()
+        self.narrow: NarrowCopy | None = None
         self.average = WeightAverage(nn.ModuleDict({"model": model, "planner": planner}), average)
         self.tensors = [*tensors_of(model), *tensors_of(planner), *tensors_of(balance)]
         self.step_losses: Callable[..., tuple[dict[str, Tensor], Rollout]] = self.losses  # until they are compiled
@@ -84,8 +86,18 @@ class WorldModelModule(lightning.LightningModule):
 
     @property
     def acting(self) -> tuple[WorldModel, Planner]:
-        """Model and planner with averaged weights, which collect, are drawn and are scored."""
+        """Model and planner with averaged weights, which are drawn and are scored, and collect."""
         return self.average.module["model"], self.average.module["planner"]
+
+    @property
+    def collecting(self) -> tuple[WorldModel, Planner]:
+        """The same, as narrow as frames and plans are computed (:meth:`collect_narrowly`)."""
+        parts = self.average.module if self.narrow is None else self.narrow.module
+        return parts["model"], parts["planner"]
+
+    def collect_narrowly(self, dtype: torch.dtype) -> None:
+        """Collect with a copy of the averaged weights, those of products in ``dtype``, under autocast."""
+        self.narrow = NarrowCopy(self.average.module, dtype)
 
     @torch.no_grad()
     def start(self, model: WorldModel, prefix: dict[str, Tensor] | None, window: dict[str, Tensor]) -> State:
@@ -165,6 +177,8 @@ class WorldModelModule(lightning.LightningModule):
     def on_train_start(self) -> None:
         """Set the configuration's learning rates, not those that a resumed run's checkpoint brings along."""
         self.average.eval()
+        if self.narrow is not None:
+            self.narrow.follow()
         for group, configured in zip(
             self.optimizers().param_groups, self.configure_optimizers().param_groups, strict=True
         ):
@@ -219,6 +233,8 @@ class WorldModelModule(lightning.LightningModule):
         self.planner.after_step()
         self.model.after_step()
         self.average.update(nn.ModuleDict({"model": self.model, "planner": self.planner}))
+        if self.narrow is not None:
+            self.narrow.follow()
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Build one optimiser. A part with options of its own is a group of its own, and so is a second step's."""

@@ -19,11 +19,14 @@ from planners.base import Planner
 from planners.search.memory_budget import require_memory
 from worldmodels.agent import Agent
 from worldmodels.common import precision
+from worldmodels.common.choices import Compile
+from worldmodels.common.compiling import compiler_missing
 from worldmodels.common.terminal import CtrlC
 from worldmodels.common.timing import Stopwatch
 from worldmodels.data.datamodule import OfflineDataset, OnlineData, OnlineDataset
 from worldmodels.envs import describe
 from worldmodels.envs.vector import VectorEnv
+from worldmodels.errors import OptionError
 from worldmodels.factory import (
     build_model,
     build_planner,
@@ -88,7 +91,10 @@ def assemble(cfg: DictConfig, folder: Path, ctrl_c: CtrlC, resumed_at: int = 0) 
         if cfg.world_model:
             freeze(model, cfg, resumed_at)
         module = build_module(cfg, folder, model, envs)
-        require_memory(model, module.planner, envs.num_envs, precision.device_of(cfg.trainer.accelerator))
+        device = precision.device_of(cfg.trainer.accelerator)
+        if precision.acting(cfg.trainer.acting_precision, device) == "bf16":
+            module.collect_narrowly(torch.bfloat16)
+        require_memory(model, module.planner, envs.num_envs, device)
         trainer_cfg = cfg.trainer
         stopwatch = Stopwatch()
         build = build_offline if cfg.data.dataset else build_online
@@ -105,17 +111,31 @@ def assemble(cfg: DictConfig, folder: Path, ctrl_c: CtrlC, resumed_at: int = 0) 
         trainer = build_trainer(trainer_cfg, dataset, callbacks, loggers)
         device = trainer.strategy.root_device
         module.to(device)
+        for part in module.collecting:
+            part.to(device)
         if not cfg.data.dataset:
             dataset.collector.agent = Agent(
                 envs.num_envs,
-                module.acting[0],
+                module.collecting[0],
                 explore=True,
                 generator=torch.Generator(device).manual_seed(cfg.seed),
-                precision=precision.context(trainer_cfg.precision, device),
+                precision=precision.acting_context(trainer_cfg, device),
             )
-        if trainer_cfg.compile:
-            module.compile_losses()
+        compile_parts(trainer_cfg.compile, module, device)
         yield Training(module, OnlineData(dataset), trainer, checkpoints, stopwatch)
+
+
+def compile_parts(word: Compile, module: WorldModelModule, device: torch.device) -> None:
+    """Compile what ``trainer.compile`` asks for. It happens, and is told, when the parts are first used."""
+    if word == "auto":
+        word = "cell" if device.type == "cuda" else "off"
+    if word == "off":
+        return
+    if missing := compiler_missing(device):
+        raise OptionError("trainer.compile", word, f"needs {missing}, which is not installed; or use off")
+    module.collecting[0].dynamics.compile_step()
+    if word == "whole":
+        module.compile_losses()
 
 
 def saved_spaces(envs: VectorEnv) -> dict[str, Any]:
@@ -137,7 +157,8 @@ def build_callbacks(
 ) -> list[lightning.Callback]:
     """Build what watches a training: bar, logs, warnings, checkpoints, pictures. They are called in this order."""
     trainer_cfg, progress = cfg.trainer, Progress(dataset)
-    amp = precision.context(trainer_cfg.precision, precision.device_of(trainer_cfg.accelerator))
+    device = precision.device_of(trainer_cfg.accelerator)
+    amp = precision.acting_context(trainer_cfg, device)
     return [
         progress,
         UpdateTimer(stopwatch),

@@ -56,7 +56,7 @@ def write_diffusion_figures(run: Run, seed: int) -> None:
     if not isinstance(run.planner, Diffusion):
         return
     generator = torch.Generator(run.model.device).manual_seed(seed)
-    amp = precision.context(run.cfg.trainer.precision, run.model.device)
+    amp = precision.acting_context(run.cfg.trainer, run.model.device)
     with held_out_envs(run.cfg.env, 1, seed) as envs, amp():
         agent, rows = Agent(1, run.model, False, generator, amp), envs.reset()
         agent.filter(rows)

@@ -142,7 +142,7 @@ def write_plan_figures(run: Run, seed: int) -> None:
     the way. Nothing is written where a planner imagines nothing or the episode is too short.
     """
     generator = torch.Generator(run.model.device).manual_seed(seed)
-    amp = precision.context(run.cfg.trainer.precision, run.model.device)
+    amp = precision.acting_context(run.cfg.trainer, run.model.device)
     with held_out_envs(run.cfg.env, 1, seed) as envs:
         agent = Agent(1, run.model, False, generator, amp)
         rows, step, preview, happened = envs.reset(), 0, None, []
