@@ -11,9 +11,13 @@ from worldmodels.benchmarks.launches import SUBJECTS, count_all, counting, measu
 from worldmodels.errors import UserError
 
 CEILINGS = {
-    "default": {"update": (4250, 3), "plan": (3350, 6), "frame": (75, 0)},
-    "planner=tdmpc": {"update": (4600, 4), "plan": (4350, 73), "frame": (75, 0)},
-    "dreamerv3_state": {"update": (16300, 3), "plan": (60, 1), "frame": (120, 0)},
+    "default": {"update": (2720, 0), "plan": (2520, 0), "frame": (55, 0)},
+    "planner=tdmpc": {"update": (3080, 0), "plan": (3780, 0), "frame": (55, 0)},
+    "planner=diffusion": {"update": (3150, 0), "plan": (1680, 0), "frame": (55, 0)},
+    "planner=gradient": {"update": (2720, 0), "plan": (12800, 0), "frame": (55, 0)},
+    "dreamerv3": {"update": (8356, 0), "plan": (50, 0), "frame": (90, 0)},
+    "dreamerv3_state": {"update": (8300, 0), "plan": (50, 0), "frame": (80, 0)},
+    "tdmpc2": {"update": (740, 0), "plan": (1400, 0), "frame": (10, 0)},
 }
 """Operators and waits at most."""
 

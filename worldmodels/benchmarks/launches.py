@@ -29,6 +29,7 @@ from worldmodels.data.collect import row_spec
 from worldmodels.errors import UserError, near_match
 from worldmodels.factory import build_model, context_mode
 from worldmodels.nets.encoders import ObservationSpec
+from worldmodels.training.module import WorldModelModule
 from worldmodels.training.parts import work_out_discounts
 from worldmodels.training.setup import Spaces, build_module
 
@@ -127,6 +128,12 @@ def counting() -> Iterator[Count]:
         yield count
 
 
+class _Unlogged(WorldModelModule):
+    """An update between two that are logged, as most are."""
+
+    logs = False
+
+
 def parts_of(words: Sequence[str]) -> dict[str, Callable[[], Any]]:
     """Return an update, a plan and the filtering of a frame, each a function without arguments."""
     cfg = load_config(list(words))
@@ -134,6 +141,7 @@ def parts_of(words: Sequence[str]) -> dict[str, Callable[[], Any]]:
     spaces = Spaces(observations_of(cfg), ACTIONS, False)
     model = build_model(cfg, spaces.observation_spec, ACTIONS)
     module = build_module(cfg, Path(), model, spaces)
+    module.__class__ = _Unlogged
     planner, optimizer = module.planner, module.configure_optimizers()
     stored = model if context_mode(cfg, model.dynamics) == "latent" else None
     batch = made_up(row_spec(spaces, stored), cfg.data.batch_size, cfg.data.length + module.prefix)

@@ -62,8 +62,8 @@ class TwoHot(nn.Module):
         """Return the bin above ``x``, which has one below it, and the former's weight."""
         x = wide(x).clamp(self.bins[0], self.bins[-1])
         above = torch.searchsorted(self.bins, x.contiguous()).clamp(1, len(self.bins) - 1)
-        low, high = self.bins[above - 1], self.bins[above]
-        return above, (x - low) / (high - low)
+        gap = self.bins.diff()
+        return above, (x - self.bins[above]) / gap[above - 1] + 1
 
     def loss(self, logits: Float[Tensor, "... K"], x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Cross-entropy with the two-hot target."""
@@ -75,8 +75,8 @@ class TwoHot(nn.Module):
         losses = []
         for x in targets:
             above, weight = self.place(x)
-            low, high = log_probs.gather(-1, torch.stack([above - 1, above], dim=-1)).unbind(-1)
-            losses.append(-((1 - weight) * low + weight * high))
+            both = log_probs.gather(-1, torch.stack([above - 1, above], dim=-1))
+            losses.append((both * torch.stack([weight - 1, -weight], dim=-1)).sum(-1))
         return losses
 
 
