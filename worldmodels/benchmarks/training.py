@@ -7,7 +7,7 @@ import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from worldmodels.config import load_config
 from worldmodels.data.collect import row_spec
 from worldmodels.data.replay import Replay
 from worldmodels.envs.vector import VectorEnv
+from worldmodels.errors import UserError, near_match
 from worldmodels.factory import build_model, context_mode
 from worldmodels.training.malloc import keep_freed_memory
 from worldmodels.training.setup import build_module
@@ -55,8 +56,10 @@ def milliseconds(fn: Callable[[], Any], repeats: int, device: torch.device) -> d
     return {"median": statistics.median(times), "p10": times[len(times) // 10], "p90": times[-1 - len(times) // 10]}
 
 
-def benchmark(overrides: list[str], repeats: int = 20, to: str = "benchmark.json") -> dict[str, Any]:
-    """Time everything, print the table, write the JSON."""
+def benchmark(
+    overrides: list[str], repeats: int = 20, to: str = "benchmark.json", only: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Time everything, or only some parts of it. Print the table, write the JSON."""
     cfg = load_config(overrides)
     keep_freed_memory()
     if cfg.trainer.threads:
@@ -67,7 +70,7 @@ def benchmark(overrides: list[str], repeats: int = 20, to: str = "benchmark.json
         VectorEnv(cfg.env, cfg.env.num_envs, cfg.seed, cfg.env.step_timeout) as envs,
     ):
         parts = build_parts(cfg, envs, device, Path(folder))
-        times = {name: milliseconds(fn, repeats, device) for name, fn in parts.items()}
+        times = {name: milliseconds(parts[name], repeats, device) for name in chosen_of(parts, only)}
     result = {
         "overrides": overrides,
         "machine": machine(device),
@@ -79,6 +82,14 @@ def benchmark(overrides: list[str], repeats: int = 20, to: str = "benchmark.json
     lines += [f"{k:<22}{v['median']:>10.2f}{v['p10']:>10.2f}{v['p90']:>10.2f}" for k, v in times.items()]
     log.info("%s", "\n".join(lines))
     return result
+
+
+def chosen_of(known: Collection[str], only: Sequence[str]) -> Sequence[str]:
+    """Return the names that ``only`` asks for, or all that are known. Raise :class:`UserError` for one that is not."""
+    for name in only:
+        if name not in known:
+            raise UserError(f"only={name} is not one of {', '.join(known)}.{near_match(name, known)}", option="only")
+    return only or list(known)
 
 
 def machine(device: torch.device) -> dict[str, Any]:
