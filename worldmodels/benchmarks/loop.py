@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import tempfile
 import time
 from collections.abc import Mapping
@@ -21,6 +22,7 @@ from worldmodels.common.timing import Stopwatch
 from worldmodels.config import load_config
 from worldmodels.envs.doctor import require_rendering
 from worldmodels.envs.vector import VectorEnv
+from worldmodels.training.callbacks import EndlessWarning, ShortEpisodeWarning
 from worldmodels.training.closing import time_table
 from worldmodels.training.malloc import keep_freed_memory
 from worldmodels.training.run import fit
@@ -32,12 +34,15 @@ WARM_UP = 5
 """Updates before the first that counts."""
 STEPS = 30
 """Steps of the environments by which drawing is told from the rest of a step."""
+ADVICE = (EndlessWarning, ShortEpisodeWarning)
+"""Callbacks that advise whoever means to learn something."""
 ACT = ("filter", "plan")
 """What a training's stopwatch calls the parts of acting."""
 
 
 def measure(overrides: list[str], repeats: int = 50, to: str = "benchmark_loop.json") -> dict[str, Any]:
     """Train for so many updates, print what they were spent on, write the JSON."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     keep_freed_memory()
     cfg = shortened(load_config(overrides), repeats)
     require_rendering(cfg.env)
@@ -82,7 +87,7 @@ def shortened(cfg: DictConfig, updates: int) -> DictConfig:
     prefill = min(cfg.prefill // decision, rows)
     per_update = cfg.data.batch_size * cfg.data.length / cfg.train_ratio
     cfg.prefill, cfg.prefill_updates = prefill * decision, 0
-    cfg.frames = cfg.prefill + decision * int((updates + WARM_UP + 1) * per_update + rows + 1)
+    cfg.frames = cfg.prefill + decision * math.ceil((updates + WARM_UP + 1) * per_update)
     cfg.updates = updates + WARM_UP + 1
     cfg.data.capacity, cfg.trainer.video_every, cfg.trainer.checkpoint_minutes = None, cfg.updates + 1, 1e6
     return cfg
@@ -127,7 +132,8 @@ def watch(training: Training, window: Window) -> None:
     for logger in trainer.loggers:
         timed_by(stopwatch, "log", logger, "log_metrics")
         timed_by(stopwatch, "log", logger, "save")
-    trainer.callbacks = [Waiter(), *trainer.callbacks, window]
+    needed = [callback for callback in trainer.callbacks if not isinstance(callback, ADVICE)]
+    trainer.callbacks = [Waiter(), *needed, window]
 
 
 def timed_by(stopwatch: Stopwatch, name: str, owner: Any, method: str) -> None:
