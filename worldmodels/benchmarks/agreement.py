@@ -72,7 +72,8 @@ def shaken(made: Made) -> Made:
         for value in made.batch.values():
             if value.dtype == torch.uint8:
                 value.copy_(torch.randint(256, value.shape, generator=generator))
-        made.batch["is_first"][:, 0] = made.batch["is_first"][0, 3] = True
+        for key in ("is_first", "reset"):
+            made.batch[key][:, 0] = made.batch[key][0, 3] = True
     return made
 
 

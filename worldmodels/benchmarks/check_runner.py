@@ -55,7 +55,7 @@ class Check:
 
     name: str
     run: Callable[[Setting, Tell], None]
-    seconds: float
+    seconds: float | int
 
     @property
     def group(self) -> str:
@@ -80,12 +80,12 @@ class Results:
             if all(found[key] == self.info[key] for key in ("code", "machine")):
                 self.checks = {check["name"]: check for check in found["checks"]}
                 return
-            why = "of other code or of another machine"
+            why = "results of other code or of another machine"
         except (ValueError, TypeError, KeyError):
             why = "no results that can be read"
         aside = path.with_name(f"{path.stem}_before.json")
         os.replace(path, aside)
-        log.warning("%s held %s: they are now in %s, and all is checked anew", path, why, aside.name)
+        log.warning("%s held %s: it is now %s, and all is checked anew", path, why, aside.name)
 
     def add(self, name: str, **result: Any) -> None:
         """Put in a check's result, and write."""
@@ -125,6 +125,8 @@ def run_checks(checks: Sequence[Check], setting: Setting, results: Results, unti
         for index, check in enumerate(todo):
             started = worker.ready(min(START_SECONDS, until - time.monotonic()))
             left = until - time.monotonic()
+            if not started:
+                log.warning("the process that runs checks is not ready: this machine is busy, or slow")
             if not started or left < LEAST_SECONDS:
                 return [later.name for later in todo[index:]]
             limit = min(check.seconds, left)
@@ -149,7 +151,7 @@ class Worker:
     def _context(self) -> Any:
         return multiprocessing.get_context("spawn")
 
-    def ready(self, seconds: float) -> bool:
+    def ready(self, seconds: float | int) -> bool:
         """Start a process where there is none, and return whether it was ready in time."""
         if self.process is not None:
             return True
@@ -163,7 +165,7 @@ class Worker:
         except EOFError:
             raise UserError("the process that runs checks died while starting; see its message above.") from None
 
-    def run(self, check: Check, limit: float) -> dict[str, Any]:
+    def run(self, check: Check, limit: float | int) -> dict[str, Any]:
         """Run a check for at most ``limit`` seconds. Return its status, its seconds, an error, and what it found."""
         start, found, error = time.monotonic(), {}, None
         status = CUT

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import itertools
 import multiprocessing
 import tempfile
 import threading
@@ -19,7 +18,7 @@ import torch
 from torch.autograd import DeviceType
 
 from worldmodels.benchmarks import agreement, launches, loop, planning
-from worldmodels.benchmarks.backbones import LENGTHS, measure_subject
+from worldmodels.benchmarks.backbones import measure_subject
 from worldmodels.benchmarks.check_runner import Check, Setting, Tell
 from worldmodels.benchmarks.peak import PeakMemory
 from worldmodels.benchmarks.subjects import subjects
@@ -32,11 +31,13 @@ from worldmodels.training.run import fit
 from worldmodels.training.setup import assemble
 
 BACKBONES = ("rssm", "transformer", "mamba", "ssm", "s4d", "koopman", "implicit")
+SEQUENCES = (*(f"{name} obs" for name in BACKBONES[:-1]), "implicit", *(f"{name} filter" for name in BACKBONES[:-1]))
+"""Subjects of suite=backbones, those first that learn from all steps at once."""
 LEARNERS = ("tdmpc", "actor_critic")
 PRESETS = {
     "dreamerv3 size=s": ("experiment=dreamerv3", "size=s"),
-    "default": (),
     "tdmpc2": ("experiment=tdmpc2",),
+    "default": (),
     "dreamerv3_state": ("experiment=dreamerv3_state",),
     "tdmpc2_pixels": ("experiment=tdmpc2_pixels",),
     "dreamerv3": ("experiment=dreamerv3",),
@@ -44,8 +45,8 @@ PRESETS = {
     "tdmpc2_cpu": ("experiment=tdmpc2_cpu",),
 }
 """Presets that are timed, at their own sizes."""
-FEW_PRESETS, FEW_BACKBONES, FEW_LEARNERS = 4, 2, 1
-"""How many of them are tried where there is no GPU."""
+FIRST, FEW = 3, 2
+"""How many of a kind come first, and how many are tried where there is no GPU."""
 WAITING = ("default", "dreamerv3_state", "planner=tdmpc")
 COUNTED = ("default", "dreamerv3", "tdmpc2", "dynamics=rssm obs", "planner=diffusion")
 """Subjects of suite=launches whose waits and operators are told."""
@@ -57,34 +58,35 @@ LEARNING = ("env.obs=state", "env.num_envs=16", "prefill=8000", "frames=400000",
 
 
 def all_checks(small: bool) -> list[Check]:
-    """Return every check, or one or a few of each kind. The seconds are more than they should take on a GPU."""
-    presets, backbones, learners = list(PRESETS), BACKBONES, LEARNERS
-    if small:
-        presets, backbones, learners = presets[:FEW_PRESETS], backbones[:FEW_BACKBONES], learners[:FEW_LEARNERS]
-    alone = {f"dynamics={name}": (f"dynamics={name}", "planner=random") for name in backbones[1:]}
-    alone |= {f"planner={name}": (f"planner={name}",) for name in learners}
+    """Return every check, the most valuable first, or one or a few of each kind.
+
+    The seconds are more than a check should take on a GPU.
+    """
+    presets, backbones = list(PRESETS), BACKBONES[1:]
+    learned = {f"dynamics={name}": (f"dynamics={name}", "planner=random") for name in BACKBONES}
+    learned |= {f"planner={name}": (f"planner={name}",) for name in LEARNERS}
+    compiled = [Check(f"agreement: compiled {name}", partial(compile_one, words=w), 100) for name, w in learned.items()]
+    waits = [Check(f"waits: {name}", partial(wait_for, name=name), 20) for name in WAITING]
+    updates = [Check(f"updates: {name}", partial(update, words=PRESETS[name]), 40) for name in presets]
+    parts = [Check(f"updates: dynamics={name}", partial(update, words=(f"dynamics={name}",)), 25) for name in backbones]
+    lengths = [Check(f"lengths: {name}", partial(lengthen, name=name), 45) for name in SEQUENCES]
+    first, few = (FEW, FEW) if small else (FIRST, None)
     return [
         Check("agreement: devices", agree_everywhere, 45),
-        Check(
-            "agreement: compiled dynamics=rssm", partial(compile_one, words=("dynamics=rssm", "planner=random")), 100
-        ),
-        *(Check(f"waits: {name}", partial(wait_for, name=name), 20) for name in WAITING),
-        *(Check(f"updates: {name}", partial(update, words=PRESETS[name]), 40) for name in presets),
+        *compiled[:1],
+        *waits,
+        *updates[:first],
         Check("learning: cartpole_swingup from state", learn, LEARN_SECONDS + 20),
         Check("planning: TD-MPC2's sizes", plan, 60),
-        Check("launches: suite=launches", launch, 60),
         Check("acting: 16 environments", act, 45),
+        *lengths[:first],
         Check("rendering: workers", render, 60),
-        *(Check(f"lengths: {name}", partial(lengthen, name=name), 45) for name in backbones),
+        Check("launches: suite=launches", launch, 60),
         Check("loop: default", spend, 60),
-        *(
-            Check(f"updates: dynamics={name}", partial(update, words=(f"dynamics={name}",)), 25)
-            for name in backbones[1:]
-        ),
-        *(
-            Check(f"agreement: compiled {name}", partial(compile_one, words=words), 100)
-            for name, words in alone.items()
-        ),
+        *updates[first:few],
+        *parts[:few],
+        *lengths[first:few],
+        *compiled[1:few],
     ]
 
 
@@ -148,7 +150,7 @@ def kernels(call: Any, setting: Setting) -> dict[str, float]:
     with torch.profiler.profile(activities=activities) as profile:
         call()
         torch.cuda.synchronize()
-    ran = [event for event in profile.events() if event.device_type == DeviceType.CUDA]
+    ran = [one for one in profile.events() if one.device_type == DeviceType.CUDA and not one.is_user_annotation]
     return {"kernels": len(ran), "busy_ms": sum(event.time_range.elapsed_us() for event in ran) / 1000}
 
 
@@ -188,17 +190,16 @@ def render(setting: Setting, tell: Tell) -> None:
 def lengthen(setting: Setting, tell: Tell, name: str) -> None:
     """Measure a backbone against the length of its sequences, as suite=backbones does."""
     parameters, batch, repeats = setting.pick((1_000_000, 4, 3), (100_000, 2, 1))
-    known, threads = setting.pick(LENGTHS, (8, 16)), torch.get_num_threads()
-    for subject in itertools.islice(subjects(name, parameters, []), setting.pick(None, 1)):
-        ours, theirs = multiprocessing.Pipe(duplex=False)
-        costs = {"name": str(subject), "costs": {}}
-        reader = threading.Thread(target=pass_on, args=(ours, costs, tell))
-        reader.start()
-        try:
-            measure_subject(theirs, subject, known, (10, 100), batch, repeats, threads, "auto")
-        finally:
-            theirs.close()
-            reader.join()
+    known, threads = setting.pick((64, 256, 1024, 4096), (8, 16)), torch.get_num_threads()
+    subject = next(one for one in subjects(name.split()[0], parameters, []) if str(one) == name)
+    ours, theirs = multiprocessing.Pipe(duplex=False)
+    reader = threading.Thread(target=pass_on, args=(ours, {"name": name, "costs": {}}, tell))
+    reader.start()
+    try:
+        measure_subject(theirs, subject, known, (10, 100), batch, repeats, threads, "auto")
+    finally:
+        theirs.close()
+        reader.join()
 
 
 def pass_on(pipe: Connection, result: dict[str, Any], tell: Tell) -> None:
@@ -222,7 +223,9 @@ def spend(setting: Setting, tell: Tell) -> None:
 def learn(setting: Setting, tell: Tell) -> None:
     """Learn for most of the time, and hold the last losses to the first ones. Tell the returns of episodes too."""
     words = setting.pick(LEARNING, (*TOY, "frames=400", "prefill=100"))
-    cfg = load_config([*words, "trainer.log_every=1", "trainer.loggers=[]", "trainer.checkpoint_minutes=1e6"])
+    cfg = load_config(
+        [*words, f"trainer.log_every={setting.pick(10, 1)}", "trainer.loggers=[]", "trainer.checkpoint_minutes=1e6"]
+    )
     lightning.seed_everything(cfg.seed, verbose=False)
     with tempfile.TemporaryDirectory() as name:
         folder, ctrl_c = Path(name), CtrlC()
