@@ -48,6 +48,14 @@ def test_calls_of_one_object_are_timed_and_answered():
     assert "most" not in vars(foreign)
 
 
+def test_a_table_holds_all_of_the_time():
+    result = {"seconds": 2.0, "updates": 4, "parts": {"act": 0.5, "update": 1.0, "log": 0.0}}
+    rows = [line.split() for line in loop.table(result).splitlines()[1:]]
+    assert [row[0] for row in rows] == ["update", "act", "log", "other", "total"]
+    assert [float(row[1]) for row in rows] == [250, 125, 0, 125, 500]
+    assert [float(row[2]) for row in rows] == [50, 25, 0, 25, 100]
+
+
 @pytest.mark.parametrize("words", [[], ["experiment=tdmpc2"], ["env.num_envs=2", "train_ratio=1"]])
 def test_a_shortened_run_still_pays_for_its_updates(words):
     cfg = loop.shortened(load_config(words), 20)

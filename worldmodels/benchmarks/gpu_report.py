@@ -9,9 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from worldmodels.benchmarks import backbones_report, launches
+from worldmodels.benchmarks import loop as loop_suite
 from worldmodels.benchmarks.check_runner import CUT, DONE, FAILED
 from worldmodels.common.figures import blank_figure
-from worldmodels.training.closing import time_table
 
 Found = Mapping[str, Mapping[str, Any]]
 """What each check of a group found, by the rest of its name."""
@@ -131,7 +131,7 @@ def measured(found: Found) -> list[dict[str, Any]]:
 def loop(found: Found) -> str:
     """A second of training."""
     one = next(iter(found.values()))
-    return f"```\n{time_table({**one['parts'], 'total': one['seconds']})}\n```\n\nBottleneck: {one['bottleneck']}."
+    return f"```\n{loop_suite.table(one)}\n```\n\n{loop_suite.told(one)}"
 
 
 def learning(found: Found) -> str:

@@ -23,7 +23,6 @@ from worldmodels.config import load_config
 from worldmodels.envs.doctor import require_rendering
 from worldmodels.envs.vector import VectorEnv
 from worldmodels.training.callbacks import EndlessWarning, ShortEpisodeWarning
-from worldmodels.training.closing import time_table
 from worldmodels.training.malloc import keep_freed_memory
 from worldmodels.training.run import fit
 from worldmodels.training.setup import Training, assemble
@@ -73,7 +72,7 @@ def measure(overrides: list[str], repeats: int = 50, to: str = "benchmark_loop.j
         "bottleneck": max(parts, key=parts.__getitem__),
     }
     write_json(Path(to), result)
-    log.info("%s\n%s", time_table(parts | {"total": window.seconds}), told(result))
+    log.info("%s\n%s", table(result), told(result))
     return result
 
 
@@ -177,6 +176,15 @@ def step_milliseconds(env: Mapping[str, Any], num_envs: int, cfg: DictConfig) ->
         envs.reset()
         action = torch.zeros(num_envs, envs.action_dim)
         return milliseconds(lambda: envs.step(action), STEPS, torch.device("cpu"))["median"]
+
+
+def table(result: Mapping[str, Any]) -> str:
+    """Milliseconds of each part in an update's time and share, the largest first. What is left is ``other``."""
+    total, updates = result["seconds"], result["updates"]
+    rows = sorted(result["parts"].items(), key=lambda item: -item[1])
+    rows += [("other", total - sum(result["parts"].values())), ("total", total)]
+    lines = [f"{'':<12}{'ms an update':>14}{'share':>9}"]
+    return "\n".join(lines + [f"{name:<12}{1e3 * s / updates:>14.2f}{100 * s / total:>7.1f} %" for name, s in rows])
 
 
 def told(result: Mapping[str, Any]) -> str:
