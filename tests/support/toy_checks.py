@@ -25,6 +25,12 @@ def endless(setting: Setting, tell: Tell) -> None:
         time.sleep(1)
 
 
+def chatters(setting: Setting, tell: Tell) -> None:
+    """Never ends, nor stops telling."""
+    while True:
+        tell({"told": time.monotonic()})
+
+
 def disagrees(setting: Setting, tell: Tell) -> None:
     tell({"apart": 2.0})
     raise UserError("one and two are 1 apart.")
@@ -51,6 +57,7 @@ CHECKS = {
     for name, run, seconds in (
         ("quick", quick, 60.0),
         ("endless", endless, 3.0),
+        ("chatters", chatters, 1.0),
         ("disagrees", disagrees, 60.0),
         ("breaks", breaks, 60.0),
         ("dies", dies, 60.0),

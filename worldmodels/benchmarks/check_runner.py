@@ -31,6 +31,8 @@ Tell = Callable[[dict[str, Any]], None]
 """Adds to what a check has found so far, which is kept where it is ended."""
 DONE, FAILED, CUT = "done", "failed", "cut"
 """A check that came to its end, one that disagrees or broke, and one that was ended at its limit."""
+TOLD, BROKEN = "told", "broken"
+"""What else a process says: what a check has found so far, and that one broke, which may leave a GPU unusable."""
 START_SECONDS = 90.0
 """How long a process may take until it is ready for its first check."""
 LEAST_SECONDS = 2.0
@@ -153,8 +155,9 @@ class Worker:
 
     def ready(self, seconds: float | int) -> bool:
         """Start a process where there is none, and return whether it was ready in time."""
-        if self.process is not None:
+        if self.process is not None and self.process.is_alive():
             return True
+        self.end()
         self.pipe, theirs = self._context.Pipe()
         self.process = self._context.Process(target=serve, args=(theirs, self.setting), daemon=True)
         with without_interrupts():
@@ -167,32 +170,27 @@ class Worker:
 
     def run(self, check: Check, limit: float | int) -> dict[str, Any]:
         """Run a check for at most ``limit`` seconds. Return its status, its seconds, an error, and what it found."""
-        start, found, error = time.monotonic(), {}, None
-        status = CUT
+        start, found = time.monotonic(), {}
+        status, error = CUT, f"took more than its {limit:.0f} s"
         self.pipe.send(check)
         try:
             for kind, content in self._messages(start + limit):
-                if kind == "told":
+                if kind == TOLD:
                     found |= content
                 else:
                     status, error = kind, content
                     break
         except EOFError:
             self.process.join()
-            status, error = FAILED, f"its process died with exit code {self.process.exitcode}"
-        if status == CUT:
-            error = f"took more than its {limit:.0f} s"
-        if status == CUT or (status == FAILED and not self._at_rest()):
+            status, error = BROKEN, f"its process died with exit code {self.process.exitcode}"
+        if status in (CUT, BROKEN):
             self.end()
+        status = FAILED if status == BROKEN else status
         return {"status": status, "seconds": time.monotonic() - start, "error": error, "found": found}
 
     def _messages(self, until: float) -> Iterator[tuple[str, Any]]:
-        while self.pipe.poll(max(until - time.monotonic(), 0.0)):
+        while (left := until - time.monotonic()) > 0 and self.pipe.poll(left):
             yield self.pipe.recv()
-
-    def _at_rest(self) -> bool:
-        """Return whether the process can go on: what broke may have left a GPU in a state that nothing can use."""
-        return self.setting.device.type != "cuda" and self.process.is_alive()
 
     def end(self) -> None:
         """End the process with all that it has started."""
@@ -215,7 +213,9 @@ def serve(pipe: Connection, setting: Setting) -> None:
         check: Check = pipe.recv()
         torch.manual_seed(0)
         try:
-            check.run(setting, lambda found: pipe.send(("told", found)))
+            check.run(setting, lambda found: pipe.send((TOLD, found)))
             pipe.send((DONE, None))
+        except UserError as error:
+            pipe.send((FAILED, str(error)))
         except Exception as error:
-            pipe.send((FAILED, explain(error)))
+            pipe.send((BROKEN, explain(error)))
