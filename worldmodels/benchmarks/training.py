@@ -114,7 +114,7 @@ def build_parts(cfg: DictConfig, envs: VectorEnv, device: torch.device, folder: 
     length = cfg.data.length + module.prefix
     batch = {key: value.to(device) for key, value in replay.sample(cfg.data.batch_size, length).items()}
     rows = {key: value.to(device) for key, value in envs.reset().items()}
-    reset = torch.zeros(envs.num_envs, dtype=torch.bool, device=device)
+    reset = torch.zeros(envs.num_envs, dtype=torch.bool)  # on the host, as in acting
     state, memory = model.initial(envs.num_envs), planner.initial(envs.num_envs)
     action = torch.zeros(envs.num_envs, envs.action_dim)
     generator = torch.Generator(device)
