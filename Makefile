@@ -26,7 +26,7 @@ help:
 	@echo 'make test ARGS="..."       set up, then pytest, e.g. ARGS="-k replay"'
 	@echo 'make test-fast             the same without what trains, starts processes or is heavy: a minute and a half'
 	@echo 'make doctor                set up, then say whether this machine can draw and train, and what is missing'
-	@echo 'make gpu-check             set up, then scripts/gpu_check.py: ten minutes on a GPU, e.g. ARGS="minutes=5 to=check"'
+	@echo 'make gpu-check             set up, then check a GPU for ten minutes, e.g. ARGS="minutes=5 to=check"'
 	@echo 'make lint, make format     set up, then check or rewrite the code with ruff'
 	@echo 'make docs                  build the documentation into site/; a dead link is an error'
 	@echo 'make clean                 delete .venv, .venv-docs, site/ and caches; runs are kept'

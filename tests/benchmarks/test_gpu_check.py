@@ -15,7 +15,7 @@ from toy_checks import CHECKS
 from worldmodels.benchmarks import agreement, check_runner, gpu_report
 from worldmodels.benchmarks.check_runner import Check, Results, Setting, run_checks
 from worldmodels.benchmarks.gpu_check import check
-from worldmodels.benchmarks.gpu_checks import all_checks
+from worldmodels.benchmarks.gpu_checks import BACKBONES, agree_everywhere, all_checks, compile_one
 from worldmodels.errors import UserError
 
 CPU = torch.device("cpu")
@@ -171,12 +171,32 @@ def test_a_weight_that_learns_otherwise_is_found():
 
 @pytest.mark.parametrize("value", [0.003, float("nan"), float("inf")])
 def test_what_is_no_number_does_not_agree(value):
-    with pytest.raises(UserError, match="rssm: device is off by"):
-        agreement.require_agreement({"device": value}, {"device": 0.002}, "rssm")
+    [told] = agreement.disagreements({"device": value, "bf16": 0.001}, {"device": 0.002, "bf16": 0.05}, "rssm")
+    assert told.startswith("rssm: device is off by")
     one = {"loss a": torch.zeros(2), "loss b": torch.ones(2)}
     apart, where = agreement.difference(one, one | {"loss b": torch.full((2,), value)})
     assert where == "loss b"
     assert not apart <= 0.002
+
+
+def test_every_backbone_that_disagrees_is_named(monkeypatch):
+    """And all are told, with those that agree."""
+    exact = {"loss a": torch.ones(2), "gradient of b": torch.ones(2)}
+
+    def played(words, device, how="fp32", backend=None):
+        off = 1.5 if (how == "bf16" and "ssm" in words[0]) or backend else 1.0
+        return {name: off * value for name, value in exact.items()}
+
+    monkeypatch.setattr(agreement, "outcome", played)
+    monkeypatch.setattr(agreement, "graphs", lambda: {"graphs": 1, "graph_breaks": 0})
+    told = {}
+    with pytest.raises(UserError) as raised:
+        agree_everywhere(SETTING, told.update)
+    assert str(raised.value).count("off by") == sum("ssm" in name for name in told) == 2
+    assert told.keys() == set(BACKBONES)
+    with pytest.raises(UserError, match=r"planner=x: aot_eager is off by 0\.5, more than 0\.002"):
+        compile_one(SETTING, told.update, ("planner=x",))
+    assert told["planner=x"]["worst"] == "loss a"
 
 
 def test_waits_are_told_by_place_on_a_gpu(monkeypatch):

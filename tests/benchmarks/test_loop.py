@@ -72,7 +72,6 @@ def test_only_what_shows_pixels_is_drawn():
     assert loop.drawing(load_config(["env=counter", "env.obs=pixels"])) == 0  # it has no other self
 
 
-@pytest.mark.process
 def test_drawing_is_what_steps_without_it_save(monkeypatch):
     asked = []
     monkeypatch.setattr(

@@ -104,11 +104,16 @@ def difference(one: Outcome, other: Outcome) -> tuple[float, str]:
     return apart[worst], worst
 
 
-def require_agreement(found: Mapping[str, float], limits: Mapping[str, float], where: str) -> None:
-    """Raise :class:`UserError` for the first difference beyond its limit, or one that is no number."""
-    for name, value in found.items():
-        if not value <= limits[name]:
-            raise UserError(f"{where}: {name} is off by {value:.2g}, more than {limits[name]:g}.")
+def disagreements(found: Mapping[str, float], limits: Mapping[str, float], where: str) -> list[str]:
+    """Return a sentence for each difference beyond its limit, or that is no number."""
+    wrong = [name for name, value in found.items() if not value <= limits[name]]
+    return [f"{where}: {name} is off by {found[name]:.2g}, more than {limits[name]:g}." for name in wrong]
+
+
+def require_none(wrong: Sequence[str]) -> None:
+    """Raise :class:`UserError` where something disagrees."""
+    if wrong:
+        raise UserError(" ".join(wrong))
 
 
 def losses_of(outcome: Outcome) -> Outcome:
