@@ -18,7 +18,7 @@ DOCS_STAMP := .venv-docs/.installed
 # short enough for whatever else needs the cores. Sleeping at once (OMP_WAIT_POLICY=PASSIVE) doubles an update's time.
 export GOMP_SPINCOUNT ?= 20000
 
-.PHONY: help setup train test test-fast lint format docs doctor clean FORCE
+.PHONY: help setup train test test-fast lint format docs doctor gpu-check clean FORCE
 
 help:
 	@echo 'make setup                 build .venv with the pinned versions (PYTHON=python3.12, TORCH_INDEX=<url>)'
@@ -26,6 +26,7 @@ help:
 	@echo 'make test ARGS="..."       set up, then pytest, e.g. ARGS="-k replay"'
 	@echo 'make test-fast             the same without what trains, starts processes or is heavy: a minute and a half'
 	@echo 'make doctor                set up, then say whether this machine can draw and train, and what is missing'
+	@echo 'make gpu-check             set up, then check a GPU for ten minutes, e.g. ARGS="minutes=5 to=check"'
 	@echo 'make lint, make format     set up, then check or rewrite the code with ruff'
 	@echo 'make docs                  build the documentation into site/; a dead link is an error'
 	@echo 'make clean                 delete .venv, .venv-docs, site/ and caches; runs are kept'
@@ -93,6 +94,9 @@ $(DOCS_STAMP): docs/site/requirements.txt
 
 doctor: setup
 	@$(PY) scripts/doctor.py
+
+gpu-check: setup
+	@$(PY) scripts/gpu_check.py $(ARGS)
 
 clean:
 	@rm -rf .venv .venv-docs site .hypothesis .pytest_cache .ruff_cache build dist *.egg-info MUJOCO_LOG.TXT

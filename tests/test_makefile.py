@@ -153,6 +153,8 @@ def test_train_and_test_set_up_first_and_take_arguments(checkout: Checkout) -> N
     *setup, test = checkout.calls()
     assert len(setup) == 2
     assert test == "20000 1: -m pytest -n 2 --dist worksteal -k replay"
+    assert checkout.make("gpu-check", "ARGS=minutes=5 to=check") == (0, "")
+    assert checkout.calls() == ["20000 : scripts/gpu_check.py minutes=5 to=check"]
     checkout.environ |= {"GOMP_SPINCOUNT": "7", "OMP_NUM_THREADS": "3"}
     assert checkout.make("test", "TEST_WORKERS=4")[0] == 0
     assert checkout.calls() == ["7 3: -m pytest -n 4 --dist worksteal"]

@@ -78,7 +78,8 @@ def test_peak_memory_is_what_was_in_use_at_once():
     [
         (
             ["suite=backbone"],
-            "suite=backbone is not one of training, backbones, planning, launches. Did you mean 'backbones'?",
+            "suite=backbone is not one of training, backbones, planning, launches, loop, versus. Did you mean "
+            "'backbones'?",
         ),
         (["suite=backbones", "only=sm"], "only=sm is not one of"),
         (["suite=backbones", "lengths=64,x"], "lengths=64,x must be whole numbers of at least 1 with commas between."),

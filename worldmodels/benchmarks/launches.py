@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from omegaconf import DictConfig
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from tqdm import tqdm
 
+from worldmodels.common import precision
 from worldmodels.common.batch import split_context
 from worldmodels.common.columns import MEMORY_PREFIX, PLACE
 from worldmodels.common.files import write_json
@@ -31,7 +33,7 @@ from worldmodels.factory import build_model, context_mode
 from worldmodels.nets.encoders import ObservationSpec
 from worldmodels.training.module import WorldModelModule
 from worldmodels.training.parts import work_out_discounts
-from worldmodels.training.setup import Spaces, build_module
+from worldmodels.training.setup import Spaces, build_module, compile_parts
 
 log = logging.getLogger(__name__)
 
@@ -134,34 +136,57 @@ class _Unlogged(WorldModelModule):
     logs = False
 
 
-def parts_of(words: Sequence[str]) -> dict[str, Callable[[], Any]]:
-    """Return an update, a plan and the filtering of a frame, each a function without arguments."""
+@dataclass(frozen=True)
+class Made:
+    """Whatever an update, a plan and a frame are made of, without an environment."""
+
+    cfg: DictConfig
+    module: WorldModelModule
+    batch: dict[str, Tensor]
+    device: torch.device
+
+
+def make(words: Sequence[str], device: torch.device | None = None) -> Made:
+    """Build a configuration's module, and a batch of made-up rows, on a device: the configuration's where none is."""
     cfg = load_config(list(words))
+    device = device or precision.device_of(cfg.trainer.accelerator)
     work_out_discounts(cfg.planner, DECISIONS)
     spaces = Spaces(observations_of(cfg), ACTIONS, False)
     model = build_model(cfg, spaces.observation_spec, ACTIONS)
     module = build_module(cfg, Path(), model, spaces)
     module.__class__ = _Unlogged
-    planner, optimizer = module.planner, module.configure_optimizers()
     stored = model if context_mode(cfg, model.dynamics) == "latent" else None
     batch = made_up(row_spec(spaces, stored), cfg.data.batch_size, cfg.data.length + module.prefix)
+    return Made(cfg, module.to(device), {key: value.to(device) for key, value in batch.items()}, device)
+
+
+def parts_of(made: Made) -> dict[str, Callable[[], Any]]:
+    """Return an update, a plan and the filtering of a frame, each a function without arguments."""
+    cfg, module, batch, device = made.cfg, made.module, made.batch, made.device
+    model, planner, optimizer = module.model, module.planner, module.configure_optimizers()
+    amp = precision.context(cfg.trainer.precision, device)
+    compile_parts(cfg.trainer.compile, module, device)
     window = split_context(batch, module.prefix)[1]
     envs = cfg.env.num_envs
     rows = {key: value[:1, 0].expand(envs, *value.shape[2:]) for key, value in window.items()}
     state, memory = model.initial(envs), planner.initial(envs)
-    reset, generator = torch.zeros(envs, dtype=torch.bool), torch.Generator()
+    reset, generator = torch.zeros(envs, dtype=torch.bool), torch.Generator(device)
+    reset_there = reset.to(device)
 
     def update() -> None:
-        module.training_step(batch, 0)["loss"].backward()
+        module.train()
+        with amp():
+            total = module.training_step(batch, 0)["loss"]
+        total.backward()
         module.configure_gradient_clipping(optimizer)
         optimizer.step()
         optimizer.zero_grad()
-        module.finish_step(optimizer, torch.enable_grad)
+        module.finish_step(optimizer, amp)
 
     def acting(do: Callable[[], Any]) -> Callable[[], Any]:
         def eval_mode() -> Any:
             module.eval()
-            with torch.no_grad():
+            with torch.no_grad(), amp():
                 return do()
 
         return eval_mode
@@ -169,7 +194,7 @@ def parts_of(words: Sequence[str]) -> dict[str, Callable[[], Any]]:
     return {
         "update": update,
         "plan": acting(lambda: planner.act(model, state, memory, reset, True, generator)),
-        "frame": acting(lambda: model.obs_step(rows, rows["action"], reset, state, generator)),
+        "frame": acting(lambda: model.obs_step(rows, rows["action"], reset_there, state, generator)),
     }
 
 
@@ -199,7 +224,7 @@ def made_up(spec: Any, size: int, length: int) -> dict[str, Tensor]:
 def count_all(words: Sequence[str]) -> dict[str, Any]:
     """Return the counts of every part of a configuration, after a first call that sets things up."""
     found = {}
-    for name, part in parts_of(words).items():
+    for name, part in parts_of(make(words)).items():
         part()
         with counting() as count:
             part()

@@ -72,7 +72,7 @@ def time_planner(name: str, overrides: list[str], repeats: int, envs: Sequence[i
 
     def decide(n: int, memory: Memory, times: int = 1) -> Memory:
         """In mid-episode: ``memory`` holds the rest of a plan, which some sample from."""
-        reset = torch.zeros(n, dtype=torch.bool, device=device)
+        reset = torch.zeros(n, dtype=torch.bool)  # on the host, as in acting
         with torch.no_grad(), amp():
             for _ in range(times):
                 _, after = planner.act(model, model.initial(n), memory, reset, True, generator)

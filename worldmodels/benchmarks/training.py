@@ -7,7 +7,7 @@ import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,10 @@ from worldmodels.config import load_config
 from worldmodels.data.collect import row_spec
 from worldmodels.data.replay import Replay
 from worldmodels.envs.vector import VectorEnv
+from worldmodels.errors import UserError, near_match
 from worldmodels.factory import build_model, context_mode
 from worldmodels.training.malloc import keep_freed_memory
-from worldmodels.training.setup import build_module
+from worldmodels.training.setup import build_module, compile_parts
 
 log = logging.getLogger(__name__)
 
@@ -55,8 +56,10 @@ def milliseconds(fn: Callable[[], Any], repeats: int, device: torch.device) -> d
     return {"median": statistics.median(times), "p10": times[len(times) // 10], "p90": times[-1 - len(times) // 10]}
 
 
-def benchmark(overrides: list[str], repeats: int = 20, to: str = "benchmark.json") -> dict[str, Any]:
-    """Time everything, print the table, write the JSON."""
+def benchmark(
+    overrides: list[str], repeats: int = 20, to: str = "benchmark.json", only: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Time everything, or only some parts of it. Print the table, write the JSON."""
     cfg = load_config(overrides)
     keep_freed_memory()
     if cfg.trainer.threads:
@@ -67,7 +70,7 @@ def benchmark(overrides: list[str], repeats: int = 20, to: str = "benchmark.json
         VectorEnv(cfg.env, cfg.env.num_envs, cfg.seed, cfg.env.step_timeout) as envs,
     ):
         parts = build_parts(cfg, envs, device, Path(folder))
-        times = {name: milliseconds(fn, repeats, device) for name, fn in parts.items()}
+        times = {name: milliseconds(parts[name], repeats, device) for name in chosen_of(parts, only)}
     result = {
         "overrides": overrides,
         "machine": machine(device),
@@ -79,6 +82,14 @@ def benchmark(overrides: list[str], repeats: int = 20, to: str = "benchmark.json
     lines += [f"{k:<22}{v['median']:>10.2f}{v['p10']:>10.2f}{v['p90']:>10.2f}" for k, v in times.items()]
     log.info("%s", "\n".join(lines))
     return result
+
+
+def chosen_of(known: Collection[str], only: Sequence[str]) -> Sequence[str]:
+    """Return the names that ``only`` asks for, or all that are known. Raise :class:`UserError` for one that is not."""
+    for name in only:
+        if name not in known:
+            raise UserError(f"only={name} is not one of {', '.join(known)}.{near_match(name, known)}", option="only")
+    return only or list(known)
 
 
 def machine(device: torch.device) -> dict[str, Any]:
@@ -96,14 +107,13 @@ def build_parts(cfg: DictConfig, envs: VectorEnv, device: torch.device, folder: 
     model = build_model(cfg, envs.observation_spec, envs.action_dim)
     module = build_module(cfg, folder, model, envs).to(device)
     planner = module.planner
-    if cfg.trainer.compile:
-        module.compile_losses()
+    compile_parts(cfg.trainer.compile, module, device)
     amp = precision.context(cfg.trainer.precision, device)
     replay = fill_replay(cfg, envs, model, folder)
     length = cfg.data.length + module.prefix
     batch = {key: value.to(device) for key, value in replay.sample(cfg.data.batch_size, length).items()}
     rows = {key: value.to(device) for key, value in envs.reset().items()}
-    reset = torch.zeros(envs.num_envs, dtype=torch.bool, device=device)
+    reset = torch.zeros(envs.num_envs, dtype=torch.bool)  # on the host, as in acting
     state, memory = model.initial(envs.num_envs), planner.initial(envs.num_envs)
     action = torch.zeros(envs.num_envs, envs.action_dim)
     generator = torch.Generator(device)

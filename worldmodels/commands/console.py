@@ -14,7 +14,7 @@ from worldmodels.errors import FULL, UserError, near_match, shown
 
 DONE, MISTAKE, INTERRUPTED = 0, 1, 130
 HELP = {"--help", "-h"}
-COMMANDS = ("train", "evaluate", "compare", "sweep", "imagine", "collect", "benchmark", "doctor")
+COMMANDS = ("train", "evaluate", "compare", "sweep", "imagine", "collect", "benchmark", "gpu_check", "doctor")
 FLAGS = {"--multirun", "-m", "--run", "-r", "--cfg", "-c", "--resolve", "--package", "-p", "--info", "-i"}
 FLAGS |= {"--hydra-help", "--version", "--shell-completion", "-sc", "--experimental-rerun", *HELP}
 FLAGS |= {"--config-path", "-cp", "--config-name", "-cn"}

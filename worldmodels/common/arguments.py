@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shlex
@@ -76,6 +77,13 @@ def parse_count(text: str) -> int:
     return parse_whole(text)
 
 
+def parse_positive(text: str) -> float:
+    """Read a number above 0."""
+    if not 0 < float(text) < math.inf:
+        raise ValueError(text)
+    return float(text)
+
+
 def parse_counts(text: str) -> list[int]:
     """Whole numbers of at least 1, with commas between."""
     return [parse_count(part) for part in text.split(",")]
@@ -130,6 +138,7 @@ EXPECTED = {
     parse_list: "a list such as [one,two]",
     parse_bool: "true or false",
     parse_whole: "a whole number of at least 0",
+    parse_positive: "a number above 0",
     parse_count: "a whole number of at least 1",
     parse_counts: "whole numbers of at least 1 with commas between",
 }
