@@ -27,7 +27,7 @@ from worldmodels.envs.vector import VectorEnv
 from worldmodels.errors import UserError, near_match
 from worldmodels.factory import build_model, context_mode
 from worldmodels.training.malloc import keep_freed_memory
-from worldmodels.training.setup import build_module, compile_parts
+from worldmodels.training.setup import build_module, compile_parts, narrow_acting
 
 log = logging.getLogger(__name__)
 
@@ -106,9 +106,10 @@ def build_parts(cfg: DictConfig, envs: VectorEnv, device: torch.device, folder: 
     """The parts by name, each a function without arguments."""
     model = build_model(cfg, envs.observation_spec, envs.action_dim)
     module = build_module(cfg, folder, model, envs).to(device)
-    planner = module.planner
+    narrow_acting(cfg.trainer, module, device)
+    planner, (acting, searching) = module.planner, module.collecting
     compile_parts(cfg.trainer.compile, module, device)
-    amp = precision.context(cfg.trainer.precision, device)
+    amp, amp_acting = precision.context(cfg.trainer.precision, device), precision.acting_context(cfg.trainer, device)
     replay = fill_replay(cfg, envs, model, folder)
     length = cfg.data.length + module.prefix
     batch = {key: value.to(device) for key, value in replay.sample(cfg.data.batch_size, length).items()}
@@ -137,13 +138,13 @@ def build_parts(cfg: DictConfig, envs: VectorEnv, device: torch.device, folder: 
 
     @torch.no_grad()
     def plan() -> None:
-        with amp():
-            planner.act(model, state, memory, reset, True, generator)
+        with amp_acting():
+            searching.act(acting, state, memory, reset, True, generator)
 
     @torch.no_grad()
     def filter_frame() -> None:
-        with amp():
-            model.obs_step(rows, rows["action"], rows["is_first"], state, generator)
+        with amp_acting():
+            acting.obs_step(rows, rows["action"], rows["is_first"], state, generator)
 
     return {
         "update": update,

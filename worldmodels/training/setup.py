@@ -92,8 +92,7 @@ def assemble(cfg: DictConfig, folder: Path, ctrl_c: CtrlC, resumed_at: int = 0) 
             freeze(model, cfg, resumed_at)
         module = build_module(cfg, folder, model, envs)
         device = precision.device_of(cfg.trainer.accelerator)
-        if precision.acting(cfg.trainer.acting_precision, device) == "bf16":
-            module.collect_narrowly(torch.bfloat16)
+        narrow_acting(cfg.trainer, module, device)
         require_memory(model, module.planner, envs.num_envs, device)
         trainer_cfg = cfg.trainer
         stopwatch = Stopwatch()
@@ -123,6 +122,12 @@ def assemble(cfg: DictConfig, folder: Path, ctrl_c: CtrlC, resumed_at: int = 0) 
             )
         compile_parts(trainer_cfg.compile, module, device)
         yield Training(module, OnlineData(dataset), trainer, checkpoints, stopwatch)
+
+
+def narrow_acting(trainer_cfg: DictConfig, module: WorldModelModule, device: torch.device) -> None:
+    """Act in bf16 where ``trainer.acting_precision`` says so."""
+    if precision.acting(trainer_cfg.acting_precision, device) == "bf16":
+        module.collect_narrowly(torch.bfloat16)
 
 
 def compile_parts(word: Compile, module: WorldModelModule, device: torch.device) -> None:
