@@ -17,7 +17,7 @@ from worldmodels.common.precision import wide_dtype
 from worldmodels.nets.blocks import added_product
 from worldmodels.nets.deferred import weights_at_once
 from worldmodels.nets.distributions import LatentSpace
-from worldmodels.nets.layers import DEFAULT_STYLE, MLP, DenseNormAct, NetStyle, init_linear_
+from worldmodels.nets.layers import DEFAULT_STYLE, MLP, DenseNormAct, Linear, NetStyle, init_linear_
 
 Posterior = Literal["filter", "obs"]
 POSTERIORS: tuple[Posterior, ...] = get_args(Posterior)
@@ -64,7 +64,7 @@ class StochasticLatent(Dynamics):
             else None
         )
         self.post_out = nn.Sequential(
-            style.make_norm(hidden), style.make_act(), init_linear_(nn.Linear(hidden, space.raw_dim), style=style)
+            style.make_norm(hidden), style.make_act(), init_linear_(Linear(hidden, space.raw_dim), style=style)
         )
         self.memory_dim = self.core.out_dim
         self.feat_dim, self.action_dim = space.dim + self.memory_dim, action_dim

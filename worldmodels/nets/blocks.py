@@ -7,22 +7,8 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.overrides import handle_torch_function, has_torch_function
 
-
-def block_product(
-    others: Float[Tensor, "#N O"], x: Float[Tensor, "N I"], weight: Float[Tensor, "K J P"]
-) -> Float[Tensor, "N O"]:
-    """Return ``others`` and the product of each of K blocks of x with a map of its own. Blocks are consecutive.
-
-    ``baddbmm`` with results written where they belong, which autocast and the compiler do in their own way.
-    """
-    if has_torch_function((others, x, weight)):
-        return handle_torch_function(block_product, (others, x, weight), others, x, weight)
-    if torch.compiler.is_compiling() or torch.is_autocast_enabled(x.device.type):
-        blocks = len(weight)
-        return torch.baddbmm(_by_block(others, blocks), _by_block(x, blocks), weight).transpose(0, 1).flatten(1)
-    return _BlockProduct.apply(others, x, weight)
+from worldmodels.nets.deferred import Rule, deferrable
 
 
 def block_gradient(
@@ -32,12 +18,27 @@ def block_gradient(
     return _by_block(x, len(weight)).mT @ _by_block(grad, len(weight))
 
 
+@deferrable(Rule(1, {0: lambda x, grad, _: grad.sum(0), 2: lambda x, grad, args: block_gradient(x, grad, args[2])}))
+def block_product(
+    others: Float[Tensor, "#N O"], x: Float[Tensor, "N I"], weight: Float[Tensor, "K J P"]
+) -> Float[Tensor, "N O"]:
+    """Return ``others`` and the product of each of K blocks of x with a map of its own. Blocks are consecutive.
+
+    A bias is one row of ``others``.
+
+    ``baddbmm`` with results written where they belong, which autocast and the compiler do in their own way.
+    """
+    if torch.compiler.is_compiling() or torch.is_autocast_enabled(x.device.type):
+        blocks = len(weight)
+        return torch.baddbmm(_by_block(others, blocks), _by_block(x, blocks), weight).transpose(0, 1).flatten(1)
+    return _BlockProduct.apply(others, x, weight)
+
+
+@deferrable(Rule(1, {2: lambda x, grad, _: grad.mT @ x}))
 def added_product(
     others: Float[Tensor, "N O"], x: Float[Tensor, "N I"], weight: Float[Tensor, "O I"]
 ) -> Float[Tensor, "N O"]:
     """Return ``others + x weight^T`` in one operator."""
-    if has_torch_function((others, x, weight)):
-        return handle_torch_function(added_product, (others, x, weight), others, x, weight)
     return torch.addmm(others, x, weight.mT)
 
 

@@ -6,43 +6,23 @@ loop, the inputs and gradients of T steps are one product of T times the rows.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
-
-from worldmodels.nets.blocks import added_product, block_gradient, block_product
-from worldmodels.nets.norms import rms, unit
 
 Gradient = Callable[[Tensor, Tensor, Sequence[Any]], Tensor]
 """Of a weight, from inputs and gradients of outputs of all steps, and the arguments of one."""
 
 
-@contextmanager
-def weights_at_once(module: nn.Module, first: Tensor) -> Iterator[Tensor]:
-    """Defer the gradients of a module's weights within the block, a loop that begins with what is handed out.
-
-    That is ``first``, which the backward pass reaches after all steps. :data:`RULES` has the operators whose weights
-    are deferred, others have theirs as ever. The compiler and loops without gradients need none of it.
-    """
-    weights = [weight for weight in module.parameters() if weight.requires_grad]
-    if torch.compiler.is_compiling() or not torch.is_grad_enabled() or not weights:
-        yield first
-        return
-    uses = _Uses()
-    begun = _Collect.apply(uses, first, *weights)
-    with uses:
-        yield begun
-
-
 @dataclass(frozen=True)
-class _Rule:
-    """Place of an operator's input, and the gradients of weights by theirs."""
+class Rule:
+    """Place of an operator's input [N, ...] among its arguments, and the gradients of weights by theirs."""
 
     input: int
     gradients: dict[int, Gradient]
@@ -50,22 +30,45 @@ class _Rule:
     """Whether autocast narrows what it is given."""
 
 
-RULES: dict[Any, _Rule] = {
-    F.linear: _Rule(0, {1: lambda x, grad, _: grad.mT @ x, 2: lambda x, grad, _: grad.sum(0)}),
-    added_product: _Rule(1, {2: lambda x, grad, _: grad.mT @ x}),
-    block_product: _Rule(
-        1, {0: lambda x, grad, _: grad.sum(0), 2: lambda x, grad, args: block_gradient(x, grad, args[2])}
-    ),
-    rms: _Rule(0, {1: lambda x, grad, args: args[3] * (unit(x, args[2])[0] * grad).sum(0)}, narrowed=False),
-}
-"""Of operators on rows [N, ...]. What a block product adds may be a bias."""
+def deferrable(rule: Rule) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
+    """Let an operator's weights be deferred within :func:`weights_at_once`. Elsewhere it is what it was."""
+
+    def wrap(operator: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        @functools.wraps(operator)
+        def call(*args: Any) -> Tensor:
+            uses = None if torch.compiler.is_compiling() else _ACTIVE.get()
+            return operator(*args) if uses is None else uses.call(operator, rule, args)
+
+        return call
+
+    return wrap
+
+
+@contextmanager
+def weights_at_once(module: nn.Module, first: Tensor) -> Iterator[Tensor]:
+    """Defer the gradients of a module's weights within the block, a loop that begins with what is handed out.
+
+    That is ``first``, which the backward pass reaches after all steps. Only operators that are :func:`deferrable` defer
+    theirs. The compiler and loops without gradients need none of it.
+    """
+    weights = [weight for weight in module.parameters() if weight.requires_grad]
+    if torch.compiler.is_compiling() or not torch.is_grad_enabled() or not weights:
+        yield first
+        return
+    uses = _Uses()
+    begun = _Collect.apply(uses, first, *weights)
+    before = _ACTIVE.set(uses)
+    try:
+        yield begun
+    finally:
+        _ACTIVE.reset(before)
 
 
 @dataclass
 class _Use:
     """One operator with its weights: what its steps were given and passed back, the last step first."""
 
-    rule: _Rule
+    rule: Rule
     args: Sequence[Any]
     weights: dict[int, nn.Parameter]
     inputs: list[Tensor] = field(default_factory=list)
@@ -79,43 +82,49 @@ class _Use:
         """Return the gradient of each weight, by its id, and forget what it followed from."""
         if not self.grads:
             return {}
-        grad = torch.cat(self.grads)
-        x = torch.cat(self.inputs).to(grad.dtype)
+        grad = torch.cat(self.grads).flatten(0, -2)
+        x = torch.cat(self.inputs).flatten(0, -2).to(grad.dtype)
         self.inputs, self.grads = [], []
         return {id(weight): self.rule.gradients[place](x, grad, self.args) for place, weight in self.weights.items()}
 
 
-class _Uses(TorchFunctionMode):
+@dataclass
+class _Uses:
     """Hands operators their weights without gradients, and keeps what these follow from."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.uses: dict[tuple[int, ...], _Use] = {}
-        self.fixed: dict[int, Tensor] = {}
+    uses: dict[tuple[int, ...], _Use] = field(default_factory=dict)
+    fixed: dict[int, Tensor] = field(default_factory=dict)
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        rule = RULES.get(func)
-        if rule is None or kwargs or not args[rule.input].requires_grad:
-            return func(*args, **(kwargs or {}))
-        owners = {place: _owner(args[place]) for place in rule.gradients if place < len(args)}
+    def call(self, operator: Callable[..., Tensor], rule: Rule, args: Sequence[Any]) -> Tensor:
+        if not args[rule.input].requires_grad:
+            return operator(*args)
+        owners = {place: _owner(args[place]) for place in rule.gradients}
         weights = {place: owner for place, owner in owners.items() if owner is not None}
         if not weights:
-            return func(*args)
+            return operator(*args)
         x = args[rule.input].detach()
         args = [self._fix(arg, rule) if place in weights else arg for place, arg in enumerate(args)]
-        use = self.uses.setdefault(tuple(map(id, weights.values())), _Use(rule, args, weights))
-        out = func(*args)
+        key = tuple(map(id, weights.values()))
+        if key not in self.uses:
+            self.uses[key] = _Use(rule, args, weights)
+        use, out = self.uses[key], operator(*args)
         out.register_hook(lambda grad: use.keep(x, grad))
         return out
 
-    def _fix(self, weight: Tensor, rule: _Rule) -> Tensor:
+    def _fix(self, weight: Tensor, rule: Rule) -> Tensor:
         """Return a weight without its gradient, and as narrow as autocast asks for, once for all steps."""
-        kind = weight.device.type
-        if not (rule.narrowed and torch.is_autocast_enabled(kind)) or weight._is_view():
-            return weight.detach()
-        if id(weight) not in self.fixed:
-            self.fixed[id(weight)] = weight.detach().to(torch.get_autocast_dtype(kind))
-        return self.fixed[id(weight)]
+        if id(weight) in self.fixed:
+            return self.fixed[id(weight)]
+        kind, fixed = weight.device.type, weight.detach()
+        if weight._is_view():
+            return fixed
+        if rule.narrowed and torch.is_autocast_enabled(kind):
+            fixed = fixed.to(torch.get_autocast_dtype(kind))
+        self.fixed[id(weight)] = fixed
+        return fixed
+
+
+_ACTIVE: ContextVar[_Uses | None] = ContextVar("deferred", default=None)
 
 
 def _owner(weight: Tensor | None) -> nn.Parameter | None:

@@ -12,9 +12,11 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call
+from typing_extensions import override
 
 from worldmodels.common.options import MoreThan, checked
 from worldmodels.nets.blocks import block_product
+from worldmodels.nets.deferred import Rule, deferrable
 from worldmodels.nets.norms import ChannelRMSNorm, RMSNorm
 
 ACTIVATIONS = {"silu": nn.SiLU, "mish": nn.Mish, "gelu": nn.GELU, "elu": nn.ELU, "relu": nn.ReLU}
@@ -86,16 +88,26 @@ class BlockLinear(nn.Module):
 
     def forward(self, x: Float[Tensor, "N I"], shared: Float[Tensor, "N S"] | None = None) -> Float[Tensor, "N O"]:
         """Map each block of every row. Blocks are consecutive ranges of the axis."""
-        others = self.bias[None] if self.shared is None else F.linear(shared, self.shared, self.bias)
+        others = self.bias[None] if self.shared is None else linear(shared, self.shared, self.bias)
         return block_product(others, x, self.weight)
+
+
+linear = deferrable(Rule(0, {1: lambda x, grad, _: grad.mT @ x, 2: lambda x, grad, _: grad.sum(0)}))(F.linear)
+
+
+class Linear(nn.Linear):
+    """A linear map whose gradients can be taken for all steps of a loop at once."""
+
+    @override
+    def forward(self, x: Float[Tensor, "... I"]) -> Float[Tensor, "... O"]:
+        return linear(x, self.weight, self.bias)
 
 
 class DenseNormAct(nn.Sequential):
     """Linear, norm, activation: the one hidden layer everything here is made of."""
 
     def __init__(self, in_dim: int, out_dim: int, style: NetStyle = DEFAULT_STYLE) -> None:
-        linear = init_linear_(nn.Linear(in_dim, out_dim), style=style)
-        super().__init__(linear, style.make_norm(out_dim), style.make_act())
+        super().__init__(init_linear_(Linear(in_dim, out_dim), style=style), style.make_norm(out_dim), style.make_act())
 
 
 class MLP(nn.Sequential):
@@ -116,7 +128,7 @@ class MLP(nn.Sequential):
         dims = [in_dim] + [units] * layers
         modules: list[nn.Module] = [DenseNormAct(a, b, style) for a, b in itertools.pairwise(dims)]
         if out_dim is not None:
-            modules.append(init_linear_(nn.Linear(dims[-1], out_dim), out_scale, style))
+            modules.append(init_linear_(Linear(dims[-1], out_dim), out_scale, style))
         super().__init__(*modules)
         self.out_dim = dims[-1] if out_dim is None else out_dim
 

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.overrides import handle_torch_function, has_torch_function
 from typing_extensions import override
 
 from worldmodels.common.precision import wide
+from worldmodels.nets.deferred import Rule, deferrable
 
 _ZERO = torch.zeros(())
 
@@ -41,12 +41,11 @@ class ChannelRMSNorm(RMSNorm):
         return super().forward(x.movedim(1, -1)).movedim(-1, 1)
 
 
+@deferrable(Rule(0, {1: lambda x, grad, args: args[3] * (unit(x, args[2])[0] * grad).sum(0)}, narrowed=False))
 def rms(
     x: Float[Tensor, "... D"], weight: Float[Tensor, " D"], floor: Float[Tensor, ""], root: float
 ) -> Float[Tensor, "... D"]:
     """Return ``root w x / sqrt(|x|^2 + floor^2)``."""
-    if has_torch_function((x, weight)):
-        return handle_torch_function(rms, (x, weight), x, weight, floor, root)
     return _Scale.apply(x, weight, floor, root)
 
 
