@@ -83,6 +83,17 @@ def test_when_everything_was_overwritten_recording_starts_afresh(tmp_path):
     assert_uniform(draw(again, 4), valid_starts(range(10, 16), 4, True))
 
 
+def test_rows_put_in_the_place_of_dropped_ones_have_their_own_ends(tmp_path):
+    """As many rows as before the restart, and other episodes among them."""
+    replay = fill(make(tmp_path, cross_resets=False), 10)
+    saved = replay.state_dict()
+    before = fill(replay, 10, start=10).episode_spans()
+    replay.load_state_dict(saved)
+    assert fill(replay, 10, start=12).episode_spans() != before
+    assert replay.episode_spans() == make(tmp_path, cross_resets=False).episode_spans()
+    assert replay.episode_lengths() == [rows for _, rows, _ in replay.episode_spans()]
+
+
 def test_a_row_cut_off_by_a_kill_is_not_sampled(tmp_path):
     replay = fill(make(tmp_path), 2 * STEPS)
     replay._ledger.begin()  # killed while the bytes of row 2 * STEPS replace those of row STEPS

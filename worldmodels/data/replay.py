@@ -43,9 +43,10 @@ from torch import Tensor
 from torchrl.data import ReplayBuffer
 
 from worldmodels.common.columns import LATER_PREFIX, LATER_ROWS, MEMORY_PREFIX, PLACE, observed
+from worldmodels.data.spans import Spans
 from worldmodels.data.storage import MappedStorage, ReplayLayout, Spec, map_files, open_or_create, plan
 from worldmodels.data.undo import UndoLog
-from worldmodels.data.windows import WindowSampler, episode_spans, newest_starts, rows_left
+from worldmodels.data.windows import WindowSampler, newest_starts, rows_left
 from worldmodels.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -85,7 +86,8 @@ class Replay:
         self.layout = open_or_create(self.directory, plan(spec, num_envs, capacity), limit_gib)
         columns, self._ledger = map_files(self.directory, self.layout)
         self._columns, self._is_first = columns, columns["is_first"]
-        self._sampler = WindowSampler(self._ledger, num_envs, None if cross_resets else self._is_first)
+        self._episodes = Spans(self._ledger, num_envs, self._is_first)
+        self._sampler = WindowSampler(Spans(self._ledger, num_envs) if cross_resets else self._episodes)
         self._sampler.newest_once = newest_once
         self._generator = torch.Generator().manual_seed(seed)
         self._buffer = ReplayBuffer(
@@ -185,13 +187,11 @@ class Replay:
 
     def episode_spans(self) -> list[tuple[int, int, int]]:
         """Stretches no window may leave, episodes without ``cross_resets``: (first row's number, rows, environment)."""
-        return [
-            (f, rows, env) for f, env, rows in zip(*(x.tolist() for x in self._sampler.episode_spans()), strict=True)
-        ]
+        return [(f, rows, env) for f, env, rows in zip(*(x.tolist() for x in self._sampler.spans()), strict=True)]
 
     def episode_lengths(self) -> list[int]:
         """Return the rows of each episode, or of what the ring has left of it, whatever ``cross_resets`` says."""
-        return episode_spans(self._ledger.runs(), self.layout.num_envs, self._is_first)[2].tolist()
+        return self._episodes()[2].tolist()
 
     @property
     def generator(self) -> torch.Generator:
@@ -221,7 +221,7 @@ class Replay:
 
     def newest_episodes(self, count: int, rows: int) -> dict[str, Shaped[Tensor, "N rows ..."]] | None:
         """Copies of the first ``rows`` rows of the newest episodes, at most ``count``, that have as many. Else None."""
-        first, env = newest_starts(self._ledger.runs(), self._is_first, count, rows)
+        first, env = newest_starts(self._episodes, count, rows)
         if not len(first):
             return None
         place = (first[:, None] + torch.arange(rows)) % self.layout.steps
@@ -271,6 +271,8 @@ class Replay:
             log.warning("replay: stored latents are newer than the checkpoint: the run goes on, but not bit for bit")
         later = self._ledger.count - state["count"]
         self._ledger.rewind(state["count"])
+        self._episodes.forget()
+        self._sampler.spans.forget()
         self._generator.set_state(state["generator"])
         self._sampler.taken = state["taken"]
         self._place_cursor()
