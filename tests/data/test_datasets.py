@@ -410,8 +410,7 @@ def test_cut_and_unfinished_episodes_are_not_made_whole(tmp_path):
     ring = Replay(tmp_path / "ring", SPEC, 1, sum(LENGTHS) + 3 - 2, 1.0)
     for rows, finished in ((first, True), (second, True), (third, False)):
         episode = Recording("toy", {"pixels": rows["pixels"]}, rows["action"], rows["reward"], False, None, finished)
-        for row in rows_of(episode, SPEC):
-            ring.extend(row)
+        ring.extend_block(rows_of(episode, SPEC))
     whole, unfinished = read(str(tmp_path / "ring"))
     np.testing.assert_array_equal(whole.observations["pixels"], second["pixels"])
     np.testing.assert_array_equal(unfinished.observations["pixels"], third["pixels"])

@@ -38,7 +38,6 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Int64, Shaped
-from tensordict import TensorDict
 from torch import Tensor
 from torchrl.data import ReplayBuffer
 
@@ -96,7 +95,6 @@ class Replay:
         kept = [key for key in self.layout.spec if key.startswith(MEMORY_PREFIX)]
         self._latents = {key: self._buffer.storage.rows(key) for key in kept}
         self._undo = UndoLog(self.directory, self._latents) if kept else None
-        self._place_cursor()
 
     @classmethod
     def open(cls, directory: Path | str, cross_resets: bool = True, seed: int = 0) -> Replay:
@@ -110,14 +108,21 @@ class Replay:
 
     def extend(self, rows: Mapping[str, Shaped[Tensor, "N ..."]]) -> None:
         """Append one step of every environment. Keys that are not in the spec are left out."""
-        batch = {key: self._checked(key, rows[key]) for key in self.layout.spec}
-        step = TensorDict(batch, batch_size=[self.layout.num_envs]).unsqueeze(1)
-        self._ledger.begin()
-        if self._undo is not None:
-            first = self._ledger.count % self.layout.steps * self.layout.num_envs
-            self._undo.replaced(torch.arange(first, first + self.layout.num_envs))
-        self._buffer.extend(step)
-        self._ledger.commit()
+        self.extend_block({key: rows[key][None] for key in self.layout.spec})
+
+    def extend_block(self, rows: Mapping[str, Shaped[Tensor, "T N ..."]]) -> None:
+        """Append steps of every environment, one after another, all at once but where the ring begins anew."""
+        left = {key: self._checked(key, rows[key]) for key in self.layout.spec}
+        while total := len(left["is_first"]):
+            begin = self._ledger.count % self.layout.steps
+            count = min(total, self.layout.steps - begin)
+            place = slice(begin * self.layout.num_envs, (begin + count) * self.layout.num_envs)
+            self._ledger.begin(count)
+            if self._undo is not None:
+                self._undo.replaced(place)
+            self._buffer.storage.write(place, {key: value[:count].flatten(0, 1) for key, value in left.items()})
+            self._ledger.commit(count)
+            left = {key: value[count:] for key, value in left.items()}
 
     def rewrite(self, place: Int64[Tensor, " R"], latents: Mapping[str, Shaped[Tensor, "R ..."]]) -> None:
         """Put newer latents (``memory.*``) into sampled rows, which :data:`PLACE` tells. Rows that are gone stay gone.
@@ -275,7 +280,6 @@ class Replay:
         self._sampler.spans.forget()
         self._generator.set_state(state["generator"])
         self._sampler.taken = state["taken"]
-        self._place_cursor()
         lost = state["rows"] - len(self)
         if later > 0:
             log.info("replay: %d rows newer than the checkpoint are dropped", later * self.layout.num_envs)
@@ -284,14 +288,10 @@ class Replay:
                 "replay: %d of the checkpoint's %d rows have been lost or overwritten since", lost, state["rows"]
             )
 
-    def _place_cursor(self) -> None:
-        count = self._ledger.count
-        self._buffer.writer.load_state_dict({"_cursor": count % self.layout.steps, "_write_count": count})
-
     def _checked(self, key: str, value: Tensor) -> Tensor:
         shape, dtype = self.layout.spec[key]
-        if value.shape != (self.layout.num_envs, *shape) or value.dtype != dtype:
+        if value.shape[1:] != (self.layout.num_envs, *shape) or value.dtype != dtype:
             raise ValueError(
-                f"{key} must be {dtype} {(self.layout.num_envs, *shape)}, not {value.dtype} {tuple(value.shape)}"
+                f"{key} must be {dtype} {(self.layout.num_envs, *shape)}, not {value.dtype} {tuple(value.shape[1:])}"
             )
         return value

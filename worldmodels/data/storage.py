@@ -14,14 +14,14 @@ import os
 import secrets
 import shutil
 import socket
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
 import psutil
 import torch
-from jaxtyping import Int64
+from jaxtyping import Int64, Shaped
 from tensordict import MemoryMappedTensor, TensorDict
 from torch import Tensor
 from torchrl.data import LazyMemmapStorage
@@ -112,14 +112,14 @@ class Ledger:
         self.steps = steps
         self.high, self.count, self.low, self.hole_from, self.hole_until = values.tolist()
 
-    def begin(self) -> None:
-        """Mark the next row's place as being overwritten. Called before its bytes change."""
-        self.high = self.count + 1
+    def begin(self, rows: int = 1) -> None:
+        """Mark the next rows' places as being overwritten. Called before their bytes change."""
+        self.high = self.count + rows
         self.values[0] = self.high
 
-    def commit(self) -> None:
-        """Count the row that has just been written."""
-        self.count += 1
+    def commit(self, rows: int = 1) -> None:
+        """Count the rows that have just been written."""
+        self.count += rows
         self.values[1] = self.count
 
     def rewind(self, count: int) -> None:
@@ -155,7 +155,7 @@ class Ledger:
 
 
 class MappedStorage(LazyMemmapStorage):
-    """TorchRL's memory-mapped storage over files that exist already, read with one copy a row.
+    """TorchRL's memory-mapped storage over files that exist already, read and written with one copy a row.
 
     ``LazyMemmapStorage`` itself makes sparse files on the first write, whose pages a full disk turns into SIGBUS, and
     cannot be opened again. Indexing ``[time, env]`` copies element by element, several times slower than
@@ -164,15 +164,19 @@ class MappedStorage(LazyMemmapStorage):
 
     def __init__(self, columns: TensorDict, directory: Path):
         super().__init__(columns.numel(), ndim=2, scratch_dir=directory, existsok=True)
-        self._storage = columns
-        self.initialized = True
-        self._len = self.max_size
-        self._flat = {key: column.as_subclass(Tensor).flatten(0, 1) for key, column in columns.items()}
+        self._storage, self.initialized, self._len = columns, True, self.max_size
+        self._all = {key: column.as_subclass(Tensor).flatten(0, 1) for key, column in columns.items()}
+        self._flat = self._all
         self._num_envs = columns.shape[1]
 
     def rows(self, key: str) -> Tensor:
         """Return the file of a column, one row after another, those of all environments together."""
-        return self._flat[key]
+        return self._all[key]
+
+    def write(self, place: slice, rows: Mapping[str, Shaped[Tensor, "R ..."]]) -> None:
+        """Put rows, one after another, those of all environments together, where a slice of the columns says."""
+        for key, column in self._all.items():
+            column[place] = rows[key]
 
     def restrict(self, keys: Collection[str]) -> None:
         """Read these columns only."""
