@@ -18,8 +18,9 @@ import pytest
 import torch
 from replay_stream import ENVS, SPEC, STEPS, assert_unbroken, assert_uniform, counter, draw, fill, make, valid_starts
 
+from worldmodels.data.ledger import Ledger
 from worldmodels.data.replay import Replay
-from worldmodels.data.storage import BUILDING, Ledger, ReplayLayout, create, plan
+from worldmodels.data.storage import BUILDING, ReplayLayout, create, plan
 from worldmodels.errors import UserError
 
 # Restarts: a second object on the same folder is what a killed process leaves -----------------------------------------

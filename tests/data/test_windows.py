@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchrl.data.replay_buffers import Storage
 
+from worldmodels.data.ledger import Ledger
 from worldmodels.data.spans import Spans
-from worldmodels.data.storage import Ledger
 from worldmodels.data.windows import WindowSampler
 
 ENVS, STEPS = 2, 8

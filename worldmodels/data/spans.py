@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
-from worldmodels.data.storage import Ledger
+from worldmodels.data.ledger import Ledger
 
 Stretches = tuple[Int64[Tensor, " G"], Int64[Tensor, " G"], Int64[Tensor, " G"]]
 """(first row number, environment, number of rows) of each: unbroken runs in turn, environment after environment."""

@@ -5,6 +5,8 @@ They run across resets or stay within one episode.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,6 +19,28 @@ from worldmodels.errors import UserError
 
 LOOK_AHEAD = 1024
 """Rows in which the end of an episode is looked for at a time."""
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Rows that a batch holds.
+
+    Attributes:
+        number, env: of each window's rows, [B, L].
+        later, left: number of one row behind each window, and how many it was drawn from, [B]. None: none was drawn.
+    """
+
+    number: Int64[Tensor, "B L"]
+    env: Int64[Tensor, "B L"]
+    later: Int64[Tensor, " B"] | None = None
+    left: Int64[Tensor, " B"] | None = None
+
+    def with_later(self, episodes: Spans, generator: torch.Generator) -> Draw:
+        """Return it with a row for each window, drawn from those of the episode behind it. None: its last."""
+        runs, ends = episodes.ledger.runs(), zip(self.number[:, -1].tolist(), self.env[:, -1].tolist(), strict=True)
+        left = torch.tensor([rows_left(runs, episodes.is_first, *end) for end in ends])
+        share = torch.rand(len(left), generator=generator)
+        return replace(self, later=self.number[:, -1] + (1 + (share * left).long()).clamp(max=left), left=left)
 
 
 def rows_left(runs: list[tuple[int, int]], is_first: Bool[Tensor, "S E"], number: int, env: int) -> int:
@@ -105,11 +129,13 @@ class WindowSampler(Sampler):
         return found
 
     def state_dict(self) -> dict[str, Any]:
-        """Return nothing: the ledger and the generator are saved by their owner."""
-        return {}
+        """Return what the next draw depends on beside the rows."""
+        return {"generator": self._rng.get_state(), "taken": self.taken}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load nothing, as nothing is saved."""
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Draw again what was drawn since."""
+        self._rng.set_state(state_dict["generator"])
+        self.taken = state_dict["taken"]
 
     def dumps(self, path: Any) -> None:
         """Write nothing, as nothing is saved."""
