@@ -85,7 +85,7 @@ def test_when_everything_was_overwritten_recording_starts_afresh(tmp_path):
     assert_uniform(draw(again, 4), valid_starts(range(10, 16), 4, True))
 
 
-def test_rows_put_in_the_place_of_dropped_ones_have_their_own_ends(tmp_path):
+def test_rows_in_the_place_of_dropped_ones_have_their_own_ends(tmp_path):
     """As many rows as before the restart, and other episodes among them."""
     replay = fill(make(tmp_path, cross_resets=False), 10)
     saved = replay.state_dict()
