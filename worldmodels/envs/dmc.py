@@ -106,6 +106,7 @@ class DMC(gymnasium.Env):
         self.episode_decisions = -(-int(self._step_limit) // action_repeat)
         self._low, self._high = self._action_range()
         model = self._physics.model.ptr
+        rendering.fit_buffer(model, size)
         self._model = {field: getattr(model, field) for field in MODEL_FIELDS}
         parts = self._env.observation_spec().items()
         self.state_parts = {key: int(np.prod(spec.shape)) for key, spec in parts}
