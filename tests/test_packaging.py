@@ -81,7 +81,7 @@ def tracked() -> list[Path]:
 
 def requirements(pyproject: dict) -> list[Requirement]:
     """All that is declared but for the extras whose packages are in no environment that runs these tests."""
-    of_others = ("docs", "loggers")
+    of_others = ("docs", "loggers", "envpool")
     extras = [lines for name, lines in pyproject["project"]["optional-dependencies"].items() if name not in of_others]
     return [Requirement(line) for lines in (pyproject["project"]["dependencies"], *extras) for line in lines]
 

@@ -17,6 +17,7 @@ from toy_runs import ENV, REST, built, script
 from worldmodels.config import load_config
 from worldmodels.data.datamodule import OfflineDataset
 from worldmodels.data.import_dataset import open_dataset, rows_of
+from worldmodels.data.prefetch import Batches
 from worldmodels.data.readers import read
 from worldmodels.data.readers.base import Recording, resized
 from worldmodels.data.replay import Replay
@@ -305,15 +306,18 @@ def test_a_model_and_a_planner_are_learned_from_a_recording(dataset, tmp_path, p
 
 
 @pytest.mark.process
-def test_resuming_draws_the_windows_that_would_have_come(dataset):
+@pytest.mark.parametrize("ahead", [False, True])
+def test_resuming_draws_the_windows_that_would_have_come(dataset, ahead):
     def drawn(data, count):
         return [batch["state"] for _, batch in zip(range(count), data, strict=False)]
 
-    replay = Replay.open(dataset, cross_resets=False)
-    whole = drawn(OfflineDataset(replay, 4, 4, 6), 6)
-    first = OfflineDataset(Replay.open(dataset, cross_resets=False), 4, 4, 6)
+    def opened(ahead):
+        batches = Batches(Replay.open(dataset, cross_resets=False), 4, 4)
+        batches.reads_ahead = ahead
+        return OfflineDataset(batches, 6)
+
+    whole, first, rest = drawn(opened(False), 6), opened(ahead), opened(ahead)
     drawn(first, 3)
-    rest = OfflineDataset(Replay.open(dataset, cross_resets=False), 4, 4, 6)
     rest.load_state_dict(first.state_dict())
     for one, other in zip(drawn(rest, 3), whole[3:], strict=True):
         assert torch.equal(one, other)
@@ -410,8 +414,7 @@ def test_cut_and_unfinished_episodes_are_not_made_whole(tmp_path):
     ring = Replay(tmp_path / "ring", SPEC, 1, sum(LENGTHS) + 3 - 2, 1.0)
     for rows, finished in ((first, True), (second, True), (third, False)):
         episode = Recording("toy", {"pixels": rows["pixels"]}, rows["action"], rows["reward"], False, None, finished)
-        for row in rows_of(episode, SPEC):
-            ring.extend(row)
+        ring.extend_block(rows_of(episode, SPEC))
     whole, unfinished = read(str(tmp_path / "ring"))
     np.testing.assert_array_equal(whole.observations["pixels"], second["pixels"])
     np.testing.assert_array_equal(unfinished.observations["pixels"], third["pixels"])

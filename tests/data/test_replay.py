@@ -56,6 +56,18 @@ def test_a_sample_holds_the_stored_keys_as_they_are(tmp_path):
     assert torch.equal(batch["pixels"], seen.to(torch.uint8)[..., None, None, None].expand(4, 7, 3, 4, 4))
 
 
+@pytest.mark.parametrize(("before", "rows"), [(0, 7), (STEPS - 2, 5), (STEPS + 3, STEPS), (5, 2 * STEPS + 9), (3, 0)])
+def test_rows_that_come_in_a_block_are_stored_as_one_by_one(tmp_path, before, rows):
+    """Across the ring's end too, and more of them than it holds; and files hold the same bytes."""
+    one, block = fill(make(tmp_path / "one"), before + rows), fill(make(tmp_path / "block"), before)
+    stream = [next(steps) for steps in [counter(before)] for _ in range(rows)] or [next(counter(before))]
+    block.extend_block({key: torch.stack([step[key] for step in stream])[:rows] for key in SPEC})
+    for file in one.directory.iterdir():
+        assert file.read_bytes() == (block.directory / file.name).read_bytes(), file.name
+    assert_unbroken(draw(block, 3))
+    assert block.episode_spans() == one.episode_spans()
+
+
 def test_changing_a_batch_changes_nothing_stored(tmp_path):
     replay = fill(make(tmp_path), STEPS)
     state = replay.state_dict()

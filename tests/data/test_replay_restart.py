@@ -12,13 +12,15 @@ import sys
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from threading import Barrier
+from unittest.mock import Mock
 
 import pytest
 import torch
-from replay_stream import ENVS, SPEC, STEPS, assert_unbroken, assert_uniform, draw, fill, make, valid_starts
+from replay_stream import ENVS, SPEC, STEPS, assert_unbroken, assert_uniform, counter, draw, fill, make, valid_starts
 
+from worldmodels.data.ledger import Ledger
 from worldmodels.data.replay import Replay
-from worldmodels.data.storage import BUILDING, Ledger, ReplayLayout, create, plan
+from worldmodels.data.storage import BUILDING, ReplayLayout, create, plan
 from worldmodels.errors import UserError
 
 # Restarts: a second object on the same folder is what a killed process leaves -----------------------------------------
@@ -81,6 +83,27 @@ def test_when_everything_was_overwritten_recording_starts_afresh(tmp_path):
     fill(again, 6, start=10)
     assert len(again) == 6 * ENVS
     assert_uniform(draw(again, 4), valid_starts(range(10, 16), 4, True))
+
+
+def test_rows_in_the_place_of_dropped_ones_have_their_own_ends(tmp_path):
+    """As many rows as before the restart, and other episodes among them."""
+    replay = fill(make(tmp_path, cross_resets=False), 10)
+    saved = replay.state_dict()
+    before = fill(replay, 10, start=10).episode_spans()
+    replay.load_state_dict(saved)
+    assert fill(replay, 10, start=12).episode_spans() != before
+    assert replay.episode_spans() == make(tmp_path, cross_resets=False).episode_spans()
+    assert replay.episode_lengths() == [rows for _, rows, _ in replay.episode_spans()]
+
+
+def test_rows_of_a_block_cut_off_by_a_kill_are_not_sampled(tmp_path, monkeypatch):
+    """Nor are those that they were overwriting."""
+    replay = fill(make(tmp_path), STEPS)
+    rows = [next(stream) for stream in [counter(STEPS)] for _ in range(4)]
+    monkeypatch.setattr(Ledger, "commit", Mock(side_effect=KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        replay.extend_block({key: torch.stack([step[key] for step in rows]) for key in SPEC})
+    assert_uniform(draw(make(tmp_path), 4), valid_starts(range(4, STEPS), 4, True))
 
 
 def test_a_row_cut_off_by_a_kill_is_not_sampled(tmp_path):

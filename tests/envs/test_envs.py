@@ -115,6 +115,20 @@ def test_frames_are_those_of_dm_control_also_after_restoring(task):
     np.testing.assert_array_equal(env.restore(snapshot)["pixels"], expected)
 
 
+@pytest.mark.parametrize("size", [16, 496])
+def test_frames_of_any_size_fill_their_buffer(size):
+    """Also those higher than the 480 pixels that models of the suite have a buffer for; none has a larger one."""
+    env = DMC("cartpole_swingup", size=size, seed=3)
+    frame = env.reset()[0]["pixels"]
+    assert frame.shape == (3, size, size)
+    bare = suite.load("cartpole", "swingup", task_kwargs={"random": 3})
+    bare.physics.model.ptr.vis.global_.offheight = 800
+    bare.reset()
+    np.testing.assert_array_equal(frame, bare.physics.render(size, size, camera_id=0).transpose(2, 0, 1))
+    visual = env._physics.model.ptr.vis.global_
+    assert (visual.offwidth, visual.offheight) == (size, size)
+
+
 def test_action_repeat__sums_rewards_up_to_the_episode_end():
     """The last decision of an episode takes only the frames that are left, and a further step asks for a reset."""
     one, three = (DMC("cheetah_run", obs="state", action_repeat=repeat, seed=5) for repeat in (1, 3))

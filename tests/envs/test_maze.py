@@ -119,6 +119,14 @@ def test_the_picture_shows_the_ball_and_hides_the_goal():
     assert np.array_equal(env.restore(snapshot)["goal_pixels"], one["pixels"])
 
 
+def test_a_picture_may_be_higher_than_mujocos_buffer():
+    """Its own has 480 rows of pixels. The ball is where it is in a small picture."""
+    small, large = (Maze(size=size, seed=1).reset()[0]["pixels"] for size in (32, 512))
+    assert large.shape == (3, 512, 512)
+    shrunk = large.reshape(3, 32, 16, 32, 16).mean((2, 4))
+    assert np.abs(shrunk - small).mean() < 10
+
+
 def test_drawing_changes_nothing_that_happens():
     drawn, blind = Maze(obs="both", size=16, seed=2), Maze(obs="state", seed=2)
     drawn.reset()

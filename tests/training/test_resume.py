@@ -8,6 +8,7 @@ import subprocess
 import sys
 from functools import cache
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -16,6 +17,8 @@ from places import SUPPORT
 from toy_runs import UPDATES, At, built, same, stop, trained
 
 from worldmodels.common.terminal import CtrlC
+from worldmodels.data import prefetch
+from worldmodels.data.prefetch import Batches
 from worldmodels.runs.folders import read_checkpoint
 from worldmodels.training.run import fit
 
@@ -74,6 +77,19 @@ def test_every_learned_planner_resumes_to_the_same_weights(tmp_path, name):
     words = (f"planner={name}", *LEARNED[name], "frames=90")
     whole = trained(tmp_path / "whole", *words)
     trained(tmp_path / "half", *words, at=[At(7, stop)])
+    assert same(trained(tmp_path / "half", *words, checkpoint=last(tmp_path / "half")), whole)
+
+
+@pytest.mark.parametrize("context", ["none", "latent"])
+def test_batches_read_ahead_change_no_training(tmp_path, monkeypatch, context):
+    """Nor what it resumes to: as on a GPU, where four updates follow one another and two do."""
+    words = (*CONTEXTS[context], "train_ratio=48", "frames=90")
+    whole = trained(tmp_path / "whole", *words)
+    taken = Mock(wraps=Batches.read_ahead)
+    monkeypatch.setattr(Batches, "read_ahead", lambda batches: taken(batches))
+    monkeypatch.setattr(prefetch, "pays", lambda device: True)
+    trained(tmp_path / "half", *words, at=[At(10, stop)])
+    assert 5 < taken.call_count < 10
     assert same(trained(tmp_path / "half", *words, checkpoint=last(tmp_path / "half")), whole)
 
 

@@ -126,7 +126,7 @@ def watch(training: Training, window: Window) -> None:
     replay, trainer, stopwatch = training.data.dataset.replay, training.trainer, training.stopwatch
     timed_by(stopwatch, "store", replay, "extend")
     timed_by(stopwatch, "store", replay, "rewrite")
-    timed_by(stopwatch, "sample", replay, "sample")
+    timed_by(stopwatch, "sample", training.data.dataset.batches, "take")
     timed_by(stopwatch, "copy", trainer.strategy, "batch_to_device")
     for logger in trainer.loggers:
         timed_by(stopwatch, "log", logger, "log_metrics")

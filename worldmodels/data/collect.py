@@ -99,15 +99,18 @@ class Collector:
         with self.stopwatch("filter"):
             self.agent.filter(rows)
         with self.stopwatch("replay"):
-            self.replay.extend(
-                rows | {MEMORY_PREFIX + key: value.cpu() for key, value in self.agent.state.memory.items()}
-            )
+            self.replay.extend(rows | self._stored_latents())
         episodes = self._account(rows)
         with self.stopwatch("plan"):
             action = self.agent.act(planner, rows["is_first"])
         with self.stopwatch("environments"):
             self.rows = self.envs.step(action)
         return episodes
+
+    def _stored_latents(self) -> dict[str, Tensor]:
+        """Return copies, on the CPU, of those parts of the latest state that the replay keeps."""
+        memory = {MEMORY_PREFIX + key: value for key, value in self.agent.state.memory.items()}
+        return {key: value.cpu() for key, value in memory.items() if key in self.replay.layout.spec}
 
     def _account(self, rows: dict[str, Tensor]) -> list[Episode]:
         if warn_of_rewards(rows["reward"], self.largest_reward):

@@ -15,7 +15,7 @@ from planners.base import Planner
 from worldmodels.agent import Agent
 from worldmodels.common.timing import Stopwatch
 from worldmodels.data.collect import Collector, Episode
-from worldmodels.data.replay import Replay
+from worldmodels.data.prefetch import Batches
 
 
 class UpdateSchedule:
@@ -63,24 +63,18 @@ class OnlineDataset(IterableDataset):
 
     It has a length, or Lightning would fetch one batch early and neither resuming nor on-policy order would be exact.
 
-    Args:
-        later: whether batches hold a row of the episode behind each window (:meth:`Replay.sample`).
     """
 
     def __init__(
         self,
         collector: Collector,
-        replay: Replay,
+        batches: Batches,
         schedule: UpdateSchedule,
         planner: Planner,
         prefill_planner: Planner,
-        batch_size: int,
-        rows: int,
-        later: bool = False,
     ) -> None:
-        self.collector, self.replay, self.schedule = collector, replay, schedule
+        self.collector, self.batches, self.schedule, self.replay = collector, batches, schedule, batches.replay
         self.planner, self.prefill_planner = planner, prefill_planner
-        self.batch_size, self.rows, self.later = batch_size, rows, later
         self.updates = 0
         self.on_episode: Callable[[Episode], None] = lambda episode: None
         self.should_stop: Callable[[], bool] = lambda: False
@@ -115,15 +109,17 @@ class OnlineDataset(IterableDataset):
                     return
                 self._collect()
             with self.collector.stopwatch("replay"):
-                batch = self.replay.sample(self.batch_size, self.rows, self.later)
+                batch = self.batches.take()
             self.updates += 1
+            if self.batches.reads_ahead and self.updates < len(self) and not self._must_collect():
+                self.batches.read_ahead()
             yield batch
 
     def _must_collect(self) -> bool:
         """Return whether no update is due yet, or there is no window for it. None will come once all frames are in."""
         decisions = self.collector.decisions
         due = self.schedule.updates_due(decisions) > self.updates
-        return not due or (decisions < self.schedule.decisions and not self.replay.can_sample(self.rows))
+        return not due or (decisions < self.schedule.decisions and not self.replay.can_sample(self.batches.rows))
 
     def _collect(self) -> None:
         prefilling = self.collector.decisions < self.schedule.prefill
@@ -138,6 +134,7 @@ class OnlineDataset(IterableDataset):
 
     def state_dict(self) -> dict[str, Any]:
         """Return counters, collector and replay."""
+        self.batches.put_back()
         return {
             "updates": self.updates,
             "planning": self.planning,
@@ -148,6 +145,7 @@ class OnlineDataset(IterableDataset):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where :meth:`state_dict` was taken."""
+        self.batches.put_back()
         self.updates, self.planning = state["updates"], state["planning"]
         self.schedule.load_state_dict(state["schedule"], state["collector"]["decisions"], self.updates)
         self.replay.load_state_dict(state["replay"])
@@ -169,27 +167,17 @@ class OfflineDataset(IterableDataset):
     Stands where an :class:`OnlineDataset` does, but that nobody acts and no frames come in.
 
     Args:
+        total: how many batches.
         repeat: frames of a decision.
-        later: whether batches hold a row of the episode behind each window (:meth:`Replay.sample`).
     """
 
     agent = None
 
-    def __init__(
-        self,
-        replay: Replay,
-        batch_size: int,
-        rows: int,
-        batches: int,
-        stopwatch: Stopwatch | None = None,
-        repeat: int = 1,
-        later: bool = False,
-    ) -> None:
-        self.replay, self.batch_size, self.rows, self.batches = replay, batch_size, rows, batches
-        self.later = later
+    def __init__(self, batches: Batches, total: int, stopwatch: Stopwatch | None = None, repeat: int = 1) -> None:
+        self.batches, self.total, self.replay = batches, total, batches.replay
         self.stopwatch = stopwatch or Stopwatch()
         self.updates = 0
-        self.decisions = len(replay) - len(replay.episode_lengths())
+        self.decisions = len(self.replay) - len(self.replay.episode_lengths())
         self.frames = repeat * self.decisions
         self.on_episode: Callable[[Episode], None] = lambda episode: None
         self.should_stop: Callable[[], bool] = lambda: False
@@ -200,21 +188,25 @@ class OfflineDataset(IterableDataset):
         return self.updates
 
     def __len__(self) -> int:
-        return self.batches
+        return self.total
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         while self.updates < len(self):
             with self.stopwatch("replay"):
-                batch = self.replay.sample(self.batch_size, self.rows, self.later)
+                batch = self.batches.take()
             self.updates += 1
+            if self.batches.reads_ahead and self.updates < len(self):
+                self.batches.read_ahead()
             yield batch
 
     def state_dict(self) -> dict[str, Any]:
         """Return the counter and what the next windows are drawn with."""
+        self.batches.put_back()
         return {"updates": self.updates, "generator": self.replay.generator.get_state()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where :meth:`state_dict` was taken."""
+        self.batches.put_back()
         self.updates = state["updates"]
         self.replay.generator.set_state(state["generator"])  # and nothing else: the recording is not this run's
 

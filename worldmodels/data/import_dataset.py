@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Shaped
 from tqdm import tqdm
 
 from worldmodels.common.batch import ROW_FLAGS
@@ -90,8 +91,7 @@ def copy_into(
         episodes(name, readers), f"copying data={told(name)}", survey.episodes, unit="episode", file=sys.stdout
     )
     for episode in copied:
-        for row in rows_of(episode, spec, shown):
-            replay.extend(row)
+        replay.extend_block(rows_of(episode, spec, shown))
     frames = action_repeat * (survey.rows - survey.episodes)
     card = write_card(folder, {"dataset": name if isinstance(name, str) else list(name), "frames": frames})
     log.info(
@@ -115,11 +115,8 @@ def episodes(name: str | Sequence[str], readers: Sequence[Reader]) -> Iterator[R
 
 def rows_of(
     episode: Recording, spec: Spec, shown: Mapping[str, np.ndarray] | None = None
-) -> Iterable[dict[str, torch.Tensor]]:
-    """Return the rows [1, ...] of one episode, in the columns of ``spec``.
-
-    All show ``shown`` where it says nothing of that.
-    """
+) -> dict[str, Shaped[torch.Tensor, "T 1 ..."]]:
+    """Return the rows of one episode, in the columns of ``spec``. All show ``shown`` where it says nothing of that."""
     columns = {key: np.stack([value] * len(episode.action)) for key, value in (shown or {}).items()}
     columns |= episode.observations
     for key in spec.keys() & columns.keys():
@@ -142,9 +139,7 @@ def rows_of(
     if episode.skill is not None:
         columns[SKILL] = episode.skill.astype(np.int64)
     require_columns(episode.source, {k: (v.shape[1:], f"torch.{v.dtype}") for k, v in columns.items()}, spec)
-    tensors = {key: torch.from_numpy(np.ascontiguousarray(columns[key])) for key in spec}
-    for t in range(length):
-        yield {key: value[t : t + 1] for key, value in tensors.items()}
+    return {key: torch.from_numpy(np.ascontiguousarray(columns[key]))[:, None] for key in spec}
 
 
 def require_columns(source: str, found: dict[str, tuple[tuple[int, ...], str]], spec: Spec) -> None:

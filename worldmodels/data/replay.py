@@ -38,14 +38,14 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Int64, Shaped
-from tensordict import TensorDict
 from torch import Tensor
 from torchrl.data import ReplayBuffer
 
 from worldmodels.common.columns import LATER_PREFIX, LATER_ROWS, MEMORY_PREFIX, PLACE, observed
+from worldmodels.data.spans import Spans
 from worldmodels.data.storage import MappedStorage, ReplayLayout, Spec, map_files, open_or_create, plan
 from worldmodels.data.undo import UndoLog
-from worldmodels.data.windows import WindowSampler, episode_spans, newest_starts, rows_left
+from worldmodels.data.windows import Draw, WindowSampler, newest_starts
 from worldmodels.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ class Replay:
         limit_gib: refuse to plan more than this.
         cross_resets: whether windows may run from one episode into the next.
         newest_once: whether windows of the newest rows come before any that are drawn, each once.
-        seed: of the generator that draws windows.
+        seed: of the ``generator`` that draws windows.
 
     Raises:
         UserError: more than the limit or the free disk space; a folder that is not this replay.
@@ -85,16 +85,16 @@ class Replay:
         self.layout = open_or_create(self.directory, plan(spec, num_envs, capacity), limit_gib)
         columns, self._ledger = map_files(self.directory, self.layout)
         self._columns, self._is_first = columns, columns["is_first"]
-        self._sampler = WindowSampler(self._ledger, num_envs, None if cross_resets else self._is_first)
-        self._sampler.newest_once = newest_once
-        self._generator = torch.Generator().manual_seed(seed)
+        self._episodes = Spans(self._ledger, num_envs, self._is_first)
+        self.sampler = WindowSampler(Spans(self._ledger, num_envs) if cross_resets else self._episodes)
+        self.sampler.newest_once = newest_once
+        self.generator = torch.Generator().manual_seed(seed)
         self._buffer = ReplayBuffer(
-            storage=MappedStorage(columns, self.directory), sampler=self._sampler, generator=self._generator
+            storage=MappedStorage(columns, self.directory), sampler=self.sampler, generator=self.generator
         )
         kept = [key for key in self.layout.spec if key.startswith(MEMORY_PREFIX)]
         self._latents = {key: self._buffer.storage.rows(key) for key in kept}
         self._undo = UndoLog(self.directory, self._latents) if kept else None
-        self._place_cursor()
 
     @classmethod
     def open(cls, directory: Path | str, cross_resets: bool = True, seed: int = 0) -> Replay:
@@ -108,14 +108,21 @@ class Replay:
 
     def extend(self, rows: Mapping[str, Shaped[Tensor, "N ..."]]) -> None:
         """Append one step of every environment. Keys that are not in the spec are left out."""
-        batch = {key: self._checked(key, rows[key]) for key in self.layout.spec}
-        step = TensorDict(batch, batch_size=[self.layout.num_envs]).unsqueeze(1)
-        self._ledger.begin()
-        if self._undo is not None:
-            first = self._ledger.count % self.layout.steps * self.layout.num_envs
-            self._undo.replaced(torch.arange(first, first + self.layout.num_envs))
-        self._buffer.extend(step)
-        self._ledger.commit()
+        self.extend_block({key: rows[key][None] for key in self.layout.spec})
+
+    def extend_block(self, rows: Mapping[str, Shaped[Tensor, "T N ..."]]) -> None:
+        """Append steps of every environment, one after another, all at once but where the ring begins anew."""
+        left = {key: self._checked(key, rows[key]) for key in self.layout.spec}
+        while total := len(left["is_first"]):
+            begin = self._ledger.count % self.layout.steps
+            count = min(total, self.layout.steps - begin)
+            place = slice(begin * self.layout.num_envs, (begin + count) * self.layout.num_envs)
+            self._ledger.begin(count)
+            if self._undo is not None:
+                self._undo.replaced(place)
+            self._buffer.storage.write(place, {key: value[:count].flatten(0, 1) for key, value in left.items()})
+            self._ledger.commit(count)
+            left = {key: value[count:] for key, value in left.items()}
 
     def rewrite(self, place: Int64[Tensor, " R"], latents: Mapping[str, Shaped[Tensor, "R ..."]]) -> None:
         """Put newer latents (``memory.*``) into sampled rows, which :data:`PLACE` tells. Rows that are gone stay gone.
@@ -154,24 +161,37 @@ class Replay:
         Raises:
             UserError: no stretch (or, without ``cross_resets``, no episode) is that long.
         """
-        self._sampler.slice_len = length
-        rows, drawn = self._buffer.sample(batch_size * length, return_info=True)
-        windows = {key: value.unflatten(0, (batch_size, length)) for key, value in rows.items()}
-        position, env = (index.unflatten(0, (batch_size, length)) for index in drawn["index"])
-        number = self.last_row - (self.last_row - position) % self.layout.steps
-        if self._latents.keys() & windows.keys():
-            windows[PLACE] = number * self.layout.num_envs + env
-        return windows | self._later(number[:, -1], env[:, -1]) if later else windows
+        draw = self.draw(batch_size, length, later)
+        return self.read_kept(draw) | self.read_latents(draw)
 
-    def _later(self, number: Int64[Tensor, " B"], env: Int64[Tensor, " B"]) -> dict[str, Shaped[Tensor, "B 1 ..."]]:
-        """One row each, drawn from those behind the rows of these numbers in their episodes."""
-        runs, ends = self._ledger.runs(), zip(number.tolist(), env.tolist(), strict=True)
-        left = torch.tensor([rows_left(runs, self._is_first, *end) for end in ends])
-        share = torch.rand(len(left), generator=self._generator)
-        chosen = number + (1 + (share * left).long()).clamp(max=left)
-        rows = self._buffer.storage.get((chosen % self.layout.steps, env))
-        seen = {LATER_PREFIX + key: rows[key][:, None] for key in observed(rows.keys())}
-        return seen | {LATER_ROWS: left[:, None]}
+    def draw(self, batch_size: int, length: int, later: bool = False) -> Draw:
+        """Choose the rows of a batch, as :meth:`sample` does."""
+        self.sampler.slice_len = length
+        index, _ = self.sampler.sample(self._buffer.storage, batch_size * length)
+        position, env = (part.unflatten(0, (batch_size, length)) for part in index)
+        draw = Draw(self.last_row - (self.last_row - position) % self.layout.steps, env)
+        return draw.with_later(self._episodes, self.generator) if later else draw
+
+    def read_kept(self, draw: Draw, pinned: bool = False) -> dict[str, Shaped[Tensor, "B ..."]]:
+        """Return copies of what nothing changes as long as no row comes in: of all columns but stored latents.
+
+        ``pinned``: in memory that a GPU reads by itself.
+        """
+        storage, steps = self._buffer.storage, self.layout.steps
+        fixed = [key for key in storage.columns if key not in self._latents]
+        found = dict(storage.get((draw.number % steps, draw.env), fixed, pinned).items())
+        if draw.later is not None:
+            place = draw.later[:, None] % steps, draw.env[:, -1:]
+            seen = storage.get(place, observed(fixed), pinned).items()
+            found |= {LATER_PREFIX + key: value for key, value in seen} | {LATER_ROWS: draw.left[:, None]}
+        return found
+
+    def read_latents(self, draw: Draw, pinned: bool = False) -> dict[str, Shaped[Tensor, "B L ..."]]:
+        """Return stored latents, which :meth:`rewrite` changes, and where they lie."""
+        storage, place = self._buffer.storage, draw.number * self.layout.num_envs + draw.env
+        latents = [key for key in storage.columns if key in self._latents]
+        found = dict(storage.get((draw.number % self.layout.steps, draw.env), latents, pinned).items())
+        return found and found | {PLACE: place}
 
     def all_windows(self, length: int) -> dict[str, Shaped[Tensor, "W L ..."]]:
         """Return copies of all windows of ``length`` consecutive rows, each once.
@@ -180,23 +200,16 @@ class Replay:
         """
         if not self.can_sample(length):
             raise UserError(f"{self.directory} has no window of {length} steps.")
-        rows = self._buffer.storage.get(self._sampler.all_windows(length))
+        rows = self._buffer.storage.get(self.sampler.all_windows(length))
         return {key: value.unflatten(0, (-1, length)) for key, value in rows.items()}
 
     def episode_spans(self) -> list[tuple[int, int, int]]:
         """Stretches no window may leave, episodes without ``cross_resets``: (first row's number, rows, environment)."""
-        return [
-            (f, rows, env) for f, env, rows in zip(*(x.tolist() for x in self._sampler.episode_spans()), strict=True)
-        ]
+        return [(f, rows, env) for f, env, rows in zip(*(x.tolist() for x in self.sampler.spans()), strict=True)]
 
     def episode_lengths(self) -> list[int]:
         """Return the rows of each episode, or of what the ring has left of it, whatever ``cross_resets`` says."""
-        return episode_spans(self._ledger.runs(), self.layout.num_envs, self._is_first)[2].tolist()
-
-    @property
-    def generator(self) -> torch.Generator:
-        """Generator that windows are drawn with."""
-        return self._generator
+        return self._episodes()[2].tolist()
 
     @property
     def last_row(self) -> int:
@@ -221,16 +234,15 @@ class Replay:
 
     def newest_episodes(self, count: int, rows: int) -> dict[str, Shaped[Tensor, "N rows ..."]] | None:
         """Copies of the first ``rows`` rows of the newest episodes, at most ``count``, that have as many. Else None."""
-        first, env = newest_starts(self._ledger.runs(), self._is_first, count, rows)
+        first, env = newest_starts(self._episodes, count, rows)
         if not len(first):
             return None
         place = (first[:, None] + torch.arange(rows)) % self.layout.steps
-        found = self._buffer.storage.get((place.flatten(), env.repeat_interleave(rows)))
-        return {key: value.unflatten(0, (-1, rows)) for key, value in found.items()}
+        return dict(self._buffer.storage.get((place, env[:, None].expand_as(place))).items())
 
     def can_sample(self, length: int) -> bool:
         """Return whether there is at least one window of ``length`` rows."""
-        return self._sampler.valid_starts(length) > 0
+        return self.sampler.valid_starts(length) > 0
 
     def __len__(self) -> int:
         """Valid rows of all environments together."""
@@ -241,12 +253,7 @@ class Replay:
 
         From here on it is logged what stored latents were before they are rewritten.
         """
-        counted = {
-            "count": self._ledger.count,
-            "rows": len(self),
-            "generator": self._generator.get_state(),
-            "taken": self._sampler.taken,
-        }
+        counted = {"count": self._ledger.count, "rows": len(self), **self.sampler.state_dict()}
         return counted if self._undo is None else counted | {"undo": self._undo.mark()}
 
     def checkpointed(self) -> None:
@@ -271,9 +278,9 @@ class Replay:
             log.warning("replay: stored latents are newer than the checkpoint: the run goes on, but not bit for bit")
         later = self._ledger.count - state["count"]
         self._ledger.rewind(state["count"])
-        self._generator.set_state(state["generator"])
-        self._sampler.taken = state["taken"]
-        self._place_cursor()
+        self._episodes.forget()
+        self.sampler.spans.forget()
+        self.sampler.load_state_dict(state)
         lost = state["rows"] - len(self)
         if later > 0:
             log.info("replay: %d rows newer than the checkpoint are dropped", later * self.layout.num_envs)
@@ -282,14 +289,10 @@ class Replay:
                 "replay: %d of the checkpoint's %d rows have been lost or overwritten since", lost, state["rows"]
             )
 
-    def _place_cursor(self) -> None:
-        count = self._ledger.count
-        self._buffer.writer.load_state_dict({"_cursor": count % self.layout.steps, "_write_count": count})
-
     def _checked(self, key: str, value: Tensor) -> Tensor:
         shape, dtype = self.layout.spec[key]
-        if value.shape != (self.layout.num_envs, *shape) or value.dtype != dtype:
+        if value.shape[1:] != (self.layout.num_envs, *shape) or value.dtype != dtype:
             raise ValueError(
-                f"{key} must be {dtype} {(self.layout.num_envs, *shape)}, not {value.dtype} {tuple(value.shape)}"
+                f"{key} must be {dtype} {(self.layout.num_envs, *shape)}, not {value.dtype} {tuple(value.shape[1:])}"
             )
         return value

@@ -14,19 +14,20 @@ import os
 import secrets
 import shutil
 import socket
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping, Set
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
 import psutil
 import torch
-from jaxtyping import Int64
+from jaxtyping import Int64, Shaped
 from tensordict import MemoryMappedTensor, TensorDict
 from torch import Tensor
 from torchrl.data import LazyMemmapStorage
 
 from worldmodels.common.files import GIB
+from worldmodels.data.ledger import Ledger
 from worldmodels.errors import FULL, UserError, reason
 
 Spec = dict[str, tuple[tuple[int, ...], torch.dtype]]
@@ -96,66 +97,8 @@ def plan(spec: Spec, num_envs: int, capacity: int) -> ReplayLayout:
     )
 
 
-class Ledger:
-    """Which rows of the ring are valid, in five numbers on disk that outlive a killed process.
-
-    A row has a number, 0, 1, 2, ..., and lies at ``number % steps``. All environments are written in lockstep and share
-    it. ``count`` is the next row's number. ``high`` is one more than the last row *begun*, so that a row cut off by a
-    kill does not pass for the older one it was overwriting. Rows below ``low`` are gone for good. Positions from
-    ``hole_from`` on have lost the rows below ``hole_until`` (a truncated file). Each number is one atomic write.
-    """
-
-    BYTES = 5 * 8
-
-    def __init__(self, values: Int64[Tensor, "5"], steps: int):
-        self.values = values
-        self.steps = steps
-        self.high, self.count, self.low, self.hole_from, self.hole_until = values.tolist()
-
-    def begin(self) -> None:
-        """Mark the next row's place as being overwritten. Called before its bytes change."""
-        self.high = self.count + 1
-        self.values[0] = self.high
-
-    def commit(self) -> None:
-        """Count the row that has just been written."""
-        self.count += 1
-        self.values[1] = self.count
-
-    def rewind(self, count: int) -> None:
-        """Go back to a checkpoint's row number: later rows are invalid, and so are those they have overwritten."""
-        self.low = min(count, max(self.low, self.high - self.steps))
-        self.hole_until = min(count, self.hole_until)
-        self.high = self.count = count
-        for place in (2, 4, 1, 0):
-            self.values[place] = (self.high, self.count, self.low, self.hole_from, self.hole_until)[place]
-
-    def lose(self, position: int) -> None:
-        """Positions from ``position`` on hold nothing any more, for the rows that have been counted so far."""
-        self.hole_from = min(position, self.hole_from) if self.hole_until else position
-        self.hole_until = self.count
-        self.values[3] = self.hole_from
-        self.values[4] = self.hole_until
-
-    def runs(self) -> list[tuple[int, int]]:
-        """Unbroken stretches ``[first, end)`` of valid row numbers, oldest first."""
-        low = max(self.low, self.high - self.steps)
-        cut = min(max(low, self.hole_until), self.count)
-        laps = range(low // self.steps * self.steps, cut, self.steps)
-        pieces = [(max(low, lap), min(cut, lap + self.hole_from)) for lap in laps]
-        pieces.append((max(low, cut), self.count))
-        runs: list[tuple[int, int]] = []
-        for first, end in pieces:
-            if first >= end:
-                continue
-            if runs and runs[-1][1] == first:
-                first = runs.pop()[0]
-            runs.append((first, end))
-        return runs
-
-
 class MappedStorage(LazyMemmapStorage):
-    """TorchRL's memory-mapped storage over files that exist already, read with one copy a row.
+    """TorchRL's memory-mapped storage over files that exist already, read and written with one copy a row.
 
     ``LazyMemmapStorage`` itself makes sparse files on the first write, whose pages a full disk turns into SIGBUS, and
     cannot be opened again. Indexing ``[time, env]`` copies element by element, several times slower than
@@ -164,25 +107,46 @@ class MappedStorage(LazyMemmapStorage):
 
     def __init__(self, columns: TensorDict, directory: Path):
         super().__init__(columns.numel(), ndim=2, scratch_dir=directory, existsok=True)
-        self._storage = columns
-        self.initialized = True
-        self._len = self.max_size
-        self._flat = {key: column.as_subclass(Tensor).flatten(0, 1) for key, column in columns.items()}
+        self._storage, self.initialized, self._len = columns, True, self.max_size
+        self._all = {key: column.as_subclass(Tensor).flatten(0, 1) for key, column in columns.items()}
+        self._flat = self._all
         self._num_envs = columns.shape[1]
 
     def rows(self, key: str) -> Tensor:
         """Return the file of a column, one row after another, those of all environments together."""
-        return self._flat[key]
+        return self._all[key]
+
+    def write(self, place: slice, rows: Mapping[str, Shaped[Tensor, "R ..."]]) -> None:
+        """Put rows, one after another, those of all environments together, where a slice of the columns says."""
+        for key, column in self._all.items():
+            column[place] = rows[key]
 
     def restrict(self, keys: Collection[str]) -> None:
         """Read these columns only."""
         self._flat = {key: flat for key, flat in self._flat.items() if key in keys}
 
-    def get(self, index: tuple[Int64[Tensor, " R"], Int64[Tensor, " R"]]) -> TensorDict:
-        """Return copies of the rows at (position in the ring, environment)."""
+    @property
+    def columns(self) -> Set[str]:
+        """The columns that are read."""
+        return self._flat.keys()
+
+    def get(
+        self,
+        index: tuple[Int64[Tensor, "..."], Int64[Tensor, "..."]],
+        keys: Iterable[str] | None = None,
+        pinned: bool = False,
+    ) -> TensorDict:
+        """Return copies of the rows at (position in the ring, environment), of some columns or of all."""
         time, env = index
-        row = time * self._num_envs + env
-        return TensorDict({k: flat.index_select(0, row) for k, flat in self._flat.items()}, batch_size=row.shape)
+        row, chosen = time * self._num_envs + env, self.columns if keys is None else keys
+        found = {key: gathered(self._flat[key], row.flatten(), pinned).unflatten(0, row.shape) for key in chosen}
+        return TensorDict(found, batch_size=row.shape)
+
+
+def gathered(column: Shaped[Tensor, "N ..."], rows: Int64[Tensor, " R"], pinned: bool) -> Shaped[Tensor, "R ..."]:
+    """Return copies of rows. In pinned memory they are written at once there, from where a GPU fetches them unasked."""
+    out = torch.empty((len(rows), *column.shape[1:]), dtype=column.dtype, pin_memory=pinned)
+    return torch.index_select(column, 0, rows, out=out)
 
 
 def reserve(path: Path, size: int) -> None:

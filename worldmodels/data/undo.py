@@ -45,7 +45,7 @@ class UndoLog:
             if number < self.number:
                 self._path(number).unlink()
 
-    def replaced(self, rows: Int64[Tensor, " N"]) -> None:
+    def replaced(self, rows: slice) -> None:
         """Forget rows that something new was written over, which no checkpoint so far can go back to."""
         self._clean[rows] = False
 

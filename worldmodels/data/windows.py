@@ -5,6 +5,8 @@ They run across resets or stay within one episode.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,36 +14,33 @@ from jaxtyping import Bool, Int64
 from torch import Tensor
 from torchrl.data.replay_buffers import Sampler, Storage
 
-from worldmodels.data.storage import Ledger
+from worldmodels.data.spans import Spans
 from worldmodels.errors import UserError
 
 LOOK_AHEAD = 1024
 """Rows in which the end of an episode is looked for at a time."""
 
 
-def episode_spans(
-    runs: list[tuple[int, int]], num_envs: int, is_first: Bool[Tensor, "S E"] | None
-) -> tuple[Int64[Tensor, " G"], Int64[Tensor, " G"], Int64[Tensor, " G"]]:
-    """Stretches no window may leave: (first row number, environment, number of rows) of each.
+@dataclass(frozen=True)
+class Draw:
+    """Rows that a batch holds.
 
-    ``is_first`` is the ring's column [position, environment] where windows must stay within one episode: an episode
-    begins at every such row, so that one cut off by an interruption ends where the next begins. None: whole runs.
+    Attributes:
+        number, env: of each window's rows, [B, L].
+        later, left: number of one row behind each window, and how many it was drawn from, [B]. None: none was drawn.
     """
-    firsts, envs, lengths = [], [], []
-    for begin, end in runs:
-        starts = torch.zeros(num_envs, end - begin, dtype=torch.bool)
-        if is_first is not None:
-            starts = is_first[torch.arange(begin, end) % is_first.shape[0]].T.contiguous()
-        starts[:, 0] = True
-        env, offset = starts.nonzero(as_tuple=True)
-        # The next start of the same environment, or the run's end, closes a segment.
-        stop = torch.cat([offset[1:], offset.new_zeros(1)])
-        stop = torch.where(stop == 0, end - begin, stop)
-        firsts.append(begin + offset)
-        envs.append(env)
-        lengths.append(stop - offset)
-    empty = torch.zeros(0, dtype=torch.int64)
-    return torch.cat([empty, *firsts]), torch.cat([empty, *envs]), torch.cat([empty, *lengths])
+
+    number: Int64[Tensor, "B L"]
+    env: Int64[Tensor, "B L"]
+    later: Int64[Tensor, " B"] | None = None
+    left: Int64[Tensor, " B"] | None = None
+
+    def with_later(self, episodes: Spans, generator: torch.Generator) -> Draw:
+        """Return it with a row for each window, drawn from those of the episode behind it. None: its last."""
+        runs, ends = episodes.ledger.runs(), zip(self.number[:, -1].tolist(), self.env[:, -1].tolist(), strict=True)
+        left = torch.tensor([rows_left(runs, episodes.is_first, *end) for end in ends])
+        share = torch.rand(len(left), generator=generator)
+        return replace(self, later=self.number[:, -1] + (1 + (share * left).long()).clamp(max=left), left=left)
 
 
 def rows_left(runs: list[tuple[int, int]], is_first: Bool[Tensor, "S E"], number: int, env: int) -> int:
@@ -55,13 +54,10 @@ def rows_left(runs: list[tuple[int, int]], is_first: Bool[Tensor, "S E"], number
     return end - number - 1
 
 
-def newest_starts(
-    runs: list[tuple[int, int]], is_first: Bool[Tensor, "S E"], count: int, rows: int
-) -> tuple[Int64[Tensor, " N"], Int64[Tensor, " N"]]:
+def newest_starts(episodes: Spans, count: int, rows: int) -> tuple[Int64[Tensor, " N"], Int64[Tensor, " N"]]:
     """(first row number, environment) of the newest episodes, at most ``count``, whose first ``rows`` rows are kept."""
-    steps, num_envs = is_first.shape
-    first, env, length = episode_spans(runs, num_envs, is_first)
-    whole = (length >= rows) & is_first[first % steps, env]
+    first, env, length = episodes()
+    whole = (length >= rows) & episodes.is_first[first % episodes.ledger.steps, env]
     newest = first[whole].argsort()[-count:]
     return first[whole][newest], env[whole][newest]
 
@@ -74,31 +70,21 @@ class WindowSampler(Sampler):
     reads every batch twice.
     """
 
-    def __init__(self, ledger: Ledger, num_envs: int, is_first: Bool[Tensor, "S E"] | None):
-        self.ledger = ledger
-        self.num_envs = num_envs
-        self.is_first = is_first
+    def __init__(self, spans: Spans):
+        self.spans, self.ledger = spans, spans.ledger
         self.slice_len = 1
         self.newest_once = False
         """Whether windows of the newest rows come before any that are drawn, each once (DreamerV3's online queue)."""
         self.taken = 0
         """How many of those came."""
-        self._known: tuple[list[tuple[int, int]], tuple[Tensor, Tensor, Tensor]] | None = None
-
-    def episode_spans(self) -> tuple[Int64[Tensor, " G"], Int64[Tensor, " G"], Int64[Tensor, " G"]]:
-        """The current segments, found again only where rows came or went."""
-        runs = self.ledger.runs()
-        if self._known is None or self._known[0] != runs:
-            self._known = runs, episode_spans(runs, self.num_envs, self.is_first)
-        return self._known[1]
 
     def valid_starts(self, length: int) -> int:
         """How many windows of ``length`` rows there are."""
-        return int((self.episode_spans()[2] - length + 1).clamp_min(0).sum())
+        return int((self.spans()[2] - length + 1).clamp_min(0).sum())
 
     def all_windows(self, length: int) -> tuple[Int64[Tensor, " R"], Int64[Tensor, " R"]]:
         """(position in the ring, environment) of the rows of every window of ``length`` rows, window after window."""
-        first, env, rows = self.episode_spans()
+        first, env, rows = self.spans()
         counts = (rows - length + 1).clamp_min(0)
         start = torch.cat([begin + torch.arange(n) for begin, n in zip(first, counts.tolist(), strict=True)])
         time = (start[:, None] + torch.arange(length)) % self.ledger.steps
@@ -106,11 +92,11 @@ class WindowSampler(Sampler):
 
     def sample(self, storage: Storage, batch_size: int) -> tuple[tuple[Tensor, Tensor], dict[str, Any]]:
         """(position in the ring, environment) of ``batch_size`` rows, window after window."""
-        first, env, rows = self.episode_spans()
+        first, env, rows = self.spans()
         ends = (rows - self.slice_len + 1).clamp_min(0).cumsum(0)
         if not ends.numel() or not ends[-1]:
             longest = int(rows.max()) if rows.numel() else 0
-            stretch = "stretch" if self.is_first is None else "episode (`data.cross_resets=false`)"
+            stretch = "stretch" if self.spans.is_first is None else "episode (`data.cross_resets=false`)"
             raise UserError(
                 f"The replay has no window of {self.slice_len} steps: its longest {stretch} has {longest} and it keeps "
                 f"at most {self.ledger.steps} per environment; collect more first (`prefill`), raise `data.capacity`, "
@@ -133,7 +119,7 @@ class WindowSampler(Sampler):
         """
         found, runs = [], self.ledger.runs()
         while len(found) < most:
-            turn, env = divmod(self.taken, self.num_envs)
+            turn, env = divmod(self.taken, self.spans.num_envs)
             begin = 1 + turn * self.slice_len
             if begin + self.slice_len > self.ledger.count:
                 break
@@ -143,11 +129,13 @@ class WindowSampler(Sampler):
         return found
 
     def state_dict(self) -> dict[str, Any]:
-        """Return nothing: the ledger and the generator are saved by their owner."""
-        return {}
+        """Return what the next draw depends on beside the rows."""
+        return {"generator": self._rng.get_state(), "taken": self.taken}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load nothing, as nothing is saved."""
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Draw again what was drawn since."""
+        self._rng.set_state(state_dict["generator"])
+        self.taken = state_dict["taken"]
 
     def dumps(self, path: Any) -> None:
         """Write nothing, as nothing is saved."""
@@ -156,4 +144,4 @@ class WindowSampler(Sampler):
         """Read nothing, as nothing is saved."""
 
     def _empty(self) -> None:
-        self._known = None
+        self.spans.forget()

@@ -156,7 +156,7 @@ def _transported(snapshot: Any) -> Any:
 
     import torch
 
-    from worldmodels.envs.vector import array_state, plain_state
+    from worldmodels.envs.plain import array_state, plain_state
 
     file = io.BytesIO()
     torch.save(plain_state(snapshot), file)

@@ -106,8 +106,11 @@ class DMC(gymnasium.Env):
         self.episode_decisions = -(-int(self._step_limit) // action_repeat)
         self._low, self._high = self._action_range()
         model = self._physics.model.ptr
+        rendering.fit_buffer(model, size)
         self._model = {field: getattr(model, field) for field in MODEL_FIELDS}
-        dim = sum(int(np.prod(spec.shape)) for spec in self._env.observation_spec().values())
+        parts = self._env.observation_spec().items()
+        self.state_parts = {key: int(np.prod(spec.shape)) for key, spec in parts}
+        dim = sum(self.state_parts.values())
         self._state = np.zeros(dim, np.float32)
         self._over = True
         self.observation_space = base.observation_space(obs, size, dim)

@@ -25,13 +25,13 @@ EXTRA = "environments"
 MAZES = ("9x9", "11x11", "13x13", "15x15")
 
 
-def library(name: str) -> types.ModuleType:
-    """Import a library. Raise ``UserError`` where it is not installed."""
+def library(name: str, extra: str = EXTRA) -> types.ModuleType:
+    """Import a library. Raise ``UserError`` where it is not installed, which says the extra that installs it."""
     try:
         return importlib.import_module(name)
     except ImportError as error:
         raise UserError(
-            f"this environment takes {name} ({brief(error)}): pip install 'worldmodels[{EXTRA}]'."
+            f"this environment takes {name} ({brief(error)}): pip install 'worldmodels[{extra}]'."
         ) from error
 
 

@@ -116,6 +116,7 @@ class Maze(gymnasium.Env):
         model, data = self._point.model, self._point.data
         try:
             if self._renderer is None:
+                rendering.fit_buffer(model, self._size)
                 self._renderer = mujoco.Renderer(model, self._size, self._size)
             self._renderer.update_scene(data, self._camera())
             self._renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from worldmodels.common.options import AtLeast, MoreThan, checked, options_of, validate
 from worldmodels.envs.shown_goal import with_goal
@@ -20,6 +20,9 @@ class Workers:
 
     num_envs: Annotated[int, AtLeast(1), "environments, each a process with a seed of its own"] = 1
     step_timeout: Annotated[float, MoreThan(0), "seconds to wait for a worker before it is called hanging"] = 60.0
+    backend: Annotated[
+        Literal["workers", "envpool"], "envpool: threads of that library, for states of dmc and for atari"
+    ] = "workers"
 
 
 @checked

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any
 
 import psutil
 
 from worldmodels.envs import describe, make
-from worldmodels.envs.base import check_spaces
+from worldmodels.envs.base import check_spaces, frame_rate
 from worldmodels.envs.stream import Spaces, enter_worker, explain, kill, without_interrupts
 from worldmodels.errors import UserError
 
@@ -29,6 +29,10 @@ class Probed:
     frames_per_step: int
     episode_decisions: int | None
     """Most of an episode; None: no limit is known."""
+    state_parts: dict[str, int] = field(default_factory=dict)
+    """What a state is made of, and how many numbers each has, where it tells."""
+    frame_rate: float | None = None
+    """Steps in a second, where it tells."""
 
 
 def probe(env: dict[str, Any], seed: int, seconds: float) -> Probed:
@@ -68,7 +72,8 @@ def probe_spaces(env: Mapping[str, Any], seed: int, connection: Connection) -> N
         found = built.observation_space, built.action_space
         size, inner = psutil.Process().memory_full_info().uss, getattr(built, "unwrapped", built)
         notes, frames = getattr(inner, "notes", []), getattr(inner, "frames_per_step", 1)
-        connection.send(Probed(found, size, list(notes), int(frames), getattr(inner, "episode_decisions", None)))
+        decisions, parts = getattr(inner, "episode_decisions", None), getattr(inner, "state_parts", {})
+        connection.send(Probed(found, size, list(notes), int(frames), decisions, parts, frame_rate(built)))
         built.close()
     except UserError as error:
         connection.send(error)

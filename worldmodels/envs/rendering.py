@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import traceback
 from collections.abc import MutableMapping
+from typing import Any
 
 from worldmodels.errors import UserError, brief, near_match
 
@@ -38,6 +39,14 @@ def choose_backend(environ: MutableMapping[str, str] = os.environ) -> str:
 def turn_off(environ: MutableMapping[str, str] = os.environ) -> None:
     """Keep this process away from OpenGL altogether, for workers that never draw. Call before MuJoCo's first import."""
     environ[VARIABLE] = "disable"
+
+
+def fit_buffer(model: Any, size: int) -> None:
+    """Make MuJoCo's buffer as large as the image. Call before anything draws with this model.
+
+    Its own is of 640x480 pixels of four samples, all of which are cleared for every frame, and no image may be larger.
+    """
+    model.vis.global_.offwidth = model.vis.global_.offheight = size
 
 
 def is_opengls(error: BaseException) -> bool:

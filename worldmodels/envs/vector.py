@@ -12,6 +12,7 @@ import os
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from multiprocessing.connection import wait
 from typing import Annotated, Any
 
@@ -25,11 +26,14 @@ from torch import Tensor
 from worldmodels.common.options import Count, MoreThan, checked
 from worldmodels.common.seeds import HELD_OUT, derive_seed
 from worldmodels.common.terminal import tell_once
-from worldmodels.envs import describe
+from worldmodels.envs import PATH, describe
 from worldmodels.envs.base import kind_of
-from worldmodels.envs.probe import probe, require_memory
+from worldmodels.envs.options import Workers, read
+from worldmodels.envs.plain import array_state, plain_config, plain_state
+from worldmodels.envs.pool import Pool, plan_of
+from worldmodels.envs.probe import Probed, probe, require_memory
 from worldmodels.envs.stream import StreamFactory, kill, without_interrupts
-from worldmodels.errors import UserError, sentence
+from worldmodels.errors import OptionError, UserError, sentence
 from worldmodels.nets.choices import indices, likeliest, sizes_of
 
 log = logging.getLogger(__name__)
@@ -49,6 +53,8 @@ class _Hanging(UserError):
 class VectorEnv:
     """``num_envs`` spawned workers with shared memory, one seed each. Failures are named, nothing waits for ever.
 
+    With ``backend: envpool`` they are that library's threads (:mod:`worldmodels.envs.pool`), which nobody can end.
+
     After an error of :meth:`reset` or :meth:`step`, or of a worker that dies or hangs, every worker is gone: close this
     one and make another. Raises :class:`UserError` for an environment that cannot be built, raises, returns NaN, dies
     or takes more than ``timeout`` seconds over a step.
@@ -61,17 +67,17 @@ class VectorEnv:
         env = plain_config(env)
         self.name, self.num_envs, self.timeout = describe(env), num_envs, timeout
         self._failure: UserError | None = None
-        self._envs: AsyncVectorEnv | None = None
+        self._envs: AsyncVectorEnv | Pool | None = None
+        open_backend = BACKENDS[_backend(env)]
         probed = probe(env, seed, max(timeout, START_SECONDS))
         require_memory(self.name, num_envs, probed.size)
         for note in probed.notes:
             tell_once(log, note)
         self.frames_per_decision = probed.frames_per_step * int(env.get("action_repeat", 1))
         self.episode_decisions = probed.episode_decisions
-        spaces = probed.spaces
-        self._factories = [StreamFactory(env, seed, index, spaces, os.getpid()) for index in range(num_envs)]
+        self._open = partial(open_backend, env, num_envs, seed, probed)
         self._start()
-        observation, action = spaces
+        observation, action = probed.spaces
         self.discrete, self.action_dim = kind_of(action)
         self._sizes = sizes_of(self.action_dim, self.discrete)
         self.observation_spec: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
@@ -81,9 +87,7 @@ class VectorEnv:
 
     def _start(self) -> None:
         with without_interrupts(), self._naming_the_culprit():
-            self._envs = AsyncVectorEnv(
-                self._factories, shared_memory=True, copy=False, context="spawn", autoreset_mode=AutoresetMode.DISABLED
-            )
+            self._envs = self._open()
 
     @property
     def pids(self) -> list[int]:
@@ -157,7 +161,7 @@ class VectorEnv:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _running(self) -> AsyncVectorEnv:
+    def _running(self) -> AsyncVectorEnv | Pool:
         if self._failure is not None:
             raise self._failure
         if self._envs is None:
@@ -261,33 +265,28 @@ def held_out_envs(env: Mapping[str, Any], num_envs: int, seed: int, lot: int = 0
     return VectorEnv(env, num_envs, derive_seed(seed, HELD_OUT + lot), env["step_timeout"])
 
 
-def _kill(envs: AsyncVectorEnv) -> None:
+def _workers(env: dict[str, Any], num_envs: int, seed: int, probed: Probed) -> AsyncVectorEnv:
+    factories = [StreamFactory(env, seed, index, probed.spaces, os.getpid()) for index in range(num_envs)]
+    return AsyncVectorEnv(
+        factories, shared_memory=True, copy=False, context="spawn", autoreset_mode=AutoresetMode.DISABLED
+    )
+
+
+BACKENDS = {"workers": _workers, "envpool": Pool}
+"""What steps environments, by the word of ``env.backend``."""
+
+
+def _backend(env: Mapping[str, Any]) -> str:
+    """Return the word of an ``env`` group, and have it refused before anything is built that EnvPool cannot make."""
+    try:
+        backend = read(Workers, env).backend
+    except OptionError as error:
+        raise error.with_path(PATH) from None
+    if backend == "envpool":
+        plan_of(env)
+    return backend
+
+
+def _kill(envs: AsyncVectorEnv | Pool) -> None:
     for process in envs.processes:
         kill(process.pid)
-
-
-def plain_config(env: Mapping[str, Any]) -> dict[str, Any]:
-    """A config group as plain containers, which is what a worker can be sent."""
-    from omegaconf import DictConfig, OmegaConf
-
-    return OmegaConf.to_container(env, resolve=True) if isinstance(env, DictConfig) else dict(env)
-
-
-def plain_state(value: Any) -> Any:
-    """``value`` with arrays as tensors and NumPy numbers as Python's, so that ``weights_only`` loading accepts it."""
-    if isinstance(value, Mapping):
-        return {key: plain_state(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain_state(item) for item in value]
-    if isinstance(value, np.ndarray):
-        return torch.from_numpy(value.copy())
-    return value.item() if isinstance(value, np.generic) else value
-
-
-def array_state(value: Any) -> Any:
-    """The inverse of :func:`plain_state`: workers know no torch."""
-    if isinstance(value, Mapping):
-        return {key: array_state(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [array_state(item) for item in value]
-    return value.numpy() if isinstance(value, Tensor) else value

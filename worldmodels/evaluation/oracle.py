@@ -17,7 +17,8 @@ from typing_extensions import override
 
 from dynamics.base import Dynamics, Rollout, State, stack_memories
 from worldmodels.agent import Agent
-from worldmodels.envs.vector import VectorEnv, array_state
+from worldmodels.envs.plain import array_state
+from worldmodels.envs.vector import VectorEnv
 from worldmodels.errors import UserError, sentence
 from worldmodels.evaluation.simulators import ALL, LAST, NOTHING, Played, Simulators
 from worldmodels.model import ActionSource, Trajectory, WorldModel, as_policy

@@ -16,8 +16,8 @@ import numpy as np
 from worldmodels.envs import describe, make
 from worldmodels.envs.base import as_reward
 from worldmodels.envs.options import Baselines, read
+from worldmodels.envs.plain import plain_config
 from worldmodels.envs.stream import enter_worker
-from worldmodels.envs.vector import plain_config
 from worldmodels.errors import UserError, sentence
 from worldmodels.nets.choices import Discrete
 

@@ -20,6 +20,7 @@ from worldmodels.common.seeds import derive_seed
 from worldmodels.common.terminal import show_log
 from worldmodels.config import load_config
 from worldmodels.data.datamodule import OfflineDataset
+from worldmodels.data.prefetch import Batches
 from worldmodels.data.replay import Replay
 from worldmodels.factory import build_model
 from worldmodels.recall.grid import Cell, result_file
@@ -45,7 +46,8 @@ def train_cell(cfg: DictConfig, folder: str, cell: Cell) -> str:
     )
     spaces = Spaces({key: train.layout.spec[key] for key in ("pixels",)}, train.layout.spec["action"][0][0], True)
     module = build_module(own, path, build_model(own, spaces.observation_spec, spaces.action_dim), spaces)
-    data = OfflineDataset(train, own.data.batch_size, own.data.length, own.memory.updates)
+    device = precision.device_of(own.trainer.accelerator)
+    data = OfflineDataset(Batches(train, own.data.batch_size, own.data.length, device=device), own.memory.updates)
     fit_offline(own, module, data, path)
     module.to("cpu")
     model = module.acting[0].eval()

@@ -124,5 +124,5 @@ def replayed(env: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def world_of(env: DictConfig) -> dict[str, Any]:
-    """An environment without how many of it there are, on which a model does not depend either."""
-    return {key: value for key, value in replayed(env).items() if key != "num_envs"}
+    """An environment without how many of it there are and what steps them, on which no model depends."""
+    return {key: value for key, value in replayed(env).items() if key not in ("num_envs", "backend")}

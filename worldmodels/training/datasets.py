@@ -10,11 +10,13 @@ import torch
 from omegaconf import DictConfig
 
 from worldmodels.agent import Agent
+from worldmodels.common import precision
 from worldmodels.common.columns import GOAL_PREFIX
 from worldmodels.common.timing import Stopwatch
 from worldmodels.data.collect import Collector, require_no_end, row_spec, warn_of_rewards
 from worldmodels.data.datamodule import OfflineDataset, OnlineDataset, UpdateSchedule
 from worldmodels.data.import_dataset import open_dataset
+from worldmodels.data.prefetch import Batches
 from worldmodels.data.replay import Replay
 from worldmodels.envs.vector import VectorEnv
 from worldmodels.errors import UserError
@@ -72,13 +74,10 @@ def build_online(
         )
     return OnlineDataset(
         Collector(envs, replay, agent, stopwatch, model.heads["reward"].largest, model.heads["cont"].ends),
-        replay,
+        Batches(replay, data.batch_size, rows, planner.reads_later, precision.device_of(cfg.trainer.accelerator)),
         schedule,
         planner,
         planner if cfg.prefill_planner is None else build_planner(cfg.prefill_planner, envs.action_dim, envs.discrete),
-        data.batch_size,
-        rows,
-        planner.reads_later,
     )
 
 
@@ -135,5 +134,6 @@ def build_offline(
             "data=%s: %.0f %% of the rows are in episodes of less than %d, too short for a whole window or plan",
             *(data.dataset, 100 * lost, needed),
         )
-    later = module.planner.reads_later
-    return OfflineDataset(replay, data.batch_size, rows, cfg.updates, stopwatch, repeat, later)
+    device = precision.device_of(cfg.trainer.accelerator)
+    batches = Batches(replay, data.batch_size, rows, module.planner.reads_later, device)
+    return OfflineDataset(batches, cfg.updates, stopwatch, repeat)
