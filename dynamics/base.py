@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Generator, Tensor, nn
 
 from worldmodels.errors import UserError
+from worldmodels.nets.deferred import weights_at_once
 
 Memory = dict[str, Tensor]
 """Tensors of N rows (or, inside a :class:`Rollout`, whatever its owner chose); private to whoever made it."""
@@ -217,10 +218,11 @@ class Core(nn.Module, ABC):
         Default: a loop.
         """
         outputs, entries = [], []
-        for now, first in zip(x.unbind(1), reset.unbind(1), strict=True):  # unbound: see StochasticLatent._observe_loop
-            output, memory = self.step(now, first, memory)
-            outputs.append(output)
-            entries.append(self.entry(memory))
+        with weights_at_once(self, x) as x:
+            for now, first in zip(x.unbind(1), reset.unbind(1), strict=True):  # see StochasticLatent._observe_loop
+                output, memory = self.step(now, first, memory)
+                outputs.append(output)
+                entries.append(self.entry(memory))
         return torch.stack(outputs, dim=1), stack_memories(entries), memory
 
     def entry(self, memory: Memory) -> Memory:

@@ -205,7 +205,8 @@ class PolicyNetwork(nn.Module):
         if self.squash:  # TD-MPC2: the deviation's logarithm moves between its bounds
             low, high = math.log(self.min_std), math.log(self.max_std)
             return SquashedNormal(mean, low + 0.5 * (high - low) * (spread.tanh() + 1))
-        std = (self.max_std - self.min_std) * torch.sigmoid(spread + 2) + self.min_std
+        least = torch.tensor(self.min_std, dtype=torch.float64)  # a number, wherever the others are
+        std = torch.add(least, torch.sigmoid(spread + 2), alpha=self.max_std - self.min_std)
         return BoundedNormal(mean.tanh(), std)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Generator, Tensor
 from typing_extensions import override
@@ -41,14 +42,16 @@ def mix_uniform(logits: Float[Tensor, "... C"], share: float) -> Float[Tensor, "
     return wide(logits).log_softmax(-1) if share == 0 else mixed_probs(logits, share).log()
 
 
-def sample_one_hot(probs: Float[Tensor, "... C"], uniform: Float[Tensor, "..."]) -> Float[Tensor, "... C"]:
+def sample_one_hot(
+    probs: Float[Tensor, "... C"], uniform: Float[Tensor, "..."], eye: Float[Tensor, "C C"] | None = None
+) -> Float[Tensor, "... C"]:
     """A one-hot draw with the straight-through gradient of the probabilities.
 
     Inverts the cumulative distribution: one number in [0, 1) a variable, where Gumbel noise takes one a class.
     """
     cumulative = probs.detach()[..., :-1].cumsum(-1)  # the last class has the rest
     index = torch.searchsorted(cumulative, uniform.unsqueeze(-1), right=True)
-    return straight_through(index.squeeze(-1), probs)
+    return straight_through(index.squeeze(-1), probs, eye)
 
 
 def mode_one_hot(probs: Float[Tensor, "... C"]) -> Float[Tensor, "... C"]:
@@ -56,28 +59,36 @@ def mode_one_hot(probs: Float[Tensor, "... C"]) -> Float[Tensor, "... C"]:
     return straight_through(probs.argmax(-1), probs)
 
 
-def straight_through(index: Int64[Tensor, "..."], probs: Float[Tensor, "... C"]) -> Float[Tensor, "... C"]:
-    """One-hot of ``index`` in the forward pass, ``probs`` in the backward pass."""
-    return _StraightThrough.apply(probs, index)
+def straight_through(
+    index: Int64[Tensor, "..."], probs: Float[Tensor, "... C"], eye: Float[Tensor, "C C"] | None = None
+) -> Float[Tensor, "... C"]:
+    """One-hot of ``index`` in the forward pass, ``probs`` in the backward pass. With an identity, in one operator."""
+    return _StraightThrough.apply(probs, index, eye)
 
 
 class _StraightThrough(torch.autograd.Function):
     @staticmethod
-    def forward(probs: Tensor, index: Tensor) -> Tensor:
-        return torch.zeros_like(probs).scatter_(-1, index.unsqueeze(-1), 1.0)
+    def forward(probs: Tensor, index: Tensor, eye: Tensor | None) -> Tensor:
+        return (
+            torch.zeros_like(probs).scatter_(-1, index.unsqueeze(-1), 1.0) if eye is None else F.embedding(index, eye)
+        )
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor) -> None:
         """Keep nothing: the gradient is handed on."""
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return grad, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return grad, None, None
 
 
 def categorical_kl(p: Float[Tensor, "... C"], q: Float[Tensor, "... C"]) -> Float[Tensor, "..."]:
     """KL(p || q) of log-probabilities, summed over the last axis."""
-    return (p.exp() * (p - q)).sum(-1)
+    return _summands(p, q).sum(-1)
+
+
+def _summands(p: Tensor, q: Tensor) -> Tensor:
+    return p.exp() * (p - q)
 
 
 class CategoricalLatent(LatentSpace):
@@ -94,6 +105,7 @@ class CategoricalLatent(LatentSpace):
     ) -> None:
         self.groups, self.classes, self.unimix = groups, classes, unimix
         self.dim = self.raw_dim = groups * classes
+        self._eyes: dict[tuple[torch.device, torch.dtype], Tensor] = {}
 
     @override
     def params(self, raw: Float[Tensor, "... R"]) -> Float[Tensor, "... S C"]:
@@ -107,11 +119,20 @@ class CategoricalLatent(LatentSpace):
     @override
     def draw(self, raw: Float[Tensor, "... R"], noise: Float[Tensor, "... U"] | None) -> Float[Tensor, "... Z"]:
         probs = mixed_probs(raw.unflatten(-1, (self.groups, self.classes)), self.unimix)
-        return (mode_one_hot(probs) if noise is None else sample_one_hot(probs, noise)).flatten(-2)
+        return (mode_one_hot(probs) if noise is None else sample_one_hot(probs, noise, self._eye(probs))).flatten(-2)
+
+    def _eye(self, probs: Tensor) -> Tensor | None:
+        """Return an identity on the device, made once; none for the compiler, which has no use for it."""
+        if torch.compiler.is_compiling():
+            return None
+        kind = (probs.device, probs.dtype)
+        if kind not in self._eyes:
+            self._eyes[kind] = torch.eye(self.classes, device=probs.device, dtype=probs.dtype)
+        return self._eyes[kind]
 
     @override
     def kl(self, p: Tensor, q: Tensor) -> Float[Tensor, "..."]:
-        return categorical_kl(p, q).sum(-1)
+        return _summands(p, q).sum((-1, -2))
 
     @override
     def entropy(self, params: Tensor) -> Float[Tensor, "..."]:

@@ -34,6 +34,7 @@ class TwoHot(nn.Module):
     """
 
     bins: Tensor
+    gaps: Tensor
 
     def __init__(self, num_bins: int = 255, limit: float = 20.0) -> None:
         super().__init__()
@@ -42,7 +43,11 @@ class TwoHot(nn.Module):
         positive = symexp(torch.linspace(0, limit, num_bins // 2 + 1, dtype=torch.float64)).to(
             torch.get_default_dtype()
         )
+        self._set_bins(positive)
+
+    def _set_bins(self, positive: Float[Tensor, " P"]) -> None:
         self.register_buffer("bins", torch.cat([-positive.flip(0)[:-1], positive]), persistent=False)
+        self.register_buffer("gaps", self.bins.diff(), persistent=False)
 
     def decode(self, logits: Float[Tensor, "... K"]) -> Float[Tensor, "..."]:
         """Expectation in raw space, fp32."""
@@ -53,17 +58,16 @@ class TwoHot(nn.Module):
 
     def encode(self, x: Float[Tensor, "..."]) -> Float[Tensor, "... K"]:
         """Weight the two bins around ``x`` so that their expectation is ``x``. Beyond the bins the last one has all."""
-        above, weight = self.place(x)
+        below, weight = self.place(x)
         weight = weight.unsqueeze(-1)
-        one_hot = F.one_hot(above, len(self.bins)).to(weight.dtype)
-        return weight * one_hot + (1 - weight) * one_hot.roll(-1, dims=-1)
+        one_hot = F.one_hot(below, len(self.bins)).to(weight.dtype)
+        return (1 - weight) * one_hot + weight * one_hot.roll(1, dims=-1)
 
     def place(self, x: Float[Tensor, "..."]) -> tuple[Int64[Tensor, "..."], Float[Tensor, "..."]]:
-        """Return the bin above ``x``, which has one below it, and the former's weight."""
-        x = wide(x).clamp(self.bins[0], self.bins[-1])
-        above = torch.searchsorted(self.bins, x.contiguous()).clamp(1, len(self.bins) - 1)
-        gap = self.bins.diff()
-        return above, (x - self.bins[above]) / gap[above - 1] + 1
+        """Return the bin below ``x``, which has one above it, and the latter's weight."""
+        x = wide(x).contiguous()
+        below = torch.searchsorted(self.bins[1:-1], x)
+        return below, ((x - self.bins[below]) / self.gaps[below]).clamp(0, 1)
 
     def loss(self, logits: Float[Tensor, "... K"], x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Cross-entropy with the two-hot target."""
@@ -74,8 +78,8 @@ class TwoHot(nn.Module):
         log_probs = wide(logits).log_softmax(-1)
         losses = []
         for x in targets:
-            above, weight = self.place(x)
-            both = log_probs.gather(-1, torch.stack([above - 1, above], dim=-1))
+            below, weight = self.place(x)
+            both = log_probs.gather(-1, torch.stack([below, below + 1], dim=-1))
             losses.append((both * torch.stack([weight - 1, -weight], dim=-1)).sum(-1))
         return losses
 
@@ -85,8 +89,7 @@ class SymlogTwoHot(TwoHot):
 
     def __init__(self, num_bins: int = 101, limit: float = 10.0) -> None:
         super().__init__(num_bins, limit)
-        positive = torch.linspace(0, limit, num_bins // 2 + 1, dtype=torch.float64).to(self.bins.dtype)
-        self.bins = torch.cat([-positive.flip(0)[:-1], positive])
+        self._set_bins(torch.linspace(0, limit, num_bins // 2 + 1, dtype=torch.float64).to(self.bins.dtype))
 
     @override
     def decode(self, logits: Float[Tensor, "... K"]) -> Float[Tensor, "..."]:
