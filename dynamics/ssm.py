@@ -249,6 +249,10 @@ class SSM(Core):
         return wide(self.norm(u)), entries, last
 
     @override
+    def entry(self, memory: Memory) -> Memory:
+        return {f"{i}.state": memory[f"state{i}"] for i in range(len(self.blocks))}
+
+    @override
     def starts(self, entries: Memory, reset: Bool[Tensor, "B T"], before: Memory, last: int) -> Memory:
         found = {}
         for i, block in enumerate(self.blocks):

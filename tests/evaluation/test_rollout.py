@@ -10,6 +10,7 @@ import torch
 from refusals import refuses
 
 from worldmodels.agent import Agent
+from worldmodels.common.precision import acting_context
 from worldmodels.common.terminal import tell_once
 from worldmodels.data.model_free import ModelFreeAgent
 from worldmodels.envs.vector import VectorEnv
@@ -128,7 +129,8 @@ def test_deterministic_and_stochastic_returns_differ(run, finished_run):
     """Each repeats with its seed, and evaluation.json tells the two apart."""
 
     def returns(explore: bool, seed: int) -> list[float]:
-        return evaluate(run.cfg.env, run.model, run.planner, 2, seed, explore).returns
+        as_played = acting_context(run.cfg.trainer, torch.device("cpu"))
+        return evaluate(run.cfg.env, run.model, run.planner, 2, seed, explore, as_played).returns
 
     assert returns(True, 3) == returns(True, 3)
     assert returns(False, 3) == returns(False, 3)
