@@ -21,5 +21,5 @@ def keep_freed_memory() -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(M_MMAP_MAX, 0)
-        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+        mallopt(M_TRIM_THRESHOLD, -1)  # never: an update of DreamerV3 frees more than the 2 GiB that could be said
         mallopt(M_TOP_PAD, 64 * 2**20)
