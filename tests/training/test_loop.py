@@ -46,8 +46,8 @@ def collect(training, steps: int, planner: Planner | None = None) -> tuple[dict[
 @pytest.fixture(scope="module")
 def collected(tmp_path_factory):
     """Twenty steps of two staggered environments under a planner, by latents that take their mode."""
-    with built(tmp_path_factory.mktemp("collected")) as training:
-        training.module.acting[0].dynamics.sample = False
+    with built(tmp_path_factory.mktemp("collected"), "trainer.acting_precision=fp32") as training:
+        training.module.collecting[0].dynamics.sample = False
         rows, feats = collect(training, 20)
         yield training, rows, feats
 
@@ -237,12 +237,16 @@ def test_watching_and_evaluating_in_mid_training_change_nothing(tmp_path, contex
 
 
 def test_averaged_weights_collect_and_are_loaded(tmp_path):
-    """The collecting agent acts with the average of the weights, and so does a run that is loaded."""
+    """The collecting agent acts with the average of the weights, narrowed or not, and so does a run that is loaded."""
 
     def run_search(training) -> None:
-        assert training.data.dataset.collector.agent.model is training.module.acting[0]
+        collecting, acting = training.module.collecting[0], training.module.acting[0]
+        assert training.data.dataset.collector.agent.model is collecting
+        assert collecting is not acting
+        for ours, theirs in zip(collecting.parameters(), acting.parameters(), strict=True):
+            assert torch.equal(ours, theirs.to(ours.dtype))
 
-    weights = trained(tmp_path, at=[At(UPDATES, run_search)])
+    weights = trained(tmp_path, "trainer.acting_precision=bf16", at=[At(UPDATES, run_search)])
     OmegaConf.save(load_config([*ENV, *REST]), tmp_path / "config.yaml")
     key = "dynamics.from_action.0.weight"
     loaded = load_run(tmp_path).model.state_dict()[key]
