@@ -211,10 +211,9 @@ class TrajectoryModel(nn.Module):
         given: Bool[Tensor, "N L"],
         conditions: Mapping[str, Condition],
     ) -> Float[Tensor, "N L D"]:
-        """Classifier-free guidance (Ho & Salimans 2022): ``u + sum_i w_i (c_i - u)``, labels composed one by one.
+        """Classifier-free guidance (Ho & Salimans 2022): ``u + sum_i w_i (c_i - u)``, all estimates in one batch.
 
         Each label conditions alone, against none. Weight 1, their w = 0, gives the conditional estimate, to the bit.
-        All that have a share of the sum are estimated in one batch.
         """
         weighed = {name: condition for name, condition in conditions.items() if condition.weight != 0}
         free = 1 - sum(condition.weight for condition in weighed.values())
@@ -255,7 +254,6 @@ class TrajectoryModel(nn.Module):
         """Sample trajectories in the units of the data, with ``known`` latents where they are ``given``, bit for bit.
 
         Each of the ``streams`` draws for as many consecutive rows as there are to a stream.
-
         ``begin``, in the units of the data too, gets the last ``share`` of the noise and is denoised again. ``hook`` is
         shown every step's estimate, in the units of the data too.
         """
