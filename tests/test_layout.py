@@ -135,3 +135,10 @@ def test_names_of_tests_are_short():
     tests = [(file, name) for file, name in names if name.startswith("test_")]
     assert len(tests) > 500
     assert [test for test in tests if len(test[1]) > LONGEST_NAME] == []
+
+
+def test_files_of_tests_have_names_of_their_own():
+    """pytest imports them by name alone: of two that share one, the second is an error and its tests do not run."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert len(names) > 100
+    assert sorted({name for name in names if names.count(name) > 1}) == []
