@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 import torch
@@ -9,7 +10,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from typing_extensions import override
 
+from dynamics import gru_scan
 from dynamics.base import Core, Memory
+from dynamics.fused import is_exact
 from worldmodels.common.options import Count, checked
 from worldmodels.common.precision import wide, wide_dtype
 from worldmodels.errors import OptionError
@@ -59,3 +62,28 @@ class GRU(Core):
         candidate = torch.tanh(torch.sigmoid(reset_gate) * candidate)
         deter = lerp(deter.unflatten(1, (self.blocks, -1)), candidate, torch.sigmoid(update - 1)).flatten(1)
         return deter, {"deter": deter}
+
+    @override
+    def scan(
+        self, x: Float[Tensor, "B T X"], reset: Bool[Tensor, "B T"], memory: Memory
+    ) -> tuple[Float[Tensor, "B T D"], Memory, Memory]:
+        """Loop, or scan fused where there is a kernel with the same numbers (posterior ``obs`` on a GPU)."""
+        if not self._fuses(x):
+            return super().scan(x, reset, memory)
+        deter = self._fused(x, reset, memory["deter"])
+        return deter, {"deter": deter}, {"deter": deter[:, -1]}
+
+    def _fuses(self, x: Tensor) -> bool:
+        if x.device.type not in gru_scan.DEVICES or torch.compiler.is_compiling():
+            return False
+        if not gru_scan.is_known(self.norm, self.act):
+            return False
+        sizes = (x.shape[-1], self.out_dim, self.mix[0].out_features, self.blocks, type(self.act))
+        measure = partial(gru_scan.difference, (self._loop, self._fused), self, x.shape[-1], self.out_dim)
+        return is_exact("rssm", "torchrl", x.device, sizes, measure)
+
+    def _loop(self, x: Tensor, reset: Tensor, deter: Tensor) -> Tensor:
+        return super().scan(x, reset, {"deter": deter})[0]
+
+    def _fused(self, x: Tensor, reset: Tensor, deter: Tensor) -> Tensor:
+        return gru_scan.fused_scan(x, reset, deter, self.mix, self.inner, self.norm, self.gates)

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
-import logging
-from functools import cache
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from dynamics.fused import apart, is_exact
 from dynamics.scan import linear_scan
-
-log = logging.getLogger(__name__)
 
 CHUNK = 32
 """Steps of a chunk: inside one the scan is a matrix product of CHUNK^2 work, between them a recurrence."""
-TOLERANCE = 1e-3
-"""Largest relative difference at which the fused kernel counts as giving the same numbers; leaves room for TF32."""
 
 
 def chunked_scan(
@@ -85,25 +80,8 @@ def fused_scan(
 @torch.compiler.assume_constant_result
 def fused_is_exact(device: torch.device, heads: int, head: int, state: int) -> bool:
     """Return whether to use the fused scan in place of the chunked one. Decided and logged once for such sizes."""
-    return _decide(device, heads, head, state)
-
-
-@cache
-def _decide(device: torch.device, heads: int, head: int, state: int) -> bool:
-    if importlib.util.find_spec("mamba_ssm") is None:
-        log.info("mamba: plain PyTorch is used; mamba-ssm, which has a fused kernel for GPUs, is not installed")
-        return False
-    try:
-        with torch.enable_grad(), torch.autocast(device.type, enabled=False):  # whoever asks first, and in what
-            error = difference(device, heads, head, state)
-    except Exception as failure:  # a kernel that cannot be compiled or launched here fails in its own way
-        log.info("mamba: mamba-ssm is installed but does not run on %s (%s): plain PyTorch is used", device, failure)
-        return False
-    if not error <= TOLERANCE:
-        log.info("mamba: the fused kernel differs by %.1e on %s: plain PyTorch is used", error, device)
-        return False
-    log.info("mamba: the fused kernel is used on %s; it differs by %.1e", device, error)
-    return True
+    sizes = (heads, head, state)
+    return is_exact("mamba", "mamba_ssm", device, sizes, partial(difference, device, *sizes))
 
 
 def difference(device: torch.device, heads: int, head: int, size: int) -> float:
@@ -124,5 +102,5 @@ def difference(device: torch.device, heads: int, head: int, size: int) -> float:
         leaves = [v.clone().requires_grad_() for v in (x, log_decay, b, c, state)]
         y, last = scan(*leaves[:4], episode, leaves[4])
         gradients = torch.autograd.grad((y.square().mean() + last.square().mean()), leaves)
-        found.append([y, last, *gradients])
-    return max(((p - q).abs().max() / p.abs().max()).item() for p, q in zip(*found, strict=True))
+        found.append((y, last, *gradients))
+    return apart(*found)

@@ -13,8 +13,9 @@ import torch
 from core_cases import IN, build_core, inputs, stepped
 from refusals import refuses
 
+from dynamics.fused import _DECIDED
 from dynamics.mamba import Mamba
-from dynamics.mamba_scan import _decide, chunked_scan, fused_is_exact
+from dynamics.mamba_scan import chunked_scan, fused_is_exact
 from worldmodels.errors import UserError
 from worldmodels.testing.sequences import BATCH
 
@@ -49,14 +50,14 @@ def test_fused_kernel__is_used_only_where_it_is_exact(monkeypatch, caplog, spoil
     if spoil is not None:
         sys.modules[names[-1]].mamba_chunk_scan_combined = fake_kernel(spoil)
     sys.modules["mamba_ssm"].__spec__ = SimpleNamespace()
-    _decide.cache_clear()
+    _DECIDED.clear()
     core = build_core("mamba")
     x, reset = inputs(9)
     expected = stepped(core, x, reset, core.initial(BATCH))[0]
     with caplog.at_level(logging.INFO), asked_in():
         outputs, _, _ = core.scan(x, reset, core.initial(BATCH))
     chosen = fused_is_exact(torch.device("cpu"), 4, 32, 16)
-    _decide.cache_clear()
+    _DECIDED.clear()
     assert chosen is used
     assert ("the fused kernel is used" if used else "plain PyTorch is used") in caplog.text
     assert (outputs - expected).abs().max() < (0.1 if isinstance(asked_in, partial) else 1e-5)
