@@ -62,9 +62,8 @@ class MPPI(SamplingPlanner):
         forked = decision.model.dynamics.fork(decision.state, self.settings.num_samples)
         # Begin around the rest of the plan before, as broadly as without one.
         proposal = self.family.widen(memory["mean"])
-        for _ in range(self.iterations):
+        for noise in self.draw_noise(decision, self.iterations * count).split(count, dim=1):
             # Draw candidates [N, S, H, A]; a guide's policy contributes the last of them.
-            noise = self.draw_noise(decision, count)
             candidates = self.family.draw(proposal.mean[:, None], proposal.spread[:, None], noise)
             candidates = torch.cat([candidates, guide.actions], dim=1)
             # Imagine each from its own copy of the state: discounted rewards, then the value of the last state.

@@ -120,8 +120,10 @@ class TDLearner(Learner):
 
         Only members drawn are computed, without asking which they are.
         """
-        chosen = streams.normal(len(self.q)).topk(self.num_q_sampled, dim=1).indices
-        action = self.policy(feat).choose(streams.normal(feat.shape[1], self.action_dim))
+        members, count = len(self.q), feat.shape[1]
+        noise = streams.normal(members + count * self.action_dim)
+        chosen = noise[:, :members].topk(self.num_q_sampled, dim=1).indices
+        action = self.policy(feat).choose(noise[:, members:].unflatten(1, (count, self.action_dim)))
         given = torch.cat([feat, action], dim=-1).repeat_interleave(self.num_q_sampled, dim=0)
         logits = self.q.nets.each(given, chosen.flatten())
         return self.q.two_hot.decode(logits).unflatten(0, chosen.shape).mean(1)

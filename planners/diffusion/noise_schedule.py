@@ -140,8 +140,9 @@ class Sampler:
         every step takes to be clean.
         """
         steps = moves(self.schedule.steps, self.name, self.steps, max(1, round(share * self.steps)))
-        count = shape[0] // len(streams)
-        x = streams.normal(count, *shape[1:]).flatten(0, 1)
+        count, draws = shape[0] // len(streams), 1 + sum(move.noise != 0 for move in steps[:-1])
+        noises = iter(streams.normal(count, draws, *shape[1:]).flatten(0, 1).unbind(1))
+        x = next(noises)
         if begin is not None:
             x = self.schedule.add_noise(begin, x, torch.full((shape[0],), steps[0].step, device=device))
         before = estimate = x
@@ -155,7 +156,7 @@ class Sampler:
             if move.before:
                 x = torch.add(x, before, alpha=move.before)
             if move.noise:
-                x = torch.add(x, streams.normal(count, *shape[1:]).flatten(0, 1), alpha=move.noise)
+                x = torch.add(x, next(noises), alpha=move.noise)
         return estimate
 
 
