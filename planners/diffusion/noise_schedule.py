@@ -123,6 +123,14 @@ class Sampler:
                 f"must divide {schedule.steps} with ddim, whose steps are equally long; or use dpm",
             )
         self.schedule, self.name, self.steps = schedule, name, steps
+        self._known: dict[int, tuple[Move, ...]] = {}
+
+    def moves(self, share: float) -> tuple[Move, ...]:
+        """Return the steps of the last ``share`` of the noise, which are worked out once."""
+        last = max(1, round(share * self.steps))
+        if last not in self._known:
+            self._known[last] = moves(self.schedule.steps, self.name, self.steps, last)
+        return self._known[last]
 
     def __call__(
         self,
@@ -139,7 +147,7 @@ class Sampler:
         Each of the ``streams`` draws for as many consecutive rows as there are to a stream. ``hook`` is shown what
         every step takes to be clean.
         """
-        steps = moves(self.schedule.steps, self.name, self.steps, max(1, round(share * self.steps)))
+        steps = self.moves(share)
         count, draws = shape[0] // len(streams), 1 + sum(move.noise != 0 for move in steps[:-1])
         noises = iter(streams.normal(count, draws, *shape[1:]).flatten(0, 1).unbind(1))
         x = next(noises)

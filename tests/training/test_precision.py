@@ -156,6 +156,25 @@ def test_what_planners_learn_is_one_graph_whatever_is_drawn(names):
             assert traced == pytest.approx(eager, rel=1e-4, abs=1e-6), name
 
 
+PRESETS = ("default", "dreamerv3", "dreamerv3_state", "tdmpc2", "tdmpc2_pixels")
+SEARCHES = ("default", *(f"planner={name}" for name in ("cem", "tdmpc", "mppi_actor_critic", "cem_actor_critic")))
+"""What is left out ascends a gradient within the plan, or lets the host decide what to sample."""
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(
+    ("names", "what"),
+    [
+        pytest.param(PRESETS, "losses", id="losses"),
+        pytest.param((*SEARCHES, "planner=actor_critic"), "plan", marks=pytest.mark.slow, id="plans"),
+    ],
+)
+def test_presets_and_searches_are_one_graph(names, what):
+    found = compiled(";".join(names), "compiled_presets.py", what)
+    assert list(found) == list(names)
+    assert all(difference < 1e-5 for parts in found.values() for difference in parts.values()), found
+
+
 @pytest.mark.process
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("head", ["reward", "critic", "q"])
