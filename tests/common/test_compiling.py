@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from worldmodels.common import compiling
 from worldmodels.common.compiling import CompiledStep, compiler_missing
+from worldmodels.errors import UserError
 
 
 @pytest.fixture
@@ -13,10 +15,11 @@ def step(monkeypatch):
     calls = []
 
     def compiled(function, **options):
-        assert options == {"dynamic": False, "fullgraph": True}
+        assert options == {"dynamic": False, "fullgraph": True, "mode": None}
         return lambda *args: calls.append("compiled") or function(*args)
 
     monkeypatch.setattr(torch, "compile", compiled)
+    monkeypatch.setattr(compiling, "compiled_graphs", lambda: min(len(calls), 1))
     return CompiledStep(lambda x, memory: x + memory["h"], "a step"), calls
 
 
@@ -47,3 +50,26 @@ def test_a_cpu_needs_a_compiler(monkeypatch):
     monkeypatch.setattr("shutil.which", lambda name: None)
     assert "g++" in compiler_missing(torch.device("cpu"))
     assert compiler_missing(torch.device("cuda")) is None
+
+
+def test_what_is_compiled_again_is_told(caplog):
+    """Sizes are the same, but not a number that the graph holds: as a share that a warm-up changes."""
+    caplog.set_level("INFO", "worldmodels")
+    share = [1.0]
+    step = CompiledStep(lambda x: x * share[0], "a step")
+    step.compiled = torch.compile(step.function, dynamic=False, fullgraph=True, backend="eager")
+    for share[0] in (1.0, 1.0, 2.0, 2.0):
+        assert step(torch.ones(2)).tolist() == [share[0]] * 2
+    assert [record.levelname for record in caplog.records] == ["INFO", "WARNING"]
+    assert caplog.messages[1].startswith("compiled a step again in ")
+    assert caplog.messages[1].endswith("s, the 2. time")
+
+
+def test_what_is_not_one_graph_is_refused():
+    def breaks(x):
+        torch._dynamo.graph_break()
+        return x
+
+    step = CompiledStep(breaks, "the losses")
+    with pytest.raises(UserError, match=r"^trainer\.compile: the losses cannot be one graph: .*; use off\.$"):
+        step(torch.ones(2))

@@ -26,28 +26,36 @@ TOLERANCE = 2e-3
 """Largest difference of fp32, over the norm of what is compared. Other orders of adding reach 1e-4."""
 ROUGH = 0.05
 """The same of a loss in bf16."""
+GRAPHS, REPLAYED = "cuda_graphs", 3
+"""Inductor with CUDA graphs, and the update that is the first to replay one."""
 SYNC = "called a synchronizing CUDA operation"
 """How PyTorch says that the host waited."""
 
 
-def outcome(words: Sequence[str], device: torch.device, how: str = "fp32", backend: str | None = None) -> Outcome:
+def outcome(
+    words: Sequence[str], device: torch.device, how: str = "fp32", backend: str | None = None, repeats: int = 1
+) -> Outcome:
     """Run one update without any chance in it but what is drawn from seeds.
 
     Args:
         how: fp32 (without TF32) or bf16.
-        backend: a compiler that the losses are compiled with.
+        backend: a compiler that the losses are compiled with; :data:`GRAPHS` is inductor, replayed as a CUDA graph.
+        repeats: of the update, without a step; the last counts. The third is the first that replays a graph.
     """
     torch.manual_seed(0)
     made = shaken(make([*TINY, *words], device))
     module, rows = made.module.train(), made.batch
     module.model.dynamics.sample = False
     torch.compiler.reset()
-    step = torch.compile(module.losses, backend=backend) if backend else module.losses
-    torch.manual_seed(1)
+    step = torch.compile(module.losses, **how_to_compile(backend)) if backend else module.losses
     with ieee(), precision.context(how, device)():
-        losses, rollout = step(rows)
-        means = {name: loss.float().mean() for name, loss in losses.items()}
-        module.balance(means, module.planner.follow_up_losses)[0].backward()
+        for _ in range(repeats):
+            torch.manual_seed(1)
+            module.zero_grad()
+            torch.compiler.cudagraph_mark_step_begin()
+            losses, rollout = step(rows)
+            means = {name: loss.float().mean() for name, loss in losses.items()}
+            module.balance(means, module.planner.follow_up_losses)[0].backward()
         starts = module.model.dynamics.starts(rollout.detach())
         plan = torch.full((len(starts.feat), IMAGINED, rows["action"].shape[-1]), 0.5, device=device)
         with torch.no_grad():
@@ -55,6 +63,11 @@ def outcome(words: Sequence[str], device: torch.device, how: str = "fp32", backe
     gradients = {f"gradient of {name}": p.grad for name, p in module.named_parameters() if p.grad is not None}
     named = {f"loss {name}": mean for name, mean in means.items()} | gradients | {"imagined reward": reward}
     return {name: value.detach().cpu().double() for name, value in named.items()}
+
+
+def how_to_compile(backend: str) -> dict[str, str]:
+    """Return what ``torch.compile`` calls it."""
+    return {"mode": "reduce-overhead"} if backend == GRAPHS else {"backend": backend}
 
 
 def graphs() -> dict[str, int]:

@@ -56,13 +56,14 @@ def agreement(found: Found) -> str:
     """Largest relative differences."""
     devices = [(name, one["device"], one["bf16"]) for name, one in found.get("devices", {}).items()]
     compiled = [
-        (name, one.get("inductor", one.get("aot_eager")), one["compile_seconds"], one["graphs"], one["graph_breaks"])
+        (name, backend, one["difference"], one["seconds"], one["graphs"], one["graph_breaks"])
         for check, content in found.items()
         if check != "devices"
-        for name, one in content.items()
+        for name, backends in content.items()
+        for backend, one in backends.items()
     ]
     parts = [rows(("device against CPU", "fp32", "losses in bf16"), devices)] if devices else []
-    title = ("compiled against eager", "difference", "compile, s", "graphs", "breaks")
+    title = ("compiled against eager", "by", "difference", "compile, s", "graphs", "breaks")
     return "\n\n".join([*parts, *([rows(title, compiled)] if compiled else [])])
 
 

@@ -12,29 +12,60 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+from worldmodels.errors import UserError
+
 log = logging.getLogger(__name__)
 
 
 class CompiledStep:
     """A function that is compiled for the sizes it is called with first. Calls of other sizes run as it is written.
 
-    So nothing is compiled again behind anybody's back. How long the first call took is told.
+    So nothing is compiled again behind anybody's back: where it is all the same, that is told as a warning, with the
+    seconds it took, as the first time is told.
+
+    Args:
+        graphs: replay CUDA graphs, where nothing that a call returns is kept until the next one.
     """
 
-    def __init__(self, function: Callable[..., Any], name: str) -> None:
+    def __init__(self, function: Callable[..., Any], name: str, graphs: bool = False) -> None:
         self.function, self.name = function, name
-        self.compiled = torch.compile(function, dynamic=False, fullgraph=True)
+        mode = "reduce-overhead" if graphs else None
+        self.compiled = torch.compile(function, dynamic=False, fullgraph=True, mode=mode)
         self.sizes: tuple[Any, ...] | None = None
+        self.times = 0
 
     def __call__(self, *args: Any) -> Any:
-        """Call it, compiled where it can be."""
+        """Call it, compiled where it can be.
+
+        Raises:
+            UserError: it cannot be compiled as one graph.
+        """
         sizes = _sizes(args)
         if self.sizes is None:
-            self.sizes, began = sizes, time.perf_counter()
+            self.sizes = sizes
+        elif sizes != self.sizes:
+            return self.function(*args)
+        known, began = compiled_graphs(), time.perf_counter()
+        try:
             result = self.compiled(*args)
-            log.info("compiled %s in %.0f s", self.name, time.perf_counter() - began)
-            return result
-        return (self.compiled if sizes == self.sizes else self.function)(*args)
+        except torch._dynamo.exc.Unsupported as error:
+            reason = str(error).splitlines()[0].rstrip(".")
+            raise UserError(f"trainer.compile: {self.name} cannot be one graph: {reason}; use off.") from error
+        if compiled_graphs() > known:
+            self._tell(time.perf_counter() - began)
+        return result
+
+    def _tell(self, seconds: float) -> None:
+        self.times += 1
+        if self.times == 1:
+            log.info("compiled %s in %.0f s", self.name, seconds)
+        else:
+            log.warning("compiled %s again in %.0f s, the %d. time", self.name, seconds, self.times)
+
+
+def compiled_graphs() -> int:
+    """Return how many graphs the compiler has made in this process."""
+    return torch._dynamo.utils.counters["stats"]["unique_graphs"]
 
 
 def _sizes(args: Any) -> tuple[Any, ...]:

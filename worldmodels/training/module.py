@@ -16,6 +16,7 @@ from dynamics.base import Memory, Rollout, State
 from planners.base import Planner
 from worldmodels.common.batch import split_context
 from worldmodels.common.columns import MEMORY_PREFIX, PLACE
+from worldmodels.common.compiling import CompiledStep
 from worldmodels.common.precision import wide
 from worldmodels.errors import UserError
 from worldmodels.model import WorldModel, merge_losses
@@ -115,9 +116,9 @@ class WorldModelModule(lightning.LightningModule):
         """Whether this update is one of those that are logged."""
         return self._trainer is None or self.trainer._logger_connector.should_update_logs
 
-    def compile_losses(self) -> None:
-        """Compile the whole computation of the losses, resets included."""
-        self.step_losses = torch.compile(self.losses)
+    def compile_losses(self, graphs: bool = False) -> None:
+        """Compile the whole computation of the losses, resets included, with CUDA ``graphs`` where asked for."""
+        self.step_losses = CompiledStep(self.losses, "the losses", graphs)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Any]:
         """Return what is to be minimised of one batch, and latents to be stored. What is not finite is refused."""

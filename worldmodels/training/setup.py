@@ -140,7 +140,7 @@ def compile_parts(word: Compile, module: WorldModelModule, device: torch.device)
         raise OptionError("trainer.compile", word, f"needs {missing}, which is not installed; or use off")
     module.collecting[0].dynamics.compile_step()
     if word == "whole":
-        module.compile_losses()
+        module.compile_losses(graphs=device.type == "cuda")
 
 
 def saved_spaces(envs: VectorEnv) -> dict[str, Any]:
