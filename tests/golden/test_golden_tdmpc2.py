@@ -314,10 +314,8 @@ def test_a_whole_search(golden, name, monkeypatch):
     elites = search.elites
     monkeypatch.setattr(search, "elites", lambda c, v: iterations.append((c, v)) or elites(c, v))
     explore = name.endswith("explore")
-    draws = [golden["in/plan_pi_noise"].transpose(0, 1)]
-    for i in range(6):
-        draws.append(golden["in/plan_sample_noise"][i].transpose(0, 1))
-        draws += value_draws(golden, i)
+    samples = torch.cat([golden["in/plan_sample_noise"][i].transpose(0, 1) for i in range(6)])
+    draws = [golden["in/plan_pi_noise"].transpose(0, 1), samples, *(value_draw(golden, i) for i in range(6))]
     draws.append(normal_of(golden["in/plan_pick_exponential"]))
     if explore:
         noise = torch.zeros(1, HORIZON, ACTIONS)
@@ -354,7 +352,7 @@ def test_the_value_of_candidates(golden, kind):
     model, planner = loaded(golden, episodic=kind == "episodic")
     state = model.dynamics._state(first_latent(golden, model))
     actions = golden["plan_t0/actions_first_iteration"].transpose(0, 1)[None]
-    draws = [golden["in/plan_pi_noise"].transpose(0, 1), *value_draws(golden, 0, last=False)]
+    draws = [golden["in/plan_pi_noise"].transpose(0, 1), value_draw(golden, 0, last=False)]
     decision = Decision(model, state, False, None, Given(*draws))
     guide = planner.search.ask_guide(decision)
     values = planner.search.evaluate(decision, model.dynamics.fork(state, 24), actions, guide.terminal_value)
@@ -366,12 +364,12 @@ def first_latent(golden: Golden, model: WorldModel) -> Tensor:
     return model.dynamics._normed(model.dynamics.encode(model.encoder({"state": golden["in/plan_obs"][None]})))
 
 
-def value_draws(golden: Golden, iteration: int, last: bool = True) -> list[Tensor]:
+def value_draw(golden: Golden, iteration: int, last: bool = True) -> Tensor:
     """What a value draws: members by the largest of five numbers, and noise. The policy's candidates are last here."""
     chosen = torch.zeros(5)
     chosen[golden["in/plan_value_q_index"][iteration]] = 1.0
     noise = golden["in/plan_value_pi_noise"][iteration]
-    return [chosen, torch.cat([noise[4:], noise[:4]]) if last else noise]
+    return torch.cat([chosen, (torch.cat([noise[4:], noise[:4]]) if last else noise).flatten()])
 
 
 def normal_of(exponential: Tensor) -> Tensor:

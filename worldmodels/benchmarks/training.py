@@ -27,6 +27,7 @@ from worldmodels.envs.vector import VectorEnv
 from worldmodels.errors import UserError, near_match
 from worldmodels.factory import build_model, context_mode
 from worldmodels.training.malloc import keep_freed_memory
+from worldmodels.training.parts import work_out_discounts
 from worldmodels.training.setup import build_module, compile_parts, narrow_acting
 
 log = logging.getLogger(__name__)
@@ -69,6 +70,7 @@ def benchmark(
         tempfile.TemporaryDirectory(prefix="worldmodels_benchmark_") as folder,
         VectorEnv(cfg.env, cfg.env.num_envs, cfg.seed, cfg.env.step_timeout) as envs,
     ):
+        work_out_discounts(cfg.planner, envs.episode_decisions)
         parts = build_parts(cfg, envs, device, Path(folder))
         times = {name: milliseconds(parts[name], repeats, device) for name in chosen_of(parts, only)}
     result = {
@@ -108,6 +110,7 @@ def build_parts(cfg: DictConfig, envs: VectorEnv, device: torch.device, folder: 
     module = build_module(cfg, folder, model, envs).to(device)
     narrow_acting(cfg.trainer, module, device)
     planner, (acting, searching) = module.planner, module.collecting
+    module.average.eval()  # as a training has it: what acts leaves nothing out
     compile_parts(cfg.trainer.compile, module, device)
     amp, amp_acting = precision.context(cfg.trainer.precision, device), precision.acting_context(cfg.trainer, device)
     replay = fill_replay(cfg, envs, model, folder)

@@ -15,11 +15,10 @@ from torch.func import functional_call
 from typing_extensions import override
 
 from worldmodels.common.options import MoreThan, checked
+from worldmodels.nets.activations import ACTIVATIONS
 from worldmodels.nets.blocks import block_product
 from worldmodels.nets.deferred import Rule, deferrable
 from worldmodels.nets.norms import ChannelRMSNorm, RMSNorm
-
-ACTIVATIONS = {"silu": nn.SiLU, "mish": nn.Mish, "gelu": nn.GELU, "elu": nn.ELU, "relu": nn.ReLU}
 
 
 @checked
