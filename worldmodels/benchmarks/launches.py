@@ -149,7 +149,8 @@ class Made:
 def make(words: Sequence[str], device: torch.device | None = None) -> Made:
     """Build a configuration's module, and a batch of made-up rows, on a device: the configuration's where none is."""
     cfg = load_config(list(words))
-    device = device or precision.device_of(cfg.trainer.accelerator)
+    prepared = precision.prepared_device(cfg.trainer)
+    device = device or prepared
     work_out_discounts(cfg.planner, DECISIONS)
     spaces = Spaces(observations_of(cfg), ACTIONS, False)
     model = build_model(cfg, spaces.observation_spec, ACTIONS)

@@ -63,7 +63,7 @@ def time_planner(name: str, overrides: list[str], repeats: int, envs: Sequence[i
     work_out_discounts(cfg.planner, DECISIONS)
     if cfg.trainer.threads:
         torch.set_num_threads(cfg.trainer.threads)
-    device = precision.device_of(cfg.trainer.accelerator)
+    device = precision.prepared_device(cfg.trainer)
     amp = precision.acting_context(cfg.trainer, device)
     model = build_model(cfg, {"state": ((OBSERVED,), torch.float32)}, ACTIONS).to(device).eval()
     planner = build_planner(cfg.planner, ACTIONS, False, model.dynamics.feature_spec).to(device).eval()

@@ -65,7 +65,7 @@ def benchmark(
     keep_freed_memory()
     if cfg.trainer.threads:
         torch.set_num_threads(cfg.trainer.threads)
-    device = precision.device_of(cfg.trainer.accelerator)
+    device = precision.prepared_device(cfg.trainer)
     with (
         tempfile.TemporaryDirectory(prefix="worldmodels_benchmark_") as folder,
         VectorEnv(cfg.env, cfg.env.num_envs, cfg.seed, cfg.env.step_timeout) as envs,

@@ -56,6 +56,18 @@ def device_of(accelerator: Accelerator) -> torch.device:
     return torch.device("cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu")
 
 
+def prepared_device(trainer: Mapping[str, Any]) -> torch.device:
+    """Return the device of a run's options of the trainer, set to compute products in fp32 as ``tf32`` says.
+
+    TF32 multiplies with ten bits of a fraction, several times as fast, and adds in fp32. Only GPUs have it.
+    """
+    device = device_of(trainer["accelerator"])
+    if device.type == "cuda":
+        products = "tf32" if trainer["tf32"] else "ieee"
+        torch.backends.cuda.matmul.fp32_precision = torch.backends.cudnn.conv.fp32_precision = products
+    return device
+
+
 def wide(x: Tensor) -> Tensor:
     """Return ``x`` in fp32 where autocast narrowed it. What is fp64 stays so, as where numbers are checked."""
     return x.to(wide_dtype(x))

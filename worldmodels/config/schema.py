@@ -54,6 +54,7 @@ class Trainer:
 
     accelerator: Annotated[Accelerator, "auto: a GPU where there is one"]
     precision: Annotated[Precision, "of what is learned"]
+    tf32: Annotated[bool, "products of fp32 on a GPU: true, with ten bits of a fraction, several times as fast"]
     acting_precision: Annotated[ActingPrecision, "of plans and filtering; auto: bf16 where that is computed faster"]
     compile: Annotated[
         Compile, "cell: an imagined step while acting, whole: the losses too; auto: cell on a GPU, off elsewhere"

@@ -46,7 +46,7 @@ def train_cell(cfg: DictConfig, folder: str, cell: Cell) -> str:
     )
     spaces = Spaces({key: train.layout.spec[key] for key in ("pixels",)}, train.layout.spec["action"][0][0], True)
     module = build_module(own, path, build_model(own, spaces.observation_spec, spaces.action_dim), spaces)
-    device = precision.device_of(own.trainer.accelerator)
+    device = precision.prepared_device(own.trainer)
     data = OfflineDataset(Batches(train, own.data.batch_size, own.data.length, device=device), own.memory.updates)
     fit_offline(own, module, data, path)
     module.to("cpu")

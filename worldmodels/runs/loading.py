@@ -91,7 +91,7 @@ def open_run(path: str, overrides: list[str]) -> Run:
     run = load_run(path, overrides)
     if run.cfg.trainer.threads:
         torch.set_num_threads(run.cfg.trainer.threads)
-    device = precision.device_of(run.cfg.trainer.accelerator)
+    device = precision.prepared_device(run.cfg.trainer)
     run.model.to(device)
     run.planner.to(device)
     return run

@@ -91,7 +91,7 @@ def assemble(cfg: DictConfig, folder: Path, ctrl_c: CtrlC, resumed_at: int = 0) 
         if cfg.world_model:
             freeze(model, cfg, resumed_at)
         module = build_module(cfg, folder, model, envs)
-        device = precision.device_of(cfg.trainer.accelerator)
+        device = precision.prepared_device(cfg.trainer)
         narrow_acting(cfg.trainer, module, device)
         require_memory(model, module.planner, envs.num_envs, device)
         trainer_cfg = cfg.trainer
