@@ -11,15 +11,15 @@ from worldmodels.benchmarks.launches import SUBJECTS, count_all, counting, measu
 from worldmodels.errors import UserError
 
 CEILINGS = {
-    "default": {"update": (2720, 0), "plan": (2520, 0), "frame": (55, 0)},
-    "planner=tdmpc": {"update": (3080, 0), "plan": (3780, 0), "frame": (55, 0)},
+    "default": {"update": (2720, 0), "plan": (2490, 0), "frame": (55, 0)},
+    "planner=tdmpc": {"update": (3080, 0), "plan": (3330, 0), "frame": (55, 0)},
     "planner=diffusion": {"update": (3150, 0), "plan": (1680, 0), "frame": (55, 0)},
     "planner=gradient": {"update": (2720, 0), "plan": (12800, 0), "frame": (55, 0)},
     "dreamerv3": {"update": (8356, 0), "plan": (50, 0), "frame": (90, 0)},
     "dreamerv3_state": {"update": (8300, 0), "plan": (50, 0), "frame": (80, 0)},
-    "tdmpc2": {"update": (740, 0), "plan": (1400, 0), "frame": (10, 0)},
+    "tdmpc2": {"update": (830, 0), "plan": (1690, 0), "frame": (16, 0)},
 }
-"""Operators and waits at most."""
+"""Operators and waits at most. Of a Mish, which a GPU has in one, a CPU makes seven."""
 
 
 def test_views_are_no_operators_and_backward_passes_are_counted():

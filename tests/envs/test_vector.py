@@ -163,6 +163,20 @@ def test_a_worker_that_fails_is_named(how, said):
         assert all(torch.isfinite(row["state"]).all() for row in rows)
 
 
+@pytest.mark.parametrize("how", ["raise", "exit", "hang", None])
+def test_a_step_under_way_may_be_given_up(how, capfd):
+    """Whatever becomes of it, closing says nothing."""
+    with VectorEnv(broken(how) if how else COUNTER, 2, seed=0, timeout=1.0) as envs:
+        envs.reset()
+        for _ in range(2):
+            envs.step(torch.zeros(2, envs.action_dim))
+        envs.begin_step(torch.zeros(2, envs.action_dim))
+        assert envs.stepping
+        pids = envs.pids
+    assert not any(alive(pid) for pid in pids)
+    assert capfd.readouterr().err == ""
+
+
 @pytest.mark.parametrize(
     ("number", "said"), [(signal.SIGKILL, "died with exit code -9"), (signal.SIGSTOP, "did not answer within 1 s")]
 )

@@ -17,7 +17,7 @@ from places import SUPPORT
 from toy_runs import UPDATES, At, built, same, stop, trained
 
 from worldmodels.common.terminal import CtrlC
-from worldmodels.data import prefetch
+from worldmodels.data import collect, prefetch
 from worldmodels.data.prefetch import Batches
 from worldmodels.runs.folders import read_checkpoint
 from worldmodels.training.run import fit
@@ -82,12 +82,13 @@ def test_every_learned_planner_resumes_to_the_same_weights(tmp_path, name):
 
 @pytest.mark.parametrize("context", ["none", "latent"])
 def test_batches_read_ahead_change_no_training(tmp_path, monkeypatch, context):
-    """Nor what it resumes to: as on a GPU, where four updates follow one another and two do."""
+    """Nor what it resumes to: as on a GPU, where four updates follow one another and two do, while workers step."""
     words = (*CONTEXTS[context], "train_ratio=48", "frames=90")
     whole = trained(tmp_path / "whole", *words)
     taken = Mock(wraps=Batches.read_ahead)
     monkeypatch.setattr(Batches, "read_ahead", lambda batches: taken(batches))
-    monkeypatch.setattr(prefetch, "pays", lambda device: True)
+    for module in (prefetch, collect):
+        monkeypatch.setattr(module, "pays", lambda device: True)
     trained(tmp_path / "half", *words, at=[At(10, stop)])
     assert 5 < taken.call_count < 10
     assert same(trained(tmp_path / "half", *words, checkpoint=last(tmp_path / "half")), whole)

@@ -17,6 +17,7 @@ from worldmodels.agent import Agent
 from worldmodels.common.batch import ROW_FLAGS
 from worldmodels.common.columns import MEMORY_PREFIX
 from worldmodels.common.timing import Stopwatch
+from worldmodels.data.prefetch import pays
 from worldmodels.data.replay import Replay
 from worldmodels.envs.vector import VectorEnv
 from worldmodels.errors import UserError
@@ -70,6 +71,9 @@ class Episode:
 class Collector:
     """Steps the environments with a planner and appends every row to the replay.
 
+    Where a GPU computes the updates, workers step and draw meanwhile. Rows are the same: they are stored with the next
+    step anyway.
+
     ``decisions`` counts stored steps that an action led to, summed over environments. ``frames`` counts control steps.
     The row of a reset counts as neither. ``ended`` counts episodes, since this process began.
     """
@@ -92,10 +96,8 @@ class Collector:
 
     def step(self, planner: Planner) -> list[Episode]:
         """Filter and store the newest rows, then act on them. Return the episodes that they ended."""
-        if self.rows is None:
-            with self.stopwatch("environments"):
-                self.rows = self.envs.reset()
-        rows = self.rows
+        with self.stopwatch("environments"):
+            rows = self.rows = self._newest() or self.envs.reset()
         with self.stopwatch("filter"):
             self.agent.filter(rows)
         with self.stopwatch("replay"):
@@ -104,8 +106,15 @@ class Collector:
         with self.stopwatch("plan"):
             action = self.agent.act(planner, rows["is_first"])
         with self.stopwatch("environments"):
-            self.rows = self.envs.step(action)
+            self.envs.begin_step(action)
+            self.rows = None if pays(self.agent.model.device) else self.envs.end_step()
         return episodes
+
+    def _newest(self) -> dict[str, Tensor] | None:
+        """Return the rows that are to be stored next, for which a step under way is waited. None before any."""
+        if self.envs.stepping:
+            self.rows = self.envs.end_step()
+        return self.rows
 
     def _stored_latents(self) -> dict[str, Tensor]:
         """Return copies, on the CPU, of those parts of the latest state that the replay keeps."""
@@ -128,6 +137,7 @@ class Collector:
     def state_dict(self) -> dict[str, Any]:
         """Return everything that continuing in mid-episode takes, simulators included. Plain containers only."""
         try:
+            self._newest()
             snapshots = self.envs.snapshot()
         except UserError as error:
             log.warning("the environments could not be saved (%s): a resumed run starts new episodes", error)
@@ -147,6 +157,7 @@ class Collector:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where :meth:`state_dict` was taken, with new episodes where the simulators cannot be put back."""
+        self._newest()
         self.rows = None
         self.decisions, self.frames = state["decisions"], state["frames"]
         self.return_, self.length = state["score"], state["length"]

@@ -11,7 +11,7 @@ import multiprocessing
 import os
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from multiprocessing.connection import wait
 from typing import Annotated, Any
@@ -68,6 +68,7 @@ class VectorEnv:
         self.name, self.num_envs, self.timeout = describe(env), num_envs, timeout
         self._failure: UserError | None = None
         self._envs: AsyncVectorEnv | Pool | None = None
+        self._acted: Tensor | None = None
         open_backend = BACKENDS[_backend(env)]
         probed = probe(env, seed, max(timeout, START_SECONDS))
         require_memory(self.name, num_envs, probed.size)
@@ -105,12 +106,27 @@ class VectorEnv:
 
     def step(self, action: Float[Tensor, "N A"]) -> Rows:
         """Take one step everywhere. Where an episode has just ended, begin the next one and ignore the action."""
-        envs = self._running()
-        action = self._clean(action)
+        self.begin_step(action)
+        return self.end_step()
+
+    def begin_step(self, action: Float[Tensor, "N A"]) -> None:
+        """Let the workers take one step. Before :meth:`end_step` nothing else may be asked of them."""
+        envs, action = self._running(), self._clean(action)
         with self._naming_the_culprit():
             envs.step_async((indices(action, self._sizes) if self.discrete else action).numpy())
+        self._acted = action
+
+    def end_step(self) -> Rows:
+        """Wait for the step that :meth:`begin_step` began."""
+        envs, action, self._acted = self._running(), self._acted, None
+        with self._naming_the_culprit():
             observation, reward, terminated, truncated, info = envs.step_wait(self.timeout)
         return self._rows(observation, action, reward, terminated, truncated, info)
+
+    @property
+    def stepping(self) -> bool:
+        """Whether a step has begun and not ended."""
+        return self._acted is not None
 
     def snapshot(self) -> list[dict[str, Any]]:
         """One exact snapshot an environment, pending resets included, as tensors and plain containers.
@@ -140,11 +156,14 @@ class VectorEnv:
 
     def close(self) -> None:
         """End the workers: politely, and after ten seconds not."""
-        envs, self._envs = self._envs, None
-        if envs is None:
+        if self._envs is None:
             return
-        force = threading.Timer(CLOSE_SECONDS, _kill, [envs])
+        force = threading.Timer(CLOSE_SECONDS, _kill, [self._envs])
         force.start()
+        if self.stepping:
+            with suppress(UserError):  # nobody wants to know what became of it
+                self.end_step()
+        envs, self._envs = self._envs, None
         if self._failure is not None:
             envs._state = AsyncState.DEFAULT  # the call it waits for will never be answered: do not wait or warn
         try:
