@@ -51,7 +51,7 @@ def collector(replay, memory: dict[str, torch.Tensor], device: str = "cpu") -> C
     stream = counter()
     envs = Stepped(stream)
     agent = Mock(spec=Agent, state=State(torch.zeros(ENVS, 1), memory), act=lambda planner, reset: None)
-    agent.model = Mock(device=torch.device(device))
+    agent.generator = Mock(device=torch.device(device), get_state=lambda: torch.zeros(1))
     return Collector(envs, replay, agent, Stopwatch())
 
 
@@ -75,7 +75,7 @@ def test_only_latents_that_are_kept_are_copied(tmp_path, kept):
 def test_workers_step_while_a_gpu_updates(tmp_path, device, steps):
     """What is stored is the same, and what is saved waits for the step under way."""
     collecting = collector(make(tmp_path), {"deter": torch.zeros(ENVS, 9), "stoch": torch.zeros(ENVS, 6)}, device)
-    collecting.agent.memory, collecting.agent.generator = None, torch.Generator()
+    collecting.agent.memory = None
     for _ in range(3):
         collecting.step(Mock(spec=Planner))
         assert collecting.envs.asked[-len(steps) :] == steps

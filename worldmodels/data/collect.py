@@ -107,7 +107,7 @@ class Collector:
             action = self.agent.act(planner, rows["is_first"])
         with self.stopwatch("environments"):
             self.envs.begin_step(action)
-            self.rows = None if pays(self.agent.model.device) else self.envs.end_step()
+            self.rows = None if pays(self.agent.generator.device) else self.envs.end_step()
         return episodes
 
     def _newest(self) -> dict[str, Tensor] | None:
