@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,7 +11,7 @@ from torch import nn
 
 from worldmodels.benchmarks.launches import counting
 from worldmodels.nets.blocks import added_product, block_product, lerp
-from worldmodels.nets.deferred import weights_at_once
+from worldmodels.nets.deferred import _Uses, weights_at_once
 from worldmodels.nets.layers import BlockLinear, DenseNormAct, NetStyle
 from worldmodels.nets.norms import RMSNorm
 
@@ -116,6 +118,18 @@ def test_what_has_no_gradient_is_not_deferred():
     assert cell.blocks.weight.grad is not None
     with torch.no_grad(), weights_at_once(cell, steps[0]) as first:
         assert first is steps[0]
+
+
+@pytest.mark.parametrize("backward", [True, False])
+def test_a_loop_leaves_nothing_behind(backward):
+    """What is kept for gradients holds nothing of the graph that holds it: no collector would see that circle."""
+    cell = Cell()
+    loss = cell.run(list(torch.randn(3, 3, 6)), True).sum()
+    if backward:
+        loss.backward()
+    del loss
+    gc.collect()
+    assert [found for found in gc.get_objects() if isinstance(found, _Uses)] == []
 
 
 def test_deferred_weights_cost_no_operator_a_step():

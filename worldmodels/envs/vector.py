@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
-import os
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -18,7 +17,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode
+from gymnasium.vector import AsyncVectorEnv
 from gymnasium.vector.async_vector_env import AsyncState
 from jaxtyping import Float
 from torch import Tensor
@@ -26,14 +25,14 @@ from torch import Tensor
 from worldmodels.common.options import Count, MoreThan, checked
 from worldmodels.common.seeds import HELD_OUT, derive_seed
 from worldmodels.common.terminal import tell_once
-from worldmodels.envs import PATH, describe
+from worldmodels.envs import describe
+from worldmodels.envs.backends import backend_of
 from worldmodels.envs.base import kind_of
-from worldmodels.envs.options import Workers, read
 from worldmodels.envs.plain import array_state, plain_config, plain_state
-from worldmodels.envs.pool import Pool, plan_of
-from worldmodels.envs.probe import Probed, probe, require_memory
-from worldmodels.envs.stream import StreamFactory, kill, without_interrupts
-from worldmodels.errors import OptionError, UserError, sentence
+from worldmodels.envs.pool import Pool
+from worldmodels.envs.probe import probe, require_memory
+from worldmodels.envs.stream import kill, without_interrupts
+from worldmodels.errors import UserError, sentence
 from worldmodels.nets.choices import indices, likeliest, sizes_of
 
 log = logging.getLogger(__name__)
@@ -69,7 +68,7 @@ class VectorEnv:
         self._failure: UserError | None = None
         self._envs: AsyncVectorEnv | Pool | None = None
         self._acted: Tensor | None = None
-        open_backend = BACKENDS[_backend(env)]
+        open_backend = backend_of(env)
         probed = probe(env, seed, max(timeout, START_SECONDS))
         require_memory(self.name, num_envs, probed.size)
         for note in probed.notes:
@@ -282,28 +281,6 @@ class VectorEnv:
 def held_out_envs(env: Mapping[str, Any], num_envs: int, seed: int, lot: int = 0) -> VectorEnv:
     """Return environments on seeds that no training plays. Each ``lot`` of one seed has its own."""
     return VectorEnv(env, num_envs, derive_seed(seed, HELD_OUT + lot), env["step_timeout"])
-
-
-def _workers(env: dict[str, Any], num_envs: int, seed: int, probed: Probed) -> AsyncVectorEnv:
-    factories = [StreamFactory(env, seed, index, probed.spaces, os.getpid()) for index in range(num_envs)]
-    return AsyncVectorEnv(
-        factories, shared_memory=True, copy=False, context="spawn", autoreset_mode=AutoresetMode.DISABLED
-    )
-
-
-BACKENDS = {"workers": _workers, "envpool": Pool}
-"""What steps environments, by the word of ``env.backend``."""
-
-
-def _backend(env: Mapping[str, Any]) -> str:
-    """Return the word of an ``env`` group, and have it refused before anything is built that EnvPool cannot make."""
-    try:
-        backend = read(Workers, env).backend
-    except OptionError as error:
-        raise error.with_path(PATH) from None
-    if backend == "envpool":
-        plan_of(env)
-    return backend
 
 
 def _kill(envs: AsyncVectorEnv | Pool) -> None:

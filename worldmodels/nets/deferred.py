@@ -105,8 +105,9 @@ class _Uses:
         x = args[rule.input].detach()
         args = [self._fix(arg, rule) if place in weights else arg for place, arg in enumerate(args)]
         key = tuple(map(id, weights.values()))
-        if key not in self.uses:
-            self.uses[key] = _Use(rule, args, weights)
+        if key not in self.uses:  # nothing of the graph is kept, which holds this: no collector sees that circle
+            given = [arg.detach() if isinstance(arg, Tensor) else arg for arg in args]
+            self.uses[key] = _Use(rule, given, weights)
         use, out = self.uses[key], operator(*args)
         out.register_hook(lambda grad: use.keep(x, grad))
         return out
