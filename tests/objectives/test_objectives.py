@@ -10,11 +10,12 @@ import torch
 from model_cases import ACTION, STATE, batch, config, model, with_reset
 from torch import nn
 
+from dynamics.base import Rollout
 from planners.random import Random
 from worldmodels.errors import UserError
 from worldmodels.factory import build_model, loss_scales
 from worldmodels.model import WorldModel
-from worldmodels.objectives.base import Objective
+from worldmodels.objectives.base import Context, Objective
 from worldmodels.training.losses import FixedScales
 from worldmodels.training.module import WorldModelModule
 from worldmodels.training.optim import NormClip
@@ -151,3 +152,20 @@ def test_a_decoder_has_options_of_its_own():
     deep = config("decoder.layers=3", "decoder.units=24", "objective=probe")
     found = build_model(deep, STATE, ACTION).objectives["probe"].decoder["state"].net
     assert [layer[0].out_features for layer in list(found)[:-1]] == [24] * 3
+
+
+def test_some_rows_are_decoded_each_as_often_as_any():
+    rebuilt = model(observations=STATE).objectives["reconstruction"]
+    feat, states = torch.randn(2, 7, rebuilt.decoder.feat_dim), {"state": torch.randn(2, 7, *STATE["state"][0])}
+    rollout = Rollout(feat, feat, torch.ones(2, 7), {}, {})
+    whole = rebuilt.decoder.loss(feat, states)["state"]
+    rebuilt.every, seen = 3, torch.zeros(7)
+    for seed in range(700):
+        torch.manual_seed(seed)
+        few = rebuilt(rollout, torch.empty(2, 7, 1), states, Context(rebuilt))["state"]
+        assert few.shape == (2, 3)
+        rows = [int((whole[0] - loss).abs().argmin()) for loss in few[0]]
+        torch.testing.assert_close(few, whole[:, rows])
+        seen[rows] += 1
+    assert seen.sum() == 2100
+    assert 250 < seen.min() <= seen.max() < 350

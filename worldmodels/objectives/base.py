@@ -41,8 +41,8 @@ class Objective(nn.Module, ABC):
     @abstractmethod
     def forward(
         self, rollout: Rollout, embed: Float[Tensor, "B T *E"], batch: dict[str, Tensor], context: Context
-    ) -> dict[str, Float[Tensor, "B T"]]:
-        """Return named losses, unreduced [B, T]. No other part may name a loss alike."""
+    ) -> dict[str, Float[Tensor, "B R"]]:
+        """Return named losses, unreduced, of T rows or of those it takes. No other part may name a loss alike."""
 
     def view(self, batch: dict[str, Tensor], generator: Generator | None = None) -> dict[str, Tensor]:
         """Return the batch as the encoder is to be shown it while training. Losses read the one that was recorded.
